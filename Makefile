@@ -1,0 +1,74 @@
+# Two commands matter to users: `make demo` and `make test`. Everything else is for developers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CXX ?= c++
+NVCC ?= nvcc
+
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+
+.PHONY: demo test lint format sanitize cuda-compile benchmark clean
+
+demo: $(STAMP)
+	$(BIN)/torchinit demo $(ARGS)
+
+test: $(STAMP) lint sanitize
+	$(BIN)/python -m pytest -n auto
+	TORCHINIT_DISABLE_NATIVE=1 $(BIN)/python -m pytest -n auto
+
+# torch comes first and from its own file: the build needs it, and is not isolated so that pip does
+# not fetch a second one.
+$(STAMP): $(SOURCES) requirements-torch.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,lint]"
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/native -type f)
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(find csrc tests/native -type f)
+
+# The kernels, and the bodies of the CUDA kernels run on the host, under the address and
+# undefined-behaviour sanitisers.
+SANITIZE := -std=c++17 -O1 -g -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
+  -fsanitize=address,undefined -fno-sanitize-recover=all
+CPU_SOURCES := csrc/plan.cpp $(wildcard csrc/cpu/*.cpp)
+CPU_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/sanitized/%.o)
+HOST_TESTS := build/sanitized/sanitized_fills build/sanitized/cuda_on_host
+
+build/sanitized/%.o: csrc/%.cpp $(SOURCES)
+	@mkdir -p $(@D)
+	$(CXX) $(SANITIZE) -c $< -o $@
+
+build/sanitized/%: tests/native/%.cpp $(CPU_OBJECTS)
+	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@
+
+.SECONDARY: $(CPU_OBJECTS)
+sanitize: $(HOST_TESTS)
+	build/sanitized/sanitized_fills
+	build/sanitized/cuda_on_host
+
+# Needs nvcc only: no GPU and no torch.
+CUDA_ARCHITECTURES := 80 90 100
+cuda-compile:
+	@mkdir -p build
+	for arch in $(CUDA_ARCHITECTURES); do \
+	  $(NVCC) -std=c++17 -O3 -fmad=false -arch=sm_$$arch -Werror all-warnings \
+	    -Xptxas -v,--warn-on-spills,--warning-as-error -c csrc/cuda/fill.cu \
+	    -o build/fill_sm$$arch.o || exit 1; \
+	done
+
+benchmark: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build $(VENV) src/*.egg-info src/torchinit/*.so
