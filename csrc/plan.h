@@ -1,0 +1,103 @@
+// What to fill: a distribution with its parameters, prepared once on the host for one dtype.
+//
+// Everything a kernel needs besides the key, the place and the memory. The structures are plain
+// data, shared by every instruction set and passed by value to CUDA kernels.
+#pragma once
+
+#include <cstdint>
+
+namespace torchinit {
+
+enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
+
+// Words go to 32- or 64-bit integers, every other distribution to floating point.
+enum class Dtype : int { Float64, Float32, Float16, BFloat16, Int32, Int64 };
+
+constexpr int element_size(Dtype dtype) {
+  return dtype == Dtype::Float64 || dtype == Dtype::Int64   ? 8
+         : dtype == Dtype::Float32 || dtype == Dtype::Int32 ? 4
+                                                            : 2;
+}
+
+// How the random words become values. A distribution may have several transforms, chosen by its
+// parameters; each is a sampler in math/distributions.h.
+enum class Transform : int {
+  Words,
+  Uniform,
+  Normal,
+  TruncatedCentre,  // bounds within three standard deviations: no logarithm
+  Truncated,        // any bounds that keep a fair part of the mass
+  TruncatedWide,    // narrow or remote bounds: double precision whatever the dtype
+  TruncatedTail,    // beyond the reach of a double's probabilities: works in logarithms
+  Constant,
+};
+
+template <class T>
+struct UniformParameters {
+  T low, width;  // value = low + u * width, u in [0, 1)
+  T min, max;    // smallest and largest value of the dtype in [low, high)
+};
+
+template <class T>
+struct NormalParameters {
+  T mean, std;
+};
+
+// Bounds that the rounded value must keep, in the dtype of the destination.
+template <class T>
+struct Affine {
+  T mean, std;
+  T min, max;
+};
+
+// Phi^-1(0.5 + q) with q = centre + t * slope, t the word as a signed integer.
+struct TruncatedCentreParameters {
+  float centre, slope;
+  Affine<float> affine;
+};
+
+// One half of the word range: probability p = base + (k + 1/2) * slope at distance k from the end
+// of the half, measured from the nearer tail; the quantile of p, negated where flip is set.
+template <class T>
+struct TruncatedHalf {
+  T base, slope;
+  T flip;  // +0 or -0: its sign bit is combined with the quantile's
+};
+
+template <class T>
+struct TruncatedParameters {
+  TruncatedHalf<T> half[2];
+  Affine<T> affine;
+};
+
+// Beyond |near| standard deviations: x = near + delta, where the survivor function has fallen by
+// the factor s = base + (k + 1/2) * slope. The value is bound + std * delta (std signed outward).
+struct TruncatedTailParameters {
+  double base[2], slope[2];
+  double near, near_correction;
+  double bound, std;
+  double min, max;
+};
+
+struct Plan {
+  Transform transform;
+  Dtype dtype;
+  union {
+    UniformParameters<float> uniform32;
+    UniformParameters<double> uniform64;
+    NormalParameters<float> normal32;
+    NormalParameters<double> normal64;
+    TruncatedCentreParameters centre;
+    TruncatedParameters<float> truncated32;
+    TruncatedParameters<double> truncated64;  // also TruncatedWide
+    TruncatedTailParameters tail;
+    uint64_t pattern;  // Constant: the bits of one element
+  };
+};
+
+// Parameters by distribution: Uniform (low, high); Normal (mean, std);
+// TruncatedNormal (mean, std, a, b); Constant (value); Words none.
+// They must have been checked: finite where required, std >= 0, low <= high, a <= b.
+Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4]);
+
+}  // namespace torchinit
