@@ -1,0 +1,98 @@
+// The Python module: addresses, sizes and numbers in, nothing of torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "cpu/fill.h"
+#include "cpu/kernels.h"
+#include "cpu/memory.h"
+#include "lanes/scalar.h"
+#include "math/normal_cdf.h"
+#include "math/philox.h"
+#include "plan.h"
+
+namespace py = pybind11;
+using namespace torchinit;
+
+namespace {
+
+// Fills smaller than this keep the interpreter lock: taking it back costs more than they do.
+constexpr int64_t kHoldLock = 1 << 15;
+
+void run(int distribution, int dtype, double p0, double p1, double p2, double p3, int64_t key,
+         uintptr_t data, const Box& box, int threads) {
+  const double parameters[4] = {p0, p1, p2, p3};
+  const Plan plan =
+      make_plan(static_cast<Distribution>(distribution), static_cast<Dtype>(dtype), parameters);
+  void* const to = reinterpret_cast<void*>(data);
+  if (box.count < kHoldLock) {
+    cpu::fill(plan, static_cast<uint64_t>(key), box, to, threads);
+  } else {
+    const py::gil_scoped_release release;
+    cpu::fill(plan, static_cast<uint64_t>(key), box, to, threads);
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Native fills. Arguments are not checked against the memory: call torchinit instead.";
+
+  py::enum_<Distribution>(m, "Distribution", "Kinds of fill.")
+      .value("WORDS", Distribution::Words)
+      .value("UNIFORM", Distribution::Uniform)
+      .value("NORMAL", Distribution::Normal)
+      .value("TRUNCATED_NORMAL", Distribution::TruncatedNormal)
+      .value("CONSTANT", Distribution::Constant);
+  py::enum_<Dtype>(m, "Dtype", "Element types.")
+      .value("FLOAT64", Dtype::Float64)
+      .value("FLOAT32", Dtype::Float32)
+      .value("FLOAT16", Dtype::Float16)
+      .value("BFLOAT16", Dtype::BFloat16)
+      .value("INT32", Dtype::Int32)
+      .value("INT64", Dtype::Int64);
+
+  m.def(
+      "fill",
+      [](int distribution, int dtype, double p0, double p1, double p2, double p3, int64_t key,
+         uintptr_t data, int64_t count, int threads) {
+        run(distribution, dtype, p0, p1, p2, p3, key, data, flat_box(count), threads);
+      },
+      "Fills `count` contiguous elements, logical indices from 0.");
+  m.def(
+      "fill_box",
+      [](int distribution, int dtype, double p0, double p1, double p2, double p3, int64_t key,
+         uintptr_t data, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+         const std::vector<int64_t>& shape, const std::vector<int64_t>& start, int threads) {
+        run(distribution, dtype, p0, p1, p2, p3, key, data, make_box(sizes, strides, shape, start),
+            threads);
+      },
+      "Fills the box at `start` of a logical tensor of the given shape.");
+  m.def(
+      "is_writable",
+      [](uintptr_t data, size_t bytes) {
+        return cpu::is_writable(reinterpret_cast<void*>(data), bytes);
+      },
+      "False if the memory is mapped read-only.");
+  m.def(
+      "philox",
+      [](std::array<uint64_t, 4> counter, uint64_t key) {
+        using L = TORCHINIT_TARGET::ScalarLanes;
+        TORCHINIT_TARGET::philox_rounds<L, 0>(counter.data(), TORCHINIT_TARGET::round_keys(key));
+        for (uint64_t& word : counter) word &= 0xffffffffu;
+        return counter;
+      },
+      "The four words of any counter, for the published known answers.");
+  m.def("normal_cdf", &normal_cdf, "The normal CDF that the bounds of fills are prepared with.");
+  m.def("instruction_set", [] { return std::string(cpu::active_set().name); });
+  m.def("choose_instruction_set",
+        [](const std::string& name) { return cpu::choose_set(name.c_str()); });
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (auto set = cpu::supported_sets(); *set; ++set) names.emplace_back((*set)->name);
+    return names;
+  });
+}

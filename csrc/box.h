@@ -1,0 +1,58 @@
+// Where to fill: a box of a logical tensor, laid out in memory by strides.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+namespace torchinit {
+
+// One dimension of a box; strides in elements.
+struct Dimension {
+  int64_t size;
+  int64_t memory_stride;
+  int64_t logical_stride;  // in the row-major order of the whole logical tensor
+};
+
+// Dimensions of size one are gone and neighbours merged where both orders allow it, so a contiguous
+// whole tensor has one dimension. A box has at least one.
+struct Box {
+  std::vector<Dimension> dimensions;
+  uint64_t first;  // logical index of the first element
+  int64_t count;   // elements
+};
+
+inline Box flat_box(int64_t count) { return {{{count, 1, 1}}, 0, count}; }
+
+// The elements start[d] <= index[d] < start[d] + sizes[d] of a logical tensor of the given shape.
+inline Box make_box(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    const std::vector<int64_t>& shape, const std::vector<int64_t>& start) {
+  const size_t rank = sizes.size();
+  if (strides.size() != rank || shape.size() != rank || start.size() != rank)
+    throw std::invalid_argument("sizes, strides, shape and start must have the same length");
+  Box box{{}, 0, 1};
+  std::vector<Dimension> reversed;
+  int64_t logical_stride = 1;
+  for (size_t d = rank; d-- > 0;) {
+    if (sizes[d] < 0 || start[d] < 0 || start[d] > shape[d] - sizes[d])
+      throw std::invalid_argument("the box exceeds the logical shape in dimension " +
+                                  std::to_string(d));
+    box.first += static_cast<uint64_t>(start[d]) * static_cast<uint64_t>(logical_stride);
+    box.count *= sizes[d];  // at most the number of logical elements
+    if (sizes[d] != 1) {
+      Dimension* inner = reversed.empty() ? nullptr : &reversed.back();
+      if (inner && logical_stride == inner->size * inner->logical_stride &&
+          strides[d] == inner->size * inner->memory_stride)
+        inner->size *= sizes[d];
+      else
+        reversed.push_back({sizes[d], strides[d], logical_stride});
+    }
+    if (shape[d] && __builtin_mul_overflow(logical_stride, shape[d], &logical_stride))
+      throw std::invalid_argument("the logical tensor has more than 2^63 - 1 elements");
+  }
+  if (reversed.empty()) reversed.push_back({1, 1, 1});
+  box.dimensions.assign(reversed.rbegin(), reversed.rend());
+  return box;
+}
+
+}  // namespace torchinit

@@ -1,0 +1,29 @@
+// The kernels for AVX2 with FMA and F16C (Intel Haswell, AMD Zen, and newer).
+#include "kernels.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+// Everything that follows is compiled for the instruction set; what came before is not.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#define TORCHINIT_TARGET avx2
+#define TORCHINIT_HARDWARE_FMA 1
+#define TORCHINIT_LANES Avx2Lanes
+#include "../lanes/avx2.h"
+#include "../lanes/scalar.h"
+#include "../math/transforms.h"
+#include "kernels.inc"
+
+namespace torchinit::cpu {
+const InstructionSet avx2_set = {"avx2", torchinit::avx2::fill_plan};
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,34 @@
+// The kernels for AVX-512 F, DQ, BW and VL (Intel Skylake-X, AMD Zen 4, and newer).
+#include "kernels.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+// Everything that follows is compiled for the instruction set; what came before is not.
+#if defined(__clang__)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+// GCC's own header trips these for its "undefined" operands (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
+#endif
+#define TORCHINIT_TARGET avx512
+#define TORCHINIT_HARDWARE_FMA 1
+#define TORCHINIT_LANES Avx512Lanes
+#include "../lanes/avx512.h"
+#include "../lanes/scalar.h"
+#include "../math/transforms.h"
+#include "kernels.inc"
+
+namespace torchinit::cpu {
+const InstructionSet avx512_set = {"avx512", torchinit::avx512::fill_plan};
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

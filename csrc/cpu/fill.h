@@ -1,0 +1,14 @@
+// Threaded fills of boxes in host memory.
+#pragma once
+
+#include <cstdint>
+
+#include "../box.h"
+#include "../plan.h"
+
+namespace torchinit::cpu {
+
+// Fills the box, whose first element is at `data`, on at most `threads` threads.
+void fill(const Plan& plan, uint64_t key, const Box& box, void* data, int threads);
+
+}  // namespace torchinit::cpu

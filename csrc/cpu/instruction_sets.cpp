@@ -1,0 +1,51 @@
+// Which compilation of the kernels runs.
+#include <atomic>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace torchinit::cpu {
+namespace {
+
+struct Supported {
+  const InstructionSet* sets[4] = {};
+
+  Supported() {
+    int count = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();  // also asks the operating system whether it saves the registers
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+      sets[count++] = &avx512_set;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+      sets[count++] = &avx2_set;
+#endif
+    sets[count++] = &portable_set;
+  }
+};
+
+std::atomic<const InstructionSet*> chosen{nullptr};
+
+}  // namespace
+
+const InstructionSet* const* supported_sets() {
+  static const Supported supported;
+  return supported.sets;
+}
+
+const InstructionSet& active_set() {
+  const InstructionSet* set = chosen.load(std::memory_order_relaxed);
+  return set ? *set : *supported_sets()[0];
+}
+
+bool choose_set(const char* name) {
+  for (const InstructionSet* const* set = supported_sets(); *set; ++set) {
+    if (std::strcmp((*set)->name, name) != 0) continue;
+    chosen.store(*set, std::memory_order_relaxed);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace torchinit::cpu

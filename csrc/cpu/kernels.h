@@ -1,0 +1,34 @@
+// Between the threads of fill.cpp and the compilations of kernels.inc, one an instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "../plan.h"
+
+namespace torchinit::cpu {
+
+// Writes n consecutive elements, of logical indices first, first + 1, ... With streaming, whole
+// groups bypass the cache where the alignment allows it.
+using Kernel = void (*)(const Plan& plan, uint64_t key, uint64_t first, void* to, int64_t n,
+                        bool streaming);
+
+struct InstructionSet {
+  const char* name;
+  Kernel fill;
+};
+
+extern const InstructionSet portable_set;
+#if defined(__x86_64__)
+extern const InstructionSet avx2_set, avx512_set;
+#endif
+
+// The sets this processor runs, fastest first, ended by a null pointer; portable is the last.
+const InstructionSet* const* supported_sets();
+
+// The set in use: the fastest, unless one was chosen.
+const InstructionSet& active_set();
+
+// False if no supported set has this name; nothing is changed then.
+bool choose_set(const char* name);
+
+}  // namespace torchinit::cpu

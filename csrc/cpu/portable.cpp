@@ -1,0 +1,14 @@
+// The kernels for any processor. On 64-bit Arm the compiler makes NEON of them.
+#include <cstdint>
+#include <cstring>
+
+#define TORCHINIT_TARGET portable
+#define TORCHINIT_LANES ScalarLanes
+#include "../lanes/scalar.h"
+#include "../math/transforms.h"
+#include "kernels.h"
+#include "kernels.inc"
+
+namespace torchinit::cpu {
+const InstructionSet portable_set = {"portable", torchinit::portable::fill_plan};
+}
