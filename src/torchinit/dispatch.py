@@ -1,0 +1,92 @@
+"""Native or torch: the one place that decides, and can say why."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import Buffer, Parameter
+
+from torchinit import native
+
+FLOATING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# Schemes with an operator of their own or made of such; the others are torch's everywhere.
+NATIVE_SCHEMES = frozenset(
+    {
+        "uniform",
+        "normal",
+        "trunc_normal",
+        "constant",
+        "ones",
+        "zeros",
+        "xavier_uniform",
+        "xavier_normal",
+        "kaiming_uniform",
+        "kaiming_normal",
+        "orthogonal",
+        "biased_normal",
+    }
+)
+TORCH_SCHEMES = frozenset({"eye", "dirac", "sparse"})
+
+# A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
+# FakeTensor reaches the operators' fake implementations.
+_KNOWN_TYPES = frozenset({Tensor, Parameter, Buffer, FakeTensor})
+
+
+class Path(NamedTuple):
+    """Who fills a tensor, and why."""
+
+    path: Literal["native", "torch"]
+    reason: str
+
+
+def which(tensor: Tensor, scheme: str) -> Path:
+    """Returns which path a scheme takes for a tensor, and the reason in words.
+
+    Args:
+        tensor: the tensor to be filled; its contents do not matter.
+        scheme: a name of ``InitializationType``, or ``eye`` or ``sparse``. The name of the function
+            (``"normal_"``) will do.
+
+    Raises:
+        ValueError: if there is no such scheme.
+    """
+    name = scheme.rstrip("_")
+    if name not in NATIVE_SCHEMES and name not in TORCH_SCHEMES:
+        raise ValueError(
+            f"scheme {scheme!r} is unknown, choose one of {sorted(NATIVE_SCHEMES | TORCH_SCHEMES)}"
+        )
+    if name in TORCH_SCHEMES:
+        return Path("torch", f"{name} has no random fill worth a kernel: torch.nn.init serves it")
+    obstacle = _obstacle(tensor)
+    return Path("torch", obstacle) if obstacle else Path("native", "every condition is met")
+
+
+def is_native(tensor: Tensor) -> bool:
+    """Returns whether the operators serve a tensor."""
+    return not _obstacle(tensor)
+
+
+def _obstacle(tensor: Tensor) -> str:
+    """Returns why the operators cannot serve a tensor; empty if they can."""
+    if native.module is None:
+        return native.reason
+    if type(tensor) not in _KNOWN_TYPES:
+        return f"tensor subclass {type(tensor).__name__} is not known"
+    if tensor.dtype not in FLOATING_DTYPES:
+        return f"dtype {tensor.dtype} is not one of the native ones"
+    device = tensor.device.type
+    if device == "cuda":
+        if native.cuda is None:
+            return native.cuda_reason
+    elif device not in ("cpu", "meta"):
+        return f"device type {device} has no native kernels"
+    if tensor.layout is not torch.strided:
+        return f"layout {tensor.layout} is not strided"
+    if tensor.is_neg():
+        return "the tensor is a view with the negative bit set"
+    return ""

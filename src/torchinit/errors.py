@@ -1,0 +1,15 @@
+"""The errors of bad calls: every one is a ``ValueError`` and names the argument and its value."""
+
+from __future__ import annotations
+
+
+class ArgumentError(ValueError, RuntimeError):
+    """An argument out of range.
+
+    Also a ``RuntimeError``, which is what torch raises in the same places (``normal_`` with
+    ``std < 0``, ``uniform_`` with ``a > b``), so code that catches torch's error still does.
+    """
+
+
+class UnknownSchemeError(ValueError, AssertionError):
+    """The name of an initialisation scheme that does not exist."""
