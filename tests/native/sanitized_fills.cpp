@@ -1,0 +1,129 @@
+// Runs every kernel on every instruction set of this machine, for the sanitisers to watch:
+// all transforms and dtypes, sizes around every boundary, misaligned memory, boxes and layouts.
+// Memory is allocated to the byte, so that a stray store is an error. Prints the number of fills.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "../../csrc/cpu/fill.h"
+#include "../../csrc/cpu/kernels.h"
+#include "../../csrc/plan.h"
+
+namespace {
+
+using namespace torchinit;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Case {
+  Distribution distribution;
+  double parameters[4];
+};
+
+const Case kCases[] = {
+    {Distribution::Uniform, {-1, 1.3}},
+    {Distribution::Normal, {0.1, 2}},
+    {Distribution::TruncatedNormal, {0, 1, -2, 2}},
+    {Distribution::TruncatedNormal, {0, 1, -4, 5}},
+    {Distribution::TruncatedNormal, {0, 1, 8, 10}},
+    {Distribution::TruncatedNormal, {0, 1, -kInfinity, -50}},
+    {Distribution::TruncatedNormal, {0, 1, 1, 1 + 1e-8}},
+    {Distribution::TruncatedNormal, {0, 0.01, -2, 2}},
+    {Distribution::Constant, {1.5}},
+};
+
+long fills = 0;
+
+[[noreturn]] void fail(const char* what, const Case& c, Dtype dtype, int64_t size) {
+  std::fprintf(stderr, "%s: distribution %d dtype %d size %lld on %s\n", what,
+               static_cast<int>(c.distribution), static_cast<int>(dtype),
+               static_cast<long long>(size), cpu::active_set().name);
+  std::exit(1);
+}
+
+// A fill of `size` elements `offset` bytes past an aligned place, byte-exact.
+std::vector<unsigned char> filled(const Plan& plan, uint64_t key, uint64_t first, int64_t size,
+                                  size_t offset, bool streaming) {
+  const size_t bytes = static_cast<size_t>(size * element_size(plan.dtype));
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 64, bytes + offset) != 0) std::abort();
+  std::unique_ptr<void, decltype(&std::free)> owner(memory, &std::free);
+  unsigned char* to = static_cast<unsigned char*>(memory) + offset;
+  cpu::active_set().fill(plan, key, first, to, size, streaming);
+  ++fills;
+  return {to, to + bytes};
+}
+
+void run_sizes(const Case& c, Dtype dtype) {
+  const Plan plan = make_plan(c.distribution, dtype, c.parameters);
+  const size_t element = static_cast<size_t>(element_size(dtype));
+  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 34) - 3}) {
+    for (int64_t size : {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 257}) {
+      const auto expected = filled(plan, 42, first, size, 0, false);
+      for (const size_t offset : {element, 3 * element, 16 * element}) {
+        for (const bool streaming : {false, true}) {
+          if (filled(plan, 42, first, size, offset, streaming) != expected)
+            fail("alignment or streaming matters", c, dtype, size);
+        }
+      }
+    }
+  }
+}
+
+void run_boxes(const Case& c, Dtype dtype) {
+  const Plan plan = make_plan(c.distribution, dtype, c.parameters);
+  const int64_t element = element_size(dtype);
+  // A whole of 9 x 70 x 11, a box of 4 x 60 x 5 at (3, 8, 2), laid out last dimension first.
+  const Box whole = flat_box(9 * 70 * 11);
+  std::vector<unsigned char> all(static_cast<size_t>(whole.count * element));
+  std::vector<unsigned char> part(static_cast<size_t>(4 * 60 * 5 * element));
+  for (const int threads : {1, 3}) {
+    cpu::fill(plan, 7, whole, all.data(), threads);
+    cpu::fill(plan, 7, make_box({4, 60, 5}, {1, 4, 240}, {9, 70, 11}, {3, 8, 2}), part.data(),
+              threads);
+    fills += 2;
+    for (int64_t i = 0; i < 4; ++i)
+      for (int64_t j = 0; j < 60; ++j)
+        for (int64_t k = 0; k < 5; ++k)
+          if (std::memcmp(
+                  &part[static_cast<size_t>((i + 4 * j + 240 * k) * element)],
+                  &all[static_cast<size_t>((((3 + i) * 70 + 8 + j) * 11 + 2 + k) * element)],
+                  static_cast<size_t>(element)) != 0)
+            fail("a box differs from the whole", c, dtype, i);
+  }
+}
+
+void run_threads(Dtype dtype) {
+  const Plan plan = make_plan(Distribution::Normal, dtype, kCases[1].parameters);
+  const int64_t size = 200003;
+  std::vector<unsigned char> one(static_cast<size_t>(size * element_size(dtype))), four(one.size());
+  cpu::fill(plan, 7, flat_box(size), one.data(), 1);
+  cpu::fill(plan, 7, flat_box(size), four.data(), 4);
+  fills += 2;
+  if (one != four) fail("the number of threads matters", kCases[1], dtype, size);
+}
+
+}  // namespace
+
+int main() {
+  for (auto set = cpu::supported_sets(); *set; ++set) {
+    if (!cpu::choose_set((*set)->name)) return 1;
+    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16}) {
+      for (const Case& c : kCases) {
+        run_sizes(c, dtype);
+        run_boxes(c, dtype);
+      }
+      run_threads(dtype);
+    }
+    for (const Dtype dtype : {Dtype::Int32, Dtype::Int64}) {
+      run_sizes({Distribution::Words, {}}, dtype);
+      run_boxes({Distribution::Words, {}}, dtype);
+    }
+  }
+  std::printf("sanitized fills: %ld, no fault\n", fills);
+  return 0;
+}

@@ -1,0 +1,338 @@
+"""The contract of docs/streams.md: exact equality of bits, however a tensor is filled."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import native_only
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import KNOWN_ANSWERS, MASK, philox, word32, word64
+
+import torchinit
+from torchinit import native, ops
+
+pytestmark = native_only
+
+KEY = torch.tensor(-0x123456789ABCDEF)
+UNSIGNED_KEY = int(KEY) % 2**64
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INF = math.inf
+
+# Every distribution and every transform of it (csrc/plan.h).
+FILLS = {
+    "uniform": (ops.uniform_, (-1.0, 1.3)),
+    "uniform far from zero": (ops.uniform_, (1000.0, 1001.0)),
+    "normal": (ops.normal_, (0.1, 2.0)),
+    "truncated, centre": (ops.trunc_normal_, (0.0, 1.0, -2.0, 2.0)),
+    "truncated, centre, one side": (ops.trunc_normal_, (0.1, 1.0, 0.3, 2.5)),
+    "truncated, two tails": (ops.trunc_normal_, (0.0, 1.0, -4.0, 5.0)),
+    "truncated, one tail": (ops.trunc_normal_, (0.0, 1.0, -INF, -1.0)),
+    "truncated, not at all": (ops.trunc_normal_, (0.0, 0.01, -2.0, 2.0)),
+    "truncated, remote": (ops.trunc_normal_, (0.0, 1.0, 8.0, 10.0)),
+    "truncated, narrow": (ops.trunc_normal_, (0.0, 1.0, 1.0, 1.001)),
+    "truncated, very remote": (ops.trunc_normal_, (0.0, 1.0, -INF, -50.0)),
+    "truncated, flat": (ops.trunc_normal_, (0.0, 1.0, 1.0, 1.0 + 1e-8)),
+}
+WORDS = {"words": (ops.random_words_, ())}
+
+
+def cases():
+    for name, fill in FILLS.items():
+        for dtype in DTYPES:
+            yield pytest.param(fill, dtype, id=f"{name}-{dtype}".replace("torch.", ""))
+    for dtype in (torch.int32, torch.int64):
+        yield pytest.param(WORDS["words"], dtype, id=f"words-{dtype}".replace("torch.", ""))
+
+
+each_fill = pytest.mark.parametrize(("fill", "dtype"), cases())
+
+
+def make(fill, dtype, shape, start=None, whole=None):
+    """A new contiguous tensor, filled; a box of `whole` if that is given."""
+    operator, parameters = fill
+    tensor = torch.empty(shape, dtype=dtype)
+    operator(tensor, KEY, *parameters, whole, start)
+    return tensor
+
+
+def bits(tensor):
+    """The tensor as integers, so that equality means the same bits (zeros and NaN included)."""
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+
+
+def assert_same_bits(got, expected):
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    assert torch.equal(bits(got.contiguous()), bits(expected.contiguous()))
+
+
+def test_same_bits_rejects_other_bits():
+    with pytest.raises(AssertionError):
+        assert_same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert_same_bits(torch.tensor([math.nan]), torch.tensor([math.nan]))
+
+
+@pytest.mark.parametrize(("counter", "key", "output"), KNOWN_ANSWERS)
+def test_known_answers(counter, key, output):
+    assert philox(counter, key) == output
+    assert tuple(native.module.philox(counter, key[0] | key[1] << 32)) == output
+
+
+@pytest.fixture(params=native.module.instruction_sets() if native.module else [])
+def instruction_set(request):
+    """Forces each instruction set of the machine in turn."""
+    active = native.module.instruction_set()
+    native.module.choose_instruction_set(request.param)
+    yield request.param
+    native.module.choose_instruction_set(active)
+
+
+@pytest.mark.parametrize("start", [0, 1, 6, 2**32 - 5, 2**34 - 3, 2**62 + 1])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_words_follow_the_reference(start, dtype, instruction_set):
+    """Through the real kernels, at logical offsets beyond 2^32 words, blocks and elements."""
+    assert native.module.instruction_set() == instruction_set
+    word = word32 if dtype == torch.int32 else word64
+    tensor = make(WORDS["words"], dtype, 77, [start], [2**63 - 1])
+    expected = [word(UNSIGNED_KEY, start + i) for i in range(77)]
+    assert [value % 2 ** (8 * dtype.itemsize) for value in tensor.tolist()] == expected
+
+
+def test_uniform_follows_its_definition():
+    """u = (w >> 8) 2^-24, value fma(u, b - a, a): exact here, as a = 0 and b - a = 1."""
+    tensor = make((ops.uniform_, (0.0, 1.0)), torch.float32, 1000)
+    assert tensor.tolist() == [(word32(UNSIGNED_KEY, i) >> 8) * 2.0**-24 for i in range(1000)]
+    tensor = make((ops.uniform_, (0.0, 1.0)), torch.float64, 1000)
+    assert tensor.tolist() == [(word64(UNSIGNED_KEY, i) >> 11) * 2.0**-53 for i in range(1000)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-15)])
+def test_normal_follows_its_definition(dtype, tolerance):
+    tensor = make((ops.normal_, (0.0, 1.0)), dtype, 1000).double()
+    word, size = (word32, 32) if dtype == torch.float32 else (word64, 64)
+    digits = 31 if size == 32 else 53
+    for pair in range(0, 1000, 2):
+        v, w = word(UNSIGNED_KEY, pair), word(UNSIGNED_KEY, pair + 1)
+        radius = math.sqrt(-2 * math.log(((v >> (size - digits)) + 0.5) * 2.0**-digits))
+        turn = (w << 2) % 2**size
+        angle = math.pi / 4 * (turn - (turn >> (size - 1)) * 2**size) / 2 ** (size - 1)
+        c, s = math.cos(angle), math.sin(angle)
+        c = -c if w >> (size - 1) else c
+        x, y = (s, c) if w >> (size - 2) & 1 else (c, s)
+        assert tensor[pair].item() == pytest.approx(radius * x, abs=tolerance * 7)
+        assert tensor[pair + 1].item() == pytest.approx(radius * y, abs=tolerance * 7)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [(-2.0, 2.0), (-0.5, 2.5), (-4.0, 5.0), (-INF, -1.0), (0.3, INF), (8.0, 10.0), (1.0, 1.001),
+     (31.0, 33.0), (-INF, -50.0), (40.0, 40.001)],
+)  # fmt: skip
+def test_truncated_normal_follows_its_definition(a, b, dtype, tolerance):
+    """Against the quantile of the truncated distribution in 60 digits."""
+    mpmath = pytest.importorskip("mpmath")
+    tensor = make((ops.trunc_normal_, (0.0, 1.0, a, b)), dtype, 24).tolist()
+    word, size = (word32, 32) if dtype == torch.float32 else (word64, 64)
+    with mpmath.workdps(60):
+        flip = -1 if a > 0 else 1  # the tail that keeps the digits
+        low, high = sorted((mpmath.ncdf(flip * mpmath.mpf(a)), mpmath.ncdf(flip * mpmath.mpf(b))))
+        for i, value in enumerate(tensor):
+            u = (word(UNSIGNED_KEY, i) + mpmath.mpf(1) / 2) / mpmath.mpf(2) ** size
+            p = low + (u if flip > 0 else 1 - u) * (high - low)
+            guess = flip * mpmath.mpf(value)
+            # One Newton step from the value: the distance to the quantile, far above its error.
+            step = (mpmath.ncdf(guess) - p) / mpmath.npdf(guess)
+            assert abs(step) <= tolerance * max(1, abs(value))
+
+
+@each_fill
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_do_not_matter(fill, dtype, threads):
+    count = 3 * 2**16 + 5
+    expected = make(fill, dtype, count)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert_same_bits(make(fill, dtype, count), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@each_fill
+def test_instruction_sets_agree(fill, dtype):
+    """Every kernel on every set the machine has, bits against the portable one's."""
+    names = native.module.instruction_sets()
+    assert names[-1] == "portable"
+    active = native.module.instruction_set()
+    made = {}
+    try:
+        for name in names:
+            assert native.module.choose_instruction_set(name)
+            assert native.module.instruction_set() == name
+            made[name] = make(fill, dtype, 4999, [3], [2**40])
+    finally:
+        native.module.choose_instruction_set(active)
+    for tensor in made.values():
+        assert_same_bits(tensor, made["portable"])
+
+
+@each_fill
+@pytest.mark.parametrize("start", [1, 2, 3, 7, 64, 2**33 + 1])
+def test_pieces_equal_the_whole(fill, dtype, start):
+    """Every small size at every phase of a block and of a vector, with guard elements around."""
+    operator, parameters = fill
+    whole = make(fill, dtype, 200, [start - 1], [2**50])
+    for size in [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130]:
+        memory = torch.full((size + 2,), 77, dtype=dtype)
+        operator(memory[1:-1], KEY, *parameters, [2**50], [start])
+        assert_same_bits(memory[1:-1], whole[1 : size + 1])
+        assert memory[0] == memory[-1] == 77
+
+
+@each_fill
+def test_boxes_equal_the_slices(fill, dtype):
+    whole = make(fill, dtype, (6, 7, 5))
+    part = make(fill, dtype, (3, 2, 4), [2, 4, 1], [6, 7, 5])
+    assert_same_bits(part, whole[2:5, 4:6, 1:5])
+
+
+@each_fill
+def test_layouts_do_not_matter(fill, dtype):
+    operator, parameters = fill
+    shape = (3, 8, 5, 6)
+    expected = make(fill, dtype, shape)
+    layouts = {
+        "channels last": torch.empty(shape, dtype=dtype).to(memory_format=torch.channels_last),
+        "transposed": torch.empty((6, 5, 8, 3), dtype=dtype).permute(3, 2, 1, 0),
+        "padded rows": torch.full((3, 8, 5, 9), 77, dtype=dtype)[..., :6],
+        "every other": torch.full((3, 8, 5, 12), 77, dtype=dtype)[..., ::2],
+    }
+    for name, tensor in layouts.items():
+        operator(tensor, KEY, *parameters)
+        assert_same_bits(tensor, expected), name
+    assert (layouts["padded rows"]._base[..., 6:] == 77).all()
+    assert (layouts["every other"]._base[..., 1::2] == 77).all()
+
+
+@each_fill
+def test_long_rows_and_columns(fill, dtype):
+    """Rows long enough to be filled in place, columns that exceed the scatter buffer."""
+    operator, parameters = fill
+    expected = make(fill, dtype, (5, 3000))
+    padded = torch.empty((5, 3100), dtype=dtype)[:, 50:3050]
+    transposed = torch.empty((3000, 5), dtype=dtype).t()
+    for tensor in (padded, transposed):
+        operator(tensor, KEY, *parameters)
+        assert_same_bits(tensor, expected)
+
+
+@st.composite
+def boxes(draw):
+    """A logical shape, a box in it, and a permuted and strided memory layout for the box."""
+    rank = draw(st.integers(0, 5))
+    shape = [draw(st.integers(1, 9)) for _ in range(rank)]
+    start = [draw(st.integers(0, size - 1)) for size in shape]
+    sizes = [draw(st.integers(0, w - s)) for w, s in zip(shape, start, strict=True)]
+    order = draw(st.permutations(range(rank)))
+    steps = [draw(st.integers(1, 3)) for _ in range(rank)]
+    return shape, start, sizes, order, steps
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    boxes(),
+    st.sampled_from([*FILLS, *WORDS]),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**40),
+)
+def test_any_box_in_any_layout(box, name, dtype, offset):
+    shape, start, sizes, order, steps = box
+    operator, parameters = {**FILLS, **WORDS}[name]
+    if name == "words":
+        dtype = torch.int32
+    whole = torch.empty(shape, dtype=dtype)
+    operator(whole, KEY, *parameters)
+    memory = torch.empty([sizes[d] * steps[d] for d in order], dtype=dtype)
+    view = memory[tuple(slice(None, None, steps[d]) for d in order)]
+    tensor = view.permute([order.index(d) for d in range(len(shape))])
+    operator(tensor, KEY, *parameters, shape, start)
+    slices = tuple(slice(s, s + n) for s, n in zip(start, sizes, strict=True))
+    assert_same_bits(tensor, whole[slices])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(boxes(), st.sampled_from([*FILLS]), st.integers(2**32, 2**50))
+def test_any_box_at_a_great_offset(box, name, offset):
+    """A box behind a long leading dimension equals the same indices of a flat tensor."""
+    shape, start, sizes, _, _ = box
+    operator, parameters = FILLS[name]
+    tensor = torch.empty([1, *sizes])
+    operator(tensor, KEY, *parameters, [2**51, *shape], [offset, *start])
+    elements = math.prod(shape)
+    flat = torch.empty(elements)
+    operator(flat, KEY, *parameters, [2**51 * elements], [offset * elements])
+    slices = tuple(slice(s, s + n) for s, n in zip(start, sizes, strict=True))
+    assert_same_bits(tensor[0], flat.view(shape)[slices])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+def test_low_precision_is_rounded_float32(fill, dtype):
+    count = 2**16
+    single = make(fill, torch.float32, count)
+    narrow = make(fill, dtype, count)
+    rounded = single.to(dtype)  # torch rounds to nearest, ties to even
+    operator, parameters = fill
+    if operator is ops.uniform_:
+        low, high = parameters
+        inside = (rounded.double() >= low) & (rounded.double() < high)
+        kept = (narrow.double() >= low) & (narrow.double() < high)
+    elif operator is ops.trunc_normal_:
+        low, high = parameters[2:]
+        inside = (rounded.double() >= low) & (rounded.double() <= high)
+        kept = (narrow.double() >= low) & (narrow.double() <= high)
+    else:
+        inside = kept = torch.ones(count, dtype=torch.bool)
+    values_exist = bool(inside.any())
+    if values_exist:
+        assert kept.all()
+    assert torch.equal(narrow[inside], rounded[inside])
+    # Outside values move to the nearest value inside, one step of the format away.
+    assert ((narrow.double() - single.double()).abs() <= 2.0**-7 * single.double().abs()).all()
+
+
+@pytest.mark.parametrize("flush", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flushing_of_subnormals_does_not_matter(flush, dtype):
+    """Values below the normal range, whatever modes the program has set for its threads."""
+    fill = (ops.uniform_, (0.0, 2.0 * torch.finfo(dtype).tiny))
+    expected = make(fill, dtype, 1000)
+    assert (bits(expected) != 0).sum() > 900
+    torch.set_flush_denormal(flush)
+    try:
+        got = make(fill, dtype, 1000)
+    finally:
+        torch.set_flush_denormal(False)
+    assert_same_bits(got, expected)
+
+
+def test_keys_split_into_halves():
+    """A key's halves are the two words of the Philox key, low half first."""
+    tensor = torch.empty(4, dtype=torch.int32)
+    ops.random_words_(tensor, torch.tensor(0x299F31D0A4093822))
+    expected = philox((0, 0, 0, 0), (0xA4093822, 0x299F31D0))
+    assert [value & MASK for value in tensor.tolist()] == list(expected)
+
+
+def test_public_functions_use_the_streams():
+    torch.manual_seed(3)
+    tensor = torchinit.normal_(torch.empty(10))
+    torch.manual_seed(3)
+    key = torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+    expected = torch.empty(10)
+    ops.normal_(expected, key, 0.0, 1.0)
+    assert_same_bits(tensor, expected)
