@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "float_environment.h"
 #include "formats.h"
 #include "lanes/scalar.h"
 #include "math/inverse_normal.h"
@@ -18,10 +19,22 @@ struct Bounds {
 };
 
 // If the interval holds no value of the format, both are the value nearest to its lower end.
-Bounds bounds_within(Dtype dtype, double min, double max, double low) {
+Bounds bounds_or_nearest(Dtype dtype, double low, double min, double max) {
   if (min <= max) return {min, max};
   const double nearest = round_to_nearest(dtype, low);
   return {nearest, nearest};
+}
+Bounds bounds_within(Dtype dtype, double a, double b) {  // [a, b]
+  return bounds_or_nearest(dtype, a, round_up(dtype, a), round_down(dtype, b));
+}
+Bounds bounds_below(Dtype dtype, double a, double b) {  // [a, b)
+  return bounds_or_nearest(dtype, a, round_up(dtype, a), round_below(dtype, b));
+}
+
+template <class T>
+Affine<T> affine(double origin, double scale, Bounds bounds) {
+  return {static_cast<T>(origin), static_cast<T>(scale), static_cast<T>(bounds.min),
+          static_cast<T>(bounds.max)};
 }
 
 Plan constant(Dtype dtype, double value) {
@@ -32,17 +45,48 @@ Plan constant(Dtype dtype, double value) {
   return plan;
 }
 
-// Uniform on [low, low + width) or its closure: the bounds tell.
-Plan uniform(Dtype dtype, double low, double width, Bounds bounds) {
+// Uniform on an interval [a, b] or [a, b): the bounds tell. `computed` are the bounds in T, which
+// the narrower dtypes take their scale from too.
+template <class T>
+Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds computed) {
+  // The signed word runs from -2^31 to 2^31 (rounded), in float64 from -2^52 to 2^52 - 1.
+  constexpr bool single = sizeof(T) == 4;
+  const T lowest = single ? T(-0x1p31) : T(-0x1p52);
+  const T highest = single ? T(0x1p31) : T(0x1p52) - 1;
+  const double width = b - a, middle = a + 0.5 * width;
+  const double step = width * (single ? 0x1p-32 : 0x1p-53);
+  const T origin = static_cast<T>(middle);
+
+  // Where rounding alone leads out of the interval, a scale one or two units in the last place
+  // smaller keeps the values inside and spares a clamp.
+  const auto inside = [&](T scale) {
+    return std::fma(lowest, scale, origin) >= computed.min &&
+           std::fma(highest, scale, origin) <= computed.max;
+  };
+  T smaller = static_cast<T>(step);
+  for (int i = 0; i < 2 && !inside(smaller); ++i) smaller = std::nextafter(smaller, T(0));
+  const bool is_inside = inside(smaller);
+  const T scale = is_inside ? smaller : static_cast<T>(step);
+
   Plan plan{};
-  plan.transform = Transform::Uniform;
   plan.dtype = dtype;
-  if (dtype == Dtype::Float64)
-    plan.uniform64 = {low, width, bounds.min, bounds.max};
-  else
-    plan.uniform32 = {static_cast<float>(low), static_cast<float>(width),
-                      static_cast<float>(bounds.min), static_cast<float>(bounds.max)};
+  if (single && step < std::numeric_limits<float>::min()) {
+    plan.transform = Transform::WideUniform;
+    plan.uniform64 = affine<double>(middle, width * 0x1p-53, bounds);
+  } else {
+    const bool exact = is_inside && dtype == (single ? Dtype::Float32 : Dtype::Float64);
+    plan.transform = exact ? Transform::Uniform : Transform::ClampedUniform;
+    if (single)
+      plan.uniform32 = affine<float>(origin, scale, bounds);
+    else
+      plan.uniform64 = affine<double>(origin, scale, bounds);
+  }
   return plan;
+}
+
+Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds bounds32) {
+  return dtype == Dtype::Float64 ? uniform<double>(dtype, a, b, bounds, bounds)
+                                 : uniform<float>(dtype, a, b, bounds, bounds32);
 }
 
 Plan normal(Dtype dtype, double mean, double std) {
@@ -56,8 +100,16 @@ Plan normal(Dtype dtype, double mean, double std) {
   return plan;
 }
 
-// The largest |z| that the Box-Muller transform makes: sqrt(-2 log 2^-32), sqrt(-2 log 2^-54).
-double normal_reach(Dtype dtype) { return dtype == Dtype::Float64 ? 8.66 : 6.67; }
+// Whether the plain normal, |z| <= sqrt(-2 log 2^-31) = 6.556 (float64: 8.490), never leaves [a,
+// b]. The dtypes of 32-bit words decide alike, by the coarsest of them.
+bool always_within(Dtype dtype, double mean, double std, double a, double b) {
+  const auto holds = [&](Dtype format, double reach) {
+    return round_to_nearest(format, mean - reach * std) >= a &&
+           round_to_nearest(format, mean + reach * std) <= b;
+  };
+  if (dtype == Dtype::Float64) return holds(dtype, 8.5);
+  return holds(Dtype::BFloat16, 6.57) && holds(Dtype::Float16, 6.57) && holds(Dtype::Float32, 6.57);
+}
 
 // Below this much of the mass, float32 probabilities lack digits.
 constexpr double kSmallMass = 0x1p-6;
@@ -122,56 +174,49 @@ TruncatedTailParameters truncated_tail(double near, double far, double bound, do
   return p;
 }
 
-template <class T>
-Affine<T> affine(double mean, double std, Bounds bounds) {
-  return {static_cast<T>(mean), static_cast<T>(std), static_cast<T>(bounds.min),
-          static_cast<T>(bounds.max)};
-}
-
 Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) {
-  const Bounds bounds = bounds_within(dtype, round_up(dtype, a), round_down(dtype, b), a);
+  const Bounds bounds = bounds_within(dtype, a, b);
   if (bounds.min == bounds.max) return constant(dtype, bounds.min);
   if (std == 0) return constant(dtype, std::fmin(std::fmax(mean, bounds.min), bounds.max));
-
-  const double reach = normal_reach(dtype);
-  if (round_to_nearest(dtype, mean - reach * std) >= a &&
-      round_to_nearest(dtype, mean + reach * std) <= b)
-    return normal(dtype, mean, std);
+  if (always_within(dtype, mean, std, a, b)) return normal(dtype, mean, std);
 
   const double alpha = (a - mean) / std, beta = (b - mean) / std;
   const double near = std::fmax(0, std::fmax(alpha, -beta));
-  if ((beta - alpha) * std::fmax(1, near) <= kFlat) return uniform(dtype, a, b - a, bounds);
+  if ((beta - alpha) * std::fmax(1, near) <= kFlat)
+    return uniform(dtype, a, b, bounds, bounds_within(Dtype::Float32, a, b));
 
   Plan plan{};
   plan.dtype = dtype;
-  // A 32-bit word cuts the mass into 2^32 steps; of a 64-bit word 53 bits are used.
-  const double unit = dtype == Dtype::Float64 ? 0x1p-53 : 0x1p-32;
+  // The mass is cut into steps: 2^32 in float32, 2^53 in double precision.
+  constexpr double step32 = 0x1p-32, step64 = 0x1p-53;
   if (near > kRemote) {
     const bool right = alpha > 0;
     plan.transform = Transform::TruncatedTail;
     plan.tail =
-        truncated_tail(near, right ? beta : -alpha, right ? a : b, std, right, unit, bounds);
+        truncated_tail(near, right ? beta : -alpha, right ? a : b, std, right, step64, bounds);
     return plan;
   }
   const double mass = alpha > 0  ? normal_cdf(-alpha) - normal_cdf(-beta)
                       : beta < 0 ? normal_cdf(beta) - normal_cdf(alpha)
                                  : 1 - normal_cdf(alpha) - normal_cdf(-beta);
-  if (dtype == Dtype::Float64) {
-    plan.transform = Transform::Truncated;
+  // 0.04 / 0.02 may be a little more than 2.
+  const auto within = [&](double sigmas) {
+    return alpha >= -sigmas - kFlat && beta <= sigmas + kFlat;
+  };
+  if (dtype == Dtype::Float64 || mass < kSmallMass) {
+    plan.transform = dtype == Dtype::Float64 ? Transform::Truncated : Transform::WideTruncated;
     plan.truncated64 =
-        truncated<double>(alpha, beta, mass, unit, affine<double>(mean, std, bounds));
-  } else if (mass < kSmallMass) {
-    plan.transform = Transform::TruncatedWide;
-    plan.truncated64 =
-        truncated<double>(alpha, beta, mass, unit, affine<double>(mean, std, bounds));
-  } else if (alpha >= -3 && beta <= 3) {
-    plan.transform = Transform::TruncatedCentre;
+        truncated<double>(alpha, beta, mass, step64, affine<double>(mean, std, bounds));
+  } else if (within(3)) {
+    plan.transform = within(2) ? Transform::TruncatedWithin2 : Transform::TruncatedWithin3;
+    const double slope = mass * step32;
     const double middle = 0.5 * (normal_cdf(alpha) - normal_cdf(-beta));
-    plan.centre = {static_cast<float>(middle + 0.5 * mass * unit), static_cast<float>(mass * unit),
+    plan.centre = {static_cast<float>(middle + 0.5 * slope), static_cast<float>(slope),
                    affine<float>(mean, std, bounds)};
   } else {
     plan.transform = Transform::Truncated;
-    plan.truncated32 = truncated<float>(alpha, beta, mass, unit, affine<float>(mean, std, bounds));
+    plan.truncated32 =
+        truncated<float>(alpha, beta, mass, step32, affine<float>(mean, std, bounds));
   }
   return plan;
 }
@@ -179,6 +224,7 @@ Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) 
 }  // namespace
 
 Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4]) {
+  const FloatEnvironment environment;  // the constants are part of the bits
   const double first = parameters[0], second = parameters[1];
   switch (distribution) {
     case Distribution::Words: {
@@ -189,9 +235,9 @@ Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4
     }
     case Distribution::Uniform: {
       if (first == second) return constant(dtype, first);
-      const Bounds bounds =
-          bounds_within(dtype, round_up(dtype, first), round_below(dtype, second), first);
-      return uniform(dtype, first, second - first, bounds);
+      const Bounds bounds = bounds_below(dtype, first, second);
+      if (bounds.min == bounds.max) return constant(dtype, bounds.min);
+      return uniform(dtype, first, second, bounds, bounds_below(Dtype::Float32, first, second));
     }
     case Distribution::Normal:
       return normal(dtype, first, second);

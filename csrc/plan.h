@@ -23,19 +23,16 @@ constexpr int element_size(Dtype dtype) {
 // parameters; each is a sampler in math/distributions.h.
 enum class Transform : int {
   Words,
-  Uniform,
+  Uniform,         // rounding cannot leave the interval
+  ClampedUniform,  // it can
+  WideUniform,     // an interval so short that float32 would lose it: in double precision
   Normal,
-  TruncatedCentre,  // bounds within three standard deviations: no logarithm
-  Truncated,        // any bounds that keep a fair part of the mass
-  TruncatedWide,    // narrow or remote bounds: double precision whatever the dtype
-  TruncatedTail,    // beyond the reach of a double's probabilities: works in logarithms
+  TruncatedWithin2,  // bounds within two standard deviations: no logarithm
+  TruncatedWithin3,  // within three
+  Truncated,         // any bounds that keep a fair part of the mass
+  WideTruncated,     // narrow or remote bounds: double precision whatever the dtype
+  TruncatedTail,     // beyond the reach of a double's probabilities: in their logarithms
   Constant,
-};
-
-template <class T>
-struct UniformParameters {
-  T low, width;  // value = low + u * width, u in [0, 1)
-  T min, max;    // smallest and largest value of the dtype in [low, high)
 };
 
 template <class T>
@@ -43,21 +40,23 @@ struct NormalParameters {
   T mean, std;
 };
 
-// Bounds that the rounded value must keep, in the dtype of the destination.
+// origin + x * scale, kept within values of the destination's dtype: x the random word as a signed
+// integer, or a normal quantile.
 template <class T>
 struct Affine {
-  T mean, std;
+  T origin, scale;
   T min, max;
 };
 
-// Phi^-1(0.5 + q) with q = centre + t * slope, t the word as a signed integer.
+// Phi^-1(1/2 + q) with q = centre + s * slope, s the word as a signed integer.
 struct TruncatedCentreParameters {
   float centre, slope;
   Affine<float> affine;
 };
 
-// One half of the word range: probability p = base + (k + 1/2) * slope at distance k from the end
-// of the half, measured from the nearer tail; the quantile of p, negated where flip is set.
+// One half of the signed words, the negative or the other: probability p = base + (k + 1/2) * slope
+// at distance k from the end of the range, measured from the nearer tail; the quantile of p,
+// negated where flip is set.
 template <class T>
 struct TruncatedHalf {
   T base, slope;
@@ -83,13 +82,13 @@ struct Plan {
   Transform transform;
   Dtype dtype;
   union {
-    UniformParameters<float> uniform32;
-    UniformParameters<double> uniform64;
+    Affine<float> uniform32;   // Uniform, ClampedUniform
+    Affine<double> uniform64;  // the same, and WideUniform
     NormalParameters<float> normal32;
     NormalParameters<double> normal64;
     TruncatedCentreParameters centre;
     TruncatedParameters<float> truncated32;
-    TruncatedParameters<double> truncated64;  // also TruncatedWide
+    TruncatedParameters<double> truncated64;  // also WideTruncated
     TruncatedTailParameters tail;
     uint64_t pattern;  // Constant: the bits of one element
   };

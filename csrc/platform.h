@@ -22,6 +22,13 @@
 #define TORCHINIT_INLINE inline __attribute__((always_inline))
 #endif
 
+// A static member function evaluated by the compiler, on either side.
+#if TORCHINIT_CUDA
+#define TORCHINIT_CONSTEXPR __host__ __device__ static constexpr
+#else
+#define TORCHINIT_CONSTEXPR static constexpr
+#endif
+
 // Before a loop of a fixed, small number of passes.
 #if TORCHINIT_CUDA || defined(__clang__)
 #define TORCHINIT_UNROLL _Pragma("unroll")

@@ -26,8 +26,9 @@ FILLS = {
     "uniform": (ops.uniform_, (-1.0, 1.3)),
     "uniform far from zero": (ops.uniform_, (1000.0, 1001.0)),
     "normal": (ops.normal_, (0.1, 2.0)),
-    "truncated, centre": (ops.trunc_normal_, (0.0, 1.0, -2.0, 2.0)),
-    "truncated, centre, one side": (ops.trunc_normal_, (0.1, 1.0, 0.3, 2.5)),
+    "uniform, very short": (ops.uniform_, (0.0, 1e-30)),
+    "truncated within 2 std": (ops.trunc_normal_, (0.0, 0.02, -0.04, 0.04)),
+    "truncated within 3 std": (ops.trunc_normal_, (0.1, 1.0, 0.3, 2.5)),
     "truncated, two tails": (ops.trunc_normal_, (0.0, 1.0, -4.0, 5.0)),
     "truncated, one tail": (ops.trunc_normal_, (0.0, 1.0, -INF, -1.0)),
     "truncated, not at all": (ops.trunc_normal_, (0.0, 0.01, -2.0, 2.0)),
@@ -47,7 +48,7 @@ def cases():
         yield pytest.param(WORDS["words"], dtype, id=f"words-{dtype}".replace("torch.", ""))
 
 
-each_fill = pytest.mark.parametrize(("fill", "dtype"), cases())
+each_fill = pytest.mark.parametrize(("fill", "dtype"), list(cases()))
 
 
 def make(fill, dtype, shape, start=None, whole=None):
@@ -101,27 +102,35 @@ def test_words_follow_the_reference(start, dtype, instruction_set):
     assert [value % 2 ** (8 * dtype.itemsize) for value in tensor.tolist()] == expected
 
 
+def signed(word, size):
+    return word - 2**size if word >> (size - 1) else word
+
+
 def test_uniform_follows_its_definition():
-    """u = (w >> 8) 2^-24, value fma(u, b - a, a): exact here, as a = 0 and b - a = 1."""
-    tensor = make((ops.uniform_, (0.0, 1.0)), torch.float32, 1000)
-    assert tensor.tolist() == [(word32(UNSIGNED_KEY, i) >> 8) * 2.0**-24 for i in range(1000)]
-    tensor = make((ops.uniform_, (0.0, 1.0)), torch.float64, 1000)
-    assert tensor.tolist() == [(word64(UNSIGNED_KEY, i) >> 11) * 2.0**-53 for i in range(1000)]
+    """origin + s * scale, in single precision with s rounded first; nothing clamps here."""
+    tensor = make((ops.uniform_, (-1.0, 1.0)), torch.float32, 1000)
+    words = [signed(word32(UNSIGNED_KEY, i), 32) for i in range(1000)]
+    # Scale 2^-31 could give 1.0, so it is the next float below.
+    scale = torch.tensor(2.0**-31).nextafter(torch.tensor(0.0)).item()
+    assert torch.equal(tensor, (torch.tensor(words).float().double() * scale).float())
+    tensor = make((ops.uniform_, (-1.0, 1.0)), torch.float64, 1000)
+    words = [signed(word64(UNSIGNED_KEY, i), 64) >> 11 for i in range(1000)]
+    assert tensor.tolist() == [word * 2.0**-52 for word in words]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-15)])
 def test_normal_follows_its_definition(dtype, tolerance):
     tensor = make((ops.normal_, (0.0, 1.0)), dtype, 1000).double()
     word, size = (word32, 32) if dtype == torch.float32 else (word64, 64)
-    digits = 31 if size == 32 else 53
+    digits = 31 if size == 32 else 52
     for pair in range(0, 1000, 2):
         v, w = word(UNSIGNED_KEY, pair), word(UNSIGNED_KEY, pair + 1)
-        radius = math.sqrt(-2 * math.log(((v >> (size - digits)) + 0.5) * 2.0**-digits))
-        turn = (w << 2) % 2**size
-        angle = math.pi / 4 * (turn - (turn >> (size - 1)) * 2**size) / 2 ** (size - 1)
+        odd = (v >> (0 if size == 32 else 11)) % 2**digits | 1
+        radius = math.sqrt(-2 * math.log(odd * 2.0**-digits))
+        angle = math.pi / 4 * signed(w * 2 % 2**size, size) / 2 ** (size - 1)
         c, s = math.cos(angle), math.sin(angle)
-        c = -c if w >> (size - 1) else c
-        x, y = (s, c) if w >> (size - 2) & 1 else (c, s)
+        c = -c if v >> (size - 1) else c
+        x, y = (s, c) if w >> (size - 1) else (c, s)
         assert tensor[pair].item() == pytest.approx(radius * x, abs=tolerance * 7)
         assert tensor[pair + 1].item() == pytest.approx(radius * y, abs=tolerance * 7)
 
@@ -129,8 +138,8 @@ def test_normal_follows_its_definition(dtype, tolerance):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14)])
 @pytest.mark.parametrize(
     ("a", "b"),
-    [(-2.0, 2.0), (-0.5, 2.5), (-4.0, 5.0), (-INF, -1.0), (0.3, INF), (8.0, 10.0), (1.0, 1.001),
-     (31.0, 33.0), (-INF, -50.0), (40.0, 40.001)],
+    [(-2.0, 2.0), (-0.5, 2.5), (-3.0, 3.0), (-4.0, 5.0), (-INF, -1.0), (0.3, INF), (8.0, 10.0),
+     (1.0, 1.001), (31.0, 33.0), (-INF, -50.0), (40.0, 40.001)],
 )  # fmt: skip
 def test_truncated_normal_follows_its_definition(a, b, dtype, tolerance):
     """Against the quantile of the truncated distribution in 60 digits."""
@@ -141,7 +150,8 @@ def test_truncated_normal_follows_its_definition(a, b, dtype, tolerance):
         flip = -1 if a > 0 else 1  # the tail that keeps the digits
         low, high = sorted((mpmath.ncdf(flip * mpmath.mpf(a)), mpmath.ncdf(flip * mpmath.mpf(b))))
         for i, value in enumerate(tensor):
-            u = (word(UNSIGNED_KEY, i) + mpmath.mpf(1) / 2) / mpmath.mpf(2) ** size
+            steps = signed(word(UNSIGNED_KEY, i), size) + mpmath.mpf(1) / 2
+            u = steps / mpmath.mpf(2) ** size + mpmath.mpf(1) / 2
             p = low + (u if flip > 0 else 1 - u) * (high - low)
             guess = flip * mpmath.mpf(value)
             # One Newton step from the value: the distance to the quantile, far above its error.
@@ -265,16 +275,16 @@ def test_any_box_in_any_layout(box, name, dtype, offset):
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(boxes(), st.sampled_from([*FILLS]), st.integers(2**32, 2**50))
+@given(boxes(), st.sampled_from([*FILLS]), st.integers(2**32, 2**44))
 def test_any_box_at_a_great_offset(box, name, offset):
     """A box behind a long leading dimension equals the same indices of a flat tensor."""
     shape, start, sizes, _, _ = box
     operator, parameters = FILLS[name]
     tensor = torch.empty([1, *sizes])
-    operator(tensor, KEY, *parameters, [2**51, *shape], [offset, *start])
+    operator(tensor, KEY, *parameters, [2**45, *shape], [offset, *start])
     elements = math.prod(shape)
     flat = torch.empty(elements)
-    operator(flat, KEY, *parameters, [2**51 * elements], [offset * elements])
+    operator(flat, KEY, *parameters, [2**45 * elements], [offset * elements])
     slices = tuple(slice(s, s + n) for s, n in zip(start, sizes, strict=True))
     assert_same_bits(tensor[0], flat.view(shape)[slices])
 
@@ -302,7 +312,8 @@ def test_low_precision_is_rounded_float32(fill, dtype):
         assert kept.all()
     assert torch.equal(narrow[inside], rounded[inside])
     # Outside values move to the nearest value inside, one step of the format away.
-    assert ((narrow.double() - single.double()).abs() <= 2.0**-7 * single.double().abs()).all()
+    distance = (narrow.double() - single.double()).abs()
+    assert (distance <= 2.0**-7 * single.double().abs() + 2.0**-24).all()
 
 
 @pytest.mark.parametrize("flush", [True, False])

@@ -462,7 +462,7 @@ def even_series(c: Coefficients, x: Array, fma: Fma) -> Array:
 
 
 def centre_ratio(c: Coefficients, q: Array, fma: Fma) -> Array:
-    """The formula of InverseNormalCentreF32: errors of the quotient weigh a half at most."""
+    """The formula of InverseNormalWithin3F32: errors of the quotient weigh a half at most."""
     d = fma(-q, q, 0.25)
     return fma(q, 3, q * ratio(c, d, fma))
 
@@ -523,8 +523,8 @@ def cosine_target() -> Target:
     )
 
 
-def centre_target() -> Target:
-    """P / Q of InverseNormalCentreF32."""
+def centre_target(end: mpf) -> Target:
+    """P / Q of InverseNormalWithin2F32 and InverseNormalWithin3F32, for |q| up to an end."""
 
     def slope(d: mpf) -> mpf:
         q = mp.sqrt(mpf(0.25) - d)
@@ -533,7 +533,7 @@ def centre_target() -> Target:
     return Target.tabulate(
         lambda d: slope(d) - 3,
         lambda d: 1 / slope(d),
-        mpf(0.25) - CENTRE_END**2,
+        mpf(0.25) - end**2,
         mpf(0.25),
     )
 
@@ -547,7 +547,8 @@ def tail_target() -> Target:
     )
 
 
-CENTRE_END = mpf("0.49866")  # Phi(3) - 1/2 = 0.4986501...
+WITHIN_2_END = mpf("0.4773")  # Phi(2) - 1/2 = 0.4772499...
+WITHIN_3_END = mpf("0.49866")  # Phi(3) - 1/2 = 0.4986501...
 TAIL_ENDS = (mpf("2.56"), mpf("9.36"))  # p from 0.00137 down to 1e-38
 LOG_ENDS = (-mpf(1) / 3, mpf(1) / 3)
 UNIT_ENDS = (mpf(0), mpf(1))
@@ -592,14 +593,25 @@ APPROXIMATIONS = [
         bits=25.5,
     ),
     Approximation(
-        names=("InverseNormalCentreF32P", "InverseNormalCentreF32Q"),
+        names=("InverseNormalWithin2F32P", "InverseNormalWithin2F32Q"),
+        formula="Phi^-1(1/2 + q) = fma(q, 3, q (P(d) / Q(d))), d = fma(-q, q, 1/4)",
+        interval="q in [-0.4773, 0.4773]; in d, not q q, all terms of Q are positive",
+        dtype=np.float32,
+        ends=(mpf(0), WITHIN_2_END),
+        reference=inverse_normal_centre,
+        evaluate=centre_ratio,
+        target=lambda: centre_target(WITHIN_2_END),
+        bits=23.5,
+    ),
+    Approximation(
+        names=("InverseNormalWithin3F32P", "InverseNormalWithin3F32Q"),
         formula="Phi^-1(1/2 + q) = fma(q, 3, q (P(d) / Q(d))), d = fma(-q, q, 1/4)",
         interval="q in [-0.49866, 0.49866]; in d, not q q, all terms of Q are positive",
         dtype=np.float32,
-        ends=(mpf(0), CENTRE_END),
+        ends=(mpf(0), WITHIN_3_END),
         reference=inverse_normal_centre,
         evaluate=centre_ratio,
-        target=centre_target,
+        target=lambda: centre_target(WITHIN_3_END),
         bits=23.5,
     ),
     Approximation(

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "float_environment.h"
+#include "../float_environment.h"
 #include "kernels.h"
 #include "memory.h"
 

@@ -84,7 +84,8 @@ TORCHINIT_INLINE void fill_body(const Sampler& sampler, const TORCHINIT_TARGET::
     if (begin >= row_end) continue;
 
     Packet<Element, in_block> packet;
-    TORCHINIT_TARGET::fill_group<L, Sampler, Store, false>(sampler, keys, block, packet.values);
+    const TORCHINIT_TARGET::BlockRun<L> run(block, keys);
+    TORCHINIT_TARGET::fill_group<L, Sampler, Store, false>(sampler, run, packet.values);
     const bool whole = begin >= index && begin + in_block <= row_end;
     Element* const there = to + place + static_cast<int64_t>(begin - index);
     if (whole && contiguous && reinterpret_cast<uintptr_t>(there) % sizeof packet == 0) {

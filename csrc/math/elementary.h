@@ -5,6 +5,8 @@
 // errors are in coefficients.h; docs/accuracy.md has the errors measured over all inputs.
 #pragma once
 
+#include <cstdint>
+
 #include "../platform.h"
 #include "coefficients.h"
 
@@ -19,34 +21,53 @@ TORCHINIT_INLINE F horner(F x) {
   return sum;
 }
 
-// log(x), x positive and normal. x = 2^e m with m in [2/3, 4/3), so that log(m) keeps its relative
-// accuracy on both sides of one.
-template <class L>
-TORCHINIT_INLINE typename L::f32 log(typename L::f32 x) {
-  const typename L::i32 bits = L::bits(x);
-  const typename L::i32 e = (bits - 0x3f2aaaab) >> 23;
-  const typename L::u32 m = typename L::u32(bits) - (typename L::u32(e) << 23);
-  const typename L::f32 f = L::from_bits(m) - 1.0f;
-  const typename L::f32 log_m = L::fma(f * f, horner<L, coefficients::LogF32>(f), f);
-  return L::fma(L::to_float(e), L::broadcast(0x1.62e430p-1f, x), log_m);
+// The polynomial of log(1 + f) turned into that of -2 log(1 + f) in terms of g = -2 f: every
+// coefficient is multiplied by a power of two, which is exact.
+struct MinusTwoLogF32 {
+  static constexpr int degree = coefficients::LogF32::degree;
+  TORCHINIT_CONSTEXPR float at(int k) {
+    float factor = -0.5f;
+    for (int i = 0; i < k; ++i) factor *= -0.5f;
+    return coefficients::LogF32::at(k) * factor;
+  }
+};
+// The same for the series in z = s^2, s = f / (2 + f), in terms of (2 s)^2.
+struct MinusTwoLogF64 {
+  static constexpr int degree = coefficients::LogF64::degree;
+  TORCHINIT_CONSTEXPR double at(int k) {
+    double factor = 0.25;
+    for (int i = 0; i < k; ++i) factor *= 0.25;
+    return coefficients::LogF64::at(k) * factor;
+  }
+};
+
+// -2 log(x 2^-shift), x positive and normal. x 2^-shift = 2^e m with m in [2/3, 4/3), so that
+// log(m) keeps its relative accuracy on both sides of one.
+template <class L, int shift>
+TORCHINIT_INLINE typename L::f32 minus_two_log(typename L::f32 x) {
+  const typename L::i32 offset = L::bits(x) - (0x3f2aaaab + (shift << 23));
+  const typename L::i32 e = offset >> 23;
+  const typename L::f32 m = L::from_bits((offset & 0x7fffff) + 0x3f2aaaab);
+  const typename L::f32 g = L::fma(m, L::broadcast(-2.0f, x), L::broadcast(2.0f, x));
+  const typename L::f32 of_m = L::fma(g * g, horner<L, MinusTwoLogF32>(g), g);
+  return L::fma(L::to_float(e), L::broadcast(-0x1.62e430p0f, x), of_m);
 }
 
-template <class L>
-TORCHINIT_INLINE typename L::f64 log(typename L::f64 x) {
-  const typename L::u64 bits = L::bits(x);
-  // The exponent plus 1023 in the upper twelve bits: never negative, so logical shifts will do.
-  const typename L::u64 biased = bits - (0x3fe5555555555555u - 0x3ff0000000000000u);
-  const typename L::u64 exponent = biased & 0xfff0000000000000u;
-  const typename L::f64 k =
-      L::from_bits((exponent >> 52) | 0x4330000000000000u) - 0x1.00000000003ffp52;
-  const typename L::f64 f = L::from_bits(bits - exponent + 0x3ff0000000000000u) - 1.0;
-  const typename L::f64 s = f / (f + 2.0);
+template <class L, int shift>
+TORCHINIT_INLINE typename L::f64 minus_two_log(typename L::f64 x) {
+  constexpr uint64_t two_thirds = 0x3fe5555555555555u, one = 0x3ff0000000000000u;
+  // e + 1023 above the fraction: never negative, so logical shifts will do.
+  const typename L::u64 offset = L::bits(x) - (two_thirds - one + (uint64_t{shift} << 52));
+  const typename L::f64 e =
+      L::from_bits((offset >> 52) | 0x4330000000000000u) - 0x1.00000000003ffp52;
+  const typename L::f64 m = L::from_bits((offset & 0xfffffffffffffu) + two_thirds);
+  const typename L::f64 s = L::fma(m, L::broadcast(-2.0, x), L::broadcast(2.0, x)) / (m + 1.0);
   const typename L::f64 z = s * s;
-  const typename L::f64 tail = s * z * horner<L, coefficients::LogF64>(z);
-  // ln 2 in two parts: k times the first is exact.
-  const typename L::f64 low = L::fma(k, L::broadcast(0x1.ef35793c76730p-45, x), tail);
-  const typename L::f64 log_m = L::fma(s, L::broadcast(2.0, x), low);
-  return L::fma(k, L::broadcast(0x1.62e42fefa3800p-1, x), log_m);
+  const typename L::f64 tail = s * z * horner<L, MinusTwoLogF64>(z);
+  // -2 ln 2 in two parts: e times the first is exact.
+  const typename L::f64 low = L::fma(e, L::broadcast(-0x1.ef35793c76730p-44, x), tail);
+  const typename L::f64 of_m = L::fma(s, L::broadcast(2.0, x), low);
+  return L::fma(e, L::broadcast(-0x1.62e42fefa3800p0, x), of_m);
 }
 
 // sin and cos of (pi / 4) x, x in [-1, 1].

@@ -84,12 +84,12 @@ constexpr int group_size = 4 * L::blocks / Store::words;
 template <class Store>
 constexpr int block_size = 4 / Store::words;
 
-// One group: the elements of L::blocks blocks from `block` on.
+// One group: the elements of the L::blocks blocks where the run stands.
 template <class L, class Sampler, class Store, bool streaming>
-TORCHINIT_INLINE void fill_group(const Sampler& sampler, const RoundKeys& keys, uint64_t block,
+TORCHINIT_INLINE void fill_group(const Sampler& sampler, const BlockRun<L>& run,
                                  typename Store::Element* to) {
   typename L::u64 w[4];
-  philox<L>(L::broadcast64(block) + L::block_offsets(), keys, w);
+  run.words(w);
   typename Store::template Value<L> x, y;
   if constexpr (Store::words == 1) {
     typename L::u32 first[L::halves], second[L::halves];

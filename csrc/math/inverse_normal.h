@@ -13,25 +13,30 @@ TORCHINIT_INLINE F rational(F x) {
   return horner<L, P>(x) / horner<L, Q>(x);
 }
 
-// Phi^-1(1/2 + q), |q| <= Phi(3) - 1/2. The variable 1/4 - q^2 keeps its digits towards the tails,
-// and the rational function is but a correction of 3 q, so that its rounding hardly counts.
-template <class L>
+// Phi^-1(1/2 + q), |q| <= Phi(sigmas) - 1/2, sigmas two or three. The variable 1/4 - q^2 keeps its
+// digits towards the tails, and the rational function is but a correction of 3 q, so that its
+// rounding hardly counts.
+template <class L, int sigmas>
 TORCHINIT_INLINE typename L::f32 inverse_normal_centre(typename L::f32 q) {
   using namespace coefficients;
+  static_assert(sigmas == 2 || sigmas == 3);
   const typename L::f32 d = L::fma(-q, q, L::broadcast(0.25f, q));
-  const typename L::f32 correction =
-      q * rational<L, InverseNormalCentreF32P, InverseNormalCentreF32Q>(d);
-  return L::fma(q, L::broadcast(3.0f, q), correction);
+  typename L::f32 ratio;
+  if constexpr (sigmas == 2)
+    ratio = rational<L, InverseNormalWithin2F32P, InverseNormalWithin2F32Q>(d);
+  else
+    ratio = rational<L, InverseNormalWithin3F32P, InverseNormalWithin3F32Q>(d);
+  return L::fma(q, L::broadcast(3.0f, q), q * ratio);
 }
 
 // Phi^-1(p) for p from 1e-38 to Phi(3).
 template <class L>
 TORCHINIT_INLINE typename L::f32 inverse_normal(typename L::f32 p) {
   using namespace coefficients;
-  const typename L::f32 centre = inverse_normal_centre<L>(p - 0.5f);
+  const typename L::f32 centre = inverse_normal_centre<L, 3>(p - 0.5f);
   const typename L::u32 tail = typename L::u32(L::bits(p - 0x1.61e2p-10f));  // Phi(-3) = 0.00135
   if (!L::any(tail)) return centre;  // the same bits, sooner
-  const typename L::f32 r = L::sqrt(-log<L>(p));
+  const typename L::f32 r = L::sqrt(minus_two_log<L, 0>(p) * 0.5f);
   const typename L::f32 correction = rational<L, InverseNormalTailF32P, InverseNormalTailF32Q>(r);
   return L::select(tail, -L::fma(r, L::broadcast(1.5f, r), correction), centre);
 }
@@ -46,7 +51,7 @@ TORCHINIT_INLINE typename L::f64 inverse_normal(typename L::f64 p) {
       q * horner<L, InverseNormalCentreF64P>(d) / horner<L, InverseNormalCentreF64Q>(d);
   const typename L::u64 tail = L::bits(d);  // negative beyond |q| = 0.425
   if (!L::any(tail)) return centre;
-  const typename L::f64 r = L::sqrt(-log<L>(p));
+  const typename L::f64 r = L::sqrt(minus_two_log<L, 0>(p) * 0.5);
   const typename L::f64 far = r - 5.0;
   const typename L::f64 middle =
       rational<L, InverseNormalMiddleF64P, InverseNormalMiddleF64Q>(r - 1.6);

@@ -28,11 +28,14 @@ TORCHINIT_INLINE RoundKeys round_keys(uint64_t key) {
   return keys;
 }
 
+// The multipliers of words 0 and 2.
+constexpr uint32_t kFirst = 0xD2511F53u, kSecond = 0xCD9E8D57u;
+
 // One round on the counter (c0, c1, c2, c3).
 template <class L>
 TORCHINIT_INLINE void philox_round(typename L::u64 c[4], uint32_t first, uint32_t second) {
-  const typename L::u64 p0 = L::multiply_wide(c[0], 0xD2511F53u);
-  const typename L::u64 p1 = L::multiply_wide(c[2], 0xCD9E8D57u);
+  const typename L::u64 p0 = L::multiply_wide(c[0], kFirst);
+  const typename L::u64 p1 = L::multiply_wide(c[2], kSecond);
   c[0] = (p1 >> 32) ^ c[1] ^ first;
   c[2] = (p0 >> 32) ^ c[3] ^ second;
   c[1] = p1;
@@ -47,16 +50,43 @@ TORCHINIT_INLINE void philox_rounds(typename L::u64 c[4], const RoundKeys& keys)
     philox_round<L>(c, keys.first[round], keys.second[round]);
 }
 
-// Words of the blocks in the lanes of `block`; the high half of each lane is not defined.
+// A run of groups of blocks. The upper half of the block number enters the first two rounds alone;
+// while it stays the same they cost one product instead of four: the others are kept, or grow by a
+// constant from group to group.
 template <class L>
-TORCHINIT_INLINE void philox(typename L::u64 block, const RoundKeys& keys, typename L::u64 w[4]) {
-  // The first round with c2 = c3 = 0 needs one product only.
-  const typename L::u64 p0 = L::multiply_wide(block, 0xD2511F53u);
-  w[0] = (block >> 32) ^ keys.first[0];
-  w[1] = L::broadcast64(0);
-  w[2] = (p0 >> 32) ^ keys.second[0];
-  w[3] = p0;
-  philox_rounds<L, 1>(w, keys);
-}
+class BlockRun {
+ public:
+  // From the group whose first block is given.
+  TORCHINIT_INLINE BlockRun(uint64_t block, const RoundKeys& keys) : keys_(keys) {
+    const typename L::u64 blocks = L::broadcast64(block) + L::block_offsets();
+    product_ = L::multiply_wide(blocks, kFirst);
+    // Round 0 makes the words (upper half ^ key, 0, ...); this is its first product in round 1.
+    second_product_ = L::multiply_wide((blocks >> 32) ^ keys.first[0], kFirst);
+    high_ = (second_product_ >> 32) ^ keys.second[1];
+  }
+
+  // The words of the group; the upper half of each lane is not defined.
+  TORCHINIT_INLINE void words(typename L::u64 w[4]) const {
+    const typename L::u64 p1 = L::multiply_wide((product_ >> 32) ^ keys_.second[0], kSecond);
+    w[0] = (p1 >> 32) ^ keys_.first[1];
+    w[1] = p1;
+    w[2] = high_ ^ product_;
+    w[3] = second_product_;
+    philox_rounds<L, 2>(w, keys_);
+  }
+
+  // To the next group, whose blocks must have the same upper halves.
+  TORCHINIT_INLINE void advance() { product_ = product_ + uint64_t{L::blocks} * kFirst; }
+
+  // How many groups from a block on can follow each other so: at least one.
+  static TORCHINIT_INLINE uint64_t length(uint64_t block) {
+    const uint64_t groups = (0x100000000u - (block & 0xffffffffu)) / L::blocks;
+    return groups ? groups : 1;
+  }
+
+ private:
+  const RoundKeys& keys_;
+  typename L::u64 product_, second_product_, high_;
+};
 
 }  // namespace torchinit::TORCHINIT_TARGET

@@ -26,15 +26,28 @@ void visit_transform(const Plan& plan, const Visitor& visit) {
   switch (plan.transform) {
     case Transform::Words:
       if (dtype == Dtype::Int32)
-        visit.template run<L, StoreWords32>(WordsSampler{});
+        visit.template run<L, StoreWords32>(Independent<WordsValue>{});
       else
-        visit.template run<L, StoreWords64>(WordsSampler{});
+        visit.template run<L, StoreWords64>(Independent<WordsValue>{});
       break;
     case Transform::Uniform:
       if (wide)
-        visit.template run<L, StoreFloat64>(UniformSampler<double>{plan.uniform64});
+        visit.template run<L, StoreFloat64>(
+            Independent<UniformValue<double, false>>{{plan.uniform64}});
       else
-        visit_narrow<L>(visit, dtype, UniformSampler<float>{plan.uniform32});
+        visit.template run<L, StoreFloat32>(
+            Independent<UniformValue<float, false>>{{plan.uniform32}});
+      break;
+    case Transform::ClampedUniform:
+      if (wide)
+        visit.template run<L, StoreFloat64>(
+            Independent<UniformValue<double, true>>{{plan.uniform64}});
+      else
+        visit_narrow<L>(visit, dtype, Independent<UniformValue<float, true>>{{plan.uniform32}});
+      break;
+    case Transform::WideUniform:
+      visit_narrow<OneLane>(visit, dtype,
+                            Independent<Widened<UniformValue<double, true>>>{{{plan.uniform64}}});
       break;
     case Transform::Normal:
       if (wide)
@@ -42,23 +55,29 @@ void visit_transform(const Plan& plan, const Visitor& visit) {
       else
         visit_narrow<L>(visit, dtype, NormalSampler<float>{plan.normal32});
       break;
-    case Transform::TruncatedCentre:
-      visit_narrow<L>(visit, dtype, TruncatedCentreSampler{plan.centre});
+    case Transform::TruncatedWithin2:
+      visit_narrow<L>(visit, dtype, Independent<TruncatedCentreValue<2>>{{plan.centre}});
+      break;
+    case Transform::TruncatedWithin3:
+      visit_narrow<L>(visit, dtype, Independent<TruncatedCentreValue<3>>{{plan.centre}});
       break;
     case Transform::Truncated:
       if (wide)
-        visit.template run<L, StoreFloat64>(TruncatedSampler<double>{plan.truncated64});
+        visit.template run<L, StoreFloat64>(
+            Independent<TruncatedValue<double>>{{plan.truncated64}});
       else
-        visit_narrow<L>(visit, dtype, TruncatedSampler<float>{plan.truncated32});
+        visit_narrow<L>(visit, dtype, Independent<TruncatedValue<float>>{{plan.truncated32}});
       break;
-    case Transform::TruncatedWide:
-      visit_narrow<OneLane>(visit, dtype, TruncatedWideSampler{{plan.truncated64}});
+    case Transform::WideTruncated:
+      visit_narrow<OneLane>(visit, dtype,
+                            Independent<Widened<TruncatedValue<double>>>{{{plan.truncated64}}});
       break;
     case Transform::TruncatedTail:
       if (wide)
-        visit.template run<OneLane, StoreFloat64>(TruncatedTailSampler{plan.tail});
+        visit.template run<OneLane, StoreFloat64>(Independent<TruncatedTailValue>{{plan.tail}});
       else
-        visit_narrow<OneLane>(visit, dtype, TruncatedTailSampler{plan.tail});
+        visit_narrow<OneLane>(visit, dtype,
+                              Independent<Widened<TruncatedTailValue>>{{{plan.tail}}});
       break;
     case Transform::Constant:
       break;

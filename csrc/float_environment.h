@@ -9,7 +9,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace torchinit::cpu {
+namespace torchinit {
 
 // Sets the default modes for the calling thread and restores the former ones at the end.
 class FloatEnvironment {
@@ -37,4 +37,4 @@ class FloatEnvironment {
 #endif
 };
 
-}  // namespace torchinit::cpu
+}  // namespace torchinit

@@ -1,0 +1,11 @@
+"""What several test modules need."""
+
+from __future__ import annotations
+
+import pytest
+
+from torchinit import native
+
+native_only = pytest.mark.skipif(
+    native.module is None, reason=f"promised by the native module only: {native.reason}"
+)
