@@ -1,0 +1,108 @@
+"""The command line: ``torchinit demo`` and ``torchinit info``.
+
+Exit codes: 0 success, 1 a parameter failed its check or did not fit into memory, 2 bad usage,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from torchinit import demo, info
+from torchinit.dispatch import FLOATING_DTYPES
+from torchinit.models import MODELS
+from torchinit.version import __version__
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATING_DTYPES}
+_DEFAULT_MODEL = next(iter(MODELS))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code.
+
+    Args:
+        argv: arguments without the program's name; None is those of the process.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "info":
+            return info.run(as_json=arguments.json)
+        return demo.run(
+            arguments.model,
+            dtype=_DTYPES[arguments.dtype],
+            device=arguments.device or _best_device(),
+            seed=arguments.seed,
+            as_json=arguments.json,
+        )
+    except MemoryError as error:
+        print(f"torchinit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("torchinit: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="torchinit", description="Weight initialisation for PyTorch at memory speed."
+    )
+    parser.add_argument("--version", action="version", version=f"torchinit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo_parser = commands.add_parser(
+        "demo",
+        help="initialise a real transformer, time it and check every parameter",
+        description="Initialises a real transformer, compares the time with that of torch.nn.init "
+        "and zero_, and checks every parameter. Where memory is short, a smaller model is taken.",
+    )
+    demo_parser.add_argument(
+        "--model", choices=MODELS, default=_DEFAULT_MODEL, help="default: %(default)s"
+    )
+    demo_parser.add_argument(
+        "--dtype", choices=_DTYPES, default="bfloat16", help="default: %(default)s"
+    )
+    demo_parser.add_argument(
+        "--device", type=_device, help="cpu, cuda or cuda:N; default: cuda if there is one"
+    )
+    demo_parser.add_argument(
+        "--seed", type=_seed, default=0, help="of every random value; default: %(default)s"
+    )
+    demo_parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    info_parser = commands.add_parser(
+        "info", help="what was built, what is in use, and why", description=info.__doc__
+    )
+    info_parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device") from None
+    if device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither cpu nor cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 2**64 - 1")
+    return seed

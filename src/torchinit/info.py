@@ -1,0 +1,108 @@
+"""What was built, what is in use, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import Any
+
+import torch
+
+from torchinit import native
+from torchinit.dispatch import FLOATING_DTYPES, TORCH_SCHEMES, which
+from torchinit.version import __version__
+
+# Stands for every scheme with a native fill: which path they take depends on the tensor alone.
+_SCHEME = "normal"
+
+
+def run(as_json: bool) -> int:
+    """Prints the state of the installation and returns the exit code, 0."""
+    state = collect()
+    print(json.dumps(state, indent=2) if as_json else _text(state))
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    """Returns the state of the installation, ready for JSON."""
+    module = native.module
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "native": {
+            "loaded": module is not None,
+            "reason": native.reason,
+            "instruction_sets": list(module.instruction_sets()) if module else [],
+            "instruction_set": module.instruction_set() if module else None,
+        },
+        "cuda": {
+            "loaded": native.cuda is not None,
+            "reason": native.cuda_reason,
+            "torch_architectures": torch.cuda.get_arch_list(),
+            "devices": _cuda_devices(),
+        },
+        "threads": torch.get_num_threads(),
+        "environment": {
+            name: value for name, value in os.environ.items() if name.startswith("TORCHINIT_")
+        },
+        "which": {device: _paths(device) for device in _device_types()},
+        "always_torch": sorted(TORCH_SCHEMES),
+    }
+
+
+def _device_types() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _cuda_devices() -> list[dict[str, str]]:
+    devices = []
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        name = torch.cuda.get_device_name(index)
+        devices.append({"name": name, "architecture": f"sm_{major}{minor}"})
+    return devices
+
+
+def _paths(device: str) -> dict[str, dict[str, str]]:
+    # complex64 stands for the dtypes that only torch serves.
+    dtypes = (*FLOATING_DTYPES, torch.complex64)
+    return {
+        str(dtype).removeprefix("torch."): which(
+            torch.empty(0, dtype=dtype, device=device), _SCHEME
+        )._asdict()
+        for dtype in dtypes
+    }
+
+
+def _text(state: dict[str, Any]) -> str:
+    native_state, cuda = state["native"], state["cuda"]
+    environment = [f"{name}={value}" for name, value in state["environment"].items()]
+    devices = [f"{device['name']} ({device['architecture']})" for device in cuda["devices"]]
+    fields = {
+        "torchinit": state["version"],
+        "python": state["python"],
+        "torch": state["torch"],
+        "native module": native_state["reason"],
+        "instruction set": native_state["instruction_set"] or "none",
+        "  of": _listed(native_state["instruction_sets"]),
+        "CUDA module": cuda["reason"],
+        "CUDA of torch": _listed(cuda["torch_architectures"]),
+        "CUDA devices": _listed(devices),
+        "threads": state["threads"],
+        "environment": _listed(environment),
+    }
+    lines = [f"{name:16} {value}" for name, value in fields.items()]
+    lines += ["", "who fills a tensor:"]
+    for device, paths in state["which"].items():
+        lines += [
+            f"  {device:5} {dtype:10} {path['path']:7} {path['reason']}"
+            for dtype, path in paths.items()
+        ]
+    lines.append(f"  {_listed(state['always_torch'])}: torch everywhere")
+    return "\n".join(lines)
+
+
+def _listed(items: list[str]) -> str:
+    return ", ".join(items) or "none"
