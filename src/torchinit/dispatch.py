@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,22 +72,45 @@ def is_native(tensor: Tensor) -> bool:
     return not _obstacle(tensor)
 
 
+def is_direct(tensor: Tensor) -> bool:
+    """Returns whether the kernel can be called at once for a tensor that is native.
+
+    That is: its memory is at hand, and nothing (a tracer, a mode, a transform of functorch) wants to
+    see the operator.
+    """
+    return (
+        tensor.is_cpu
+        and type(tensor) is not FakeTensor
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
 def _obstacle(tensor: Tensor) -> str:
     """Returns why the operators cannot serve a tensor; empty if they can."""
+    obstacle = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
+    if not obstacle and tensor.is_neg():
+        return "the tensor is a view with the negative bit set"
+    return obstacle
+
+
+@functools.cache
+def _obstacle_of_kind(
+    kind: type, dtype: torch.dtype, layout: torch.layout, device_type: str
+) -> str:
+    """The part of ``_obstacle`` that all tensors of a kind share, worked out once: calls count."""
     if native.module is None:
         return native.reason
-    if type(tensor) not in _KNOWN_TYPES:
-        return f"tensor subclass {type(tensor).__name__} is not known"
-    if tensor.dtype not in FLOATING_DTYPES:
-        return f"dtype {tensor.dtype} is not one of the native ones"
-    device = tensor.device.type
-    if device == "cuda":
+    if kind not in _KNOWN_TYPES:
+        return f"tensor subclass {kind.__name__} is not known"
+    if dtype not in FLOATING_DTYPES:
+        return f"dtype {dtype} is not one of the native ones"
+    if device_type == "cuda":
         if native.cuda is None:
             return native.cuda_reason
-    elif device not in ("cpu", "meta"):
-        return f"device type {device} has no native kernels"
-    if tensor.layout is not torch.strided:
-        return f"layout {tensor.layout} is not strided"
-    if tensor.is_neg():
-        return "the tensor is a view with the negative bit set"
+    elif device_type not in ("cpu", "meta"):
+        return f"device type {device_type} has no native kernels"
+    if layout is not torch.strided:
+        return f"layout {layout} is not strided"
     return ""

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import init as torch_init
 
 from torchinit import ops
-from torchinit.dispatch import is_native
+from torchinit.dispatch import is_direct, is_native
 from torchinit.errors import ArgumentError
 from torchinit.fans import calculate_gain, kaiming_std, xavier_std
-from torchinit.keys import draw_key
+from torchinit.keys import draw_key, draw_key_number
 from torchinit.orthogonal import fill_orthogonal
 
 __all__ = [
@@ -50,22 +51,26 @@ __all__ = [
 _SQRT3 = math.sqrt(3.0)
 
 
+def _fill(
+    operator: Callable[..., None], tensor: Tensor, generator: Generator | None, *parameters: float
+) -> Tensor:
+    """Draws a key and fills by an operator, outside autograd; leaves meta tensors alone."""
+    if is_direct(tensor):
+        ops.call_directly(operator, tensor, draw_key_number(generator), parameters)
+    elif not tensor.is_meta:
+        with torch.no_grad():
+            operator(tensor, draw_key(generator), *parameters)
+    return tensor
+
+
 def _uniform(tensor: Tensor, a: float, b: float, generator: Generator | None) -> Tensor:
     ops.check_uniform(tensor.dtype, a, b)
-    ops.check_writable(tensor)
-    if not tensor.is_meta:
-        with torch.no_grad():
-            ops.uniform_(tensor, draw_key(generator), a, b)
-    return tensor
+    return _fill(ops.uniform_, tensor, generator, a, b)
 
 
 def _normal(tensor: Tensor, mean: float, std: float, generator: Generator | None) -> Tensor:
     ops.check_normal(mean, std)
-    ops.check_writable(tensor)
-    if not tensor.is_meta:
-        with torch.no_grad():
-            ops.normal_(tensor, draw_key(generator), mean, std)
-    return tensor
+    return _fill(ops.normal_, tensor, generator, mean, std)
 
 
 def uniform_(
@@ -135,7 +140,6 @@ def trunc_normal_(
     mean, std, a, b = float(mean), float(std), float(a), float(b)
     ops.check_normal(mean, std)
     ops.check_interval(a, b)
-    ops.check_writable(tensor)
     if tensor.is_meta:
         return tensor
     if mean < a - 2 * std or mean > b + 2 * std:
@@ -144,9 +148,7 @@ def trunc_normal_(
             "The distribution of values may be incorrect.",
             stacklevel=2,
         )
-    with torch.no_grad():
-        ops.trunc_normal_(tensor, draw_key(generator), mean, std, a, b)
-    return tensor
+    return _fill(ops.trunc_normal_, tensor, generator, mean, std, a, b)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -159,8 +161,9 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
         return torch_init.constant_(tensor, val)
     val = float(val)
     ops.check_constant(tensor.dtype, val)
-    ops.check_writable(tensor)
-    if not tensor.is_meta:
+    if is_direct(tensor):
+        ops.call_directly(ops.constant_, tensor, 0, (val,))
+    elif not tensor.is_meta:
         with torch.no_grad():
             ops.constant_(tensor, val)
     return tensor

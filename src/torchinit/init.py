@@ -190,9 +190,8 @@ def _check_parameters(
     gain: float | None,
 ) -> None:
     ops.check_normal(mean, std)
-    ops.check_finite(scale=scale)
-    if gain is not None:
-        ops.check_finite(gain=gain)
+    if not -math.inf < scale < math.inf or gain is not None:
+        ops.check_finite(scale=scale, gain=1.0 if gain is None else gain)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ArgumentError(f"groups={groups} must be a positive integer")
     try:
@@ -206,7 +205,7 @@ def _check_parameters(
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.is_quantized or tensor.dtype not in FLOATING_DTYPES:
+    if tensor.dtype not in FLOATING_DTYPES:
         raise TypeError(
             f"{name} has dtype {tensor.dtype}, which cannot be initialised: "
             f"expected one of {', '.join(map(str, FLOATING_DTYPES))}"

@@ -8,6 +8,7 @@ Environment variables, read once at import:
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 
@@ -19,35 +20,27 @@ def environment_flag(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
 
 
+def _import(name: str) -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module(f"torchinit.{name}"), "built and loaded"
+    except ModuleNotFoundError:
+        return None, f"the module torchinit.{name} was not built"
+    except ImportError as error:
+        return None, f"the module torchinit.{name} cannot be loaded: {error}"
+
+
 def _load() -> tuple[ModuleType | None, str]:
     if environment_flag("TORCHINIT_DISABLE_NATIVE"):
         return None, "turned off by TORCHINIT_DISABLE_NATIVE"
-    try:
-        from torchinit import _native
-    except ModuleNotFoundError:
-        return None, "the native module was not built"
-    except ImportError as error:
-        return None, f"the native module cannot be loaded: {error}"
+    loaded, why = _import("_native")
     wanted = os.environ.get("TORCHINIT_ISA", "")
-    if wanted and not _native.choose_instruction_set(wanted):
+    if loaded and wanted and not loaded.choose_instruction_set(wanted):
         raise ValueError(
             f"TORCHINIT_ISA={wanted!r} is not an instruction set of this machine, "
-            f"choose one of {_native.instruction_sets()}"
+            f"choose one of {loaded.instruction_sets()}"
         )
-    return _native, "built and loaded"
-
-
-def _load_cuda() -> tuple[ModuleType | None, str]:
-    if module is None:
-        return None, reason
-    try:
-        from torchinit import _cuda
-    except ModuleNotFoundError:
-        return None, "the CUDA module was not built"
-    except ImportError as error:
-        return None, f"the CUDA module cannot be loaded: {error}"
-    return _cuda, "built and loaded"
+    return loaded, why
 
 
 module, reason = _load()
-cuda, cuda_reason = _load_cuda()
+cuda, cuda_reason = _import("_cuda") if module else (None, reason)

@@ -35,6 +35,10 @@ _DTYPES = {
 }
 _FLOATS = frozenset(dtype for dtype in _DTYPES if dtype.is_floating_point)
 _INTEGERS = frozenset(_DTYPES) - _FLOATS
+_LIMITS = {dtype: torch.finfo(dtype).max for dtype in _FLOATS}
+
+
+_Parameters = tuple[float, float, float, float]
 
 
 def check_writable(tensor: Tensor) -> None:
@@ -56,12 +60,16 @@ def check_writable(tensor: Tensor) -> None:
 
 
 def check_memory(tensor: Tensor) -> None:
-    """Raises ArgumentError if a tensor lies in memory mapped read-only, where it can be told."""
+    """Raises ArgumentError if a tensor lies in memory mapped read-only, where it can be told.
+
+    Only memory that torch did not allocate can be, and such storages cannot be resized.
+    """
     if (
         native.module is None
-        or tensor.device.type != "cpu"
-        or isinstance(tensor, FakeTensor)
+        or not tensor.is_cpu
         or torch.compiler.is_compiling()
+        or isinstance(tensor, FakeTensor)
+        or tensor.untyped_storage().resizable()
         or native.module.is_writable(tensor.data_ptr(), _extent(tensor))
     ):
         return
@@ -102,7 +110,7 @@ def _check(
         raise TypeError(
             f"self has dtype {tensor.dtype}, expected one of {sorted(map(str, dtypes))}"
         )
-    if key is not None and (key.dtype != torch.int64 or key.dim() or key.device.type != "cpu"):
+    if key is not None and (key.dtype != torch.int64 or key.dim() or not key.is_cpu):
         raise TypeError(
             "key must be a 0-dimensional int64 tensor on the CPU, "
             f"got {key.dtype} of shape {tuple(key.shape)} on {key.device}"
@@ -124,18 +132,17 @@ def _check(
 
 def _fill_cpu(
     tensor: Tensor,
-    key: Tensor | None,
+    key: int,
     distribution: int,
-    parameters: tuple[float, float, float, float],
-    shape: Sequence[int] | None,
-    start: Sequence[int] | None,
+    parameters: _Parameters,
+    shape: Sequence[int] | None = None,
+    start: Sequence[int] | None = None,
 ) -> None:
     module = native.module
     if module is None:
         raise RuntimeError(f"torchinit has no native module: {native.reason}")
     check_memory(tensor)
-    number = 0 if key is None else int(key.item())
-    what = (distribution, _DTYPES[tensor.dtype], *parameters, number, tensor.data_ptr())
+    what = (distribution, _DTYPES[tensor.dtype], *parameters, key, tensor.data_ptr())
     threads = torch.get_num_threads()
     if shape is None and tensor.is_contiguous():
         module.fill(*what, tensor.numel(), threads)
@@ -155,16 +162,15 @@ def _extent(tensor: Tensor) -> int:
 
 def _fill_cuda(
     tensor: Tensor,
-    key: Tensor | None,
+    key: int,
     distribution: int,
-    parameters: tuple[float, float, float, float],
-    shape: Sequence[int] | None,
-    start: Sequence[int] | None,
+    parameters: _Parameters,
+    shape: Sequence[int] | None = None,
+    start: Sequence[int] | None = None,
 ) -> None:
     module = native.cuda
     if module is None:
         raise RuntimeError(f"torchinit has no CUDA module: {native.cuda_reason}")
-    number = 0 if key is None else int(key.item())
     sizes = list(tensor.shape)
     box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
     with torch.cuda.device(tensor.device):
@@ -173,7 +179,7 @@ def _fill_cuda(
             distribution,
             _DTYPES[tensor.dtype],
             *parameters,
-            number,
+            key,
             tensor.data_ptr(),
             sizes,
             tensor.stride(),
@@ -182,10 +188,15 @@ def _fill_cuda(
         )
 
 
-_Parameters = tuple[float, float, float, float]
 _Fill = Callable[
     [Tensor, Tensor | None, int, _Parameters, Sequence[int] | None, Sequence[int] | None], None
 ]
+
+
+def _count_write(tensor: Tensor) -> None:
+    """What autograd wants of an in-place operator that is defined in Python."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def _fill_fake(*_arguments: object) -> None:
@@ -196,18 +207,18 @@ def _register(name: str, schema: str, operator: Callable[[_Fill], Callable[..., 
     """Defines an operator and its implementations, which differ in the fill they end in."""
     _LIBRARY.define(f"{name}({schema}) -> ()")
 
-    def counted(fill: _Fill) -> _Fill:
-        def run(tensor: Tensor, *rest: Any) -> None:
+    def on_memory(fill: Callable[..., None]) -> _Fill:
+        def run(tensor: Tensor, key: Tensor | None, *rest: Any) -> None:
             if tensor.numel() > 0:
-                fill(tensor, *rest)
-            # An operator defined in Python has to count its own writes for autograd.
-            if not tensor.is_inference():
-                torch.autograd.graph.increment_version(tensor)
+                fill(tensor, 0 if key is None else int(key.item()), *rest)
+            _count_write(tensor)
 
         return run
 
-    _LIBRARY.impl(name, operator(counted(_fill_cpu)), "CPU")
-    _LIBRARY.impl(name, operator(counted(_fill_cuda)), "CUDA")
+    # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
+    _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    _LIBRARY.impl(name, operator(on_memory(_fill_cpu)), "CPU")
+    _LIBRARY.impl(name, operator(on_memory(_fill_cuda)), "CUDA")
     torch.library.register_fake(f"torchinit::{name}", operator(_fill_fake), lib=_LIBRARY)
 
 
@@ -220,22 +231,24 @@ def check_finite(**arguments: float) -> None:
 
 def check_uniform(dtype: torch.dtype, a: float, b: float) -> None:
     """Raises ArgumentError unless [a, b) is an interval within the range of the dtype."""
+    limit = _LIMITS[dtype]
+    if -limit <= a <= b <= limit and b - a <= limit:
+        return
     check_finite(a=a, b=b)
     if a > b:
         raise ArgumentError(f"a={a} must not be greater than b={b}")
-    limit = torch.finfo(dtype).max
     for name, value in (("a", a), ("b", b)):
         if not -limit <= value <= limit:
             raise ArgumentError(f"{name}={value} is out of the range of {dtype}, {-limit} to {limit}")
-    if b - a > limit:
-        raise ArgumentError(f"the width of [a={a}, b={b}) exceeds the range of {dtype}, {limit}")
+    raise ArgumentError(f"the width of [a={a}, b={b}) exceeds the range of {dtype}, {limit}")
 
 
 def check_normal(mean: float, std: float) -> None:
     """Raises ArgumentError unless mean is finite and std finite and not negative."""
+    if -math.inf < mean < math.inf and 0 <= std < math.inf:
+        return
     check_finite(mean=mean, std=std)
-    if std < 0:
-        raise ArgumentError(f"std={std} must not be negative")
+    raise ArgumentError(f"std={std} must not be negative")
 
 
 def check_interval(a: float, b: float) -> None:
@@ -246,7 +259,7 @@ def check_interval(a: float, b: float) -> None:
 
 def check_constant(dtype: torch.dtype, val: float) -> None:
     """Raises ArgumentError for a finite value beyond the range of the dtype."""
-    limit = torch.finfo(dtype).max
+    limit = _LIMITS[dtype]
     if math.isfinite(val) and abs(val) > limit:
         raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
 
@@ -341,3 +354,25 @@ normal_ = torch.ops.torchinit.normal_.default
 trunc_normal_ = torch.ops.torchinit.trunc_normal_.default
 constant_ = torch.ops.torchinit.constant_.default
 random_words_ = torch.ops.torchinit.random_words_.default
+
+_DISTRIBUTIONS = {
+    uniform_: _UNIFORM,
+    normal_: _NORMAL,
+    trunc_normal_: _TRUNCATED_NORMAL,
+    constant_: _CONSTANT,
+}
+
+
+def call_directly(
+    operator: Callable[..., None], tensor: Tensor, key: int, parameters: Sequence[float]
+) -> None:
+    """Does what an operator does on a plain CPU tensor, without torch's dispatcher.
+
+    For parameters that have been checked. A call of the operator costs as much as filling thousands
+    of elements, and small tensors are common.
+    """
+    check_writable(tensor)
+    if tensor.numel() > 0:
+        padded = (*parameters, 0.0, 0.0, 0.0)[:4]
+        _fill_cpu(tensor, key, _DISTRIBUTIONS[operator], padded)
+    _count_write(tensor)
