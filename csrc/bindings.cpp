@@ -86,6 +86,8 @@ PYBIND11_MODULE(_native, m) {
         return counter;
       },
       "The four words of any counter, for the published known answers.");
+  m.def("allow_huge_pages", &cpu::allow_huge_pages,
+        "Whether large fills ask for huge pages (they do, until told otherwise).");
   m.def("normal_cdf", &normal_cdf, "The normal CDF that the bounds of fills are prepared with.");
   m.def("instruction_set", [] { return std::string(cpu::active_set().name); });
   m.def("choose_instruction_set",

@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import native_only
 
+from conftest import native_only
 from torchinit import native, ops
 
 pytestmark = native_only
@@ -46,7 +47,7 @@ def test_no_libtorch_symbol():
 
 def test_the_symbol_check_can_fail():
     """torch's own library is full of them."""
-    library = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_python.so")
+    library = str(Path(torch.__file__).parent / "lib" / "libtorch_python.so")
     assert [symbol for symbol in undefined_symbols(library) if FORBIDDEN.search(symbol)]
 
 
@@ -76,7 +77,7 @@ with open("/proc/self/maps") as maps:
 def test_numbers_of_the_enumerations():
     """ops.py passes the numbers of csrc/plan.h."""
     kinds = native.module.Distribution
-    assert [ops._WORDS, ops._UNIFORM, ops._NORMAL, ops._TRUNCATED_NORMAL, ops._CONSTANT] == [
+    assert [
         int(kind)
         for kind in (
             kinds.WORDS,
@@ -85,7 +86,7 @@ def test_numbers_of_the_enumerations():
             kinds.TRUNCATED_NORMAL,
             kinds.CONSTANT,
         )
-    ]
+    ] == [ops._WORDS, ops._UNIFORM, ops._NORMAL, ops._TRUNCATED_NORMAL, ops._CONSTANT]
     for dtype, number in ops._DTYPES.items():
         name = str(dtype).removeprefix("torch.").upper()
         assert int(getattr(native.module.Dtype, name)) == number

@@ -712,6 +712,7 @@ PREAMBLE = """\
 #define TORCHINIT_COEFF
 #endif
 
+// clang-format off: one coefficient a line
 namespace torchinit::coefficients {
 """
 

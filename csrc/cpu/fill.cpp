@@ -50,6 +50,10 @@ class BoxFill {
       run_size_ *= dims[d].size;
   }
 
+  // Whether every element between the first and the last in memory belongs to the box.
+  bool covers_memory() const { return in_place_ && box_.dimensions.size() == 1; }
+  size_t bytes() const { return static_cast<size_t>(box_.count * element_); }
+
   void fill(int64_t begin, int64_t end) const {
     const size_t outer = box_.dimensions.size() - run_rank_;
     while (begin < end) {
@@ -129,6 +133,7 @@ class BoxFill {
 void fill(const Plan& plan, uint64_t key, const Box& box, void* data, int threads) {
   if (box.count == 0) return;
   const BoxFill work(plan, key, box, data);
+  if (work.covers_memory()) advise_huge_pages(data, work.bytes());
   const int64_t useful = (box.count + kElementsPerThread - 1) / kElementsPerThread;
   const int64_t pieces = std::max<int64_t>(1, std::min<int64_t>(threads, useful));
   if (pieces == 1) {

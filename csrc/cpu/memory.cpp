@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <atomic>
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -21,6 +23,12 @@ int64_t last_level_cache() {
 }
 
 namespace {
+
+std::atomic<bool> huge_pages_allowed{true};
+
+constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+// Below this the call costs more than the faults.
+constexpr size_t kLeastForHugePages = size_t{8} << 20;
 
 // MADV_POPULATE_WRITE (Linux 5.14): faults the page in as a write would, and fails where it may
 // not be written. Absent from older headers.
@@ -53,6 +61,19 @@ bool page_is_writable(uintptr_t address, uintptr_t page) {
 
 }  // namespace
 
+void advise_huge_pages(void* data, size_t bytes) {
+  if (bytes < kLeastForHugePages || !huge_pages_allowed.load(std::memory_order_relaxed)) return;
+  const uintptr_t first = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (first + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (first + bytes) / kHugePage * kHugePage;
+  // It is advice: a refusal (shared or file-backed memory, no support) changes nothing.
+  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
+void allow_huge_pages(bool allowed) {
+  huge_pages_allowed.store(allowed, std::memory_order_relaxed);
+}
+
 bool is_writable(const void* data, size_t bytes) {
   static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t first = reinterpret_cast<uintptr_t>(data);
@@ -65,6 +86,8 @@ bool is_writable(const void* data, size_t bytes) {
 #else
 
 int64_t last_level_cache() { return int64_t{32} << 20; }
+void advise_huge_pages(void*, size_t) {}
+void allow_huge_pages(bool) {}
 bool is_writable(const void*, size_t) { return true; }
 
 #endif

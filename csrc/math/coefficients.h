@@ -15,6 +15,7 @@
 #define TORCHINIT_COEFF
 #endif
 
+// clang-format off: one coefficient a line
 namespace torchinit::coefficients {
 
 // log(1 + f) = fma(f f, LogF32(f), f)

@@ -75,8 +75,8 @@ def is_native(tensor: Tensor) -> bool:
 def is_direct(tensor: Tensor) -> bool:
     """Returns whether the kernel can be called at once for a tensor that is native.
 
-    That is: its memory is at hand, and nothing (a tracer, a mode, a transform of functorch) wants to
-    see the operator.
+    That is: its memory is at hand, and nothing (a tracer, a mode, a transform of functorch) wants
+    to see the operator.
     """
     return (
         tensor.is_cpu
@@ -89,6 +89,8 @@ def is_direct(tensor: Tensor) -> bool:
 
 def _obstacle(tensor: Tensor) -> str:
     """Returns why the operators cannot serve a tensor; empty if they can."""
+    if native.module is None:
+        return native.reason
     obstacle = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
     if not obstacle and tensor.is_neg():
         return "the tensor is a view with the negative bit set"
@@ -100,8 +102,6 @@ def _obstacle_of_kind(
     kind: type, dtype: torch.dtype, layout: torch.layout, device_type: str
 ) -> str:
     """The part of ``_obstacle`` that all tensors of a kind share, worked out once: calls count."""
-    if native.module is None:
-        return native.reason
     if kind not in _KNOWN_TYPES:
         return f"tensor subclass {kind.__name__} is not known"
     if dtype not in FLOATING_DTYPES:

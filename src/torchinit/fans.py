@@ -41,9 +41,7 @@ def kaiming_std(shape: Sequence[int], a: float, mode: str, nonlinearity: str) ->
     """Returns the standard deviation ``gain / sqrt(fan)``; 0 where the fan is 0."""
     lowered = mode.lower()
     if lowered not in ("fan_in", "fan_out"):
-        raise ValueError(
-            f"Mode {lowered} not supported, please use one of ['fan_in', 'fan_out']"
-        )
+        raise ValueError(f"Mode {lowered} not supported, please use one of ['fan_in', 'fan_out']")
     fan_in, fan_out = calculate_fans(shape)
     fan = fan_in if lowered == "fan_in" else fan_out
     gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]

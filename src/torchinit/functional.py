@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch._ops import OpOverload
 from torch.nn import init as torch_init
 
 from torchinit import ops
@@ -52,7 +52,7 @@ _SQRT3 = math.sqrt(3.0)
 
 
 def _fill(
-    operator: Callable[..., None], tensor: Tensor, generator: Generator | None, *parameters: float
+    operator: OpOverload, tensor: Tensor, generator: Generator | None, *parameters: float
 ) -> Tensor:
     """Draws a key and fills by an operator, outside autograd; leaves meta tensors alone."""
     if is_direct(tensor):
@@ -210,9 +210,7 @@ def xavier_uniform_(
     return _uniform(tensor, -bound, bound, generator)
 
 
-def xavier_normal_(
-    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
-) -> Tensor:
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fills with N(0, s^2), s = gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010).
 
     Arguments and errors as for ``xavier_uniform_``.
@@ -286,8 +284,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
         return torch_init.orthogonal_(tensor, gain, generator)
     if tensor.dim() < 2:
         raise ValueError(
-            "Only tensors with 2 or more dimensions are supported, "
-            f"got shape {tuple(tensor.shape)}"
+            f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
         )
     ops.check_finite(gain=gain)
     ops.check_writable(tensor)

@@ -76,7 +76,7 @@ def init_(
     normal                               N(mean, std^2)                        0
     biased_normal                        N(mean, std^2)                        N(mean, std^2)
     uniform                              U[0, scale)                           0
-    kaiming_uniform, kaiming_normal      fan_in, gain sqrt(2)                  U(-r, r), 0 if r = 1/0
+    kaiming_uniform, kaiming_normal      fan_in, gain sqrt(2)                  U(-r, r); 0 without
     xavier_uniform, xavier_normal        gain 1                                the same
     trunc_normal                         N(mean, std^2) within trunc_clip      0
     dirac                                Dirac delta, by groups                0

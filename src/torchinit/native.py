@@ -4,6 +4,7 @@ Environment variables, read once at import:
     TORCHINIT_DISABLE_NATIVE: anything but empty or ``0`` turns the native module off.
     TORCHINIT_ISA: ``avx512``, ``avx2`` or ``portable`` forces an instruction set; an unknown name,
         or one that this processor has not, is an error.
+    TORCHINIT_HUGEPAGES: ``0`` keeps large fills from asking for huge pages.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def _load() -> tuple[ModuleType | None, str]:
             f"TORCHINIT_ISA={wanted!r} is not an instruction set of this machine, "
             f"choose one of {loaded.instruction_sets()}"
         )
+    if loaded and os.environ.get("TORCHINIT_HUGEPAGES", "") == "0":
+        loaded.allow_huge_pages(False)
     return loaded, why
 
 

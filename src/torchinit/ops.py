@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 
 from torchinit import native
@@ -49,8 +49,8 @@ def check_writable(tensor: Tensor) -> None:
     """
     if _overlaps(tensor):
         raise ArgumentError(
-            f"tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} has elements that "
-            "share memory (expanded?), fill a tensor without overlaps: clone() it first"
+            f"tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} has elements "
+            "that share memory (expanded?), fill a tensor without overlaps: clone() it first"
         )
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise ArgumentError(
@@ -208,7 +208,7 @@ def _register(name: str, schema: str, operator: Callable[[_Fill], Callable[..., 
     _LIBRARY.define(f"{name}({schema}) -> ()")
 
     def on_memory(fill: Callable[..., None]) -> _Fill:
-        def run(tensor: Tensor, key: Tensor | None, *rest: Any) -> None:
+        def run(tensor: Tensor, key: Tensor | None, *rest: object) -> None:
             if tensor.numel() > 0:
                 fill(tensor, 0 if key is None else int(key.item()), *rest)
             _count_write(tensor)
@@ -239,7 +239,9 @@ def check_uniform(dtype: torch.dtype, a: float, b: float) -> None:
         raise ArgumentError(f"a={a} must not be greater than b={b}")
     for name, value in (("a", a), ("b", b)):
         if not -limit <= value <= limit:
-            raise ArgumentError(f"{name}={value} is out of the range of {dtype}, {-limit} to {limit}")
+            raise ArgumentError(
+                f"{name}={value} is out of the range of {dtype}, {-limit} to {limit}"
+            )
     raise ArgumentError(f"the width of [a={a}, b={b}) exceeds the range of {dtype}, {limit}")
 
 
@@ -364,7 +366,7 @@ _DISTRIBUTIONS = {
 
 
 def call_directly(
-    operator: Callable[..., None], tensor: Tensor, key: int, parameters: Sequence[float]
+    operator: OpOverload, tensor: Tensor, key: int, parameters: Sequence[float]
 ) -> None:
     """Does what an operator does on a plain CPU tensor, without torch's dispatcher.
 
@@ -373,6 +375,6 @@ def call_directly(
     """
     check_writable(tensor)
     if tensor.numel() > 0:
-        padded = (*parameters, 0.0, 0.0, 0.0)[:4]
-        _fill_cpu(tensor, key, _DISTRIBUTIONS[operator], padded)
+        p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
+        _fill_cpu(tensor, key, _DISTRIBUTIONS[operator], (p0, p1, p2, p3))
     _count_write(tensor)
