@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,8 +79,8 @@ def is_direct(tensor: Tensor) -> bool:
     """
     return (
         tensor.is_cpu
-        and type(tensor) is not FakeTensor
         and not torch.compiler.is_compiling()
+        and type(tensor) is not FakeTensor
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
     )
@@ -91,17 +90,24 @@ def _obstacle(tensor: Tensor) -> str:
     """Returns why the operators cannot serve a tensor; empty if they can."""
     if native.module is None:
         return native.reason
-    obstacle = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
+    kind = (type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
+    if torch.compiler.is_compiling():
+        return _obstacle_of_kind(*kind)
+    obstacle = _obstacles.get(kind)
+    if obstacle is None:
+        obstacle = _obstacles[kind] = _obstacle_of_kind(*kind)
     if not obstacle and tensor.is_neg():
         return "the tensor is a view with the negative bit set"
     return obstacle
 
 
-@functools.cache
+# What was found for each kind of tensor before: looking costs more than small fills.
+_obstacles: dict[tuple[type, torch.dtype, torch.layout, str], str] = {}
+
+
 def _obstacle_of_kind(
     kind: type, dtype: torch.dtype, layout: torch.layout, device_type: str
 ) -> str:
-    """The part of ``_obstacle`` that all tensors of a kind share, worked out once: calls count."""
     if kind not in _KNOWN_TYPES:
         return f"tensor subclass {kind.__name__} is not known"
     if dtype not in FLOATING_DTYPES:

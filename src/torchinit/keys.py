@@ -27,6 +27,9 @@ def draw_key(generator: Generator | None = None) -> Tensor:
         A 0-dimensional int64 tensor on the CPU: all 64 bits of one ``random_(-2**63, None)``.
     """
     if generator is None:
+        if torch.compiler.is_compiling():
+            # Not every tracer knows random_ with these bounds: there the draw is an operator.
+            return torch.ops.torchinit.draw_key.default()  # type: ignore[no-any-return]
         return torch.empty((), dtype=torch.int64, device="cpu").random_(_LOWEST, None)
     key = torch.empty((), dtype=torch.int64, device=generator.device)
     return key.random_(_LOWEST, None, generator=generator).cpu()

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 
-from torchinit import native
+from torchinit import keys, native
 from torchinit.errors import ArgumentError
 
 _LIBRARY = torch.library.Library("torchinit", "DEF")
@@ -67,7 +67,6 @@ def check_memory(tensor: Tensor) -> None:
     if (
         native.module is None
         or not tensor.is_cpu
-        or torch.compiler.is_compiling()
         or isinstance(tensor, FakeTensor)
         or tensor.untyped_storage().resizable()
         or native.module.is_writable(tensor.data_ptr(), _extent(tensor))
@@ -338,6 +337,13 @@ def _random_words(fill: _Fill) -> Callable[..., None]:
 
     return random_words_
 
+
+# The tag keeps compilers from merging two draws into one.
+_LIBRARY.define("draw_key() -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+_LIBRARY.impl("draw_key", keys.draw_key, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "torchinit::draw_key", lambda: torch.empty((), dtype=torch.int64, device="cpu"), lib=_LIBRARY
+)
 
 _BOX = "SymInt[]? shape=None, SymInt[]? start=None"
 _register("uniform_", f"Tensor(a!) self, Tensor key, float a, float b, {_BOX}", _uniform)
