@@ -774,7 +774,7 @@ def header(sets: list[Coefficients]) -> str:
 def parse(text: str) -> list[Coefficients]:
     """The coefficients of a header."""
     sets = {
-        name: [float.fromhex(word) for word in re.findall(r"(-?0x[^f,]+)f?,", values)]
+        name: [float.fromhex(word) for word in re.findall(r"(-?0x[0-9a-f.]+p[-+]\d+)f?,", values)]
         for name, values in re.findall(r"struct (\w+) \{.*?c\[\] = \{(.*?)\};", text, re.DOTALL)
     }
     return [rounded([sets[n] for n in which.names], which.dtype) for which in APPROXIMATIONS]

@@ -25,8 +25,14 @@ struct LogF32 {
   static constexpr int degree = 7;
   TORCHINIT_COEFF static constexpr float at(int k) {
     constexpr float c[] = {
-        -0x1.ffffd4p-2f, 0x1.5554fap-2f, -0x1.00148cp-2f, 0x1.99d438p-3f,
-        -0x1.50338ap-3f, 0x1.1ea28ap-3f, -0x1.3b21fcp-3f, 0x1.1f40e4p-3f,
+        -0x1.ffffd4p-2f,
+        0x1.5554fap-2f,
+        -0x1.00148cp-2f,
+        0x1.99d438p-3f,
+        -0x1.50338ap-3f,
+        0x1.1ea28ap-3f,
+        -0x1.3b21fcp-3f,
+        0x1.1f40e4p-3f,
     };
     return c[k];
   }
@@ -71,7 +77,11 @@ struct InverseNormalWithin2F32P {
   static constexpr int degree = 4;
   TORCHINIT_COEFF static constexpr float at(int k) {
     constexpr float c[] = {
-        0x1.9c63fcp+1f, 0x1.6c07b4p+8f, 0x1.39da3cp+11f, -0x1.22da8ep+15f, -0x1.53bc58p+16f,
+        0x1.9c63fcp+1f,
+        0x1.6c07b4p+8f,
+        0x1.39da3cp+11f,
+        -0x1.22da8ep+15f,
+        -0x1.53bc58p+16f,
     };
     return c[k];
   }
@@ -80,7 +90,11 @@ struct InverseNormalWithin2F32Q {
   static constexpr int degree = 4;
   TORCHINIT_COEFF static constexpr float at(int k) {
     constexpr float c[] = {
-        0x1p+0f, 0x1.cbbb82p+7f, 0x1.c48b8cp+12f, 0x1.587858p+15f, 0x1.3d449cp+15f,
+        0x1p+0f,
+        0x1.cbbb82p+7f,
+        0x1.c48b8cp+12f,
+        0x1.587858p+15f,
+        0x1.3d449cp+15f,
     };
     return c[k];
   }
@@ -93,8 +107,14 @@ struct InverseNormalWithin3F32P {
   static constexpr int degree = 7;
   TORCHINIT_COEFF static constexpr float at(int k) {
     constexpr float c[] = {
-        0x1.2d19c8p+2f,  0x1.98560ep+13f,  0x1.43a624p+22f,  0x1.a8e0cp+28f,
-        0x1.6b3492p+32f, -0x1.564316p+35f, -0x1.23fd66p+38f, -0x1.1ceb72p+35f,
+        0x1.2d19c8p+2f,
+        0x1.98560ep+13f,
+        0x1.43a624p+22f,
+        0x1.a8e0cp+28f,
+        0x1.6b3492p+32f,
+        -0x1.564316p+35f,
+        -0x1.23fd66p+38f,
+        -0x1.1ceb72p+35f,
     };
     return c[k];
   }
@@ -103,8 +123,13 @@ struct InverseNormalWithin3F32Q {
   static constexpr int degree = 6;
   TORCHINIT_COEFF static constexpr float at(int k) {
     constexpr float c[] = {
-        0x1p+0f,         0x1.e383p+11f,   0x1.0c13b6p+21f, 0x1.19223cp+28f,
-        0x1.3cb4b4p+33f, 0x1.721686p+36f, 0x1.537a96p+37f,
+        0x1p+0f,
+        0x1.e383p+11f,
+        0x1.0c13b6p+21f,
+        0x1.19223cp+28f,
+        0x1.3cb4b4p+33f,
+        0x1.721686p+36f,
+        0x1.537a96p+37f,
     };
     return c[k];
   }
@@ -144,8 +169,13 @@ struct LogF64 {
   static constexpr int degree = 6;
   TORCHINIT_COEFF static constexpr double at(int k) {
     constexpr double c[] = {
-        0x1.5555555555773p-1, 0x1.99999998f1754p-2, 0x1.249249b1afd1bp-2, 0x1.c71c01a7d426ep-3,
-        0x1.7474d8ade18bdp-3, 0x1.3853939ef1b03p-3, 0x1.3ab8bff7ebd26p-3,
+        0x1.5555555555773p-1,
+        0x1.99999998f1754p-2,
+        0x1.249249b1afd1bp-2,
+        0x1.c71c01a7d426ep-3,
+        0x1.7474d8ade18bdp-3,
+        0x1.3853939ef1b03p-3,
+        0x1.3ab8bff7ebd26p-3,
     };
     return c[k];
   }
@@ -158,8 +188,12 @@ struct SinF64 {
   static constexpr int degree = 6;
   TORCHINIT_COEFF static constexpr double at(int k) {
     constexpr double c[] = {
-        0x1.921fb54442d18p-1,   -0x1.4abbce625be41p-4, 0x1.466bc677587p-9,
-        -0x1.32d2cce2d535dp-15, 0x1.50782fca388c2p-22, -0x1.e30063a007f81p-30,
+        0x1.921fb54442d18p-1,
+        -0x1.4abbce625be41p-4,
+        0x1.466bc677587p-9,
+        -0x1.32d2cce2d535dp-15,
+        0x1.50782fca388c2p-22,
+        -0x1.e30063a007f81p-30,
         0x1.e3eed5c4ea37bp-38,
     };
     return c[k];
@@ -173,8 +207,12 @@ struct CosF64 {
   static constexpr int degree = 6;
   TORCHINIT_COEFF static constexpr double at(int k) {
     constexpr double c[] = {
-        -0x1.3bd3cc9be45dep-2,  0x1.03c1f081b5aaep-6,   -0x1.55d3c7e3c928p-12,
-        0x1.e1f5068367b1cp-19,  -0x1.a6d1ec7e0b66fp-26, 0x1.f9cc40ac97c12p-34,
+        -0x1.3bd3cc9be45dep-2,
+        0x1.03c1f081b5aaep-6,
+        -0x1.55d3c7e3c928p-12,
+        0x1.e1f5068367b1cp-19,
+        -0x1.a6d1ec7e0b66fp-26,
+        0x1.f9cc40ac97c12p-34,
         -0x1.b263c3462dc8fp-42,
     };
     return c[k];
@@ -188,8 +226,14 @@ struct InverseNormalCentreF64P {
   static constexpr int degree = 7;
   TORCHINIT_COEFF static constexpr double at(int k) {
     constexpr double c[] = {
-        0x1.b18d91e9eef75p+1,  0x1.0a4888b1a436ep+7, 0x1.ece5d2213c0ccp+10, 0x1.ad1d8cd4ee71dp+13,
-        0x1.66c3e869b752ap+15, 0x1.06c1c55b78f2p+16, 0x1.052d26b2e45e4p+15, 0x1.39a296f7d925ep+11,
+        0x1.b18d91e9eef75p+1,
+        0x1.0a4888b1a436ep+7,
+        0x1.ece5d2213c0ccp+10,
+        0x1.ad1d8cd4ee71dp+13,
+        0x1.66c3e869b752ap+15,
+        0x1.06c1c55b78f2p+16,
+        0x1.052d26b2e45e4p+15,
+        0x1.39a296f7d925ep+11,
     };
     return c[k];
   }
@@ -218,8 +262,14 @@ struct InverseNormalMiddleF64P {
   static constexpr int degree = 7;
   TORCHINIT_COEFF static constexpr double at(int k) {
     constexpr double c[] = {
-        0x1.6c665fde9526ap+0, 0x1.2857748cab19bp+2, 0x1.713f71462256ap+2, 0x1.d2ecb1a3d02c4p+1,
-        0x1.453cc085375b2p+0, 0x1.ef2abb9b85c37p-3, 0x1.744eb6c45ec67p-6, 0x1.9615ac0b7ace9p-11,
+        0x1.6c665fde9526ap+0,
+        0x1.2857748cab19bp+2,
+        0x1.713f71462256ap+2,
+        0x1.d2ecb1a3d02c4p+1,
+        0x1.453cc085375b2p+0,
+        0x1.ef2abb9b85c37p-3,
+        0x1.744eb6c45ec67p-6,
+        0x1.9615ac0b7ace9p-11,
     };
     return c[k];
   }
@@ -248,8 +298,14 @@ struct InverseNormalFarF64P {
   static constexpr int degree = 7;
   TORCHINIT_COEFF static constexpr double at(int k) {
     constexpr double c[] = {
-        0x1.aa1b1c13ee526p+2, 0x1.5daea6e875003p+2,  0x1.c8ea6461fa445p+0,  0x1.2fad9315255cfp-2,
-        0x1.b2b41193b4ee7p-6, 0x1.45c1908425345p-10, 0x1.c6ec6cc59e02ap-16, 0x1.afb74d693bf93p-23,
+        0x1.aa1b1c13ee526p+2,
+        0x1.5daea6e875003p+2,
+        0x1.c8ea6461fa445p+0,
+        0x1.2fad9315255cfp-2,
+        0x1.b2b41193b4ee7p-6,
+        0x1.45c1908425345p-10,
+        0x1.c6ec6cc59e02ap-16,
+        0x1.afb74d693bf93p-23,
     };
     return c[k];
   }
