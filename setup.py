@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def native_modules() -> tuple[list[Extension], Any]:
         module.libraries = [name for name in module.libraries if name == "cudart"]
         module.runtime_library_dirs = []
 
-    class Build(BuildExtension):  # type: ignore[misc]
+    class Build(BuildExtension):
         def run(self) -> None:
             try:
                 super().run()
@@ -95,7 +94,7 @@ def native_modules() -> tuple[list[Extension], Any]:
                 if CHOICE != "auto":
                     raise
                 pure_python(f"the native build failed: {error}")
-                self.extensions = []
+                self.extensions: list[Extension] = []
 
     return modules, Build
 
@@ -106,7 +105,6 @@ def pure_python(reason: str) -> None:
         f"torchinit is installed WITHOUT its native module, so torch.nn.init serves everything "
         f"({reason}). `python -m torchinit info` repeats this; TORCHINIT_BUILD=none silences it."
     )
-    warnings.warn(message, stacklevel=2)
     print(f"warning: {message}", file=sys.stderr)
 
 

@@ -28,7 +28,7 @@ from torchinit.dispatch import is_direct, is_native
 from torchinit.errors import ArgumentError
 from torchinit.fans import calculate_gain, kaiming_std, xavier_std
 from torchinit.keys import draw_key, draw_key_number
-from torchinit.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
 
 __all__ = [
     "calculate_gain",
@@ -281,7 +281,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
         ArgumentError: gain not finite, overlapping tensor.
     """
     if not is_native(tensor):
-        return torch_init.orthogonal_(tensor, gain, generator)
+        return orthogonal_by_torch(tensor, gain, generator)
     if tensor.dim() < 2:
         raise ValueError(
             f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"

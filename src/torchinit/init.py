@@ -124,10 +124,7 @@ def init_(
             raise ArgumentError(
                 f"bias is on {bias.device} and weight on {weight.device}: move one of them"
             )
-    if init == "uniform":
-        ops.check_uniform(weight.dtype, 0.0, scale)
-    elif init == "constant":
-        ops.check_constant(weight.dtype, scale)
+    _check_scale(weight, init, scale)
     if weight.is_meta:
         return weight, bias
 
@@ -200,6 +197,14 @@ def _check_parameters(
         raise ArgumentError(f"trunc_clip={trunc_clip} must be a pair of bounds") from None
     if not a <= b or a == math.inf or b == -math.inf:
         raise ArgumentError(f"trunc_clip={trunc_clip} must be bounds (a, b) with a <= b, not NaN")
+
+
+def _check_scale(weight: Tensor, init: InitializationType, scale: float) -> None:
+    if init == "uniform" and scale < 0:
+        raise ArgumentError(f"scale={scale} must not be negative for uniform")
+    limit = torch.finfo(weight.dtype).max
+    if init in ("uniform", "constant") and abs(scale) > limit:
+        raise ArgumentError(f"scale={scale} is out of the range of {weight.dtype}, up to {limit}")
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

@@ -7,7 +7,8 @@ uniform over the orthogonal group).
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import init as torch_init
 
 from torchinit import ops
 
@@ -26,3 +27,13 @@ def fill_orthogonal(tensor: Tensor, key: Tensor, gain: float) -> None:
     q, r = torch.linalg.qr(gaussian.t() if rows < columns else gaussian)
     q = q * (r.diagonal().sign() * gain)
     tensor.copy_((q.t() if rows < columns else q).reshape(tensor.shape))
+
+
+def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None) -> Tensor:
+    """``torch.nn.init.orthogonal_``, which knows no 16-bit dtypes: for them by way of float32."""
+    if tensor.dtype not in (torch.float16, torch.bfloat16) or tensor.is_meta:
+        return torch_init.orthogonal_(tensor, gain, generator)
+    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+    torch_init.orthogonal_(single, gain, generator)
+    with torch.no_grad():
+        return tensor.copy_(single)

@@ -1,0 +1,169 @@
+"""Bad calls of init_: a clear error that names the argument, and both tensors as they were."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import torchinit
+from conftest import native_only
+from torchinit import cast_init_type, init_
+from torchinit.init import SCHEMES
+
+NAN, INF = math.nan, math.inf
+
+# Arguments of init_, and what the message must contain.
+BAD_ARGUMENTS = [
+    ({"std": -1.0}, "std=-1.0"),
+    ({"std": NAN}, "std=nan"),
+    ({"std": INF}, "std=inf"),
+    ({"mean": NAN}, "mean=nan"),
+    ({"mean": -INF}, "mean=-inf"),
+    ({"scale": NAN}, "scale=nan"),
+    ({"scale": INF}, "scale=inf"),
+    ({"gain": NAN}, "gain=nan"),
+    ({"trunc_clip": (2.0, 1.0)}, r"trunc_clip=\(2.0, 1.0\)"),
+    ({"trunc_clip": (NAN, 1.0)}, r"trunc_clip=\(nan, 1.0\)"),
+    ({"trunc_clip": (INF, INF)}, r"trunc_clip=\(inf, inf\)"),
+    ({"trunc_clip": 3.0}, "trunc_clip=3.0"),
+    ({"groups": 0}, "groups=0"),
+    ({"groups": 2.0}, "groups=2.0"),
+]
+
+
+def check(error, message, weight, bias, init, **arguments):
+    """The call raises, names what is wrong, and writes and draws nothing."""
+    tensors = [t for t in (weight, bias) if isinstance(t, torch.Tensor) and not t.is_meta]
+    tensors = [t for t in tensors if t.layout is torch.strided and not t.is_quantized]
+    before = [t.clone() for t in tensors]
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=message):
+        init_(weight, bias, init, **arguments)
+    for tensor, old in zip(tensors, before, strict=True):
+        assert torch.equal(tensor, old)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("init", SCHEMES)
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_arguments(init, arguments, message):
+    check(ValueError, message, torch.ones(8, 4, 3), torch.ones(8), init, **arguments)
+
+
+def test_scale_of_uniform():
+    check(ValueError, "scale=-1.0", torch.ones(3), torch.ones(3), "uniform", scale=-1.0)
+    check(ValueError, "scale=100000.0", torch.ones(3).half(), None, "uniform", scale=1e5)
+    check(ValueError, "scale=100000.0", torch.ones(3).half(), None, "constant", scale=1e5)
+
+
+def test_unknown_scheme():
+    check(NotImplementedError, "'gaussian'.*orthogonal.*ones", torch.ones(3), None, "gaussian")
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "kaiming_uniform", "xavier_normal", "dirac"])
+def test_too_few_dimensions(init):
+    check(ValueError, r"shape \(7,\)", torch.ones(7), torch.ones(7), init)
+
+
+def test_dirac():
+    check(ValueError, "dimensions for dirac", torch.ones(2, 2, 2, 2, 2, 2), None, "dirac")
+    check(ValueError, "groups=3 does not divide", torch.ones(8, 4, 3), None, "dirac", groups=3)
+
+
+def test_devices():
+    weight = torch.ones(3, 3)
+    check(ValueError, "bias is on meta and weight on cpu", weight, weight[0].to("meta"), "normal")
+    check(ValueError, "bias is on cpu and weight on meta", weight.to("meta"), weight[0], "normal")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_dtypes(dtype):
+    for init in SCHEMES:
+        bad = torch.ones(8, 4, 3, dtype=dtype)
+        check(TypeError, f"weight has dtype {dtype}", bad, torch.ones(8), init)
+        check(TypeError, f"bias has dtype {dtype}", torch.ones(8, 4, 3), bad, init)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_and_sparse():
+    quantised = torch.quantize_per_tensor(torch.ones(3, 3), 1.0, 0, torch.qint8)
+    check(TypeError, "weight has dtype torch.qint8", quantised, None, "normal")
+    check(TypeError, "weight has layout torch.sparse_coo", torch.eye(3).to_sparse(), None, "normal")
+    check(
+        TypeError, "weight has layout torch.sparse_csr", torch.eye(3).to_sparse_csr(), None, "ones"
+    )
+
+
+def test_no_tensor():
+    check(TypeError, "weight must be a torch.Tensor, got list", [1.0], None, "normal")
+    check(TypeError, "bias must be a torch.Tensor, got float", torch.ones(3), 1.0, "normal")
+
+
+@pytest.mark.parametrize("init", SCHEMES)
+@pytest.mark.parametrize(
+    "overlapping",
+    [
+        torch.ones(1, 4, 3).expand(8, 4, 3),
+        torch.ones(200).as_strided((8, 4, 3), (1, 8, 1)),
+        torch.ones(1, 1, 1).expand(8, 4, 3),
+    ],
+)
+def test_overlapping(init, overlapping):
+    check(ValueError, "weight: .*share memory", overlapping, None, init)
+    check(ValueError, "bias: .*share memory", torch.ones(8, 4, 3), overlapping, init)
+
+
+def test_interleaved_views_do_not_overlap():
+    """Strides 2 and 3 of a 3 x 2 view reach six different places, in no simple order."""
+    tensor = torch.zeros(8).as_strided((3, 2), (2, 3))
+    weight, _ = init_(tensor, None, "ones")
+    assert weight.sum() == 6
+
+
+def test_inference_tensor_outside():
+    with torch.inference_mode():
+        tensor = torch.ones(3, 3)
+        init_(tensor, None, "normal")
+    check(ValueError, "weight: .*inference tensor", tensor, None, "normal")
+
+
+@native_only
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the permissions of memory")
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_memory_mapped_read_only(tmp_path):
+    path = tmp_path / "weights"
+    np.ones(5000, dtype=np.float32).tofile(path)
+    tensor = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r"))
+    check(ValueError, "weight: .*read-only", tensor, torch.ones(3), "normal")
+    check(ValueError, "bias: .*read-only", torch.ones(3), tensor, "normal")
+    for fill in (torchinit.normal_, torchinit.zeros_):
+        with pytest.raises(ValueError, match="read-only"):
+            fill(tensor)
+    assert (tensor == 1).all()
+
+
+def test_cast_init_type():
+    assert [cast_init_type(name) for name in SCHEMES] == list(SCHEMES)
+    for error in (ValueError, AssertionError):
+        with pytest.raises(error, match=r"'lecun'.*orthogonal.*kaiming_uniform.*ones"):
+            cast_init_type("lecun")
+
+
+def test_cast_init_type_under_optimisation():
+    code = """
+import torchinit
+try:
+    torchinit.cast_init_type("lecun")
+except AssertionError as error:
+    assert_error = isinstance(error, ValueError)
+    print(assert_error, __debug__)
+"""
+    run = subprocess.run(
+        [sys.executable, "-O", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True", "False"]

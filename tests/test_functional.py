@@ -1,0 +1,231 @@
+"""The functions of torch.nn.init: signatures, returns, warnings, errors, and the fallback."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from torch.nn import init as torch_init
+
+import torchinit
+from conftest import native_only
+
+NAMES = [
+    "uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_",
+    "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
+    "sparse_", "calculate_gain",
+]  # fmt: skip
+
+# Calls that work, by function, on a tensor of a shape that serves.
+CALLS = {
+    "uniform_": ((3, 4), {"a": -1.0, "b": 2.0}),
+    "normal_": ((3, 4), {"mean": 1.0, "std": 2.0}),
+    "trunc_normal_": ((3, 4), {"std": 2.0}),
+    "constant_": ((3, 4), {"val": 0.3}),
+    "ones_": ((3, 4), {}),
+    "zeros_": ((3, 4), {}),
+    "eye_": ((3, 4), {}),
+    "dirac_": ((4, 4, 3), {"groups": 2}),
+    "xavier_uniform_": ((3, 4), {"gain": 2.0}),
+    "xavier_normal_": ((3, 4), {"gain": 2.0}),
+    "kaiming_uniform_": ((3, 4), {"a": 0.1, "mode": "fan_out"}),
+    "kaiming_normal_": ((3, 4), {"nonlinearity": "relu"}),
+    "orthogonal_": ((3, 4), {"gain": 2.0}),
+    "sparse_": ((3, 4), {"sparsity": 0.5}),
+}
+RANDOM = [
+    "uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_",
+    "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
+]  # fmt: skip
+
+# Calls that torch refuses too: function, shape, arguments.
+REFUSED = [
+    ("uniform_", (3,), {"a": 1.0, "b": 0.0}),
+    ("normal_", (3,), {"std": -1.0}),
+    ("eye_", (3,), {}),
+    ("dirac_", (3, 3), {}),
+    ("dirac_", (3, 3, 3), {"groups": 2}),
+    ("xavier_uniform_", (3,), {}),
+    ("xavier_normal_", (3,), {}),
+    ("kaiming_uniform_", (3,), {}),
+    ("kaiming_normal_", (3, 3), {"mode": "fan_sideways"}),
+    ("kaiming_uniform_", (3, 3), {"nonlinearity": "gelu_tanh"}),
+    ("orthogonal_", (3,), {}),
+    ("sparse_", (3,), {"sparsity": 0.5}),
+]
+
+# Calls that torch takes and fills with NaN, or with what is not meant.
+STRICTER = [
+    ("normal_", {"mean": math.nan}),
+    ("normal_", {"std": math.inf}),
+    ("uniform_", {"a": -math.inf}),
+    ("trunc_normal_", {"mean": math.nan}),
+    ("trunc_normal_", {"std": -1.0}),
+    ("trunc_normal_", {"a": math.nan}),
+    ("xavier_normal_", {"gain": math.nan}),
+    ("orthogonal_", {"gain": math.inf}),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_are_those_of_torch(name):
+    ours = inspect.signature(getattr(torchinit, name)).parameters.values()
+    theirs = inspect.signature(getattr(torch_init, name)).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in ours] == [
+        (p.name, p.kind, p.default) for p in theirs
+    ]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fills_and_returns_its_tensor(name, dtype):
+    shape, arguments = CALLS[name]
+    tensor = torch.nn.Parameter(torch.full(shape, math.nan, dtype=dtype))
+    version = tensor._version
+    result = getattr(torchinit, name)(tensor, **arguments)
+    assert result is tensor
+    assert torch.isfinite(tensor).all()
+    assert tensor._version > version
+    assert tensor.is_leaf
+    assert tensor.grad_fn is None
+
+
+@pytest.mark.parametrize(("name", "shape", "arguments"), REFUSED)
+def test_errors_are_those_of_torch(name, shape, arguments):
+    try:
+        getattr(torch_init, name)(torch.ones(shape), **arguments)
+    except Exception as error:
+        expected = type(error)
+    else:
+        pytest.fail("torch accepts the call")
+    tensor = torch.ones(shape)
+    with pytest.raises(expected):
+        getattr(torchinit, name)(tensor, **arguments)
+    assert (tensor == 1).all()
+
+
+@native_only
+@pytest.mark.parametrize(("name", "arguments"), STRICTER)
+def test_stricter_than_torch(name, arguments):
+    tensor = torch.ones(3, 3)
+    state = torch.get_rng_state()
+    for error in (ValueError, RuntimeError):
+        with pytest.raises(error, match=next(iter(arguments))):
+            getattr(torchinit, name)(tensor, **arguments)
+    assert (tensor == 1).all()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", [n for n in RANDOM if n != "kaiming_uniform_"])
+def test_expanded_tensors_are_refused(name):
+    with pytest.raises(RuntimeError):
+        getattr(torchinit, name)(torch.ones(1, 3).expand(3, 3))
+
+
+def test_warnings_of_torch():
+    with pytest.warns(UserWarning, match="zero-element tensors is a no-op"):
+        torchinit.kaiming_uniform_(torch.empty(0, 3))
+    with pytest.warns(UserWarning, match="zero-element tensors is a no-op"):
+        torchinit.kaiming_normal_(torch.empty(3, 0))
+    with pytest.warns(UserWarning, match="mean is more than 2 std"):
+        torchinit.trunc_normal_(torch.empty(3), mean=5.0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["uniform_", "normal_", "ones_", "xavier_normal_", "orthogonal_"])
+def test_zero_elements_are_a_quiet_no_op(name):
+    assert getattr(torchinit, name)(torch.empty(3, 0)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_seeds_and_generators(name):
+    shape, arguments = CALLS[name]
+    fill = getattr(torchinit, name)
+    torch.manual_seed(5)
+    default = fill(torch.empty(shape), **arguments)
+    generator = torch.Generator().manual_seed(5)
+    state = torch.get_rng_state()
+    given = fill(torch.empty(shape), **arguments, generator=generator)
+    assert torch.equal(default, given)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(given, fill(torch.empty(shape), **arguments, generator=generator))
+
+
+@native_only
+@pytest.mark.parametrize("name", CALLS)
+def test_draws(name):
+    """One 64-bit draw for each random fill, none for the others."""
+    if name == "sparse_":
+        pytest.skip("torch's own")
+    shape, arguments = CALLS[name]
+    torch.manual_seed(9)
+    getattr(torchinit, name)(torch.empty(shape), **arguments)
+    state = torch.get_rng_state()
+    torch.manual_seed(9)
+    if name in RANDOM:
+        torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@native_only
+def test_draws_of_init():
+    for init, draws in {"normal": 1, "biased_normal": 2, "kaiming_normal": 2, "zeros": 0}.items():
+        torch.manual_seed(9)
+        torchinit.init_(torch.empty(3, 3), torch.empty(3), init)
+        state = torch.get_rng_state()
+        torch.manual_seed(9)
+        for _ in range(draws):
+            torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_dtypes_fall_back():
+    assert torch.equal(torchinit.ones_(torch.empty(3, dtype=torch.int64)), torch.ones(3).long())
+    torch.manual_seed(1)
+    ours = torchinit.normal_(torch.empty(5, dtype=torch.complex64))
+    torch.manual_seed(1)
+    assert torch.equal(ours, torch_init.normal_(torch.empty(5, dtype=torch.complex64)))
+    assert torchinit.which(ours, "normal").path == "torch"
+
+
+class Subclass(torch.Tensor):
+    """Sees the functions called on it, as DTensor does."""
+
+    seen = ()
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.seen = (*cls.seen, getattr(func, "__name__", ""))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_subclasses_fall_back():
+    tensor = torch.zeros(3).as_subclass(Subclass)
+    torchinit.normal_(tensor)
+    assert "normal_" in Subclass.seen
+    assert "Subclass" in torchinit.which(tensor, "normal").reason or torchinit.native.module is None
+
+
+def test_views_with_the_negative_bit():
+    view = torch.zeros(6, dtype=torch.complex64).conj().imag
+    assert view.is_neg()
+    torchinit.uniform_(view, 1.0, 2.0)
+    assert (view >= 1).all()
+
+
+def test_which():
+    tensor = torch.empty(3)
+    assert torchinit.which(tensor, "sparse").path == "torch"
+    assert torchinit.which(tensor, "eye_").path == "torch"
+    path = torchinit.which(tensor, "trunc_normal")
+    assert path.path == ("native" if torchinit.native.module else "torch")
+    assert path.reason
+    with pytest.raises(ValueError, match="'lecun'"):
+        torchinit.which(tensor, "lecun")
+
+
+@pytest.mark.parametrize("nonlinearity", ["linear", "relu", "tanh", "leaky_relu", "selu"])
+def test_calculate_gain(nonlinearity):
+    assert torchinit.calculate_gain(nonlinearity) == torch_init.calculate_gain(nonlinearity)
