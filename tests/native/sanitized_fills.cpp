@@ -11,6 +11,7 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
+#include "../../csrc/lanes/scalar.h"
 #include "../../csrc/plan.h"
 
 namespace {
@@ -56,6 +57,24 @@ std::vector<unsigned char> filled(const Plan& plan, uint64_t key, uint64_t first
   cpu::active_set().fill(plan, key, first, to, size, streaming);
   ++fills;
   return {to, to + bytes};
+}
+
+// The multiply-add of processors without one, where a second rounding would show: sums within a
+// sliver of the middle between two floats.
+void check_fma() {
+  uint64_t state = 1;
+  for (int i = 0; i < 2000000; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    const float c = 1.0f + static_cast<float>(state >> 58) * 0x1p-23f;
+    // a b = (1 + e) 2^-24, half a unit in the last place of c and a little more or less.
+    const float e = static_cast<float>(static_cast<int>(state >> 40 & 15) - 8) * 0x1p-23f;
+    const float a = (1.0f + e) * 0x1p-12f, b = (1.0f - e) * 0x1p-12f;
+    for (const float sign : {1.0f, -1.0f}) {
+      if (TORCHINIT_TARGET::ScalarLanes::fma(sign * a, b, c) == std::fma(sign * a, b, c)) continue;
+      std::fprintf(stderr, "fma(%a, %a, %a) is rounded twice\n", sign * a, b, c);
+      std::exit(1);
+    }
+  }
 }
 
 void run_sizes(const Case& c, Dtype dtype) {
@@ -110,6 +129,7 @@ void run_threads(Dtype dtype) {
 }  // namespace
 
 int main() {
+  check_fma();
   for (auto set = cpu::supported_sets(); *set; ++set) {
     if (!cpu::choose_set((*set)->name)) return 1;
     for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16}) {
