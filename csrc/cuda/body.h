@@ -85,7 +85,7 @@ TORCHINIT_INLINE void fill_body(const Sampler& sampler, const TORCHINIT_TARGET::
 
     Packet<Element, in_block> packet;
     const TORCHINIT_TARGET::BlockRun<L> run(block, keys);
-    TORCHINIT_TARGET::fill_group<L, Sampler, Store, false>(sampler, run, packet.values);
+    TORCHINIT_TARGET::fill_groups<L, Sampler, Store, false, 1>(sampler, run, packet.values);
     const bool whole = begin >= index && begin + in_block <= row_end;
     Element* const there = to + place + static_cast<int64_t>(begin - index);
     if (whole && contiguous && reinterpret_cast<uintptr_t>(there) % sizeof packet == 0) {

@@ -21,6 +21,7 @@ struct Avx2Lanes {
 
   static constexpr int blocks = 4;
   static constexpr int halves = 1;
+  static constexpr int groups_abreast = 2;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 2, 1, 3}; }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) {

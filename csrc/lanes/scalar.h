@@ -22,6 +22,8 @@ struct ScalarLanes {
 
   static constexpr int blocks = 1;
   static constexpr int halves = 2;
+  // Groups worth computing together, so that their chains of dependent rounds overlap.
+  static constexpr int groups_abreast = 1;
 
   static TORCHINIT_INLINE u64 block_offsets() { return 0; }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) { return x; }

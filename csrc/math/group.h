@@ -84,23 +84,26 @@ constexpr int group_size = 4 * L::blocks / Store::words;
 template <class Store>
 constexpr int block_size = 4 / Store::words;
 
-// One group: the elements of the L::blocks blocks where the run stands.
-template <class L, class Sampler, class Store, bool streaming>
-TORCHINIT_INLINE void fill_group(const Sampler& sampler, const BlockRun<L>& run,
-                                 typename Store::Element* to) {
-  typename L::u64 w[4];
-  run.words(w);
+// Some groups: the elements of the blocks from where the run stands.
+template <class L, class Sampler, class Store, bool streaming, int groups>
+TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const BlockRun<L>& run,
+                                  typename Store::Element* to) {
+  typename L::u64 w[groups][4];
+  run.template words<groups>(w);
   typename Store::template Value<L> x, y;
-  if constexpr (Store::words == 1) {
-    typename L::u32 first[L::halves], second[L::halves];
-    L::pack32(w, first, second);
-    for (int half = 0; half < L::halves; ++half) {
-      sampler.template sample<L>(first[half], second[half], x, y);
-      Store::template put<L, streaming>(to + 2 * half, x, y);
+  TORCHINIT_UNROLL
+  for (int i = 0; i < groups; ++i, to += group_size<L, Store>) {
+    if constexpr (Store::words == 1) {
+      typename L::u32 first[L::halves], second[L::halves];
+      L::pack32(w[i], first, second);
+      for (int half = 0; half < L::halves; ++half) {
+        sampler.template sample<L>(first[half], second[half], x, y);
+        Store::template put<L, streaming>(to + 2 * half, x, y);
+      }
+    } else {
+      sampler.template sample<L>(L::pack64(w[i][0], w[i][1]), L::pack64(w[i][2], w[i][3]), x, y);
+      Store::template put<L, streaming>(to, x, y);
     }
-  } else {
-    sampler.template sample<L>(L::pack64(w[0], w[1]), L::pack64(w[2], w[3]), x, y);
-    Store::template put<L, streaming>(to, x, y);
   }
 }
 

@@ -42,12 +42,15 @@ TORCHINIT_INLINE void philox_round(typename L::u64 c[4], uint32_t first, uint32_
   c[3] = p0;
 }
 
-// Rounds first_round to 9.
-template <class L, int first_round>
-TORCHINIT_INLINE void philox_rounds(typename L::u64 c[4], const RoundKeys& keys) {
+// Rounds first_round to 9 of several counters. They take turns, because each is one long chain of
+// dependent instructions that would leave the processor waiting.
+template <class L, int first_round, int counters>
+TORCHINIT_INLINE void philox_rounds(typename L::u64 c[counters][4], const RoundKeys& keys) {
   TORCHINIT_UNROLL
-  for (int round = first_round; round < 10; ++round)
-    philox_round<L>(c, keys.first[round], keys.second[round]);
+  for (int round = first_round; round < 10; ++round) {
+    TORCHINIT_UNROLL
+    for (int i = 0; i < counters; ++i) philox_round<L>(c[i], keys.first[round], keys.second[round]);
+  }
 }
 
 // A run of groups of blocks. The upper half of the block number enters the first two rounds alone;
@@ -65,18 +68,25 @@ class BlockRun {
     high_ = (second_product_ >> 32) ^ keys.second[1];
   }
 
-  // The words of the group; the upper half of each lane is not defined.
-  TORCHINIT_INLINE void words(typename L::u64 w[4]) const {
-    const typename L::u64 p1 = L::multiply_wide((product_ >> 32) ^ keys_.second[0], kSecond);
-    w[0] = (p1 >> 32) ^ keys_.first[1];
-    w[1] = p1;
-    w[2] = high_ ^ product_;
-    w[3] = second_product_;
-    philox_rounds<L, 2>(w, keys_);
+  // The words of some groups from here on; the upper half of each lane is not defined.
+  template <int groups>
+  TORCHINIT_INLINE void words(typename L::u64 w[groups][4]) const {
+    TORCHINIT_UNROLL
+    for (int i = 0; i < groups; ++i) {
+      const typename L::u64 product = product_ + i * kStep;
+      const typename L::u64 p1 = L::multiply_wide((product >> 32) ^ keys_.second[0], kSecond);
+      w[i][0] = (p1 >> 32) ^ keys_.first[1];
+      w[i][1] = p1;
+      w[i][2] = high_ ^ product;
+      w[i][3] = second_product_;
+    }
+    philox_rounds<L, 2, groups>(w, keys_);
   }
 
-  // To the next group, whose blocks must have the same upper halves.
-  TORCHINIT_INLINE void advance() { product_ = product_ + uint64_t{L::blocks} * kFirst; }
+  // Past some groups: all blocks from the first must have the same upper half.
+  TORCHINIT_INLINE void advance(int groups) {
+    product_ = product_ + static_cast<uint64_t>(groups) * kStep;
+  }
 
   // How many groups from a block on can follow each other so: at least one.
   static TORCHINIT_INLINE uint64_t length(uint64_t block) {
@@ -85,6 +95,8 @@ class BlockRun {
   }
 
  private:
+  static constexpr uint64_t kStep = uint64_t{L::blocks} * kFirst;
+
   const RoundKeys& keys_;
   typename L::u64 product_, second_product_, high_;
 };
