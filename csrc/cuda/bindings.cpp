@@ -10,6 +10,7 @@ using namespace torchinit;
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA fills. Arguments are not checked against the memory: call torchinit instead.";
+  m.def("architectures", &cuda::architectures, "The architectures compiled for.");
   m.def(
       "fill_box",
       [](int distribution, int dtype, double p0, double p1, double p2, double p3, int64_t key,

@@ -82,4 +82,9 @@ void fill(const Plan& plan, uint64_t key, const Box& box, void* data, void* stre
   check(cudaGetLastError());
 }
 
+#define TORCHINIT_TEXT(...) #__VA_ARGS__
+#define TORCHINIT_TEXT_OF(list) TORCHINIT_TEXT(list)
+
+const char* architectures() { return TORCHINIT_TEXT_OF((__CUDA_ARCH_LIST__)); }
+
 }  // namespace torchinit::cuda

@@ -12,4 +12,7 @@ namespace torchinit::cuda {
 // Throws std::runtime_error if the launch fails.
 void fill(const Plan& plan, uint64_t key, const Box& box, void* data, void* stream);
 
+// The architectures compiled for, as nvcc lists them: "800,900".
+const char* architectures();
+
 }  // namespace torchinit::cuda

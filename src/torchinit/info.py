@@ -40,6 +40,7 @@ def collect() -> dict[str, Any]:
         "cuda": {
             "loaded": native.cuda is not None,
             "reason": native.cuda_reason,
+            "architectures": native.cuda.architectures() if native.cuda else None,
             "torch_architectures": torch.cuda.get_arch_list(),
             "devices": _cuda_devices(),
         },
@@ -88,6 +89,7 @@ def _text(state: dict[str, Any]) -> str:
         "instruction set": native_state["instruction_set"] or "none",
         "  of": _listed(native_state["instruction_sets"]),
         "CUDA module": cuda["reason"],
+        "  compiled for": cuda["architectures"] or "nothing",
         "CUDA of torch": _listed(cuda["torch_architectures"]),
         "CUDA devices": _listed(devices),
         "threads": state["threads"],
