@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../lanes/paired.h"
 #include "philox.h"
 #include "rounding.h"
 
@@ -14,6 +15,8 @@ struct StoreFloat32 {
   using Element = float;
   template <class L>
   using Value = typename L::f32;
+  template <class L>
+  using Word = typename L::u32;
   static constexpr int words = 1;  // random words an element
 
   template <class L, bool streaming>
@@ -26,6 +29,8 @@ struct StoreFloat64 {
   using Element = double;
   template <class L>
   using Value = typename L::f64;
+  template <class L>
+  using Word = typename L::u64;
   static constexpr int words = 2;
 
   template <class L, bool streaming>
@@ -58,6 +63,8 @@ struct StoreWords32 {
   using Element = uint32_t;
   template <class L>
   using Value = typename L::u32;
+  template <class L>
+  using Word = typename L::u32;
   static constexpr int words = 1;
 
   template <class L, bool streaming>
@@ -70,6 +77,8 @@ struct StoreWords64 {
   using Element = uint64_t;
   template <class L>
   using Value = typename L::u64;
+  template <class L>
+  using Word = typename L::u64;
   static constexpr int words = 2;
 
   template <class L, bool streaming>
@@ -84,25 +93,50 @@ constexpr int group_size = 4 * L::blocks / Store::words;
 template <class Store>
 constexpr int block_size = 4 / Store::words;
 
+// The random words of one group, as a sampler takes them: half 0 or 1 of its 32-bit words, or its
+// 64-bit ones.
+template <class L, class Store>
+TORCHINIT_INLINE void pack_words(const typename L::u64 w[4], int half,
+                                 typename Store::template Word<L>& first,
+                                 typename Store::template Word<L>& second) {
+  if constexpr (Store::words == 1) {
+    typename L::u32 even[L::halves], odd[L::halves];
+    L::pack32(w, even, odd);
+    first = even[half];
+    second = odd[half];
+  } else {
+    first = L::pack64(w[0], w[1]);
+    second = L::pack64(w[2], w[3]);
+  }
+}
+
 // Some groups: the elements of the blocks from where the run stands.
 template <class L, class Sampler, class Store, bool streaming, int groups>
 TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const BlockRun<L>& run,
                                   typename Store::Element* to) {
+  constexpr int size = group_size<L, Store>;
   typename L::u64 w[groups][4];
   run.template words<groups>(w);
-  typename Store::template Value<L> x, y;
-  TORCHINIT_UNROLL
-  for (int i = 0; i < groups; ++i, to += group_size<L, Store>) {
-    if constexpr (Store::words == 1) {
-      typename L::u32 first[L::halves], second[L::halves];
-      L::pack32(w[i], first, second);
-      for (int half = 0; half < L::halves; ++half) {
-        sampler.template sample<L>(first[half], second[half], x, y);
-        Store::template put<L, streaming>(to + 2 * half, x, y);
-      }
-    } else {
-      sampler.template sample<L>(L::pack64(w[i][0], w[i][1]), L::pack64(w[i][2], w[i][3]), x, y);
-      Store::template put<L, streaming>(to, x, y);
+  if constexpr (groups % 2 == 0) {
+    using P = PairedLanes<L>;
+    TORCHINIT_UNROLL
+    for (int i = 0; i < groups; i += 2) {
+      typename Store::template Word<P> first, second;
+      pack_words<L, Store>(w[i], 0, first.a, second.a);
+      pack_words<L, Store>(w[i + 1], 0, first.b, second.b);
+      typename Store::template Value<P> x, y;
+      sampler.template sample<P>(first, second, x, y);
+      Store::template put<L, streaming>(to + i * size, x.a, y.a);
+      Store::template put<L, streaming>(to + (i + 1) * size, x.b, y.b);
+    }
+  } else {
+    constexpr int halves = Store::words == 1 ? L::halves : 1;
+    for (int i = 0; i < groups * halves; ++i) {
+      typename Store::template Word<L> first, second;
+      pack_words<L, Store>(w[i / halves], i % halves, first, second);
+      typename Store::template Value<L> x, y;
+      sampler.template sample<L>(first, second, x, y);
+      Store::template put<L, streaming>(to + i * (size / halves), x, y);
     }
   }
 }
