@@ -2,6 +2,7 @@
 #include "fill.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "../float_environment.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr int64_t kElementsPerThread = 1 << 14;
 // Pieces start at multiples of this, so that all of them have the alignment of the first.
 constexpr int64_t kPieceMultiple = 1 << 10;
+constexpr int64_t kLargestPiece = 1 << 18;
 // Elements made at a time on their way to scattered places, small enough for the L1 cache.
 constexpr int64_t kBuffer = 2048;
 
@@ -135,19 +137,23 @@ void fill(const Plan& plan, uint64_t key, const Box& box, void* data, int thread
   const BoxFill work(plan, key, box, data);
   if (work.covers_memory()) advise_huge_pages(data, work.bytes());
   const int64_t useful = (box.count + kElementsPerThread - 1) / kElementsPerThread;
-  const int64_t pieces = std::max<int64_t>(1, std::min<int64_t>(threads, useful));
-  if (pieces == 1) {
+  const int64_t workers = std::min<int64_t>(threads, useful);
+  if (workers <= 1) {
     const FloatEnvironment environment;
     work.fill(0, box.count);
     return;
   }
-  const int64_t multiples = (box.count + kPieceMultiple - 1) / kPieceMultiple;
-#pragma omp parallel for num_threads(static_cast<int>(pieces)) schedule(static, 1)
-  for (int64_t piece = 0; piece < pieces; ++piece) {
+  // Small pieces, taken as threads become free: a thread that has to share its processor with
+  // another program does not hold up the rest.
+  const int64_t even = (box.count + workers - 1) / workers;
+  const int64_t piece =
+      (std::min(even, kLargestPiece) + kPieceMultiple - 1) / kPieceMultiple * kPieceMultiple;
+  std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(static_cast<int>(workers))
+  {
     const FloatEnvironment environment;
-    const int64_t begin = multiples * piece / pieces * kPieceMultiple;
-    const int64_t end = std::min(box.count, multiples * (piece + 1) / pieces * kPieceMultiple);
-    work.fill(begin, end);
+    for (int64_t begin; (begin = next.fetch_add(piece)) < box.count;)
+      work.fill(begin, std::min(box.count, begin + piece));
   }
 }
 
