@@ -8,7 +8,7 @@ NVCC ?= nvcc
 
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-.PHONY: demo test lint format sanitize cuda-compile benchmark clean
+.PHONY: demo test lint format sanitize arm-check arm-compare cuda-compile benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
@@ -56,6 +56,40 @@ build/sanitized/%: tests/native/%.cpp $(CPU_OBJECTS)
 sanitize: $(HOST_TESTS)
 	build/sanitized/sanitized_fills
 	build/sanitized/cuda_on_host
+
+# The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
+ARM_CXX := aarch64-linux-gnu-g++
+ARM_RUN := qemu-aarch64
+ARM_FLAGS := -std=c++17 -O2 -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror
+ARM_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/arm/%.o)
+
+build/arm/%.o: csrc/%.cpp $(SOURCES)
+	@mkdir -p $(@D)
+	$(ARM_CXX) $(ARM_FLAGS) -c $< -o $@
+
+build/arm/%: tests/native/%.cpp $(ARM_OBJECTS)
+	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@
+
+.SECONDARY: $(ARM_OBJECTS)
+arm-check:
+	@missing=; for tool in $(ARM_CXX) $(ARM_RUN); do \
+	  command -v $$tool >/dev/null || missing="$$missing $$tool"; \
+	done; \
+	if [ -n "$$missing" ]; then echo "arm-check skipped, not installed:$$missing"; \
+	else $(MAKE) --no-print-directory arm-compare; fi
+
+# Every set of either machine must have the same cases with the same hashes.
+arm-compare: build/arm/sanitized_fills build/arm/digest build/sanitized/digest
+	$(ARM_RUN) build/arm/sanitized_fills
+	build/sanitized/digest > build/digest_here
+	$(ARM_RUN) build/arm/digest > build/digest_arm
+	@awk '{ set = $$1 (FILENAME ~ /arm$$/ ? " (Arm)" : " (here)"); ++cases[set] } \
+	  !($$2 in hash) { hash[$$2] = $$3; ++all } \
+	  hash[$$2] != $$3 { print "differs: " set " " $$2; bad = 1 } \
+	  END { for (set in cases) { print set ": " cases[set] " of " all " cases"; \
+	          if (cases[set] != all) bad = 1 } \
+	        print bad || !all ? "bits differ" : "all bits equal"; exit bad || !all }' \
+	  build/digest_here build/digest_arm
 
 # Needs nvcc only: no GPU and no torch.
 CUDA_ARCHITECTURES := 80 90 100

@@ -20,6 +20,8 @@ struct Supported {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c"))
       sets[count++] = &avx2_set;
+#elif defined(__aarch64__)
+    sets[count++] = &neon_set;
 #endif
     sets[count++] = &portable_set;
   }

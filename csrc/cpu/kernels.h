@@ -20,6 +20,8 @@ struct InstructionSet {
 extern const InstructionSet portable_set;
 #if defined(__x86_64__)
 extern const InstructionSet avx2_set, avx512_set;
+#elif defined(__aarch64__)
+extern const InstructionSet neon_set;
 #endif
 
 // The sets this processor runs, fastest first, ended by a null pointer; portable is the last.

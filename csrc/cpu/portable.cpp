@@ -1,4 +1,4 @@
-// The kernels for any processor. On 64-bit Arm the compiler makes NEON of them.
+// The kernels for any processor, one lane at a time.
 #include <cstdint>
 #include <cstring>
 

@@ -1,0 +1,19 @@
+// The kernels for NEON: all 64-bit Arm processors.
+#include "kernels.h"
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define TORCHINIT_TARGET neon
+#define TORCHINIT_LANES NeonLanes
+#include "../lanes/neon.h"
+#include "../lanes/scalar.h"
+#include "../math/transforms.h"
+#include "kernels.inc"
+
+namespace torchinit::cpu {
+const InstructionSet neon_set = {"neon", torchinit::neon::fill_plan};
+}
+#endif
