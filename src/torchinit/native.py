@@ -2,8 +2,8 @@
 
 Environment variables, read once at import:
     TORCHINIT_DISABLE_NATIVE: anything but empty or ``0`` turns the native module off.
-    TORCHINIT_ISA: ``avx512``, ``avx2``, ``neon`` or ``portable`` forces an instruction set; an unknown name,
-        or one that this processor has not, is an error.
+    TORCHINIT_ISA: ``avx512``, ``avx2``, ``neon`` or ``portable`` forces an instruction set; an
+        unknown name, or one that this processor has not, is an error.
     TORCHINIT_HUGEPAGES: ``0`` keeps large fills from asking for huge pages.
 """
 
