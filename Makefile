@@ -30,12 +30,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/native -type f)
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/native benchmarks/accuracy.cpp -type f)
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $$(find csrc tests/native -type f)
+	$(BIN)/clang-format -i $$(find csrc tests/native benchmarks/accuracy.cpp -type f)
 
 # The kernels, and the bodies of the CUDA kernels run on the host, under the address and
 # undefined-behaviour sanitisers.
