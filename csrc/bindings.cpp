@@ -10,6 +10,7 @@
 #include "cpu/fill.h"
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
+#include "cpu/reflectors.h"
 #include "lanes/scalar.h"
 #include "math/normal_cdf.h"
 #include "math/philox.h"
@@ -72,6 +73,44 @@ PYBIND11_MODULE(_native, m) {
             threads);
       },
       "Fills the box at `start` of a logical tensor of the given shape.");
+  m.def(
+      "fill_reflectors",
+      [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
+         uintptr_t vectors, uintptr_t signs, int threads) {
+        const cpu::ReflectorBlock block = {
+            static_cast<Dtype>(dtype),
+            reinterpret_cast<const int64_t*>(keys),
+            matrices,
+            first,
+            count,
+            length,
+            reinterpret_cast<void*>(vectors),
+            reinterpret_cast<void*>(signs),
+        };
+        const py::gil_scoped_release release;
+        cpu::fill_reflectors(block, threads);
+      },
+      "Fills a block of Householder vectors of some matrices, and their signs.");
+  m.def(
+      "fill_small_orthogonal",
+      [](int dtype, uintptr_t keys, int64_t matrices, int64_t rows, int64_t columns, double gain,
+         uintptr_t data, std::array<int64_t, 3> strides, int threads) {
+        const cpu::SmallMatrices work = {
+            static_cast<Dtype>(dtype),
+            reinterpret_cast<const int64_t*>(keys),
+            matrices,
+            rows,
+            columns,
+            gain,
+            reinterpret_cast<void*>(data),
+            strides[0],
+            strides[1],
+            strides[2],
+        };
+        const py::gil_scoped_release release;
+        cpu::fill_small_orthogonal(work, threads);
+      },
+      "Fills small orthogonal matrices, rows >= columns.");
   m.def(
       "is_writable",
       [](uintptr_t data, size_t bytes) {

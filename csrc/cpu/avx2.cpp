@@ -17,11 +17,13 @@
 #define TORCHINIT_LANES Avx2Lanes
 #include "../lanes/avx2.h"
 #include "../lanes/scalar.h"
+#include "../math/reflector.h"
 #include "../math/transforms.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {
-const InstructionSet avx2_set = {"avx2", torchinit::avx2::fill_plan};
+const InstructionSet avx2_set = {"avx2", torchinit::avx2::fill_plan, torchinit::avx2::reflect,
+                                 torchinit::avx2::multiply};
 }
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -22,11 +22,13 @@
 #define TORCHINIT_LANES Avx512Lanes
 #include "../lanes/avx512.h"
 #include "../lanes/scalar.h"
+#include "../math/reflector.h"
 #include "../math/transforms.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {
-const InstructionSet avx512_set = {"avx512", torchinit::avx512::fill_plan};
+const InstructionSet avx512_set = {"avx512", torchinit::avx512::fill_plan,
+                                   torchinit::avx512::reflect, torchinit::avx512::multiply};
 }
 #if defined(__clang__)
 #pragma clang attribute pop

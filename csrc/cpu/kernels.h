@@ -12,9 +12,22 @@ namespace torchinit::cpu {
 using Kernel = void (*)(const Plan& plan, uint64_t key, uint64_t first, void* to, int64_t n,
                         bool streaming);
 
+// Turns n independent normals, float or double, into a Householder vector, and writes the sign that
+// goes with it (math/reflector.h).
+using ReflectKernel = void (*)(Dtype dtype, void* vector, int64_t n, void* sign);
+
+// Rows of q are padded to a multiple of this with zeros.
+constexpr int kColumns = 16;
+
+// The first n columns of the product of n reflectors, times signs and gain.
+using MultiplyKernel = void (*)(Dtype dtype, const void* vectors, const void* signs, double gain,
+                                int64_t m, int64_t n, void* q, int64_t row_stride);
+
 struct InstructionSet {
   const char* name;
   Kernel fill;
+  ReflectKernel reflect;
+  MultiplyKernel multiply;
 };
 
 extern const InstructionSet portable_set;

@@ -10,10 +10,12 @@
 #define TORCHINIT_LANES NeonLanes
 #include "../lanes/neon.h"
 #include "../lanes/scalar.h"
+#include "../math/reflector.h"
 #include "../math/transforms.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {
-const InstructionSet neon_set = {"neon", torchinit::neon::fill_plan};
+const InstructionSet neon_set = {"neon", torchinit::neon::fill_plan, torchinit::neon::reflect,
+                                 torchinit::neon::multiply};
 }
 #endif

@@ -5,10 +5,12 @@
 #define TORCHINIT_TARGET portable
 #define TORCHINIT_LANES ScalarLanes
 #include "../lanes/scalar.h"
+#include "../math/reflector.h"
 #include "../math/transforms.h"
 #include "kernels.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {
-const InstructionSet portable_set = {"portable", torchinit::portable::fill_plan};
+const InstructionSet portable_set = {"portable", torchinit::portable::fill_plan,
+                                     torchinit::portable::reflect, torchinit::portable::multiply};
 }

@@ -71,6 +71,17 @@ def is_native(tensor: Tensor) -> bool:
     return not _obstacle(tensor)
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Returns whether a tensor is of floats in dense memory that torch's operations can write."""
+    return (
+        type(tensor) in _KNOWN_TYPES
+        and tensor.dtype in FLOATING_DTYPES
+        and tensor.layout is torch.strided
+        and tensor.device.type in ("cpu", "cuda")
+        and not tensor.is_neg()
+    )
+
+
 def is_direct(tensor: Tensor) -> bool:
     """Returns whether the kernel can be called at once for a tensor that is native.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -28,7 +29,7 @@ from torchinit.dispatch import is_direct, is_native
 from torchinit.errors import ArgumentError
 from torchinit.fans import calculate_gain, kaiming_std, xavier_std
 from torchinit.keys import draw_key, draw_key_number
-from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
+from torchinit.orthogonal import fill_orthogonal, matrix_shape, orthogonal_by_torch
 
 __all__ = [
     "calculate_gain",
@@ -40,6 +41,7 @@ __all__ = [
     "normal_",
     "ones_",
     "orthogonal_",
+    "orthogonal_batch_",
     "sparse_",
     "trunc_normal_",
     "uniform_",
@@ -270,6 +272,12 @@ def kaiming_normal_(
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
     """Makes a (semi-)orthogonal matrix of a tensor, uniformly distributed (Saxe et al. 2014).
 
+    By random Householder reflectors (Stewart 1980), without a factorisation. Beyond the tensor's
+    memory it takes at most 15% of a float32 matrix of at least 2^20 elements and 16 columns; 16-bit
+    dtypes, and tensors that cannot be viewed as matrices, take a float32 copy besides. The same key
+    on the same machine with as many threads gives the same bits; elsewhere values differ by less
+    than 1e-5 sqrt(n).
+
     Args:
         tensor: at least two dimensions; rows are shape[0], columns the rest. float16 and bfloat16
             are computed in float32 and rounded (torch: an error).
@@ -282,19 +290,69 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
     """
     if not is_native(tensor):
         return orthogonal_by_torch(tensor, gain, generator)
+    _check_orthogonal(tensor, gain)
+    if tensor.is_meta:
+        return tensor
+    key = draw_key(generator)
+    if tensor.numel():
+        with torch.no_grad():
+            fill_orthogonal([tensor], key.view(1), float(gain))
+    return tensor
+
+
+def orthogonal_batch_(
+    tensors: Sequence[Tensor] | Tensor, gain: float = 1, generator: Generator | None = None
+) -> Sequence[Tensor] | Tensor:
+    """Makes (semi-)orthogonal matrices of many tensors, as ``orthogonal_`` on each in turn.
+
+    Small tensors of one shape, dtype and device share their products, which is several times
+    faster; they may come in any order. Values differ from those of single calls by rounding alone.
+
+    Args:
+        tensors: any sequence, each as for ``orthogonal_``; or **one tensor of at least three
+            dimensions, which is a stack of shape[0] matrices** of shape[1:], such as the weights of
+            experts. (``orthogonal_`` makes one matrix of such a tensor.)
+        gain: factor, finite.
+        generator: where the keys are drawn from, one for each matrix in order; None is torch's
+            default CPU generator.
+
+    Returns:
+        tensors.
+
+    Raises:
+        ValueError: a tensor of fewer than two dimensions, a stack of fewer than three.
+        ArgumentError: gain not finite, overlapping tensor. Nothing has been written then.
+    """
+    if isinstance(tensors, Tensor) and tensors.dim() < 3:
+        raise ValueError(
+            f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
+        )
+    matrices = list(tensors.unbind()) if isinstance(tensors, Tensor) else list(tensors)
+    for matrix in matrices:
+        _check_orthogonal(matrix, gain)
+    groups: dict[tuple[object, ...], list[tuple[Tensor, Tensor]]] = {}
+    for matrix in matrices:
+        if not is_native(matrix):
+            orthogonal_by_torch(matrix, gain, generator)
+        elif not matrix.is_meta:
+            kind = (matrix_shape(matrix), matrix.dtype, matrix.device)
+            groups.setdefault(kind, []).append((matrix, draw_key(generator)))
+    with torch.no_grad():
+        for group in groups.values():
+            some = tensors if isinstance(tensors, Tensor) else [matrix for matrix, _ in group]
+            if some[0].numel():
+                fill_orthogonal(some, torch.stack([key for _, key in group]), float(gain))
+    return tensors
+
+
+def _check_orthogonal(tensor: Tensor, gain: float) -> None:
     if tensor.dim() < 2:
         raise ValueError(
             f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
         )
     ops.check_finite(gain=gain)
     ops.check_writable(tensor)
-    if tensor.is_meta:
-        return tensor
-    key = draw_key(generator)
-    if tensor.numel():
-        with torch.no_grad():
-            fill_orthogonal(tensor, key, float(gain))
-    return tensor
+    ops.check_memory(tensor)
 
 
 def sparse_(

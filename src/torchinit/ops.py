@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torchinit import keys, native
 from torchinit.errors import ArgumentError
 
-_LIBRARY = torch.library.Library("torchinit", "DEF")
+LIBRARY = torch.library.Library("torchinit", "DEF")
 
 # The numbers of csrc/plan.h; tests/test_native.py holds them against the module's.
 _WORDS, _UNIFORM, _NORMAL, _TRUNCATED_NORMAL, _CONSTANT = range(5)
@@ -192,7 +192,7 @@ _Fill = Callable[
 ]
 
 
-def _count_write(tensor: Tensor) -> None:
+def count_write(tensor: Tensor) -> None:
     """What autograd wants of an in-place operator that is defined in Python."""
     if not tensor.is_inference():
         torch.autograd.graph.increment_version(tensor)
@@ -204,21 +204,21 @@ def _fill_fake(*_arguments: object) -> None:
 
 def _register(name: str, schema: str, operator: Callable[[_Fill], Callable[..., None]]) -> None:
     """Defines an operator and its implementations, which differ in the fill they end in."""
-    _LIBRARY.define(f"{name}({schema}) -> ()")
+    LIBRARY.define(f"{name}({schema}) -> ()")
 
     def on_memory(fill: Callable[..., None]) -> _Fill:
         def run(tensor: Tensor, key: Tensor | None, *rest: object) -> None:
             if tensor.numel() > 0:
                 fill(tensor, 0 if key is None else int(key.item()), *rest)
-            _count_write(tensor)
+            count_write(tensor)
 
         return run
 
     # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
-    _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    _LIBRARY.impl(name, operator(on_memory(_fill_cpu)), "CPU")
-    _LIBRARY.impl(name, operator(on_memory(_fill_cuda)), "CUDA")
-    torch.library.register_fake(f"torchinit::{name}", operator(_fill_fake), lib=_LIBRARY)
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    LIBRARY.impl(name, operator(on_memory(_fill_cpu)), "CPU")
+    LIBRARY.impl(name, operator(on_memory(_fill_cuda)), "CUDA")
+    torch.library.register_fake(f"torchinit::{name}", operator(_fill_fake), lib=LIBRARY)
 
 
 def check_finite(**arguments: float) -> None:
@@ -339,10 +339,10 @@ def _random_words(fill: _Fill) -> Callable[..., None]:
 
 
 # The tag keeps compilers from merging two draws into one.
-_LIBRARY.define("draw_key() -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-_LIBRARY.impl("draw_key", keys.draw_key, "CompositeExplicitAutograd")
+LIBRARY.define("draw_key() -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.impl("draw_key", keys.draw_key, "CompositeExplicitAutograd")
 torch.library.register_fake(
-    "torchinit::draw_key", lambda: torch.empty((), dtype=torch.int64, device="cpu"), lib=_LIBRARY
+    "torchinit::draw_key", lambda: torch.empty((), dtype=torch.int64, device="cpu"), lib=LIBRARY
 )
 
 _BOX = "SymInt[]? shape=None, SymInt[]? start=None"
@@ -383,4 +383,4 @@ def call_directly(
     if tensor.numel() > 0:
         p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
         _fill_cpu(tensor, key, _DISTRIBUTIONS[operator], (p0, p1, p2, p3))
-    _count_write(tensor)
+    count_write(tensor)

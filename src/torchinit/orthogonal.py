@@ -1,39 +1,242 @@
-"""Random orthogonal matrices: the QR factorisation of a Gaussian matrix, signs fixed.
+"""Random orthogonal matrices without a factorisation: products of random Householder reflectors.
 
-References: Saxe et al. 2014 (initialisation); Mezzadri 2007 (with R's diagonal made positive, Q is
-uniform over the orthogonal group).
+The Q of a Gaussian matrix's QR factorisation, with R's diagonal made positive, is uniform over the
+orthogonal group (Mezzadri 2007). It is a product of Householder reflectors whose vectors are
+themselves independent Gaussians of shrinking length (Stewart 1980, SIAM J. Numer. Anal. 17), so the
+factorisation is skipped: the vectors are drawn, and Q is formed from them, a block of reflectors at
+a time. A block is H_1 ... H_b = I - V T V^T, where the inverse of T is the upper triangle of V^T V
+with half its diagonal (Puglisi 1992), which is 1 for vectors of norm sqrt(2).
+
+A wide matrix is the transpose of a tall one.
 """
 
 from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import init as torch_init
 
-from torchinit import ops
+from torchinit import dispatch, reflectors
+
+# Draws (vectors, signs) of the reflectors from a number on: see reflectors.py.
+_Draw = Callable[[Tensor, Tensor, int], None]
+
+# Up to so many elements reflectors are applied one by one, on the CPU.
+_SMALL = 2**14
+# Up to so many elements matrices of one shape share batched products; a CPU is busy with fewer.
+_BATCHED = {"cpu": 2**18, "cuda": 2**22}
+_BATCH_ELEMENTS = 2**24  # of the copy that a batch of separate tensors is made in
+# The fallback starts to be faster than torch's QR at about this many columns.
+_WORTH_FALLBACK = 192
 
 
-def fill_orthogonal(tensor: Tensor, key: Tensor, gain: float) -> None:
-    """Makes a tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
+def fill_orthogonal(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> None:
+    """Makes each tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
 
-    The Gaussian matrix is the normal fill of the key, in float32 for the dtypes narrower than that
-    and in the tensor's dtype otherwise; the result is rounded to the tensor's dtype.
+    Args:
+        tensors: of one shape, dtype and device, with elements; or a stack of such.
+        keys: one for each, int64, on the CPU.
+        gain: factor.
     """
-    rows = tensor.shape[0]
-    columns = tensor.numel() // rows if rows else 0
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
-    gaussian = torch.empty((rows, columns), dtype=dtype, device=tensor.device)
-    ops.normal_(gaussian, key, 0.0, 1.0)
-    q, r = torch.linalg.qr(gaussian.t() if rows < columns else gaussian)
-    q = q * (r.diagonal().sign() * gain)
-    tensor.copy_((q.t() if rows < columns else q).reshape(tensor.shape))
+
+    def draw(first_matrix: int) -> _Draw:
+        def draw_block(vectors: Tensor, signs: Tensor, first: int) -> None:
+            some = keys[first_matrix : first_matrix + vectors.shape[0]]
+            reflectors.reflectors_(vectors, signs, some, first)
+
+        return draw_block
+
+    rows, columns = matrix_shape(tensors[0])
+    if tensors[0].device.type != "cuda" and rows * columns <= _SMALL:
+        _in_batches(tensors, lambda q, first: _fill_small(q, keys[first : first + len(q)], gain))
+        return
+    with _full_precision(tensors[0].device):
+        _in_batches(tensors, lambda q, first: _form(q, draw(first), gain))
 
 
 def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None) -> Tensor:
-    """``torch.nn.init.orthogonal_``, which knows no 16-bit dtypes: for them by way of float32."""
+    """Without the native module: the same method where it pays, else ``torch.nn.init``'s.
+
+    ``torch.nn.init.orthogonal_`` knows no 16-bit dtypes: they go by way of float32.
+    """
+    pays = (
+        dispatch.is_plain(tensor)
+        and tensor.dim() >= 2
+        and math.isfinite(gain)
+        and min(matrix_shape(tensor), default=0) >= _WORTH_FALLBACK
+    )
+    if pays:
+
+        def draw(vectors: Tensor, signs: Tensor, first: int) -> None:  # noqa: ARG001
+            _draw_by_torch(vectors, signs, generator)
+
+        with torch.no_grad(), _full_precision(tensor.device):
+            _in_batches([tensor], lambda q, _: _form(q, draw, gain))
+        return tensor
     if tensor.dtype not in (torch.float16, torch.bfloat16) or tensor.is_meta:
         return torch_init.orthogonal_(tensor, gain, generator)
     single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
     torch_init.orthogonal_(single, gain, generator)
     with torch.no_grad():
         return tensor.copy_(single)
+
+
+def matrix_shape(tensor: Tensor) -> tuple[int, int]:
+    """Rows and columns of a tensor of at least two dimensions, flattened to a matrix."""
+    rows = tensor.shape[0]
+    return rows, math.prod(tensor.shape[1:])
+
+
+def _in_batches(tensors: Sequence[Tensor] | Tensor, fill: Callable[[Tensor, int], None]) -> None:
+    """Calls fill(matrices, first) for all tensors, as tall (batch, m, n) float32 or float64.
+
+    In the tensors' own memory where a batch can be viewed so, else in a copy.
+    """
+    like = tensors[0]
+    rows, columns = matrix_shape(like)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    size = 1
+    if rows * columns <= _BATCHED.get(like.device.type, 0):
+        size = max(1, min(len(tensors), _BATCH_ELEMENTS // (rows * columns)))
+    for first in range(0, len(tensors), size):
+        some = tensors[first : first + size]
+        if like.dtype != dtype:
+            matrices = None
+        elif len(some) == 1:
+            matrices = _as_matrix(some[0])
+        else:
+            stack = some if isinstance(some, Tensor) else None
+            matrices = stack.detach() if stack is not None and stack.is_contiguous() else None
+        if matrices is not None:
+            fill(_tall(matrices.view(-1, rows, columns)), first)
+            continue
+        matrices = torch.empty((len(some), rows, columns), dtype=dtype, device=like.device)
+        fill(_tall(matrices), first)
+        for tensor, matrix in zip(some, matrices, strict=True):
+            tensor.copy_(matrix.view(tensor.shape))
+
+
+def _tall(matrices: Tensor) -> Tensor:
+    return matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mT
+
+
+def _as_matrix(tensor: Tensor) -> Tensor | None:
+    """A view of the tensor as a matrix that products can be written to, if there is one."""
+    tensor = tensor.detach()
+    if tensor.dim() > 2:
+        return tensor.flatten(1) if tensor.is_contiguous() else None
+    rows, columns = tensor.shape
+    down, across = tensor.stride()
+    fits = (across == 1 and down >= columns) or (down == 1 and across >= rows)
+    return tensor if fits else None
+
+
+def _fill_small(q: Tensor, keys: Tensor, gain: float) -> None:
+    if dispatch.is_direct(q):
+        reflectors.fill_small(q, keys, gain)
+    else:
+        reflectors.small_orthogonal_(q, keys, gain)
+
+
+def _block_size(m: int, n: int, batch: int) -> int:
+    """Reflectors a block: many for fast products, few for little memory beside a large matrix."""
+    if batch > 1:
+        return min(n, 64)
+    if m * n < 2**20:
+        return n if n <= 256 else 128
+    # The vectors of a block are n // 12 rows beside n.
+    return max(1, min(192, n // 12 // 32 * 32 or n // 12))
+
+
+def _form(q: Tensor, draw: _Draw, gain: float) -> None:
+    """Fills (batch, m, n), m >= n, with products of the reflectors that are drawn.
+
+    From the last block to the first, Q = (I - V T V^T) Q. Columns are taken a panel at a time, so
+    that the products need little memory. All memory is taken before anything is written.
+    """
+    batch, m, n = q.shape
+    block = _block_size(m, n, batch)
+    panel = n if batch > 1 or m * n < 2**20 else max(2 * block, n // 4)
+    vector_memory = q.new_empty(batch * block * m)
+    product_memory = q.new_empty(batch * block * panel)
+    gram_memory = q.new_empty(batch * block * block)
+    sign_memory = q.new_empty(batch * block)
+    if batch == 1:
+        q = q[0]  # products of two matrices are quicker than of batches of one
+    lead = q.shape[:-2]
+    q.zero_()
+    diagonal = q.diagonal(dim1=-2, dim2=-1)
+
+    for first in reversed(range(0, n, block)):
+        b = min(block, n - first)
+        vectors = vector_memory[: batch * b * (m - first)].view(*lead, b, m - first)
+        signs = sign_memory[: batch * b].view(*lead, b)
+        gram = gram_memory[: batch * b * b].view(*lead, b, b)
+        draw(vectors.view(batch, b, m - first), signs.view(batch, b), first)
+        _multiply(vectors, vectors.mT, gram)
+        after = first + b
+        diagonal[..., first:after].copy_(signs.mul_(gain))
+        for start in range(first, n, panel):
+            stop = min(n, start + panel)
+            size = (*lead, b, stop - start)
+            product = product_memory[: math.prod(size)].view(size)
+            # V^T Q. Q's upper rows are still those of the identity, times signs and gain.
+            own = max(0, after - start)
+            if own:
+                torch.mul(vectors[..., :b], signs.unsqueeze(-2), out=product[..., :own])
+            if start + own < stop:
+                columns = q[..., after:, start + own : stop]
+                _multiply(vectors[..., b:], columns, product[..., own:])
+            torch.linalg.solve_triangular(
+                gram, product, upper=True, unitriangular=True, out=product
+            )
+            _subtract_product(q[..., first:, start:stop], vectors.mT, product)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    if out.dim() == 2:
+        torch.mm(a, b, out=out)
+    elif out.is_contiguous():
+        torch.bmm(a, b, out=out)
+    else:
+        out.copy_(torch.bmm(a, b))
+
+
+def _subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
+    if c.dim() == 2:
+        c.addmm_(a, b, alpha=-1)
+    elif c.is_cuda or c.is_contiguous():
+        c.baddbmm_(a, b, alpha=-1)
+    else:
+        c.sub_(torch.bmm(a, b))  # baddbmm_ would take these matrices one by one
+
+
+def _draw_by_torch(vectors: Tensor, signs: Tensor, generator: Generator | None) -> None:
+    """Reflectors in plain torch operations, from torch's own stream."""
+    vectors.normal_(generator=generator).triu_()
+    heads = vectors.diagonal(dim1=-2, dim2=-1)
+    norms = torch.linalg.vector_norm(vectors, dim=-1)
+    signs.copy_(torch.where(heads < 0, 1.0, -1.0))
+    scale = (norms * (norms + heads.abs())).rsqrt()
+    heads.sub_(signs * norms)
+    vectors.mul_(scale.unsqueeze(-1))
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Keeps products in their dtype, whatever autocast and ``allow_tf32`` say."""
+    backends: Any = torch.backends
+    backend = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
+    precision = backend.fp32_precision
+    with contextlib.ExitStack() as stack:
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if precision not in ("none", "ieee"):
+            backend.fp32_precision = "ieee"
+            stack.callback(setattr, backend, "fp32_precision", precision)
+        yield

@@ -1,0 +1,38 @@
+// Blocks of Householder vectors in host memory.
+#pragma once
+
+#include <cstdint>
+
+#include "../plan.h"
+
+namespace torchinit::cpu {
+
+// The reflectors first, first + 1, ..., first + count - 1 of some matrices.
+struct ReflectorBlock {
+  Dtype dtype;  // Float32 or Float64
+  const int64_t* keys;
+  int64_t matrices;
+  int64_t first, count;
+  int64_t length;  // elements of a whole column; reflector k has length - k
+  void* vectors;   // (matrices, count, length - first): reflector by reflector, zeros before each
+  void* signs;     // (matrices, count)
+};
+
+// Reflector k of a matrix comes of elements k * length + k to (k + 1) * length - 1 of the key's
+// normal fill.
+void fill_reflectors(const ReflectorBlock& block, int threads);
+
+// Orthogonal matrices times a gain, (m, n) with m >= n, by all their reflectors one by one: for
+// matrices so small that products of blocks cost more.
+struct SmallMatrices {
+  Dtype dtype;  // Float32 or Float64
+  const int64_t* keys;
+  int64_t matrices, m, n;
+  double gain;
+  void* data;
+  int64_t matrix_stride, row_stride, column_stride;  // in elements
+};
+
+void fill_small_orthogonal(const SmallMatrices& matrices, int threads);
+
+}  // namespace torchinit::cpu

@@ -1,0 +1,66 @@
+// Householder reflectors from Gaussian vectors (Stewart 1980).
+//
+// x of n independent N(0, 1) becomes v with |v|^2 = 2: H = I - v v^T is orthogonal and maps x onto
+// a multiple of the first unit vector. The order of every addition is part of the definition, so
+// that v has the same bits everywhere: element i is added to partial sum i mod kPartialSums, in
+// double precision, and the partial sums are added pairwise.
+#pragma once
+
+#include <cstdint>
+
+#include "../lanes/scalar.h"
+#include "../platform.h"
+
+namespace torchinit::TORCHINIT_TARGET {
+
+constexpr int kPartialSums = 64;  // a power of two
+
+// The partial sum `lane`, as a CUDA thread makes it.
+template <class T>
+TORCHINIT_INLINE double partial_square_sum(const T* x, int64_t n, int lane) {
+  double sum = 0;
+  for (int64_t i = lane; i < n; i += kPartialSums)
+    sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
+}
+
+// All of them, in an order that suits the memory.
+template <class T>
+TORCHINIT_INLINE void partial_square_sums(const T* x, int64_t n, double sums[kPartialSums]) {
+  for (int lane = 0; lane < kPartialSums; ++lane) sums[lane] = 0;
+  const auto add = [&](int64_t i, int count) {
+    for (int lane = 0; lane < count; ++lane)
+      sums[lane] += static_cast<double>(x[i + lane]) * static_cast<double>(x[i + lane]);
+  };
+  int64_t i = 0;
+  for (; i + kPartialSums <= n; i += kPartialSums) add(i, kPartialSums);
+  add(i, static_cast<int>(n - i));
+}
+
+TORCHINIT_INLINE double sum_pairwise(double sums[kPartialSums]) {
+  for (int half = kPartialSums / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  return sums[0];
+}
+
+// v is x times scale, but for its first element.
+template <class T>
+struct Reflector {
+  T head, scale;
+  T sign;  // of (H x)_1: the sign that R's diagonal would have in a QR factorisation
+};
+
+template <class T>
+TORCHINIT_INLINE Reflector<T> make_reflector(T first, double square_sum) {
+  using L = ScalarLanes;
+  const double norm = L::sqrt(square_sum);
+  const double x = static_cast<double>(first);
+  const bool negative = x < 0;
+  // A vector of zeros, which a single element can be, is taken for the first unit vector.
+  if (norm == 0) return {static_cast<T>(0x1.6a09e667f3bcdp0), T(0), T(-1)};
+  const double head = negative ? x - norm : x + norm;  // away from zero: nothing cancels
+  const double scale = 1 / L::sqrt(norm * (negative ? -head : head));
+  return {static_cast<T>(head * scale), static_cast<T>(scale), negative ? T(1) : T(-1)};
+}
+
+}  // namespace torchinit::TORCHINIT_TARGET
