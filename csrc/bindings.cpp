@@ -76,7 +76,7 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
-         uintptr_t vectors, uintptr_t signs, int threads) {
+         uintptr_t vectors, uintptr_t halves, uintptr_t signs, int threads) {
         const cpu::ReflectorBlock block = {
             static_cast<Dtype>(dtype),
             reinterpret_cast<const int64_t*>(keys),
@@ -85,27 +85,39 @@ PYBIND11_MODULE(_native, m) {
             count,
             length,
             reinterpret_cast<void*>(vectors),
+            reinterpret_cast<void*>(halves),
             reinterpret_cast<void*>(signs),
         };
         const py::gil_scoped_release release;
         cpu::fill_reflectors(block, threads);
       },
-      "Fills a block of Householder vectors of some matrices, and their signs.");
+      "Fills a block of Householder vectors of some matrices, half their squared norms, and "
+      "signs.");
+  m.def(
+      "invert_triangles",
+      [](int dtype, int64_t matrices, int64_t n, uintptr_t data, int threads) {
+        const py::gil_scoped_release release;
+        cpu::invert_triangles(static_cast<Dtype>(dtype), matrices, n, reinterpret_cast<void*>(data),
+                              threads);
+      },
+      "Inverts upper triangles in place.");
   m.def(
       "fill_small_orthogonal",
-      [](int dtype, uintptr_t keys, int64_t matrices, int64_t rows, int64_t columns, double gain,
-         uintptr_t data, std::array<int64_t, 3> strides, int threads) {
+      [](int dtype, uintptr_t keys, const std::vector<uintptr_t>& data, int64_t rows,
+         int64_t columns, double gain, int64_t row_stride, int64_t column_stride, int threads) {
+        std::vector<void*> pointers(data.size());
+        std::transform(data.begin(), data.end(), pointers.begin(),
+                       [](uintptr_t address) { return reinterpret_cast<void*>(address); });
         const cpu::SmallMatrices work = {
             static_cast<Dtype>(dtype),
             reinterpret_cast<const int64_t*>(keys),
-            matrices,
+            static_cast<int64_t>(data.size()),
             rows,
             columns,
             gain,
-            reinterpret_cast<void*>(data),
-            strides[0],
-            strides[1],
-            strides[2],
+            pointers.data(),
+            row_stride,
+            column_stride,
         };
         const py::gil_scoped_release release;
         cpu::fill_small_orthogonal(work, threads);

@@ -23,7 +23,7 @@
 
 namespace torchinit::cpu {
 const InstructionSet avx2_set = {"avx2", torchinit::avx2::fill_plan, torchinit::avx2::reflect,
-                                 torchinit::avx2::multiply};
+                                 torchinit::avx2::multiply, torchinit::avx2::invert};
 }
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -28,7 +28,8 @@
 
 namespace torchinit::cpu {
 const InstructionSet avx512_set = {"avx512", torchinit::avx512::fill_plan,
-                                   torchinit::avx512::reflect, torchinit::avx512::multiply};
+                                   torchinit::avx512::reflect, torchinit::avx512::multiply,
+                                   torchinit::avx512::invert};
 }
 #if defined(__clang__)
 #pragma clang attribute pop

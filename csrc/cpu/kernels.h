@@ -12,22 +12,28 @@ namespace torchinit::cpu {
 using Kernel = void (*)(const Plan& plan, uint64_t key, uint64_t first, void* to, int64_t n,
                         bool streaming);
 
-// Turns n independent normals, float or double, into a Householder vector, and writes the sign that
-// goes with it (math/reflector.h).
-using ReflectKernel = void (*)(Dtype dtype, void* vector, int64_t n, void* sign);
+// Turns n independent normals, float or double, into a Householder vector; writes half its squared
+// norm and the sign that goes with it (math/reflector.h).
+using ReflectKernel = void (*)(Dtype dtype, void* vector, int64_t n, void* half, void* sign);
 
 // Rows of q are padded to a multiple of this with zeros.
 constexpr int kColumns = 16;
 
 // The first n columns of the product of n reflectors, times signs and gain.
-using MultiplyKernel = void (*)(Dtype dtype, const void* vectors, const void* signs, double gain,
-                                int64_t m, int64_t n, void* q, int64_t row_stride);
+using MultiplyKernel = void (*)(Dtype dtype, const void* vectors, const void* halves,
+                                const void* signs, double gain, int64_t m, int64_t n, void* q,
+                                int64_t row_stride);
+
+// The upper triangle of an (n, n) matrix becomes its inverse; zeros
+// below.
+using InvertKernel = void (*)(Dtype dtype, void* matrix, int64_t n);
 
 struct InstructionSet {
   const char* name;
   Kernel fill;
   ReflectKernel reflect;
   MultiplyKernel multiply;
+  InvertKernel invert;
 };
 
 extern const InstructionSet portable_set;

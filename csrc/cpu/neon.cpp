@@ -16,6 +16,6 @@
 
 namespace torchinit::cpu {
 const InstructionSet neon_set = {"neon", torchinit::neon::fill_plan, torchinit::neon::reflect,
-                                 torchinit::neon::multiply};
+                                 torchinit::neon::multiply, torchinit::neon::invert};
 }
 #endif

@@ -12,5 +12,6 @@
 
 namespace torchinit::cpu {
 const InstructionSet portable_set = {"portable", torchinit::portable::fill_plan,
-                                     torchinit::portable::reflect, torchinit::portable::multiply};
+                                     torchinit::portable::reflect, torchinit::portable::multiply,
+                                     torchinit::portable::invert};
 }

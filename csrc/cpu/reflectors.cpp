@@ -21,13 +21,14 @@ void fill_row(const ReflectorBlock& block, const Plan& plan, const InstructionSe
   const int64_t width = block.length - block.first;
   unsigned char* const begin = static_cast<unsigned char*>(block.vectors) + row * width * element;
   unsigned char* const vector = begin + before * element;
+  unsigned char* const half = static_cast<unsigned char*>(block.halves) + row * element;
   unsigned char* const sign = static_cast<unsigned char*>(block.signs) + row * element;
   const uint64_t number = static_cast<uint64_t>(block.first + before);
   const uint64_t key = static_cast<uint64_t>(block.keys[row / block.count]);
   std::memset(begin, 0, static_cast<size_t>(before * element));
   set.fill(plan, key, number * static_cast<uint64_t>(block.length) + number, vector, width - before,
            false);
-  set.reflect(block.dtype, vector, width - before, sign);
+  set.reflect(block.dtype, vector, width - before, half, sign);
 }
 // Calls do_rows(begin, end) on pieces of the rows, from several threads if that is worth it.
 template <class Rows>
@@ -61,15 +62,17 @@ void fill_small(const SmallMatrices& work, const Plan& plan, const InstructionSe
                 int64_t begin, int64_t end) {
   const int64_t m = work.m, n = work.n;
   const int64_t padded = (n + kColumns - 1) / kColumns * kColumns;
-  std::vector<T> vectors(static_cast<size_t>(n * m)), signs(static_cast<size_t>(n));
+  std::vector<T> vectors(static_cast<size_t>(n * m)), halves(static_cast<size_t>(n)),
+      signs(static_cast<size_t>(n));
   std::vector<T> q(static_cast<size_t>(m * padded));
   for (int64_t matrix = begin; matrix < end; ++matrix) {
-    const ReflectorBlock block = {work.dtype, work.keys + matrix, 1,           0, n,
-                                  m,          vectors.data(),     signs.data()};
+    const ReflectorBlock block = {work.dtype,     work.keys + matrix, 1,           0, n, m,
+                                  vectors.data(), halves.data(),      signs.data()};
     for (int64_t row = 0; row < n; ++row) fill_row(block, plan, set, row);
     std::fill(q.begin(), q.end(), T(0));
-    set.multiply(work.dtype, vectors.data(), signs.data(), work.gain, m, n, q.data(), padded);
-    copy_matrix(q.data(), padded, static_cast<T*>(work.data) + matrix * work.matrix_stride, work);
+    set.multiply(work.dtype, vectors.data(), halves.data(), signs.data(), work.gain, m, n, q.data(),
+                 padded);
+    copy_matrix(q.data(), padded, static_cast<T*>(work.data[matrix]), work);
   }
 }
 
@@ -87,6 +90,15 @@ void fill_reflectors(const ReflectorBlock& block, int threads) {
               [&](int64_t begin, int64_t end) {
                 for (int64_t row = begin; row < end; ++row) fill_row(block, plan, set, row);
               });
+}
+
+void invert_triangles(Dtype dtype, int64_t matrices, int64_t n, void* data, int threads) {
+  const InstructionSet& set = active_set();
+  const int64_t bytes = n * n * element_size(dtype);
+  in_parallel(matrices, n * n * (n / kColumns + 1) / 4, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      set.invert(dtype, static_cast<unsigned char*>(data) + i * bytes, n);
+  });
 }
 
 void fill_small_orthogonal(const SmallMatrices& work, int threads) {

@@ -1,9 +1,9 @@
 // Householder reflectors from Gaussian vectors (Stewart 1980).
 //
-// x of n independent N(0, 1) becomes v with |v|^2 = 2: H = I - v v^T is orthogonal and maps x onto
-// a multiple of the first unit vector. The order of every addition is part of the definition, so
-// that v has the same bits everywhere: element i is added to partial sum i mod kPartialSums, in
-// double precision, and the partial sums are added pairwise.
+// x of n independent N(0, 1) becomes v with v_0 = 1: H = I - 2 v v^T / |v|^2 is orthogonal and maps
+// x onto a multiple of the first unit vector. The order of every addition is part of the
+// definition, so that v has the same bits everywhere: element i is added to partial sum i mod
+// kPartialSums, in double precision, and the partial sums are added pairwise.
 #pragma once
 
 #include <cstdint>
@@ -43,24 +43,24 @@ TORCHINIT_INLINE double sum_pairwise(double sums[kPartialSums]) {
   return sums[0];
 }
 
-// v is x times scale, but for its first element.
+// v is x times scale, but for its first element, which is 1.
 template <class T>
 struct Reflector {
-  T head, scale;
+  T scale;
+  T half;  // of |v|^2
   T sign;  // of (H x)_1: the sign that R's diagonal would have in a QR factorisation
 };
 
 template <class T>
 TORCHINIT_INLINE Reflector<T> make_reflector(T first, double square_sum) {
-  using L = ScalarLanes;
-  const double norm = L::sqrt(square_sum);
+  const double norm = ScalarLanes::sqrt(square_sum);
   const double x = static_cast<double>(first);
   const bool negative = x < 0;
   // A vector of zeros, which a single element can be, is taken for the first unit vector.
-  if (norm == 0) return {static_cast<T>(0x1.6a09e667f3bcdp0), T(0), T(-1)};
+  if (norm == 0) return {T(0), T(0.5), T(-1)};
   const double head = negative ? x - norm : x + norm;  // away from zero: nothing cancels
-  const double scale = 1 / L::sqrt(norm * (negative ? -head : head));
-  return {static_cast<T>(head * scale), static_cast<T>(scale), negative ? T(1) : T(-1)};
+  return {static_cast<T>(1 / head), static_cast<T>(norm / (negative ? -head : head)),
+          negative ? T(1) : T(-1)};
 }
 
 }  // namespace torchinit::TORCHINIT_TARGET

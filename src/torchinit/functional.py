@@ -28,8 +28,8 @@ from torchinit import ops
 from torchinit.dispatch import is_direct, is_native
 from torchinit.errors import ArgumentError
 from torchinit.fans import calculate_gain, kaiming_std, xavier_std
-from torchinit.keys import draw_key, draw_key_number
-from torchinit.orthogonal import fill_orthogonal, matrix_shape, orthogonal_by_torch
+from torchinit.keys import draw_key, draw_key_number, draw_keys
+from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
 
 __all__ = [
     "calculate_gain",
@@ -327,21 +327,32 @@ def orthogonal_batch_(
         raise ValueError(
             f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
         )
-    matrices = list(tensors.unbind()) if isinstance(tensors, Tensor) else list(tensors)
+    if isinstance(tensors, Tensor):
+        _check_orthogonal(tensors, gain)
+        if is_native(tensors) and not tensors.is_meta:
+            keys = draw_keys(tensors.shape[0], generator)
+            if tensors.numel():
+                with torch.no_grad():
+                    fill_orthogonal(tensors, keys, float(gain))
+            return tensors
+    matrices = list(tensors)
     for matrix in matrices:
         _check_orthogonal(matrix, gain)
-    groups: dict[tuple[object, ...], list[tuple[Tensor, Tensor]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
+    count = 0
     for matrix in matrices:
         if not is_native(matrix):
             orthogonal_by_torch(matrix, gain, generator)
         elif not matrix.is_meta:
-            kind = (matrix_shape(matrix), matrix.dtype, matrix.device)
-            groups.setdefault(kind, []).append((matrix, draw_key(generator)))
+            kind = (matrix.shape, matrix.dtype, matrix.device, type(matrix))
+            groups.setdefault(kind, []).append((count, matrix))
+            count += 1
+    keys = draw_keys(count, generator)
     with torch.no_grad():
         for group in groups.values():
-            some = tensors if isinstance(tensors, Tensor) else [matrix for matrix, _ in group]
+            order, some = zip(*group, strict=True)
             if some[0].numel():
-                fill_orthogonal(some, torch.stack([key for _, key in group]), float(gain))
+                fill_orthogonal(some, keys[list(order)], float(gain))
     return tensors
 
 

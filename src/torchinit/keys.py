@@ -35,6 +35,13 @@ def draw_key(generator: Generator | None = None) -> Tensor:
     return key.random_(_LOWEST, None, generator=generator).cpu()
 
 
+def draw_keys(count: int, generator: Generator | None = None) -> Tensor:
+    """Draws the keys that as many calls of ``draw_key`` would, as one tensor."""
+    device = "cpu" if generator is None else generator.device
+    keys = torch.empty(count, dtype=torch.int64, device=device)
+    return keys.random_(_LOWEST, None, generator=generator).cpu()
+
+
 class _Scratch(threading.local):
     """One tensor a thread to draw into: a new one would double the time of a draw."""
 

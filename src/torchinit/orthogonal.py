@@ -5,7 +5,7 @@ orthogonal group (Mezzadri 2007). It is a product of Householder reflectors whos
 themselves independent Gaussians of shrinking length (Stewart 1980, SIAM J. Numer. Anal. 17), so the
 factorisation is skipped: the vectors are drawn, and Q is formed from them, a block of reflectors at
 a time. A block is H_1 ... H_b = I - V T V^T, where the inverse of T is the upper triangle of V^T V
-with half its diagonal (Puglisi 1992), which is 1 for vectors of norm sqrt(2).
+with half its diagonal (Puglisi 1992).
 
 A wide matrix is the transpose of a tall one.
 """
@@ -21,10 +21,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import init as torch_init
 
-from torchinit import dispatch, reflectors
+from torchinit import dispatch, native, reflectors
 
-# Draws (vectors, signs) of the reflectors from a number on: see reflectors.py.
-_Draw = Callable[[Tensor, Tensor, int], None]
+# Draws (vectors, halves, signs) of the reflectors from a number on: see reflectors.py.
+_Draw = Callable[[Tensor, Tensor, Tensor, int], None]
 
 # Up to so many elements reflectors are applied one by one, on the CPU.
 _SMALL = 2**14
@@ -45,18 +45,18 @@ def fill_orthogonal(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: floa
     """
 
     def draw(first_matrix: int) -> _Draw:
-        def draw_block(vectors: Tensor, signs: Tensor, first: int) -> None:
+        def draw_block(vectors: Tensor, halves: Tensor, signs: Tensor, first: int) -> None:
             some = keys[first_matrix : first_matrix + vectors.shape[0]]
-            reflectors.reflectors_(vectors, signs, some, first)
+            reflectors.reflectors_(vectors, halves, signs, some, first)
 
         return draw_block
 
     rows, columns = matrix_shape(tensors[0])
-    if tensors[0].device.type != "cuda" and rows * columns <= _SMALL:
+    if tensors[0].device.type == "cuda" or rows * columns > _SMALL:
+        with _full_precision(tensors[0].device):
+            _in_batches(tensors, lambda q, first: _form(q, draw(first), gain))
+    elif not _fill_small_in_place(tensors, keys, gain):
         _in_batches(tensors, lambda q, first: _fill_small(q, keys[first : first + len(q)], gain))
-        return
-    with _full_precision(tensors[0].device):
-        _in_batches(tensors, lambda q, first: _form(q, draw(first), gain))
 
 
 def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None) -> Tensor:
@@ -72,8 +72,8 @@ def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None
     )
     if pays:
 
-        def draw(vectors: Tensor, signs: Tensor, first: int) -> None:  # noqa: ARG001
-            _draw_by_torch(vectors, signs, generator)
+        def draw(vectors: Tensor, halves: Tensor, signs: Tensor, _: int) -> None:
+            _draw_by_torch(vectors, halves, signs, generator)
 
         with torch.no_grad(), _full_precision(tensor.device):
             _in_batches([tensor], lambda q, _: _form(q, draw, gain))
@@ -138,9 +138,25 @@ def _as_matrix(tensor: Tensor) -> Tensor | None:
 
 def _fill_small(q: Tensor, keys: Tensor, gain: float) -> None:
     if dispatch.is_direct(q):
-        reflectors.fill_small(q, keys, gain)
+        reflectors.fill_small(q.unbind(), keys, gain)
     else:
         reflectors.small_orthogonal_(q, keys, gain)
+
+
+def _fill_small_in_place(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> bool:
+    """Fills separate matrices at once if their memory allows it; returns whether it did."""
+    like = tensors[0]
+    if (
+        isinstance(tensors, Tensor)
+        or like.dim() != 2
+        or like.dtype not in (torch.float32, torch.float64)
+        or not dispatch.is_direct(like)
+        or any(tensor.stride() != like.stride() for tensor in tensors)
+    ):
+        return False
+    wide = like.shape[0] < like.shape[1]
+    reflectors.fill_small([tensor.t() for tensor in tensors] if wide else tensors, keys, gain)
+    return True
 
 
 def _block_size(m: int, n: int, batch: int) -> int:
@@ -149,8 +165,8 @@ def _block_size(m: int, n: int, batch: int) -> int:
         return min(n, 64)
     if m * n < 2**20:
         return n if n <= 256 else 128
-    # The vectors of a block are n // 12 rows beside n.
-    return max(1, min(192, n // 12 // 32 * 32 or n // 12))
+    # Vectors, products and V^T V of a block: at most 10, 2.5 and 1% of the matrix.
+    return max(1, min(192, n // 10 // 32 * 32 or n // 10))
 
 
 def _form(q: Tensor, draw: _Draw, gain: float) -> None:
@@ -165,20 +181,26 @@ def _form(q: Tensor, draw: _Draw, gain: float) -> None:
     vector_memory = q.new_empty(batch * block * m)
     product_memory = q.new_empty(batch * block * panel)
     gram_memory = q.new_empty(batch * block * block)
-    sign_memory = q.new_empty(batch * block)
+    half_memory, sign_memory = q.new_empty(2, batch * block)
     if batch == 1:
         q = q[0]  # products of two matrices are quicker than of batches of one
     lead = q.shape[:-2]
+    # torch solves the systems of a batch one by one.
+    inverts = batch > 1 and q.device.type == "cpu" and native.module is not None
     q.zero_()
     diagonal = q.diagonal(dim1=-2, dim2=-1)
 
     for first in reversed(range(0, n, block)):
         b = min(block, n - first)
         vectors = vector_memory[: batch * b * (m - first)].view(*lead, b, m - first)
+        halves = half_memory[: batch * b].view(*lead, b)
         signs = sign_memory[: batch * b].view(*lead, b)
         gram = gram_memory[: batch * b * b].view(*lead, b, b)
-        draw(vectors.view(batch, b, m - first), signs.view(batch, b), first)
+        draw(vectors.view(batch, b, m - first), halves.view(batch, b), signs.view(batch, b), first)
         _multiply(vectors, vectors.mT, gram)
+        gram.diagonal(dim1=-2, dim2=-1).copy_(halves)  # more exact than the product's
+        if inverts:
+            reflectors.invert_triangles_(gram)
         after = first + b
         diagonal[..., first:after].copy_(signs.mul_(gain))
         for start in range(first, n, panel):
@@ -192,9 +214,10 @@ def _form(q: Tensor, draw: _Draw, gain: float) -> None:
             if start + own < stop:
                 columns = q[..., after:, start + own : stop]
                 _multiply(vectors[..., b:], columns, product[..., own:])
-            torch.linalg.solve_triangular(
-                gram, product, upper=True, unitriangular=True, out=product
-            )
+            if inverts:
+                product = torch.bmm(gram, product)
+            else:
+                torch.linalg.solve_triangular(gram, product, upper=True, out=product)
             _subtract_product(q[..., first:, start:stop], vectors.mT, product)
 
 
@@ -216,15 +239,18 @@ def _subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
         c.sub_(torch.bmm(a, b))  # baddbmm_ would take these matrices one by one
 
 
-def _draw_by_torch(vectors: Tensor, signs: Tensor, generator: Generator | None) -> None:
+def _draw_by_torch(
+    vectors: Tensor, halves: Tensor, signs: Tensor, generator: Generator | None
+) -> None:
     """Reflectors in plain torch operations, from torch's own stream."""
     vectors.normal_(generator=generator).triu_()
-    heads = vectors.diagonal(dim1=-2, dim2=-1)
+    diagonal = vectors.diagonal(dim1=-2, dim2=-1)
     norms = torch.linalg.vector_norm(vectors, dim=-1)
-    signs.copy_(torch.where(heads < 0, 1.0, -1.0))
-    scale = (norms * (norms + heads.abs())).rsqrt()
-    heads.sub_(signs * norms)
-    vectors.mul_(scale.unsqueeze(-1))
+    signs.copy_(torch.where(diagonal < 0, 1.0, -1.0))
+    heads = diagonal - signs * norms
+    halves.copy_(norms / heads.abs())
+    vectors.div_(heads.unsqueeze(-1))
+    diagonal.fill_(1)
 
 
 @contextlib.contextmanager
