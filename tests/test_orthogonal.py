@@ -61,7 +61,7 @@ def test_as_orthogonal_as_torch(dtype):
     torch.manual_seed(0)
     for shape in shapes():
         theirs = worst(torch.nn.init.orthogonal_, shape)
-        limit = 2 * max(theirs, 2 * torch.finfo(dtype).eps)
+        limit = 2 * max(theirs, 3 * torch.finfo(dtype).eps)
         assert worst(torchinit.orthogonal_, shape) <= limit, shape
 
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fill.h"
+#include "reflectors.h"
 
 using namespace torchinit;
 
@@ -23,4 +24,22 @@ PYBIND11_MODULE(_cuda, m) {
                    reinterpret_cast<void*>(data), reinterpret_cast<void*>(stream));
       },
       "Queues the fill of a box on a stream of the current device.");
+  m.def(
+      "fill_reflectors",
+      [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
+         uintptr_t vectors, uintptr_t halves, uintptr_t signs, uintptr_t stream) {
+        const cpu::ReflectorBlock block = {
+            static_cast<Dtype>(dtype),
+            reinterpret_cast<const int64_t*>(keys),
+            matrices,
+            first,
+            count,
+            length,
+            reinterpret_cast<void*>(vectors),
+            reinterpret_cast<void*>(halves),
+            reinterpret_cast<void*>(signs),
+        };
+        cuda::fill_reflectors(block, reinterpret_cast<void*>(stream));
+      },
+      "Queues a block of Householder vectors on a stream of the current device.");
 }

@@ -2,11 +2,10 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "body.h"
 #include "fill.h"
+#include "launch.h"
 
 namespace torchinit::cuda {
 namespace {
@@ -28,19 +27,8 @@ __global__ void __launch_bounds__(kThreads)
                               int64_t{gridDim.x} * kThreads);
 }
 
-void check(cudaError_t status) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
-}
-
-// Thread blocks for a number of independent items: no more than the device holds at a time.
 unsigned int grid(int64_t items) {
-  int device = 0, processors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  const int64_t wanted = (items + kThreads - 1) / kThreads;
-  const int64_t most = int64_t{processors} * kBlocksPerProcessor;
-  return static_cast<unsigned int>(std::max<int64_t>(1, std::min(wanted, most)));
+  return std::max(1u, blocks_for(items, kThreads, kBlocksPerProcessor));
 }
 
 // What visit_transform calls.

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "../../csrc/cpu/fill.h"
+#include "../../csrc/cpu/reflectors.h"
 #include "../../csrc/cuda/body.h"
+#include "../../csrc/cuda/reflector_body.h"
 #include "../../csrc/plan.h"
 
 namespace {
@@ -75,6 +77,47 @@ void compare_all(const Plan& plan) {
   compare(plan, make_box({3, 8, 5, 6}, {240, 1, 48, 8}, {3, 8, 5, 6}, {0, 0, 0, 0}), 720, 0);
 }
 
+// Householder vectors by the phases of a thread block.
+template <class T, class Store>
+void compare_reflectors(Dtype dtype, int64_t length, int64_t first, int64_t count) {
+  constexpr int threads = TORCHINIT_TARGET::kPartialSums;
+  const int64_t keys[] = {11, -12};
+  const size_t values = static_cast<size_t>(2 * count * (length - first));
+  std::vector<T> expected(values), got(values);
+  std::vector<T> scalars[4];
+  for (auto& each : scalars) each.resize(static_cast<size_t>(2 * count));
+  cpu::fill_reflectors(
+      {dtype, keys, 2, first, count, length, expected.data(), scalars[0].data(), scalars[1].data()},
+      1);
+  cuda::DeviceReflectors work{};
+  work.keys[0] = static_cast<uint64_t>(keys[0]);
+  work.keys[1] = static_cast<uint64_t>(keys[1]);
+  work.rows = 2 * count;
+  work.first = first;
+  work.count = count;
+  work.length = length;
+  work.vectors = got.data();
+  work.halves = scalars[2].data();
+  work.signs = scalars[3].data();
+  for (int64_t row = 0; row < work.rows; ++row) {
+    for (int thread = 0; thread < threads; ++thread)
+      cuda::draw_reflector<T, Store>(work, row, thread, threads);
+    const T* const x = work.vector<T>(row);
+    double sums[threads];
+    for (int thread = 0; thread < threads; ++thread)
+      sums[thread] = TORCHINIT_TARGET::partial_square_sum(x, work.size(row), thread);
+    const auto reflector =
+        TORCHINIT_TARGET::make_reflector(x[0], TORCHINIT_TARGET::sum_pairwise(sums));
+    for (int thread = 0; thread < threads; ++thread)
+      cuda::scale_reflector(work, row, reflector, thread, threads);
+  }
+  ++fills;
+  if (expected == got && scalars[0] == scalars[2] && scalars[1] == scalars[3]) return;
+  std::fprintf(stderr, "reflectors of length %lld from %lld: a thread block's bits differ\n",
+               static_cast<long long>(length), static_cast<long long>(first));
+  std::exit(1);
+}
+
 }  // namespace
 
 int main() {
@@ -95,6 +138,15 @@ int main() {
       compare_all(make_plan(c.distribution, dtype, c.parameters));
   for (const Dtype dtype : {Dtype::Int32, Dtype::Int64})
     compare_all(make_plan(Distribution::Words, dtype, cases[0].parameters));
+  for (const int64_t length : {1, 5, 64, 65, 300}) {
+    for (const int64_t first : {int64_t{0}, length / 3, length - 1}) {
+      const int64_t count = length - first < 17 ? length - first : 17;
+      compare_reflectors<float, TORCHINIT_TARGET::StoreFloat32>(Dtype::Float32, length, first,
+                                                                count);
+      compare_reflectors<double, TORCHINIT_TARGET::StoreFloat64>(Dtype::Float64, length, first,
+                                                                 count);
+    }
+  }
   std::printf("grids on the host: %ld, all equal to the CPU\n", fills);
   return 0;
 }

@@ -1,6 +1,7 @@
 // Runs every kernel on every instruction set of this machine, for the sanitisers to watch:
 // all transforms and dtypes, sizes around every boundary, misaligned memory, boxes and layouts.
 // Memory is allocated to the byte, so that a stray store is an error. Prints the number of fills.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
+#include "../../csrc/cpu/reflectors.h"
 #include "../../csrc/lanes/scalar.h"
 #include "../../csrc/plan.h"
 
@@ -126,6 +128,39 @@ void run_threads(Dtype dtype) {
   if (one != four) fail("the number of threads matters", kCases[1], dtype, size);
 }
 
+// Blocks of reflectors, the inverses of triangles and small matrices, of sizes around the vectors'.
+template <class T>
+void run_reflectors(Dtype dtype) {
+  const int64_t keys[] = {3, -1, 5};
+  for (const int64_t length : {1, 2, 15, 16, 17, 63, 64, 65, 200}) {
+    for (const int64_t first : {int64_t{0}, length / 2, length - 1}) {
+      const int64_t count = std::min<int64_t>(length - first, 20), width = length - first;
+      std::vector<T> vectors[2], halves(static_cast<size_t>(3 * count)), signs(halves.size());
+      for (const int threads : {1, 3}) {
+        auto& to = vectors[threads == 3];
+        to.resize(static_cast<size_t>(3 * count * width));
+        cpu::fill_reflectors(
+            {dtype, keys, 3, first, count, length, to.data(), halves.data(), signs.data()},
+            threads);
+        ++fills;
+      }
+      if (vectors[0] != vectors[1]) fail("threads matter to reflectors", kCases[1], dtype, length);
+    }
+    for (const int64_t n : {int64_t{1}, (length + 1) / 2, std::min<int64_t>(length, 70)}) {
+      std::vector<T> one(static_cast<size_t>(length * n)), two(one.size()), gram(n * n, T(0.5));
+      void* const data[] = {one.data(), two.data()};
+      cpu::fill_small_orthogonal({dtype, keys, 2, length, n, 0.5, data, n, 1}, 2);
+      cpu::fill_small_orthogonal({dtype, keys, 1, length, n, 0.5, data + 1, 1, length}, 1);
+      for (int64_t i = 0; i < length; ++i)
+        for (int64_t j = 0; j < n; ++j)
+          if (one[static_cast<size_t>(i * n + j)] != two[static_cast<size_t>(j * length + i)])
+            fail("strides matter to small matrices", kCases[1], dtype, length);
+      cpu::invert_triangles(dtype, 1, n, gram.data(), 1);
+      fills += 3;
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -139,6 +174,8 @@ int main() {
       }
       run_threads(dtype);
     }
+    run_reflectors<float>(Dtype::Float32);
+    run_reflectors<double>(Dtype::Float64);
     for (const Dtype dtype : {Dtype::Int32, Dtype::Int64}) {
       run_sizes({Distribution::Words, {}}, dtype);
       run_boxes({Distribution::Words, {}}, dtype);

@@ -1,0 +1,28 @@
+// What every launch needs.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace torchinit::cuda {
+
+inline void check(cudaError_t status) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+}
+
+// Thread blocks for a number of independent items: no more than `a_processor` of them on each
+// multiprocessor of the current device, since every thread takes items in turn.
+inline unsigned int blocks_for(int64_t items, int threads, int a_processor) {
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  const int64_t wanted = (items + threads - 1) / threads;
+  return static_cast<unsigned int>(std::min(wanted, int64_t{processors} * a_processor));
+}
+
+}  // namespace torchinit::cuda
