@@ -94,12 +94,7 @@ arm-compare: build/arm/sanitized_fills build/arm/digest build/sanitized/digest
 # Needs nvcc only: no GPU and no torch.
 CUDA_ARCHITECTURES := 80 90 100
 cuda-compile:
-	@mkdir -p build
-	for arch in $(CUDA_ARCHITECTURES); do \
-	  $(NVCC) -std=c++17 -O3 -fmad=false -arch=sm_$$arch -Werror all-warnings \
-	    -Xptxas -v,--warn-on-spills,--warning-as-error -c csrc/cuda/fill.cu \
-	    -o build/fill_sm$$arch.o || exit 1; \
-	done
+	$(PYTHON) tools/cuda_compile.py --nvcc $(NVCC) --arch $(CUDA_ARCHITECTURES)
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/run.py
