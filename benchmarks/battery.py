@@ -1,7 +1,7 @@
 """The raw words of the kernels as bytes on standard output, and dieharder's verdict on them.
 
-    python benchmarks/battery.py words sequential --key 7 | dieharder -a -g 200
-    python benchmarks/battery.py words neighbours --key 0 | dieharder -a -g 200
+    python benchmarks/battery.py words sequential --key 7 | dieharder -a -g 200 -Y 1 -k 2
+    python benchmarks/battery.py words neighbours --key 0 | dieharder -a -g 200 -Y 1 -k 2
     python benchmarks/battery.py report sequential.txt ... > benchmarks/results/battery.md
 
 ``sequential`` is one key's stream, element after element. ``neighbours`` takes one element of each
@@ -55,7 +55,12 @@ def assessments(text: str) -> list[list[str]]:
 
 def report(paths: list[Path]) -> str:
     """All results of some runs in Markdown, each run headed by its file's name."""
-    parts = []
+    parts = [
+        "# dieharder on the raw words\n\n"
+        "`dieharder -a -g 200 -Y 1 -k 2` on the streams of `benchmarks/battery.py`. WEAK: a p-value "
+        "below 0.005 or above 0.995, which one in a hundred has by chance; such a test is repeated "
+        "with more samples until it passes or fails, in the next rows.\n"
+    ]
     for path in paths:
         rows = assessments(path.read_text())
         counts = Counter(row[-1] for row in rows)

@@ -2,7 +2,7 @@
 
     python benchmarks/report.py benchmarks/results/NAME.json [--readme README.md]
 
-With --readme, the first table also replaces what stands between the benchmark markers there.
+With --readme, the rows that tell most also replace what stands between the benchmark markers there.
 """
 
 from __future__ import annotations
@@ -142,15 +142,21 @@ One thread, {elements / 8:.0f} Mi elements:
 """
 
 
+# The rows of the README.
+_MAIN = re.compile(r"(float32|bfloat16) (uniform|normal|trunc_normal within 2 std)|float64 normal")
+
+
 def main() -> None:
     """Prints the tables of a file of results."""
     parser = argparse.ArgumentParser(description="Markdown tables from the JSON of run.py.")
     parser.add_argument("results", type=Path)
     parser.add_argument("--readme", type=Path)
     options = parser.parse_args()
-    text = markdown(json.loads(options.results.read_text()))
-    print(text)
+    results = json.loads(options.results.read_text())
+    print(markdown(results))
     if options.readme:
+        results["fills"] = [each for each in results["fills"] if _MAIN.fullmatch(each["case"])]
+        text = markdown(results)
         marker = re.compile(r"(<!-- benchmark -->\n).*(\n<!-- /benchmark -->)", re.DOTALL)
         head = text.split("\n\nOne thread", maxsplit=1)[0]
         page = options.readme.read_text()
