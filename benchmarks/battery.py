@@ -57,9 +57,9 @@ def report(paths: list[Path]) -> str:
     """All results of some runs in Markdown, each run headed by its file's name."""
     parts = [
         "# dieharder on the raw words\n\n"
-        "`dieharder -a -g 200 -Y 1 -k 2` on the streams of `benchmarks/battery.py`. WEAK: a p-value "
-        "below 0.005 or above 0.995, which one in a hundred has by chance; such a test is repeated "
-        "with more samples until it passes or fails, in the next rows.\n"
+        "`dieharder -a -g 200 -Y 1 -k 2` on the streams of `benchmarks/battery.py`. WEAK: a "
+        "p-value below 0.005 or above 0.995, which one in a hundred has by chance; such a test is "
+        "repeated with more samples until it passes or fails, in the next rows.\n"
     ]
     for path in paths:
         rows = assessments(path.read_text())
