@@ -55,7 +55,9 @@ PYBIND11_MODULE(_native, m) {
       .value("FLOAT16", Dtype::Float16)
       .value("BFLOAT16", Dtype::BFloat16)
       .value("INT32", Dtype::Int32)
-      .value("INT64", Dtype::Int64);
+      .value("INT64", Dtype::Int64)
+      .value("FLOAT8_E4M3FN", Dtype::Float8E4M3)
+      .value("FLOAT8_E5M2", Dtype::Float8E5M2);
 
   m.def(
       "fill",

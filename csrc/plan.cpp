@@ -101,14 +101,18 @@ Plan normal(Dtype dtype, double mean, double std) {
 }
 
 // Whether the plain normal, |z| <= sqrt(-2 log 2^-31) = 6.556 (float64: 8.490), never leaves [a,
-// b]. The dtypes of 32-bit words decide alike, by the coarsest of them.
+// b]. The dtypes of 32-bit words decide alike: for all of them.
 bool always_within(Dtype dtype, double mean, double std, double a, double b) {
   const auto holds = [&](Dtype format, double reach) {
     return round_to_nearest(format, mean - reach * std) >= a &&
            round_to_nearest(format, mean + reach * std) <= b;
   };
   if (dtype == Dtype::Float64) return holds(dtype, 8.5);
-  return holds(Dtype::BFloat16, 6.57) && holds(Dtype::Float16, 6.57) && holds(Dtype::Float32, 6.57);
+  constexpr Dtype single[] = {Dtype::Float32, Dtype::BFloat16, Dtype::Float16, Dtype::Float8E4M3,
+                              Dtype::Float8E5M2};
+  for (const Dtype format : single)
+    if (!holds(format, 6.57)) return false;
+  return true;
 }
 
 // Below this much of the mass, float32 probabilities lack digits.

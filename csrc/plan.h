@@ -11,12 +11,22 @@ namespace torchinit {
 enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
 
 // Words go to 32- or 64-bit integers, every other distribution to floating point.
-enum class Dtype : int { Float64, Float32, Float16, BFloat16, Int32, Int64 };
+enum class Dtype : int {
+  Float64,
+  Float32,
+  Float16,
+  BFloat16,
+  Int32,
+  Int64,
+  Float8E4M3,  // torch.float8_e4m3fn: no infinity
+  Float8E5M2,
+};
 
 constexpr int element_size(Dtype dtype) {
-  return dtype == Dtype::Float64 || dtype == Dtype::Int64   ? 8
-         : dtype == Dtype::Float32 || dtype == Dtype::Int32 ? 4
-                                                            : 2;
+  return dtype == Dtype::Float64 || dtype == Dtype::Int64      ? 8
+         : dtype == Dtype::Float32 || dtype == Dtype::Int32    ? 4
+         : dtype == Dtype::Float16 || dtype == Dtype::BFloat16 ? 2
+                                                               : 1;
 }
 
 // How the random words become values. A distribution may have several transforms, chosen by its

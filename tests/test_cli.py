@@ -18,7 +18,7 @@ from torch.nn import init as torch_init
 
 import torchinit
 from torchinit import cli, demo, info, models, native
-from torchinit.dispatch import FLOATING_DTYPES
+from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.models import Parameter
 
 TINY = ["demo", "--model", "tiny", "--device", "cpu"]

@@ -167,3 +167,14 @@ except AssertionError as error:
         [sys.executable, "-O", "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == ["True", "False"]
+
+
+@native_only
+@pytest.mark.parametrize("val", [449.0, math.inf, -math.inf])
+def test_float8_e4m3fn_has_no_infinity(val):
+    tensor = torch.ones(3).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"val=.*inf.*|val=449"):
+        torchinit.constant_(tensor, val)
+    assert (tensor.float() == 1).all()
+    wide = torchinit.constant_(torch.ones(3).to(torch.float8_e5m2), val).float()
+    assert wide[0] == torch.tensor(val).to(torch.float8_e5m2).float()

@@ -18,6 +18,7 @@ from distribution_checks import (
     truncated_normal_cdf,
 )
 from torchinit import init_, native
+from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.init import SCHEMES
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -232,3 +233,27 @@ def test_meta_tensors_come_back_untouched(init):
     assert result[0] is weight
     assert result[1] is bias
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", FLOAT8_DTYPES)
+@pytest.mark.parametrize("init", [scheme for scheme in SCHEMES if scheme != "dirac"])
+def test_float8(init, dtype):
+    """The float32 values rounded, those of an orthogonal matrix with float8's own default gain."""
+    gain = {"gain": 1.0} if init == "orthogonal" else {}
+    wide = made(init, torch.float32, (64, 96), 64, std=0.5, scale=0.7, **gain)
+    narrow = made(init, dtype, (64, 96), 64, std=0.5, scale=0.7)
+    for tensor, values in zip(narrow, wide, strict=True):
+        info = torch.finfo(dtype)
+        step = info.eps * values.abs() + info.tiny * info.eps  # bounds may move a value by one
+        assert ((tensor.float() - values).abs() <= step).all()
+
+
+@pytest.mark.parametrize("dtype", FLOAT8_DTYPES)
+@pytest.mark.parametrize("fill", [torchinit.normal_, torchinit.orthogonal_])
+def test_float8_saturates(fill, dtype):
+    torch.manual_seed(1)
+    limit = torch.finfo(dtype).max
+    arguments = {"std": 8 * limit} if fill is torchinit.normal_ else {"gain": 30 * limit}
+    values = fill(torch.empty(64, 64, dtype=dtype), **arguments).float()
+    assert values.abs().max() == limit
+    assert values.isfinite().all()

@@ -18,8 +18,10 @@ pytestmark = native_only
 
 KEY = torch.tensor(-0x123456789ABCDEF)
 UNSIGNED_KEY = int(KEY) % 2**64
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+DTYPES = (torch.float64, torch.float32, *NARROW)
 INF = math.inf
+GUARD = 64  # a value that every dtype has
 
 # Every distribution and every transform of it (csrc/plan.h).
 FILLS = {
@@ -40,9 +42,16 @@ FILLS = {
 WORDS = {"words": (ops.random_words_, ())}
 
 
+def fits(fill, dtype):
+    """Whether the bounds of a uniform are within the dtype's range."""
+    return fill[0] is not ops.uniform_ or max(fill[1]) <= torch.finfo(dtype).max
+
+
 def cases():
     for name, fill in FILLS.items():
         for dtype in DTYPES:
+            if not fits(fill, dtype):
+                continue
             yield pytest.param(fill, dtype, id=f"{name}-{dtype}".replace("torch.", ""))
     for dtype in (torch.int32, torch.int64):
         yield pytest.param(WORDS["words"], dtype, id=f"words-{dtype}".replace("torch.", ""))
@@ -61,7 +70,9 @@ def make(fill, dtype, shape, start=None, whole=None):
 
 def bits(tensor):
     """The tensor as integers, so that equality means the same bits (zeros and NaN included)."""
-    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    return tensor.view(
+        {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    )
 
 
 def assert_same_bits(got, expected):
@@ -197,10 +208,10 @@ def test_pieces_equal_the_whole(fill, dtype, start):
     operator, parameters = fill
     whole = make(fill, dtype, 200, [start - 1], [2**50])
     for size in [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130]:
-        memory = torch.full((size + 2,), 77, dtype=dtype)
+        memory = torch.full((size + 2,), GUARD, dtype=dtype)
         operator(memory[1:-1], KEY, *parameters, [2**50], [start])
         assert_same_bits(memory[1:-1], whole[1 : size + 1])
-        assert memory[0] == memory[-1] == 77
+        assert memory[0] == memory[-1] == GUARD
 
 
 @each_fill
@@ -218,14 +229,14 @@ def test_layouts_do_not_matter(fill, dtype):
     layouts = {
         "channels last": torch.empty(shape, dtype=dtype).to(memory_format=torch.channels_last),
         "transposed": torch.empty((6, 5, 8, 3), dtype=dtype).permute(3, 2, 1, 0),
-        "padded rows": torch.full((3, 8, 5, 9), 77, dtype=dtype)[..., :6],
-        "every other": torch.full((3, 8, 5, 12), 77, dtype=dtype)[..., ::2],
+        "padded rows": torch.full((3, 8, 5, 9), GUARD, dtype=dtype)[..., :6],
+        "every other": torch.full((3, 8, 5, 12), GUARD, dtype=dtype)[..., ::2],
     }
     for name, tensor in layouts.items():
         operator(tensor, KEY, *parameters)
         assert_same_bits(tensor, expected), name
-    assert (layouts["padded rows"]._base[..., 6:] == 77).all()
-    assert (layouts["every other"]._base[..., 1::2] == 77).all()
+    assert (layouts["padded rows"]._base[..., 6:] == GUARD).all()
+    assert (layouts["every other"]._base[..., 1::2] == GUARD).all()
 
 
 @each_fill
@@ -263,6 +274,8 @@ def test_any_box_in_any_layout(box, name, dtype):
     operator, parameters = {**FILLS, **WORDS}[name]
     if name == "words":
         dtype = torch.int32
+    elif not fits(FILLS[name], dtype):
+        dtype = torch.float8_e5m2
     whole = torch.empty(shape, dtype=dtype)
     operator(whole, KEY, *parameters)
     memory = torch.empty([sizes[d] * steps[d] for d in order], dtype=dtype)
@@ -288,9 +301,11 @@ def test_any_box_at_a_great_offset(box, name, offset):
     assert_same_bits(tensor[0], flat.view(shape)[slices])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
 def test_low_precision_is_rounded_float32(fill, dtype):
+    if not fits(fill, dtype):
+        pytest.skip(f"{fill[1]} is out of the range of {dtype}")
     count = 2**16
     single = make(fill, torch.float32, count)
     narrow = make(fill, dtype, count)
@@ -309,10 +324,35 @@ def test_low_precision_is_rounded_float32(fill, dtype):
     values_exist = bool(inside.any())
     if values_exist:
         assert kept.all()
-    assert torch.equal(narrow[inside], rounded[inside])
+    assert_same_bits(narrow[inside], rounded[inside])
     # Outside values move to the nearest value inside, one step of the format away.
     distance = (narrow.double() - single.double()).abs()
-    assert (distance <= 2.0**-7 * single.double().abs() + 2.0**-24).all()
+    info = torch.finfo(dtype)
+    smallest = max(info.tiny * info.eps, 2.0**-24)
+    assert (distance <= info.eps * single.double().abs() + smallest).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_every_float8_is_the_nearest(dtype):
+    """Against a search among the values themselves: 2^20 floats over all exponents and beyond."""
+    codes = torch.arange(128, dtype=torch.uint8)
+    values = codes.view(dtype).double()
+    values = values[values.isfinite()]
+    magnitude = values.max().item()
+    for limit in (8.0 * magnitude, magnitude, 1.0, 2.0**-8, 2.0**-17):
+        std = limit / 4
+        single = make((ops.normal_, (0.0, std)), torch.float32, 2**18)
+        narrow = make((ops.normal_, (0.0, std)), dtype, 2**18)
+        exact = single.double().abs()
+        above = torch.searchsorted(values, exact).clamp(1, len(values) - 1)
+        below = above - 1
+        to_above, to_below = values[above] - exact, exact - values[below]
+        up = (to_above < to_below) | ((to_above == to_below) & (above % 2 == 0))
+        expected = torch.where(up, above, below) + 128 * single.signbit()
+        assert torch.equal(narrow.view(torch.uint8).long(), expected)
+    assert (narrow.double().abs() < magnitude).all()
+    saturated = make((ops.normal_, (0.0, 8.0 * magnitude)), dtype, 1000)
+    assert saturated.double().abs().max() == magnitude
 
 
 @pytest.mark.parametrize("flush", [True, False])

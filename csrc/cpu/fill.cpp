@@ -110,7 +110,9 @@ class BoxFill {
   }
 
   void scatter_row(const unsigned char* from, unsigned char* to, int64_t n, int64_t stride) const {
-    if (element_ == 2)
+    if (element_ == 1)
+      scatter(from, to, n, stride);
+    else if (element_ == 2)
       scatter(reinterpret_cast<const uint16_t*>(from), reinterpret_cast<uint16_t*>(to), n, stride);
     else if (element_ == 4)
       scatter(reinterpret_cast<const uint32_t*>(from), reinterpret_cast<uint32_t*>(to), n, stride);

@@ -115,6 +115,16 @@ struct Avx2Lanes {
     put<streaming>(to, _mm256_permute4x64_epi64(__m256i(pair), _MM_SHUFFLE(3, 1, 2, 0)));
   }
   template <bool streaming>
+  static TORCHINIT_INLINE void store_byte_pairs(uint8_t* to, u32 pair) {
+    const u64 quad = u64(pair) | (u64(pair) >> 16);  // the four elements of a block
+    const __m256i order = _mm256_setr_epi32(0, 4, 2, 6, 0, 0, 0, 0);
+    const __m128i quads = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(__m256i(quad), order));
+    if (streaming)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to), quads);
+    else
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), quads);
+  }
+  template <bool streaming>
   static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
     const __m128i low = _mm256_cvtps_ph(_mm256_unpacklo_ps(__m256(x), __m256(y)), 0);
     const __m128i high = _mm256_cvtps_ph(_mm256_unpackhi_ps(__m256(x), __m256(y)), 0);

@@ -115,6 +115,16 @@ struct Avx512Lanes {
     put<streaming>(to, _mm512_permutexvar_epi64(order, __m512i(pair)));
   }
   template <bool streaming>
+  static TORCHINIT_INLINE void store_byte_pairs(uint8_t* to, u32 pair) {
+    const u64 quad = u64(pair) | (u64(pair) >> 16);  // the four elements of a block
+    const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m256i quads = _mm256_permutevar8x32_epi32(_mm512_cvtepi64_epi32(__m512i(quad)), order);
+    if (streaming)
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), quads);
+    else
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), quads);
+  }
+  template <bool streaming>
   static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
     const __m256i low = _mm512_cvtps_ph(_mm512_unpacklo_ps(__m512(x), __m512(y)), 0);
     const __m256i high = _mm512_cvtps_ph(_mm512_unpackhi_ps(__m512(x), __m512(y)), 0);

@@ -115,6 +115,10 @@ struct NeonLanes {
     put(to, uint8x16_t(pair));
   }
   template <bool>
+  static TORCHINIT_INLINE void store_byte_pairs(uint8_t* to, u32 pair) {
+    vst1_u8(to, uint8x8_t(vmovn_u32(uint32x4_t(pair))));
+  }
+  template <bool>
   static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
     const float16x4_t low = vcvt_f16_f32(vzip1q_f32(float32x4_t(x), float32x4_t(y)));
     put(to, uint8x16_t(vcvt_high_f16_f32(low, vzip2q_f32(float32x4_t(x), float32x4_t(y)))));

@@ -167,6 +167,12 @@ struct ScalarLanes {
     to[0] = static_cast<uint16_t>(pair);
     to[1] = static_cast<uint16_t>(pair >> 16);
   }
+  // Each 32-bit lane holds two 8-bit elements in its lower half, zeros above.
+  template <bool streaming>
+  static TORCHINIT_INLINE void store_byte_pairs(uint8_t* to, u32 pair) {
+    to[0] = static_cast<uint8_t>(pair);
+    to[1] = static_cast<uint8_t>(pair >> 8);
+  }
   template <bool streaming>
   static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
     to[0] = round_to_float16(bits_of(x));

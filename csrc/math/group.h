@@ -59,6 +59,19 @@ struct StoreBFloat16 : StoreFloat32 {
   }
 };
 
+// Saturating.
+template <class Format>
+struct StoreFloat8 : StoreFloat32 {
+  using Element = uint8_t;
+
+  template <class L, bool streaming>
+  static TORCHINIT_INLINE void put(Element* to, typename L::f32 x, typename L::f32 y) {
+    const typename L::u32 low = round_to_float8<L, Format>(x);
+    const typename L::u32 high = round_to_float8<L, Format>(y);
+    L::template store_byte_pairs<streaming>(to, low | (high << 8));
+  }
+};
+
 struct StoreWords32 {
   using Element = uint32_t;
   template <class L>

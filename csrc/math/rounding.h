@@ -1,4 +1,4 @@
-// Rounding of float32 to the 16-bit formats: to nearest, ties to even, subnormals kept.
+// Rounding of float32 to the 16- and 8-bit formats: to nearest, ties to even, subnormals kept.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,35 @@ TORCHINIT_INLINE uint16_t round_to_float16(uint32_t bits) {
     rounded = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   }
   return static_cast<uint16_t>(sign | rounded);
+}
+
+// The formats of Micikevicius et al. 2022, "FP8 formats for deep learning".
+struct Float8E4M3 {
+  static constexpr int digits = 3;         // of the fraction
+  static constexpr int min_exponent = -6;  // of a normal number
+  static constexpr float min_normal = 0x1p-6f, max = 448;
+};
+struct Float8E5M2 {
+  static constexpr int digits = 2;
+  static constexpr int min_exponent = -14;
+  static constexpr float min_normal = 0x1p-14f, max = 57344;
+};
+
+// An 8-bit format in the lowest byte of each 32-bit lane, zeros above; what exceeds the largest
+// finite value becomes it. Not for NaN.
+template <class L, class Format>
+TORCHINIT_INLINE typename L::u32 round_to_float8(typename L::f32 x) {
+  using U = typename L::u32;
+  constexpr int shift = 23 - Format::digits;
+  const U bits = U(L::bits(x));
+  const auto magnitude = L::min(L::from_bits(U(bits & 0x7fffffffu)), L::broadcast(Format::max, x));
+  const auto power = L::from_bits(U(U(L::bits(magnitude)) & 0x7f800000u));
+  const U exponent = U(L::bits(L::max(power, L::broadcast(Format::min_normal, x))));
+  // A sum with 2^23 units in the last place of the result is rounded to such units.
+  const U units = exponent + (uint32_t{shift} << 23);
+  const U significand = U(L::bits(magnitude + L::from_bits(units))) - units;
+  constexpr uint32_t lowest = static_cast<uint32_t>(127 + Format::min_exponent) << Format::digits;
+  return ((bits >> 24) & 0x80u) | ((exponent >> shift) - lowest + significand);
 }
 
 }  // namespace torchinit::TORCHINIT_TARGET

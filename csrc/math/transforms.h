@@ -13,8 +13,12 @@ void visit_narrow(const Visitor& visit, Dtype dtype, const Sampler& sampler) {
     visit.template run<L, StoreFloat32>(sampler);
   else if (dtype == Dtype::Float16)
     visit.template run<L, StoreFloat16>(sampler);
-  else
+  else if (dtype == Dtype::BFloat16)
     visit.template run<L, StoreBFloat16>(sampler);
+  else if (dtype == Dtype::Float8E4M3)
+    visit.template run<L, StoreFloat8<Float8E4M3>>(sampler);
+  else
+    visit.template run<L, StoreFloat8<Float8E5M2>>(sampler);
 }
 
 // Calls visit.run<Lanes, Store>(sampler) for any transform but Constant. L: the backend of choice;

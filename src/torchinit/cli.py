@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from torchinit import demo, info
-from torchinit.dispatch import FLOATING_DTYPES
+from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.models import MODELS
 from torchinit.version import __version__
 

@@ -10,8 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import Buffer, Parameter
 
 from torchinit import native
-
-FLOATING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from torchinit.dtypes import ALL_DTYPES
 
 # Schemes with an operator of their own or made of such; the others are torch's everywhere.
 NATIVE_SCHEMES = frozenset(
@@ -75,7 +74,7 @@ def is_plain(tensor: Tensor) -> bool:
     """Returns whether a tensor is of floats in dense memory that torch's operations can write."""
     return (
         type(tensor) in _KNOWN_TYPES
-        and tensor.dtype in FLOATING_DTYPES
+        and tensor.dtype in ALL_DTYPES
         and tensor.layout is torch.strided
         and tensor.device.type in ("cpu", "cuda")
         and not tensor.is_neg()
@@ -121,7 +120,7 @@ def _obstacle_of_kind(
 ) -> str:
     if kind not in _KNOWN_TYPES:
         return f"tensor subclass {kind.__name__} is not known"
-    if dtype not in FLOATING_DTYPES:
+    if dtype not in ALL_DTYPES:
         return f"dtype {dtype} is not one of the native ones"
     if device_type == "cuda":
         if native.cuda is None:

@@ -11,13 +11,16 @@ fills and meta tensors draw none. Stricter than torch, and always before anythin
 * Memory mapped read-only is an error, where torch crashes.
 
 These errors, and those for ``std < 0`` and ``a > b``, are ``ValueError`` and ``RuntimeError`` both.
+
+float8 tensors, which torch refuses, are filled by every function with random values: rounded, and
+what exceeds the largest finite value becomes it.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +29,7 @@ from torch.nn import init as torch_init
 
 from torchinit import ops
 from torchinit.dispatch import is_direct, is_native
+from torchinit.dtypes import FLOAT8_DTYPES, copy_rounded
 from torchinit.errors import ArgumentError
 from torchinit.fans import calculate_gain, kaiming_std, xavier_std
 from torchinit.keys import draw_key, draw_key_number, draw_keys
@@ -65,6 +69,14 @@ def _fill(
     return tensor
 
 
+def _by_torch(function: Callable[..., Tensor], tensor: Tensor, *arguments: object) -> Tensor:
+    """A function of ``torch.nn.init``; float8, which it does not know, by way of float32."""
+    if tensor.dtype not in FLOAT8_DTYPES or tensor.is_meta:
+        return function(tensor, *arguments)
+    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+    return copy_rounded(tensor, function(single, *arguments))
+
+
 def _uniform(tensor: Tensor, a: float, b: float, generator: Generator | None) -> Tensor:
     ops.check_uniform(tensor.dtype, a, b)
     return _fill(ops.uniform_, tensor, generator, a, b)
@@ -90,7 +102,7 @@ def uniform_(
         ArgumentError: a > b, bounds not finite or out of the dtype's range, overlapping tensor.
     """
     if not is_native(tensor):
-        return torch_init.uniform_(tensor, a, b, generator)
+        return _by_torch(torch_init.uniform_, tensor, a, b, generator)
     return _uniform(tensor, float(a), float(b), generator)
 
 
@@ -108,7 +120,7 @@ def normal_(
         ArgumentError: std < 0, mean or std not finite, overlapping tensor.
     """
     if not is_native(tensor):
-        return torch_init.normal_(tensor, mean, std, generator)
+        return _by_torch(torch_init.normal_, tensor, mean, std, generator)
     return _normal(tensor, float(mean), float(std), generator)
 
 
@@ -138,7 +150,7 @@ def trunc_normal_(
         ArgumentError: std < 0, a > b, NaN, mean or std not finite, overlapping tensor.
     """
     if not is_native(tensor):
-        return torch_init.trunc_normal_(tensor, mean, std, a, b, generator)
+        return _by_torch(torch_init.trunc_normal_, tensor, mean, std, a, b, generator)
     mean, std, a, b = float(mean), float(std), float(a), float(b)
     ops.check_normal(mean, std)
     ops.check_interval(a, b)
@@ -157,7 +169,8 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fills with one value, rounded to the dtype; NaN and infinity are allowed, as in torch.
 
     Raises:
-        ArgumentError: a finite val out of the dtype's range, overlapping tensor.
+        ArgumentError: a finite val out of the dtype's range, infinity for float8_e4m3fn, which has
+            none, overlapping tensor.
     """
     if not is_native(tensor):
         return torch_init.constant_(tensor, val)
@@ -206,7 +219,7 @@ def xavier_uniform_(
         ArgumentError: gain negative or not finite, overlapping tensor.
     """
     if not is_native(tensor):
-        return torch_init.xavier_uniform_(tensor, gain, generator)
+        return _by_torch(torch_init.xavier_uniform_, tensor, gain, generator)
     _check_gain(gain)
     bound = _SQRT3 * xavier_std(tensor.shape, gain)
     return _uniform(tensor, -bound, bound, generator)
@@ -218,7 +231,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     Arguments and errors as for ``xavier_uniform_``.
     """
     if not is_native(tensor):
-        return torch_init.xavier_normal_(tensor, gain, generator)
+        return _by_torch(torch_init.xavier_normal_, tensor, gain, generator)
     _check_gain(gain)
     return _normal(tensor, 0.0, xavier_std(tensor.shape, gain), generator)
 
@@ -244,7 +257,7 @@ def kaiming_uniform_(
         ArgumentError: a not finite, overlapping tensor.
     """
     if not is_native(tensor):
-        return torch_init.kaiming_uniform_(tensor, a, mode, nonlinearity, generator)  # type: ignore[arg-type]
+        return _by_torch(torch_init.kaiming_uniform_, tensor, a, mode, nonlinearity, generator)
     _warn_if_empty(tensor)
     ops.check_finite(a=a)
     bound = _SQRT3 * kaiming_std(tensor.shape, a, mode, nonlinearity)
@@ -263,7 +276,7 @@ def kaiming_normal_(
     Arguments and errors as for ``kaiming_uniform_``.
     """
     if not is_native(tensor):
-        return torch_init.kaiming_normal_(tensor, a, mode, nonlinearity, generator)  # type: ignore[arg-type]
+        return _by_torch(torch_init.kaiming_normal_, tensor, a, mode, nonlinearity, generator)
     _warn_if_empty(tensor)
     ops.check_finite(a=a)
     return _normal(tensor, 0.0, kaiming_std(tensor.shape, a, mode, nonlinearity), generator)
@@ -279,7 +292,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
     than 1e-5 sqrt(n).
 
     Args:
-        tensor: at least two dimensions; rows are shape[0], columns the rest. float16 and bfloat16
+        tensor: at least two dimensions; rows are shape[0], columns the rest. 16- and 8-bit floats
             are computed in float32 and rounded (torch: an error).
         gain: factor, finite.
         generator: where the key is drawn from; None is torch's default CPU generator.

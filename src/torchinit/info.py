@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from torchinit import native
-from torchinit.dispatch import FLOATING_DTYPES, TORCH_SCHEMES, which
+from torchinit.dispatch import TORCH_SCHEMES, which
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.version import __version__
 
 # Stands for every scheme with a native fill: which path they take depends on the tensor alone.
@@ -68,7 +69,7 @@ def _cuda_devices() -> list[dict[str, str]]:
 
 def _paths(device: str) -> dict[str, dict[str, str]]:
     # complex64 stands for the dtypes that only torch serves.
-    dtypes = (*FLOATING_DTYPES, torch.complex64)
+    dtypes = (*ALL_DTYPES, torch.complex64)
     return {
         str(dtype).removeprefix("torch."): which(
             torch.empty(0, dtype=dtype, device=device), _SCHEME

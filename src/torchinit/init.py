@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from torchinit import functional, ops
-from torchinit.dispatch import FLOATING_DTYPES
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fans import calculate_fans
 
@@ -87,8 +87,9 @@ def init_(
     with r = 1 / sqrt(fan_in) of the weight.
 
     Args:
-        weight: float64, float32, float16 or bfloat16. At least two dimensions for orthogonal,
-            kaiming and xavier, three to five for dirac. A ``Parameter`` is unwrapped.
+        weight: float64, float32, float16, bfloat16, float8_e4m3fn or float8_e5m2. At least two
+            dimensions for orthogonal, kaiming and xavier, three to five for dirac. A ``Parameter``
+            is unwrapped.
         bias: any shape, same device as the weight; or None.
         init: the scheme.
         mean, std: of normal, biased_normal and trunc_normal; finite, std >= 0.
@@ -210,10 +211,10 @@ def _check_scale(weight: Tensor, init: InitializationType, scale: float) -> None
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOATING_DTYPES:
+    if tensor.dtype not in ALL_DTYPES:
         raise TypeError(
             f"{name} has dtype {tensor.dtype}, which cannot be initialised: "
-            f"expected one of {', '.join(map(str, FLOATING_DTYPES))}"
+            f"expected one of {', '.join(map(str, ALL_DTYPES))}"
         )
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")

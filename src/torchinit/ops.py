@@ -32,6 +32,8 @@ _DTYPES = {
     torch.bfloat16: 3,
     torch.int32: 4,
     torch.int64: 5,
+    torch.float8_e4m3fn: 6,
+    torch.float8_e5m2: 7,
 }
 _FLOATS = frozenset(dtype for dtype in _DTYPES if dtype.is_floating_point)
 _INTEGERS = frozenset(_DTYPES) - _FLOATS
@@ -259,9 +261,9 @@ def check_interval(a: float, b: float) -> None:
 
 
 def check_constant(dtype: torch.dtype, val: float) -> None:
-    """Raises ArgumentError for a finite value beyond the range of the dtype."""
+    """Raises ArgumentError for a value out of the dtype's range; infinity is in most ranges."""
     limit = _LIMITS[dtype]
-    if math.isfinite(val) and abs(val) > limit:
+    if abs(val) > limit and (math.isfinite(val) or dtype == torch.float8_e4m3fn):
         raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
 
 

@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 
 from torchinit import dispatch, native, reflectors
+from torchinit.dtypes import ALL_DTYPES, copy_rounded, working_dtype
 
 # Draws (vectors, halves, signs) of the reflectors from a number on: see reflectors.py.
 _Draw = Callable[[Tensor, Tensor, Tensor, int], None]
@@ -62,7 +63,7 @@ def fill_orthogonal(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: floa
 def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None) -> Tensor:
     """Without the native module: the same method where it pays, else ``torch.nn.init``'s.
 
-    ``torch.nn.init.orthogonal_`` knows no 16-bit dtypes: they go by way of float32.
+    ``torch.nn.init.orthogonal_`` knows no 16- and 8-bit dtypes: they go by way of float32.
     """
     pays = (
         dispatch.is_plain(tensor)
@@ -78,12 +79,11 @@ def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None
         with torch.no_grad(), _full_precision(tensor.device):
             _in_batches([tensor], lambda q, _: _form(q, draw, gain))
         return tensor
-    if tensor.dtype not in (torch.float16, torch.bfloat16) or tensor.is_meta:
+    if tensor.dtype not in ALL_DTYPES or tensor.dtype.itemsize > 2 or tensor.is_meta:
         return torch_init.orthogonal_(tensor, gain, generator)
     single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
     torch_init.orthogonal_(single, gain, generator)
-    with torch.no_grad():
-        return tensor.copy_(single)
+    return copy_rounded(tensor, single)
 
 
 def matrix_shape(tensor: Tensor) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def _in_batches(tensors: Sequence[Tensor] | Tensor, fill: Callable[[Tensor, int]
     """
     like = tensors[0]
     rows, columns = matrix_shape(like)
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = working_dtype(like.dtype)
     size = 1
     if rows * columns <= _BATCHED.get(like.device.type, 0):
         size = max(1, min(len(tensors), _BATCH_ELEMENTS // (rows * columns)))
@@ -118,7 +118,7 @@ def _in_batches(tensors: Sequence[Tensor] | Tensor, fill: Callable[[Tensor, int]
         matrices = torch.empty((len(some), rows, columns), dtype=dtype, device=like.device)
         fill(_tall(matrices), first)
         for tensor, matrix in zip(some, matrices, strict=True):
-            tensor.copy_(matrix.view(tensor.shape))
+            copy_rounded(tensor, matrix.view(tensor.shape))
 
 
 def _tall(matrices: Tensor) -> Tensor:

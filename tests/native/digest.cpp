@@ -52,8 +52,14 @@ const struct {
   Dtype dtype;
   const char* name;
 } kDtypes[] = {
-    {Dtype::Float64, "float64"},   {Dtype::Float32, "float32"}, {Dtype::Float16, "float16"},
-    {Dtype::BFloat16, "bfloat16"}, {Dtype::Int32, "int32"},     {Dtype::Int64, "int64"},
+    {Dtype::Float64, "float64"},
+    {Dtype::Float32, "float32"},
+    {Dtype::Float16, "float16"},
+    {Dtype::BFloat16, "bfloat16"},
+    {Dtype::Int32, "int32"},
+    {Dtype::Int64, "int64"},
+    {Dtype::Float8E4M3, "float8_e4m3fn"},
+    {Dtype::Float8E5M2, "float8_e5m2"},
 };
 
 // reach: the elements of memory from a box's first to its last.

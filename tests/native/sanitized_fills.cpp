@@ -167,7 +167,8 @@ int main() {
   check_fma();
   for (auto set = cpu::supported_sets(); *set; ++set) {
     if (!cpu::choose_set((*set)->name)) return 1;
-    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16}) {
+    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16,
+                              Dtype::Float8E4M3, Dtype::Float8E5M2}) {
       for (const Case& c : kCases) {
         run_sizes(c, dtype);
         run_boxes(c, dtype);
