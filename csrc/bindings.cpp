@@ -15,6 +15,7 @@
 #include "math/normal_cdf.h"
 #include "math/philox.h"
 #include "plan.h"
+#include "python_jobs.h"
 
 namespace py = pybind11;
 using namespace torchinit;
@@ -75,6 +76,15 @@ PYBIND11_MODULE(_native, m) {
             threads);
       },
       "Fills the box at `start` of a logical tensor of the given shape.");
+  m.def(
+      "fill_list",
+      [](const py::list& items, int threads) {
+        std::vector<Job> jobs = read_jobs(items);
+        const py::gil_scoped_release release;
+        fill_in_order(std::move(jobs), [&](const auto& some) { cpu::fill(some, threads); });
+      },
+      "Fills many boxes: (distribution, dtype, p0, p1, p2, p3, key, address, count) each, or with "
+      "(sizes, strides, shape, start) for the count.");
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,

@@ -13,9 +13,13 @@
 namespace torchinit {
 namespace {
 
-// Smallest and largest value of a format that an interval allows.
+// Smallest and largest value of a format that an interval allows. Zeros have the signs that clamp
+// in math/distributions.h wants.
 struct Bounds {
   double min, max;
+
+  Bounds(double smallest, double largest)
+      : min(smallest == 0 ? 0.0 : smallest), max(largest == 0 ? -0.0 : largest) {}
 };
 
 // If the interval holds no value of the format, both are the value nearest to its lower end.

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "platform.h"
+
 namespace torchinit {
 
 enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
@@ -22,7 +24,7 @@ enum class Dtype : int {
   Float8E5M2,
 };
 
-constexpr int element_size(Dtype dtype) {
+TORCHINIT_INLINE constexpr int element_size(Dtype dtype) {
   return dtype == Dtype::Float64 || dtype == Dtype::Int64      ? 8
          : dtype == Dtype::Float32 || dtype == Dtype::Int32    ? 4
          : dtype == Dtype::Float16 || dtype == Dtype::BFloat16 ? 2

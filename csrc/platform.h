@@ -22,6 +22,13 @@
 #define TORCHINIT_INLINE inline __attribute__((always_inline))
 #endif
 
+// Before a function template of either side that may be called with functions of one side only.
+#if TORCHINIT_CUDA
+#define TORCHINIT_ANY_SIDE _Pragma("nv_exec_check_disable")
+#else
+#define TORCHINIT_ANY_SIDE
+#endif
+
 // A static member function evaluated by the compiler, on either side.
 #if TORCHINIT_CUDA
 #define TORCHINIT_CONSTEXPR __host__ __device__ static constexpr
@@ -48,15 +55,4 @@
 #define TORCHINIT_ARM64 1
 #else
 #define TORCHINIT_ARM64 0
-#endif
-
-// The namespace of one compilation of the shared mathematics. Each instruction set compiles the
-// same headers into a namespace of its own, so that the linker never merges two of them.
-#ifndef TORCHINIT_TARGET
-#define TORCHINIT_TARGET generic
-#endif
-
-// 1 where the target of this compilation has a fused multiply-add instruction.
-#ifndef TORCHINIT_HARDWARE_FMA
-#define TORCHINIT_HARDWARE_FMA (TORCHINIT_DEVICE_PASS || TORCHINIT_ARM64)
 #endif

@@ -1,4 +1,4 @@
-// Cuts a box into pieces for the threads, and pieces into runs of consecutive logical indices.
+// Cuts boxes into pieces for the threads, and pieces into runs of consecutive logical indices.
 #include "fill.h"
 
 #include <algorithm>
@@ -52,9 +52,13 @@ class BoxFill {
       run_size_ *= dims[d].size;
   }
 
-  // Whether every element between the first and the last in memory belongs to the box.
-  bool covers_memory() const { return in_place_ && box_.dimensions.size() == 1; }
-  size_t bytes() const { return static_cast<size_t>(box_.count * element_); }
+  int64_t count() const { return box_.count; }
+
+  // Asks for huge pages where every element between the first and the last belongs to the box.
+  void advise() const {
+    if (in_place_ && box_.dimensions.size() == 1)
+      advise_huge_pages(data_, static_cast<size_t>(box_.count * element_));
+  }
 
   void fill(int64_t begin, int64_t end) const {
     const size_t outer = box_.dimensions.size() - run_rank_;
@@ -132,31 +136,55 @@ class BoxFill {
   bool in_place_;
 };
 
+// Fills boxes that are not empty. Pieces are numbered through all of them.
+void fill_all(const BoxFill* boxes, size_t count, int threads) {
+  int64_t elements = 0;
+  for (size_t i = 0; i < count; ++i) {
+    elements += boxes[i].count();
+    boxes[i].advise();
+  }
+  const int64_t useful = (elements + kElementsPerThread - 1) / kElementsPerThread;
+  const int64_t workers = std::min<int64_t>(threads, useful);
+  if (workers <= 1) {
+    const FloatEnvironment environment;
+    for (size_t i = 0; i < count; ++i) boxes[i].fill(0, boxes[i].count());
+    return;
+  }
+  // Small pieces, taken as threads become free: a thread that has to share its processor with
+  // another program does not hold up the rest.
+  const int64_t even = (elements + workers - 1) / workers;
+  const int64_t piece =
+      (std::min(even, kLargestPiece) + kPieceMultiple - 1) / kPieceMultiple * kPieceMultiple;
+  std::vector<int64_t> ends(count);  // the number of pieces up to and with each box
+  int64_t pieces = 0;
+  for (size_t i = 0; i < count; ++i) ends[i] = pieces += (boxes[i].count() + piece - 1) / piece;
+  std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(static_cast<int>(workers))
+  {
+    const FloatEnvironment environment;
+    size_t i = 0;
+    for (int64_t number; (number = next.fetch_add(1)) < pieces;) {
+      while (number >= ends[i]) ++i;  // a thread's numbers rise
+      const int64_t begin = (number - (i ? ends[i - 1] : 0)) * piece;
+      boxes[i].fill(begin, std::min(boxes[i].count(), begin + piece));
+    }
+  }
+}
+
 }  // namespace
 
 void fill(const Plan& plan, uint64_t key, const Box& box, void* data, int threads) {
   if (box.count == 0) return;
   const BoxFill work(plan, key, box, data);
-  if (work.covers_memory()) advise_huge_pages(data, work.bytes());
-  const int64_t useful = (box.count + kElementsPerThread - 1) / kElementsPerThread;
-  const int64_t workers = std::min<int64_t>(threads, useful);
-  if (workers <= 1) {
-    const FloatEnvironment environment;
-    work.fill(0, box.count);
-    return;
-  }
-  // Small pieces, taken as threads become free: a thread that has to share its processor with
-  // another program does not hold up the rest.
-  const int64_t even = (box.count + workers - 1) / workers;
-  const int64_t piece =
-      (std::min(even, kLargestPiece) + kPieceMultiple - 1) / kPieceMultiple * kPieceMultiple;
-  std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(static_cast<int>(workers))
-  {
-    const FloatEnvironment environment;
-    for (int64_t begin; (begin = next.fetch_add(piece)) < box.count;)
-      work.fill(begin, std::min(box.count, begin + piece));
-  }
+  fill_all(&work, 1, threads);
+}
+
+void fill(const std::vector<Job>& jobs, int threads) {
+  std::vector<BoxFill> boxes;
+  boxes.reserve(jobs.size());
+  for (const Job& job : jobs)
+    if (job.box.count) boxes.emplace_back(job.plan, job.key, job.box, job.data);
+  fill_all(boxes.data(), boxes.size(), threads);
 }
 
 }  // namespace torchinit::cpu

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "../python_jobs.h"
 #include "fill.h"
 #include "reflectors.h"
 
@@ -13,17 +14,14 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA fills. Arguments are not checked against the memory: call torchinit instead.";
   m.def("architectures", &cuda::architectures, "The architectures compiled for.");
   m.def(
-      "fill_box",
-      [](int distribution, int dtype, double p0, double p1, double p2, double p3, int64_t key,
-         uintptr_t data, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-         const std::vector<int64_t>& shape, const std::vector<int64_t>& start, uintptr_t stream) {
-        const double parameters[4] = {p0, p1, p2, p3};
-        const Plan plan = make_plan(static_cast<Distribution>(distribution),
-                                    static_cast<Dtype>(dtype), parameters);
-        cuda::fill(plan, static_cast<uint64_t>(key), make_box(sizes, strides, shape, start),
-                   reinterpret_cast<void*>(data), reinterpret_cast<void*>(stream));
+      "fill_list",
+      [](const pybind11::list& items, uintptr_t stream) {
+        std::vector<Job> jobs = read_jobs(items);
+        const pybind11::gil_scoped_release release;
+        fill_in_order(std::move(jobs),
+                      [&](const auto& some) { cuda::fill(some, reinterpret_cast<void*>(stream)); });
       },
-      "Queues the fill of a box on a stream of the current device.");
+      "Queues fills, as the CPU module's fill_list takes them, on a stream of the current device.");
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,

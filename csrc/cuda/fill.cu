@@ -1,73 +1,58 @@
-// Launches of the bodies in body.h.
+// Launches of the body in chunk_body.h, and those of other boxes.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
-#include "body.h"
+#include "chunk_body.h"
 #include "fill.h"
 #include "launch.h"
 
 namespace torchinit::cuda {
 namespace {
 
-constexpr int kThreads = 256;           // a thread block
 constexpr int kBlocksPerProcessor = 8;  // enough to fill a multiprocessor
+constexpr int kChunksPerBlock = 4;      // to even out their ends
 
+// Three thread blocks in float32 and one in double precision fit a multiprocessor: with fewer
+// registers values would be spilled to memory.
 template <class Store, class Sampler>
-__global__ void __launch_bounds__(kThreads)
-    fill_kernel(Sampler sampler, TORCHINIT_TARGET::RoundKeys keys, DeviceBox box, void* data) {
-  fill_body<Store>(sampler, keys, box, data, int64_t{blockIdx.x} * kThreads + threadIdx.x,
-                   int64_t{gridDim.x} * kThreads);
+__global__ void __launch_bounds__(kThreads, IsDouble<Store, Sampler>::value ? 1 : 3)
+    table_kernel(const __grid_constant__ Table table) {
+  for (int chunk = static_cast<int>(blockIdx.x); chunk < table.chunks;
+       chunk += static_cast<int>(gridDim.x))
+    fill_chunk<Store, Sampler>(table, chunk, static_cast<int>(threadIdx.x));
 }
 
-template <class Element>
-__global__ void __launch_bounds__(kThreads)
-    fill_constant_kernel(uint64_t pattern, DeviceBox box, void* data) {
-  fill_constant_body<Element>(pattern, box, data, int64_t{blockIdx.x} * kThreads + threadIdx.x,
-                              int64_t{gridDim.x} * kThreads);
-}
-
-unsigned int grid(int64_t items) {
-  return std::max(1u, blocks_for(items, kThreads, kBlocksPerProcessor));
-}
-
-// What visit_transform calls.
-struct Launch {
-  const TORCHINIT_TARGET::RoundKeys keys;
-  const DeviceBox& box;
-  void* data;
+// What visit_plan calls.
+struct LaunchTable {
+  const Table& table;
+  unsigned int blocks;
   cudaStream_t stream;
 
   template <class L, class Store, class Sampler>
-  void run(const Sampler& sampler) const {
-    const int64_t items = box.rows * blocks_of_row<Store>(box);
-    fill_kernel<Store><<<grid(items), kThreads, 0, stream>>>(sampler, keys, box, data);
+  void run(const Sampler&) const {
+    table_kernel<Store, Sampler><<<blocks, kThreads, 0, stream>>>(table);
   }
 };
 
 }  // namespace
 
-void fill(const Plan& plan, uint64_t key, const Box& box, void* data, void* stream) {
-  if (box.count == 0) return;
-  const DeviceBox device_box(box);
+void fill(const std::vector<Job>& jobs, void* stream) {
+  using L = TORCHINIT_TARGET::ScalarLanes;
   const cudaStream_t queue = static_cast<cudaStream_t>(stream);
-  if (plan.transform == Transform::Constant) {
-    const unsigned int blocks = grid(box.count);
-    if (element_size(plan.dtype) == 2)
-      fill_constant_kernel<uint16_t>
-          <<<blocks, kThreads, 0, queue>>>(plan.pattern, device_box, data);
-    else if (element_size(plan.dtype) == 4)
-      fill_constant_kernel<uint32_t>
-          <<<blocks, kThreads, 0, queue>>>(plan.pattern, device_box, data);
+  const unsigned int blocks = full_grid(kBlocksPerProcessor);
+  for (const Table& table : make_tables(jobs, int64_t{blocks} * kChunksPerBlock)) {
+    const LaunchTable launch{table, std::min(blocks, static_cast<unsigned int>(table.chunks)),
+                             queue};
+    const Plan& plan = table.plans[0];
+    if (plan.transform == Transform::Constant)
+      launch.run<L, void>(nullptr);  // only constants
     else
-      fill_constant_kernel<uint64_t>
-          <<<blocks, kThreads, 0, queue>>>(plan.pattern, device_box, data);
-  } else {
-    using L = TORCHINIT_TARGET::ScalarLanes;
-    TORCHINIT_TARGET::visit_transform<L, L>(
-        plan, Launch{TORCHINIT_TARGET::round_keys(key), device_box, data, queue});
+      TORCHINIT_TARGET::visit_plan<L, L>(plan, launch);
+    check(cudaGetLastError());
   }
-  check(cudaGetLastError());
+  for (const Job& job : jobs)
+    if (job.box.count && !is_flat(job.box)) fill_box(job, stream);
 }
 
 #define TORCHINIT_TEXT(...) #__VA_ARGS__

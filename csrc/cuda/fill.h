@@ -1,16 +1,19 @@
 // Fills of boxes in device memory.
 #pragma once
 
-#include <cstdint>
+#include <vector>
 
-#include "../box.h"
-#include "../plan.h"
+#include "../job.h"
 
 namespace torchinit::cuda {
 
-// Queues the fill of a box, whose first element is at `data`, on a stream of the current device.
-// Throws std::runtime_error if the launch fails.
-void fill(const Plan& plan, uint64_t key, const Box& box, void* data, void* stream);
+// Queues fills on a stream of the current device: contiguous tensors by tables, in one launch for
+// each of many tensors, other boxes by a launch of their own. Throws std::runtime_error if a launch
+// fails.
+void fill(const std::vector<Job>& jobs, void* stream);
+
+// One of the others.
+void fill_box(const Job& job, void* stream);
 
 // The architectures compiled for, as nvcc lists them: "800,900".
 const char* architectures();

@@ -15,14 +15,19 @@ inline void check(cudaError_t status) {
     throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
 
-// Thread blocks for a number of independent items: no more than `a_processor` of them on each
-// multiprocessor of the current device, since every thread takes items in turn.
-inline unsigned int blocks_for(int64_t items, int threads, int a_processor) {
+// So many thread blocks on each multiprocessor of the current device.
+inline unsigned int full_grid(int a_processor) {
   int device = 0, processors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  return static_cast<unsigned int>(processors * a_processor);
+}
+
+// Thread blocks for a number of independent items: no more than a full grid of them, since every
+// thread takes items in turn.
+inline unsigned int blocks_for(int64_t items, int threads, int a_processor) {
   const int64_t wanted = (items + threads - 1) / threads;
-  return static_cast<unsigned int>(std::min(wanted, int64_t{processors} * a_processor));
+  return static_cast<unsigned int>(std::min(wanted, int64_t{full_grid(a_processor)}));
 }
 
 }  // namespace torchinit::cuda

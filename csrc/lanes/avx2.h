@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "../platform.h"
+#include "../target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

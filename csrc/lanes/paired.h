@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "../platform.h"
+#include "../target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "../math/rounding.h"
-#include "../platform.h"
+#include "../target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
@@ -33,7 +33,13 @@ struct ScalarLanes {
 
   // The product of the low halves of the lanes with a constant.
   static TORCHINIT_INLINE u64 multiply_wide(u64 a, uint32_t b) {
+#if TORCHINIT_DEVICE_PASS
+    u64 product;  // of the expression below nvcc also adds the upper halves' products, zeros
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(static_cast<uint32_t>(a)), "r"(b));
+    return product;
+#else
     return static_cast<u64>(static_cast<uint32_t>(a)) * b;
+#endif
   }
 
   // first[] and second[] from the four words of each block.
@@ -115,11 +121,19 @@ struct ScalarLanes {
 #endif
   }
 
-  // The second operand where the two are equal (zeros of either sign), as x86 does.
+  // Of zeros of either sign b, or else the smaller or greater by their signs: clamp has bounds for
+  // which these are the same.
+#if TORCHINIT_DEVICE_PASS
+  static TORCHINIT_INLINE f32 min(f32 a, f32 b) { return fminf(a, b); }
+  static TORCHINIT_INLINE f32 max(f32 a, f32 b) { return fmaxf(a, b); }
+  static TORCHINIT_INLINE f64 min(f64 a, f64 b) { return fmin(a, b); }
+  static TORCHINIT_INLINE f64 max(f64 a, f64 b) { return fmax(a, b); }
+#else
   static TORCHINIT_INLINE f32 min(f32 a, f32 b) { return a < b ? a : b; }
   static TORCHINIT_INLINE f32 max(f32 a, f32 b) { return a > b ? a : b; }
   static TORCHINIT_INLINE f64 min(f64 a, f64 b) { return a < b ? a : b; }
   static TORCHINIT_INLINE f64 max(f64 a, f64 b) { return a > b ? a : b; }
+#endif
 
   // a where the top bit of the condition is set, else b.
   static TORCHINIT_INLINE f32 select(u32 condition, f32 a, f32 b) {
@@ -164,19 +178,23 @@ struct ScalarLanes {
   // Each 32-bit lane holds two 16-bit elements in memory order.
   template <bool streaming>
   static TORCHINIT_INLINE void store_pairs(uint16_t* to, u32 pair) {
-    to[0] = static_cast<uint16_t>(pair);
-    to[1] = static_cast<uint16_t>(pair >> 16);
+    memcpy(to, &pair, sizeof pair);
   }
   // Each 32-bit lane holds two 8-bit elements in its lower half, zeros above.
   template <bool streaming>
   static TORCHINIT_INLINE void store_byte_pairs(uint8_t* to, u32 pair) {
-    to[0] = static_cast<uint8_t>(pair);
-    to[1] = static_cast<uint8_t>(pair >> 8);
+    memcpy(to, &pair, 2);
   }
   template <bool streaming>
   static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
-    to[0] = round_to_float16(bits_of(x));
-    to[1] = round_to_float16(bits_of(y));
+#if TORCHINIT_DEVICE_PASS
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+#else
+    const u32 low = round_to_float16(bits_of(x)), high = round_to_float16(bits_of(y));
+    const u32 pair = low | (high << 16);
+#endif
+    memcpy(to, &pair, sizeof pair);
   }
   static TORCHINIT_INLINE void fence() {}
 };

@@ -46,6 +46,8 @@ TORCHINIT_INLINE typename L::f64 end_distance(typename L::u64 w) {
   return L::to_double(((w ^ positive) & 0x7fffffffffffffffu) >> 11) + 0.5;
 }
 
+// A min of zero is +0 and a max of zero -0 (csrc/plan.cpp): then processors agree on the sign of
+// zeros, whether their comparisons look at it or not.
 template <class L, class T, class F>
 TORCHINIT_INLINE F clamp(F value, T min, T max) {
   return L::min(L::max(value, L::broadcast(min, value)), L::broadcast(max, value));

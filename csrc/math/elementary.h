@@ -7,18 +7,27 @@
 
 #include <cstdint>
 
-#include "../platform.h"
+#include "../target.h"
 #include "coefficients.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// A polynomial of coefficients.h by Horner's rule.
+// The polynomial whose coefficients are `sum` and those of C from k on down, by Horner's rule.
+template <class L, class C, int k, class F>
+TORCHINIT_INLINE F horner_from(F x, F sum) {
+  if constexpr (k < 0) {
+    return sum;
+  } else {
+    constexpr auto coefficient = C::at(k);  // by the compiler: some are products
+    return horner_from<L, C, k - 1>(x, F(L::fma(sum, x, L::broadcast(coefficient, x))));
+  }
+}
+
+// A polynomial of coefficients.h.
 template <class L, class C, class F>
 TORCHINIT_INLINE F horner(F x) {
-  F sum = L::broadcast(C::at(C::degree), x);
-  TORCHINIT_UNROLL
-  for (int k = C::degree - 1; k >= 0; --k) sum = L::fma(sum, x, L::broadcast(C::at(k), x));
-  return sum;
+  constexpr auto leading = C::at(C::degree);
+  return horner_from<L, C, C::degree - 1>(x, F(L::broadcast(leading, x)));
 }
 
 // The polynomial of log(1 + f) turned into that of -2 log(1 + f) in terms of g = -2 f: every

@@ -53,9 +53,7 @@ struct StoreBFloat16 : StoreFloat32 {
 
   template <class L, bool streaming>
   static TORCHINIT_INLINE void put(Element* to, typename L::f32 x, typename L::f32 y) {
-    const typename L::u32 low = round_to_bfloat16(typename L::u32(L::bits(x)));
-    const typename L::u32 high = round_to_bfloat16(typename L::u32(L::bits(y)));
-    L::template store_pairs<streaming>(to, (low >> 16) | (high & 0xffff0000u));
+    L::template store_pairs<streaming>(to, bfloat16_pairs<L>(x, y));
   }
 };
 
@@ -66,9 +64,7 @@ struct StoreFloat8 : StoreFloat32 {
 
   template <class L, bool streaming>
   static TORCHINIT_INLINE void put(Element* to, typename L::f32 x, typename L::f32 y) {
-    const typename L::u32 low = round_to_float8<L, Format>(x);
-    const typename L::u32 high = round_to_float8<L, Format>(y);
-    L::template store_byte_pairs<streaming>(to, low | (high << 8));
+    L::template store_byte_pairs<streaming>(to, float8_pairs<L, Format>(x, y));
   }
 };
 
@@ -123,14 +119,14 @@ TORCHINIT_INLINE void pack_words(const typename L::u64 w[4], int half,
   }
 }
 
-// Some groups: the elements of the blocks from where the run stands.
-template <class L, class Sampler, class Store, bool streaming, int groups>
-TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const BlockRun<L>& run,
+// Some groups, one after the other: the elements of the blocks from where the run stands.
+template <class L, class Sampler, class Store, bool streaming, int groups, class Run>
+TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const Run& run,
                                   typename Store::Element* to) {
   constexpr int size = group_size<L, Store>;
   typename L::u64 w[groups][4];
   run.template words<groups>(w);
-  if constexpr (groups % 2 == 0) {
+  if constexpr (groups % 2 == 0 && L::halves == 1) {
     using P = PairedLanes<L>;
     TORCHINIT_UNROLL
     for (int i = 0; i < groups; i += 2) {
@@ -144,6 +140,7 @@ TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const BlockRun<L>& run
     }
   } else {
     constexpr int halves = Store::words == 1 ? L::halves : 1;
+    TORCHINIT_UNROLL
     for (int i = 0; i < groups * halves; ++i) {
       typename Store::template Word<L> first, second;
       pack_words<L, Store>(w[i / halves], i % halves, first, second);

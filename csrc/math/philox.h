@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "../platform.h"
+#include "../target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
@@ -53,10 +53,10 @@ TORCHINIT_INLINE void philox_rounds(typename L::u64 c[counters][4], const RoundK
   }
 }
 
-// A run of groups of blocks. The upper half of the block number enters the first two rounds alone;
-// while it stays the same they cost one product instead of four: the others are kept, or grow by a
-// constant from group to group.
-template <class L>
+// A run of groups of blocks: `together` consecutive ones, and as many again `stride` blocks later.
+// The upper half of the block number enters the first two rounds alone; while it stays the same
+// they cost one product instead of four: the others are kept, or grow by a constant.
+template <class L, int together = 1, uint64_t stride = uint64_t{L::blocks}>
 class BlockRun {
  public:
   // From the group whose first block is given.
@@ -73,7 +73,7 @@ class BlockRun {
   TORCHINIT_INLINE void words(typename L::u64 w[groups][4]) const {
     TORCHINIT_UNROLL
     for (int i = 0; i < groups; ++i) {
-      const typename L::u64 product = product_ + i * kStep;
+      const typename L::u64 product = product_ + offset(i) * kFirst;
       const typename L::u64 p1 = L::multiply_wide((product >> 32) ^ keys_.second[0], kSecond);
       w[i][0] = (p1 >> 32) ^ keys_.first[1];
       w[i][1] = p1;
@@ -83,10 +83,9 @@ class BlockRun {
     philox_rounds<L, 2, groups>(w, keys_);
   }
 
-  // Past some groups: all blocks from the first must have the same upper half.
-  TORCHINIT_INLINE void advance(int groups) {
-    product_ = product_ + static_cast<uint64_t>(groups) * kStep;
-  }
+  // Past some groups, a multiple of `together`: all blocks from the first must have the same upper
+  // half.
+  TORCHINIT_INLINE void advance(int groups) { product_ = product_ + offset(groups) * kFirst; }
 
   // How many groups from a block on can follow each other so: at least one.
   static TORCHINIT_INLINE uint64_t length(uint64_t block) {
@@ -95,7 +94,11 @@ class BlockRun {
   }
 
  private:
-  static constexpr uint64_t kStep = uint64_t{L::blocks} * kFirst;
+  // Of a group, in blocks.
+  static TORCHINIT_INLINE uint64_t offset(int group) {
+    return static_cast<uint64_t>(group / together) * stride +
+           static_cast<uint64_t>(group % together) * L::blocks;
+  }
 
   const RoundKeys& keys_;
   typename L::u64 product_, second_product_, high_;

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "../lanes/scalar.h"
-#include "../platform.h"
+#include "../target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

@@ -3,15 +3,29 @@
 
 #include <cstdint>
 
-#include "../platform.h"
+#include "../target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
 // bfloat16 in the upper half of each 32-bit lane, the lower half left undefined. Not for NaN.
-// (The processor's own conversion flushes subnormals, so it is of no use here.)
+// (The conversion of x86 processors flushes subnormals, so it is of no use here.)
 template <class U>
 TORCHINIT_INLINE U round_to_bfloat16(U bits) {
   return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
+// Two bfloat16 in the halves of each 32-bit lane, x below y. Not for NaN.
+template <class L>
+TORCHINIT_INLINE typename L::u32 bfloat16_pairs(typename L::f32 x, typename L::f32 y) {
+#if TORCHINIT_DEVICE_PASS
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  return pair;
+#else
+  using U = typename L::u32;
+  const U low = round_to_bfloat16(U(L::bits(x))), high = round_to_bfloat16(U(L::bits(y)));
+  return (low >> 16) | (high & 0xffff0000u);
+#endif
 }
 
 // float16 from the bits of a float32. Not for NaN.
@@ -59,6 +73,21 @@ TORCHINIT_INLINE typename L::u32 round_to_float8(typename L::f32 x) {
   const U significand = U(L::bits(magnitude + L::from_bits(units))) - units;
   constexpr uint32_t lowest = static_cast<uint32_t>(127 + Format::min_exponent) << Format::digits;
   return ((bits >> 24) & 0x80u) | ((exponent >> shift) - lowest + significand);
+}
+
+// Two of them in the lower half of each lane, x below y, zeros above.
+template <class L, class Format>
+TORCHINIT_INLINE typename L::u32 float8_pairs(typename L::f32 x, typename L::f32 y) {
+#if TORCHINIT_DEVICE_PASS && __CUDA_ARCH__ >= 890
+  uint16_t pair;
+  if (Format::digits == 3)
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(y), "f"(x));
+  else
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(y), "f"(x));
+  return pair;
+#else
+  return round_to_float8<L, Format>(x) | (round_to_float8<L, Format>(y) << 8);
+#endif
 }
 
 }  // namespace torchinit::TORCHINIT_TARGET

@@ -1,4 +1,4 @@
-// From a plan to its sampler and store: the one switch over transforms and dtypes.
+// From a plan to its sampler and store: the one place that knows all transforms and dtypes.
 #pragma once
 
 #include "distributions.h"
@@ -7,8 +7,9 @@
 namespace torchinit::TORCHINIT_TARGET {
 
 // A sampler of float32 values, stored as the dtype says.
+TORCHINIT_ANY_SIDE
 template <class L, class Visitor, class Sampler>
-void visit_narrow(const Visitor& visit, Dtype dtype, const Sampler& sampler) {
+TORCHINIT_INLINE void visit_narrow(const Visitor& visit, Dtype dtype, const Sampler& sampler) {
   if (dtype == Dtype::Float32)
     visit.template run<L, StoreFloat32>(sampler);
   else if (dtype == Dtype::Float16)
@@ -23,8 +24,9 @@ void visit_narrow(const Visitor& visit, Dtype dtype, const Sampler& sampler) {
 
 // Calls visit.run<Lanes, Store>(sampler) for any transform but Constant. L: the backend of choice;
 // transforms for remote bounds take one lane at a time.
+TORCHINIT_ANY_SIDE
 template <class L, class OneLane, class Visitor>
-void visit_transform(const Plan& plan, const Visitor& visit) {
+TORCHINIT_INLINE void visit_plan(const Plan& plan, const Visitor& visit) {
   const Dtype dtype = plan.dtype;
   const bool wide = dtype == Dtype::Float64;
   switch (plan.transform) {

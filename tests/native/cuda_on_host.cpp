@@ -1,5 +1,6 @@
 // The bodies of the CUDA kernels, run on the host over whole grids: every transform and dtype, odd
 // sizes, misaligned memory and boxes, against the CPU kernels bit for bit.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -8,7 +9,8 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/reflectors.h"
-#include "../../csrc/cuda/body.h"
+#include "../../csrc/cuda/box_body.h"
+#include "../../csrc/cuda/chunk_body.h"
 #include "../../csrc/cuda/reflector_body.h"
 #include "../../csrc/plan.h"
 
@@ -19,49 +21,105 @@ using namespace torchinit;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 long fills = 0;
 
-// What visit_transform calls: every thread of a grid in turn.
-struct RunGrid {
-  uint64_t key;
+// What visit_plan calls: every thread of a grid in turn.
+struct RunBoxGrid {
+  const Job& job;
   const cuda::DeviceBox& box;
-  void* data;
   int64_t threads;
 
   template <class L, class Store, class Sampler>
   void run(const Sampler& sampler) const {
-    const auto keys = TORCHINIT_TARGET::round_keys(key);
+    const auto keys = TORCHINIT_TARGET::round_keys(job.key);
     for (int64_t thread = 0; thread < threads; ++thread)
-      cuda::fill_body<Store>(sampler, keys, box, data, thread, threads);
+      cuda::fill_box<Store>(sampler, keys, box, job.data, thread, threads);
+  }
+
+  template <class Element>
+  void run_constant() const {
+    for (int64_t thread = 0; thread < threads; ++thread)
+      cuda::fill_constant_box<Element>(job.plan.pattern, box, job.data, thread, threads);
   }
 };
 
-void fill_by_grid(const Plan& plan, uint64_t key, const Box& box, void* data, int64_t threads) {
+void fill_by_box(const Job& job, int64_t threads) {
   using L = TORCHINIT_TARGET::ScalarLanes;
-  const cuda::DeviceBox device_box(box);
-  if (plan.transform != Transform::Constant)
-    return TORCHINIT_TARGET::visit_transform<L, L>(plan, RunGrid{key, device_box, data, threads});
-  for (int64_t thread = 0; thread < threads; ++thread) {
-    if (element_size(plan.dtype) == 2)
-      cuda::fill_constant_body<uint16_t>(plan.pattern, device_box, data, thread, threads);
-    else if (element_size(plan.dtype) == 4)
-      cuda::fill_constant_body<uint32_t>(plan.pattern, device_box, data, thread, threads);
-    else
-      cuda::fill_constant_body<uint64_t>(plan.pattern, device_box, data, thread, threads);
+  const cuda::DeviceBox device_box(job.box);
+  const RunBoxGrid grid{job, device_box, threads};
+  const int element = element_size(job.plan.dtype);
+  if (job.plan.transform != Transform::Constant)
+    TORCHINIT_TARGET::visit_plan<L, L>(job.plan, grid);
+  else if (element == 1)
+    grid.run_constant<uint8_t>();
+  else if (element == 2)
+    grid.run_constant<uint16_t>();
+  else if (element == 4)
+    grid.run_constant<uint32_t>();
+  else
+    grid.run_constant<uint64_t>();
+}
+
+// Likewise; all chunks of a table by all threads of a thread block.
+struct RunTable {
+  const cuda::Table& table;
+
+  template <class L, class Store, class Sampler>
+  void run(const Sampler&) const {
+    for (int chunk = 0; chunk < table.chunks; ++chunk)
+      for (int thread = 0; thread < cuda::kThreads; ++thread)
+        cuda::fill_chunk<Store, Sampler>(table, chunk, thread);
   }
+};
+
+// Returns the number of launches.
+size_t fill_by_tables(const std::vector<Job>& jobs, int64_t chunks_wanted) {
+  using L = TORCHINIT_TARGET::ScalarLanes;
+  const auto tables = cuda::make_tables(jobs, chunks_wanted);
+  for (const cuda::Table& table : tables) {
+    if (table.plans[0].transform == Transform::Constant)
+      RunTable{table}.run<L, void>(nullptr);
+    else
+      TORCHINIT_TARGET::visit_plan<L, L>(table.plans[0], RunTable{table});
+  }
+  return tables.size();
+}
+
+void require_equal(const std::vector<unsigned char>& expected,
+                   const std::vector<unsigned char>& got, const Plan& plan, const char* how) {
+  ++fills;
+  if (expected == got) return;
+  std::fprintf(stderr, "transform %d dtype %d: the bits by %s differ from the CPU's\n",
+               static_cast<int>(plan.transform), static_cast<int>(plan.dtype), how);
+  std::exit(1);
 }
 
 void compare(const Plan& plan, const Box& box, int64_t reach, int64_t offset) {
   const int64_t element = element_size(plan.dtype);
   const size_t bytes = static_cast<size_t>((reach + offset) * element);
+  std::vector<unsigned char> expected(bytes, 0xA5);
+  cpu::fill(plan, 99, box, expected.data() + offset * element, 1);
   for (const int64_t threads : {1, 7, 256}) {
-    std::vector<unsigned char> expected(bytes, 0xA5), got(bytes, 0xA5);
-    cpu::fill(plan, 99, box, expected.data() + offset * element, 1);
-    fill_by_grid(plan, 99, box, got.data() + offset * element, threads);
-    ++fills;
-    if (expected == got) continue;
-    std::fprintf(stderr, "transform %d dtype %d: the grid's bits differ from the CPU's\n",
-                 static_cast<int>(plan.transform), static_cast<int>(plan.dtype));
-    std::exit(1);
+    std::vector<unsigned char> got(bytes, 0xA5);
+    fill_by_box({plan, 99, box, got.data() + offset * element}, threads);
+    require_equal(expected, got, plan, "a grid");
   }
+  if (!cuda::is_flat(box)) return;
+  std::vector<unsigned char> got(bytes, 0xA5);
+  fill_by_tables({{plan, 99, box, got.data() + offset * element}}, 1);
+  require_equal(expected, got, plan, "a table");
+}
+
+// Sizes around those of packets and chunks, and a run across the blocks where the upper half of
+// the block number changes.
+void compare_long(const Plan& plan) {
+  const int64_t packet = cuda::kPacketBytes / element_size(plan.dtype);
+  const int64_t chunk = 4 * cuda::kThreads * packet;
+  for (const int64_t size : {chunk - 1, chunk, chunk + 1, 3 * chunk + 5})
+    for (const int64_t offset : {int64_t{0}, int64_t{1}, packet})
+      compare(plan, flat_box(size), size, offset);
+  const bool two_words = plan.dtype == Dtype::Float64 || plan.dtype == Dtype::Int64;
+  const int64_t boundary = int64_t{1} << (two_words ? 33 : 34);
+  for (const int64_t start : {boundary - 1000, boundary - 4 * packet})
+    compare(plan, make_box({chunk}, {1}, {int64_t{1} << 40}, {start}), chunk, 0);
 }
 
 void compare_all(const Plan& plan) {
@@ -75,6 +133,40 @@ void compare_all(const Plan& plan) {
   compare(plan, make_box({4, 60, 5}, {1, 4, 240}, {9, 70, 11}, {3, 8, 2}), 1200, 0);
   compare(plan, make_box({6, 33}, {40, 1}, {6, 33}, {0, 0}), 240, 0);
   compare(plan, make_box({3, 8, 5, 6}, {240, 1, 48, 8}, {3, 8, 5, 6}, {0, 0, 0, 0}), 720, 0);
+}
+
+// Many tensors of all kinds at once, sizes from none to several chunks, against single fills.
+void compare_list(const std::vector<Plan>& plans) {
+  std::vector<std::vector<unsigned char>> expected, got;
+  std::vector<Job> jobs;
+  uint64_t random = 1;
+  for (int i = 0; i < 700; ++i) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    const Plan& plan = plans[(random >> 33) % plans.size()];
+    const int64_t size = (random >> 40) % 7 ? static_cast<int64_t>(random >> 50) : 0;
+    const int64_t start = static_cast<int64_t>(random >> 45 & 15);
+    const int64_t element = element_size(plan.dtype);
+    const Box box = make_box({size}, {1}, {size + start}, {start});
+    const int64_t offset = static_cast<int64_t>(random >> 30 & 3) * element;
+    expected.emplace_back(static_cast<size_t>(size * element + offset), 0xA5);
+    got.push_back(expected.back());
+    cpu::fill(plan, random, box, expected.back().data() + offset, 1);
+    jobs.push_back({plan, random, box, got.back().data() + offset});
+  }
+  for (const int64_t chunks : {1, 100000}) {
+    for (auto& bytes : got) std::fill(bytes.begin(), bytes.end(), 0xA5);
+    const size_t launches = fill_by_tables(jobs, chunks);
+    if (launches > plans.size() + jobs.size() / cuda::Table::kJobs) {
+      std::fprintf(stderr, "%zu launches for %zu plans\n", launches, plans.size());
+      std::exit(1);
+    }
+    for (size_t i = 0; i < jobs.size(); ++i)
+      require_equal(expected[i], got[i], jobs[i].plan, "a table of many");
+  }
+  for (auto& bytes : got) std::fill(bytes.begin(), bytes.end(), 0xA5);
+  cpu::fill(jobs, 3);
+  for (size_t i = 0; i < jobs.size(); ++i)
+    require_equal(expected[i], got[i], jobs[i].plan, "a list on the CPU");
 }
 
 // Householder vectors by the phases of a thread block.
@@ -133,11 +225,19 @@ int main() {
       {Distribution::TruncatedNormal, {0, 1, -kInfinity, -50}},
       {Distribution::Constant, {1.5}},
   };
+  std::vector<Plan> plans;
   for (const auto& c : cases)
-    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16})
-      compare_all(make_plan(c.distribution, dtype, c.parameters));
+    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16,
+                              Dtype::Float8E4M3, Dtype::Float8E5M2})
+      plans.push_back(make_plan(c.distribution, dtype, c.parameters));
   for (const Dtype dtype : {Dtype::Int32, Dtype::Int64})
-    compare_all(make_plan(Distribution::Words, dtype, cases[0].parameters));
+    plans.push_back(make_plan(Distribution::Words, dtype, cases[0].parameters));
+  for (const Plan& plan : plans) {
+    compare_all(plan);
+    compare_long(plan);
+  }
+  compare_list(plans);
+  compare_list({plans[1], plans[7], plans.end()[-3]});  // two kernels, and constants with them
   for (const int64_t length : {1, 5, 64, 65, 300}) {
     for (const int64_t first : {int64_t{0}, length / 3, length - 1}) {
       const int64_t count = length - first < 17 ? length - first : 17;
