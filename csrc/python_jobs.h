@@ -11,36 +11,40 @@
 
 namespace torchinit {
 
-// Each item is (distribution, dtype, p0, p1, p2, p3, key, address, count) for contiguous elements
-// from logical index 0 on, or has (sizes, strides, shape, start) for the count: a box of a logical
-// tensor. Keys are signed.
+// Each item is (what, key, address, count) with what = (distribution, dtype, p0, p1, p2, p3), for
+// contiguous elements from logical index 0 on, or has (sizes, strides, shape, start) for the count:
+// a box of a logical tensor. Keys are signed.
 inline std::vector<Job> read_jobs(const pybind11::list& items) {
+  using pybind11::tuple;
+  using Sizes = std::vector<int64_t>;
   struct What {
     int64_t distribution, dtype;
     double parameters[4];
   };
+  const auto integer = [](const tuple& t, size_t i) { return PyLong_AsLongLong(t[i].ptr()); };
   std::vector<Job> jobs;
   jobs.reserve(items.size());
   What what{}, last{};
-  for (const pybind11::handle item : items) {
-    const pybind11::tuple fields = pybind11::reinterpret_borrow<pybind11::tuple>(item);
-    const auto integer = [&](int i) { return PyLong_AsLongLong(fields[i].ptr()); };
-    what.distribution = integer(0);
-    what.dtype = integer(1);
-    for (int i = 0; i < 4; ++i) what.parameters[i] = PyFloat_AsDouble(fields[2 + i].ptr());
-    const uint64_t key = static_cast<uint64_t>(integer(6));
-    void* const data = PyLong_AsVoidPtr(fields[7].ptr());
-    using Sizes = std::vector<int64_t>;
-    Box box = fields.size() == 9 ? flat_box(integer(8))
-                                 : make_box(fields[8].cast<Sizes>(), fields[9].cast<Sizes>(),
-                                            fields[10].cast<Sizes>(), fields[11].cast<Sizes>());
-    if (PyErr_Occurred()) throw pybind11::error_already_set();
+  for (const pybind11::handle each : items) {
+    const tuple item = each.cast<tuple>(), fields = item[0].cast<tuple>();
+    what.distribution = integer(fields, 0);
+    what.dtype = integer(fields, 1);
+    for (size_t i = 0; i < 4; ++i) what.parameters[i] = PyFloat_AsDouble(fields[2 + i].ptr());
+    const uint64_t key = static_cast<uint64_t>(integer(item, 1));
+    void* const data = PyLong_AsVoidPtr(item[2].ptr());
+    const auto box = [&] {
+      if (PyLong_Check(item[3].ptr())) return flat_box(integer(item, 3));
+      const tuple where = item[3].cast<tuple>();
+      return make_box(where[0].cast<Sizes>(), where[1].cast<Sizes>(), where[2].cast<Sizes>(),
+                      where[3].cast<Sizes>());
+    };
     // Neighbours often differ in nothing but key and place.
     const bool same = !jobs.empty() && std::memcmp(&what, &last, sizeof what) == 0;
     const Plan plan = same ? jobs.back().plan
                            : make_plan(static_cast<Distribution>(what.distribution),
                                        static_cast<Dtype>(what.dtype), what.parameters);
-    jobs.push_back({plan, key, std::move(box), data});
+    jobs.push_back({plan, key, box(), data});
+    if (PyErr_Occurred()) throw pybind11::error_already_set();
     last = what;
   }
   return jobs;

@@ -4,6 +4,7 @@
 the name of a scheme.
 """
 
+from torchinit.batching import batch
 from torchinit.dispatch import Path, which
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.functional import (
@@ -33,6 +34,7 @@ __all__ = [
     "Path",
     "UnknownSchemeError",
     "__version__",
+    "batch",
     "calculate_gain",
     "cast_init_type",
     "constant_",

@@ -6,7 +6,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.compiler import is_compiling
 from torch.nn.parameter import Buffer, Parameter
 
 from torchinit import native
@@ -67,6 +70,10 @@ def which(tensor: Tensor, scheme: str) -> Path:
 
 def is_native(tensor: Tensor) -> bool:
     """Returns whether the operators serve a tensor."""
+    if not is_compiling():
+        kind = (type(tensor), tensor.dtype, tensor.layout, tensor.device)
+        if kind in _native_kinds and not tensor.is_neg() and native.module is not None:
+            return True
     return not _obstacle(tensor)
 
 
@@ -88,11 +95,11 @@ def is_direct(tensor: Tensor) -> bool:
     to see the operator.
     """
     return (
-        tensor.is_cpu
-        and not torch.compiler.is_compiling()
+        (tensor.is_cpu or tensor.is_cuda)
+        and not is_compiling()
         and type(tensor) is not FakeTensor
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and _len_torch_dispatch_stack() == 0
+        and peek_interpreter_stack() is None
     )
 
 
@@ -100,19 +107,15 @@ def _obstacle(tensor: Tensor) -> str:
     """Returns why the operators cannot serve a tensor; empty if they can."""
     if native.module is None:
         return native.reason
-    kind = (type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
-    if torch.compiler.is_compiling():
-        return _obstacle_of_kind(*kind)
-    obstacle = _obstacles.get(kind)
-    if obstacle is None:
-        obstacle = _obstacles[kind] = _obstacle_of_kind(*kind)
-    if not obstacle and tensor.is_neg():
-        return "the tensor is a view with the negative bit set"
-    return obstacle
+    obstacle = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
+    if obstacle or is_compiling():
+        return obstacle
+    _native_kinds.add((type(tensor), tensor.dtype, tensor.layout, tensor.device))
+    return "the tensor is a view with the negative bit set" if tensor.is_neg() else ""
 
 
-# What was found for each kind of tensor before: looking costs more than small fills.
-_obstacles: dict[tuple[type, torch.dtype, torch.layout, str], str] = {}
+# Kinds of tensors that were found to be native: looking closer costs more than small fills.
+_native_kinds: set[tuple[type, torch.dtype, torch.layout, torch.device]] = set()
 
 
 def _obstacle_of_kind(

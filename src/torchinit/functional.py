@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 from torch._ops import OpOverload
 from torch.nn import init as torch_init
 
-from torchinit import ops
+from torchinit import batching, ops
 from torchinit.dispatch import is_direct, is_native
 from torchinit.dtypes import FLOAT8_DTYPES, copy_rounded
 from torchinit.errors import ArgumentError
@@ -62,8 +62,12 @@ def _fill(
 ) -> Tensor:
     """Draws a key and fills by an operator, outside autograd; leaves meta tensors alone."""
     if is_direct(tensor):
-        ops.call_directly(operator, tensor, draw_key_number(generator), parameters)
+        if (batch := batching.current()) is not None:
+            batch.collect(ops.make_fill(operator, tensor.dtype, parameters), tensor, generator)
+        else:
+            ops.call_directly(operator, tensor, draw_key_number(generator), parameters)
     elif not tensor.is_meta:
+        batching.settle_keys()
         with torch.no_grad():
             operator(tensor, draw_key(generator), *parameters)
     return tensor
@@ -71,6 +75,7 @@ def _fill(
 
 def _by_torch(function: Callable[..., Tensor], tensor: Tensor, *arguments: object) -> Tensor:
     """A function of ``torch.nn.init``; float8, which it does not know, by way of float32."""
+    batching.settle_keys()
     if tensor.dtype not in FLOAT8_DTYPES or tensor.is_meta:
         return function(tensor, *arguments)
     single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
@@ -177,7 +182,10 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     val = float(val)
     ops.check_constant(tensor.dtype, val)
     if is_direct(tensor):
-        ops.call_directly(ops.constant_, tensor, 0, (val,))
+        if (batch := batching.current()) is not None:
+            batch.collect(ops.make_fill(ops.constant_, tensor.dtype, (val,)), tensor, None)
+        else:
+            ops.call_directly(ops.constant_, tensor, 0, (val,))
     elif not tensor.is_meta:
         with torch.no_grad():
             ops.constant_(tensor, val)
@@ -301,6 +309,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
         ValueError: fewer than two dimensions.
         ArgumentError: gain not finite, overlapping tensor.
     """
+    batching.settle_keys()
     if not is_native(tensor):
         return orthogonal_by_torch(tensor, gain, generator)
     _check_orthogonal(tensor, gain)
@@ -340,6 +349,7 @@ def orthogonal_batch_(
         raise ValueError(
             f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
         )
+    batching.settle_keys()
     if isinstance(tensors, Tensor):
         _check_orthogonal(tensors, gain)
         if is_native(tensors) and not tensors.is_meta:
@@ -386,6 +396,7 @@ def sparse_(
 
     ``torch.nn.init.sparse_`` does it, and draws from torch's streams.
     """
+    batching.settle_keys()
     return torch_init.sparse_(tensor, sparsity, std, generator)
 
 

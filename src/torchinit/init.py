@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Generator, Tensor
 
-from torchinit import functional, ops
+from torchinit import batching, functional, ops
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fans import calculate_fans
@@ -129,18 +129,21 @@ def init_(
     if weight.is_meta:
         return weight, bias
 
+    given = (weight,) if bias is None else (weight, bias)
     weight = weight.data
     _fill_weight(weight, init, mean, std, scale, groups, trunc_clip, gain, generator)
-    if bias is None:
-        return weight, None
-    bias = bias.data
-    if init == "biased_normal":
-        functional.normal_(bias, mean, std, generator)
-    elif init in _FAN_SCHEMES and (fan_in := calculate_fans(weight.shape)[0]) > 0:
-        bound = 1 / math.sqrt(fan_in)
-        functional.uniform_(bias, -bound, bound, generator)
-    else:
-        functional.zeros_(bias)
+    if bias is not None:
+        bias = bias.data
+        if init == "biased_normal":
+            functional.normal_(bias, mean, std, generator)
+        elif init in _FAN_SCHEMES and (fan_in := calculate_fans(weight.shape)[0]) > 0:
+            bound = 1 / math.sqrt(fan_in)
+            functional.uniform_(bias, -bound, bound, generator)
+        else:
+            functional.zeros_(bias)
+    if (batch := batching.current()) is not None:
+        for tensor in given:  # .data has a count of writes of its own
+            batch.watch(tensor)
     return weight, bias
 
 

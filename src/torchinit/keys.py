@@ -42,6 +42,14 @@ def draw_keys(count: int, generator: Generator | None = None) -> Tensor:
     return keys.random_(_LOWEST, None, generator=generator).cpu()
 
 
+def draw_key_numbers(count: int, generator: Generator | None = None) -> list[int]:
+    """Draws the keys that ``draw_keys`` would, as signed 64-bit numbers."""
+    if count == 1:
+        return [draw_key_number(generator)]
+    numbers: list[int] = draw_keys(count, generator).tolist()
+    return numbers
+
+
 class _Scratch(threading.local):
     """One tensor a thread to draw into: a new one would double the time of a draw."""
 

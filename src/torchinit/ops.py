@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ _LIMITS = {dtype: torch.finfo(dtype).max for dtype in _FLOATS}
 
 
 _Parameters = tuple[float, float, float, float]
+# Distribution, dtype and parameters, in numbers; with key, address and box as csrc/python_jobs.h
+# reads them.
+Fill = tuple[int, int, float, float, float, float]
+_Item = tuple[Fill, int, int, object]
 
 
 def check_writable(tensor: Tensor) -> None:
@@ -169,24 +174,29 @@ def _fill_cuda(
     shape: Sequence[int] | None = None,
     start: Sequence[int] | None = None,
 ) -> None:
+    where = _where(tensor, shape, start)
+    item = ((distribution, _DTYPES[tensor.dtype], *parameters), key, tensor.data_ptr(), where)
+    _queue(tensor.device, [item])
+
+
+def _where(
+    tensor: Tensor, shape: Sequence[int] | None = None, start: Sequence[int] | None = None
+) -> object:
+    """The box of a fill as csrc/python_jobs.h reads it."""
+    if shape is None and tensor.is_contiguous():
+        return tensor.numel()
+    sizes = list(tensor.shape)
+    box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
+    return (sizes, list(tensor.stride()), *box)
+
+
+def _queue(device: torch.device, items: list[_Item]) -> None:
+    """Queues fills on the device's current stream."""
     module = native.cuda
     if module is None:
         raise RuntimeError(f"torchinit has no CUDA module: {native.cuda_reason}")
-    sizes = list(tensor.shape)
-    box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
-    with torch.cuda.device(tensor.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        module.fill_box(
-            distribution,
-            _DTYPES[tensor.dtype],
-            *parameters,
-            key,
-            tensor.data_ptr(),
-            sizes,
-            tensor.stride(),
-            *box,
-            stream,
-        )
+    with torch.cuda.device(device):
+        module.fill_list(items, torch.cuda.current_stream().cuda_stream)
 
 
 _Fill = Callable[
@@ -204,7 +214,7 @@ def _fill_fake(*_arguments: object) -> None:
     """Nothing: a tensor without memory takes no values."""
 
 
-def _register(name: str, schema: str, operator: Callable[[_Fill], Callable[..., None]]) -> None:
+def _register(name: str, schema: str, implement: Callable[[_Fill], Callable[..., None]]) -> None:
     """Defines an operator and its implementations, which differ in the fill they end in."""
     LIBRARY.define(f"{name}({schema}) -> ()")
 
@@ -218,9 +228,9 @@ def _register(name: str, schema: str, operator: Callable[[_Fill], Callable[..., 
 
     # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    LIBRARY.impl(name, operator(on_memory(_fill_cpu)), "CPU")
-    LIBRARY.impl(name, operator(on_memory(_fill_cuda)), "CUDA")
-    torch.library.register_fake(f"torchinit::{name}", operator(_fill_fake), lib=LIBRARY)
+    LIBRARY.impl(name, implement(on_memory(_fill_cpu)), "CPU")
+    LIBRARY.impl(name, implement(on_memory(_fill_cuda)), "CUDA")
+    torch.library.register_fake(f"torchinit::{name}", implement(_fill_fake), lib=LIBRARY)
 
 
 def check_finite(**arguments: float) -> None:
@@ -373,10 +383,21 @@ _DISTRIBUTIONS = {
 }
 
 
+def make_fill(operator: OpOverload, dtype: torch.dtype, parameters: Sequence[float]) -> Fill:
+    """What an operator fills a tensor of a dtype with, in numbers."""
+    p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
+    return _DISTRIBUTIONS[operator], _DTYPES[dtype], p0, p1, p2, p3
+
+
+def is_random(fill: Fill) -> bool:
+    """Whether a fill takes a key."""
+    return fill[0] != _CONSTANT
+
+
 def call_directly(
     operator: OpOverload, tensor: Tensor, key: int, parameters: Sequence[float]
 ) -> None:
-    """Does what an operator does on a plain CPU tensor, without torch's dispatcher.
+    """Does what an operator does on a tensor in plain memory, without torch's dispatcher.
 
     For parameters that have been checked. A call of the operator costs as much as filling thousands
     of elements, and small tensors are common.
@@ -384,5 +405,41 @@ def call_directly(
     check_writable(tensor)
     if tensor.numel() > 0:
         p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
-        _fill_cpu(tensor, key, _DISTRIBUTIONS[operator], (p0, p1, p2, p3))
+        fill = _fill_cpu if tensor.is_cpu else _fill_cuda
+        fill(tensor, key, _DISTRIBUTIONS[operator], (p0, p1, p2, p3))
     count_write(tensor)
+
+
+_device = attrgetter("device")
+
+
+def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
+    """Does what ``call_directly`` does for each fill, tensor and key, at once.
+
+    Tensors that overlap are filled in order. Nothing is written if one of them cannot be.
+    """
+    # Column by column: thousands of small tensors are what this is for.
+    contiguous = all(map(Tensor.is_contiguous, tensors))
+    inference = any(map(Tensor.is_inference, tensors))
+    for tensor in tensors if inference or not contiguous else ():
+        check_writable(tensor)
+    devices = dict.fromkeys(map(_device, tensors))
+    if any(device.type == "cpu" for device in devices):
+        for tensor in tensors:
+            if not tensor.untyped_storage().resizable():
+                check_memory(tensor)
+    boxes = map(Tensor.numel if contiguous else _where, tensors)
+    items = list(zip(fills, keys, map(Tensor.data_ptr, tensors), boxes, strict=True))
+    for device in devices:
+        some = items
+        if len(devices) > 1:
+            some = [
+                item for item, other in zip(items, tensors, strict=True) if other.device == device
+            ]
+        if device.type == "cuda":
+            _queue(device, some)
+        elif native.module is not None:
+            native.module.fill_list(some, torch.get_num_threads())
+    torch.autograd.graph.increment_version(
+        [tensor for tensor in tensors if not tensor.is_inference()] if inference else tensors
+    )

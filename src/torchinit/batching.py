@@ -1,0 +1,126 @@
+"""Fills collected and done together: one call of the kernels, and on a GPU few launches."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from types import TracebackType
+
+from torch import Generator, Tensor
+
+from torchinit import ops
+from torchinit.keys import draw_key_numbers
+
+# How many batches are open in all threads: looked at before anything of a thread.
+open_batches = 0
+
+
+class _State(threading.local):
+    batch: Batch | None = None
+
+
+_state = _State()
+
+
+def batch() -> Batch:
+    """Collects the fills within a ``with`` block and does them all at its end.
+
+    ::
+
+        with torchinit.batch():
+            for layer in layers:
+                torchinit.trunc_normal_(layer.weight, std=0.02)
+                torchinit.zeros_(layer.bias)
+
+    A thousand parameters cost a few launches on a GPU, and one parallel region on a CPU. The values
+    are those of the same calls outside a batch. Until the block ends the tensors hold what they
+    held before: do not read them, nor write to them, inside.
+
+    The parameters of every call are checked where it stands, the tensors at the end.
+    ``orthogonal_``, ``sparse_``, ``eye_``, ``dirac_``, and whatever ``torch.nn.init`` serves, are
+    done at once. Keys are drawn in the order of the calls, but late: other draws from the same
+    generator inside the block come before them. A batch inside a batch is part of it; other threads
+    are not. If the block raises, nothing collected is filled.
+
+    Raises:
+        ArgumentError: at the end of the block, for a tensor that cannot be written to.
+        RuntimeError: likewise, if a collected tensor was written to after its call, so that its
+            fill would come too late. Nothing collected is filled then.
+    """
+    return Batch()
+
+
+class Batch:
+    """What ``batch`` returns: a context manager for one ``with`` statement."""
+
+    def __init__(self) -> None:
+        self._fills: list[tuple[ops.Fill, Tensor, Generator | None]] = []
+        self._keys: list[int] = []  # of the first fills; the others' are not drawn yet
+        self._versions: list[tuple[Tensor, int]] = []
+        self._outer: Batch | None = None
+
+    def __enter__(self) -> None:
+        global open_batches
+        self._outer = _state.batch
+        if self._outer is None:
+            _state.batch = self
+            open_batches += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        global open_batches
+        if self._outer is not None:
+            return
+        _state.batch = None
+        open_batches -= 1
+        if kind is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._fills:
+            return
+        self.draw_keys()
+        fills, tensors, _ = zip(*self._fills, strict=True)
+        for tensor, version in self._versions:
+            if (0 if tensor.is_inference() else tensor._version) != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(tensor.shape)} was written to after its fill was "
+                    "collected by torchinit.batch(): write to it after the block"
+                )
+        ops.fill_together(fills, tensors, self._keys)
+
+    def collect(self, fill: ops.Fill, tensor: Tensor, generator: Generator | None) -> None:
+        """Takes a fill of a tensor whose memory is at hand, with checked parameters."""
+        self._fills.append((fill, tensor, generator))
+        self.watch(tensor)
+
+    def watch(self, tensor: Tensor) -> None:
+        """Makes it an error to write to a tensor from now on."""
+        # Of inference tensors torch does not count the writes.
+        self._versions.append((tensor, 0 if tensor.is_inference() else tensor._version))
+
+    def draw_keys(self) -> None:
+        """Draws the keys of the fills collected so far, constants left out."""
+        first = len(self._keys)
+        self._keys += [0] * (len(self._fills) - first)
+        random = [i for i in range(first, len(self._fills)) if ops.is_random(self._fills[i][0])]
+        for _, group in itertools.groupby(random, lambda i: id(self._fills[i][2])):
+            places = list(group)
+            keys = draw_key_numbers(len(places), self._fills[places[0]][2])
+            for place, key in zip(places, keys, strict=True):
+                self._keys[place] = key
+
+
+def current() -> Batch | None:
+    """The batch that collects this thread's fills."""
+    return _state.batch if open_batches else None
+
+
+def settle_keys() -> None:
+    """Draws the keys of the fills collected so far, because something else is about to draw."""
+    if open_batches and _state.batch is not None:
+        _state.batch.draw_keys()

@@ -1,0 +1,211 @@
+"""``torchinit.batch()``: the values of single calls, and nothing done by halves."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import torchinit
+from conftest import native_only
+from torchinit import native
+from torchinit.dtypes import ALL_DTYPES
+
+
+def layers():
+    """Tensors of many sizes, dtypes and layouts."""
+    for dtype in ALL_DTYPES:
+        yield from (torch.full(shape, 7.0).to(dtype) for shape in [(3,), (0, 4), (64, 33), (1, 1)])
+    yield torch.full((40, 70), 7.0).t()
+    yield torch.full((9, 4, 8), 7.0)[:, 1:3, ::2]
+    yield torch.full((300, 1000), 7.0)
+    yield torch.nn.Parameter(torch.full((5, 6), 7.0))
+
+
+def fill(tensors, generator):
+    """Every scheme, some of them done at once, in a fixed order."""
+    for i, tensor in enumerate(tensors):
+        kind = i % 9
+        if kind == 0:
+            torchinit.normal_(tensor, 0.5, 2.0)
+        elif kind == 1:
+            torchinit.uniform_(tensor, -1.0, 1.0, generator)
+        elif kind == 2 and tensor.dim() > 1:
+            torchinit.init_(tensor, None, "kaiming_uniform")
+        elif kind == 3:
+            torchinit.trunc_normal_(tensor, std=0.7)
+        elif kind == 4:
+            torchinit.ones_(tensor)
+        elif kind == 5 and tensor.dim() > 1 and tensor.numel():
+            torchinit.orthogonal_(tensor)
+        elif kind == 6 and tensor.dim() == 2 and tensor.dtype == torch.float32:
+            torchinit.sparse_(tensor.detach(), 0.5)
+        elif kind == 7:
+            torchinit.trunc_normal_(tensor, generator=generator)
+        else:
+            torchinit.normal_(tensor, generator=generator)
+
+
+def run(together):
+    torch.manual_seed(11)
+    generator = torch.Generator().manual_seed(5)
+    tensors = list(layers())
+    with torchinit.batch() if together else contextlib.nullcontext():
+        fill(tensors, generator)
+    return tensors, torch.get_rng_state(), generator.get_state()
+
+
+def as_bytes(tensor):
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def test_values_and_generators_are_those_of_single_calls():
+    one_by_one, batched = run(together=False), run(together=True)
+    for expected, got in zip(one_by_one[0], batched[0], strict=True):
+        assert torch.equal(as_bytes(expected), as_bytes(got)), (expected.dtype, expected.shape)
+    assert torch.equal(one_by_one[1], batched[1])
+    assert torch.equal(one_by_one[2], batched[2])
+
+
+@native_only
+def test_nothing_is_filled_before_the_end():
+    tensor = torch.zeros(100)
+    with torchinit.batch():
+        torchinit.ones_(tensor)
+        assert not tensor.any()
+    assert tensor.all()
+
+
+@native_only
+def test_fills_are_collected(monkeypatch):
+    """One call of the module for all of them, and none of the others."""
+    lists = []
+    monkeypatch.setattr("torchinit.ops.native.module", Recorder(native.module, lists))
+    with torchinit.batch():
+        for _ in range(5):
+            torchinit.normal_(torch.empty(3))
+            torchinit.zeros_(torch.empty(3))
+    assert [len(items) for items in lists] == [10]
+
+
+class Recorder:
+    """The native module, of which single fills are missing and lists are noted."""
+
+    def __init__(self, module, lists):
+        self.fill_list = lambda items, _: (lists.append(items), module.fill_list(items, 1))
+
+
+@native_only
+def test_an_error_in_the_block_leaves_everything():
+    tensor = torch.full((50,), 7.0)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="std=-1"), torchinit.batch():  # noqa: PT012
+        torchinit.normal_(tensor)
+        torchinit.normal_(tensor, std=-1.0)
+    assert (tensor == 7).all()
+    assert torch.equal(torch.get_rng_state(), state)
+    torchinit.ones_(tensor)  # the batch is closed
+    assert (tensor == 1).all()
+
+
+@native_only
+@pytest.mark.parametrize("bad", ["expanded", "inference"])
+def test_a_tensor_that_cannot_be_written_to(bad):
+    good = torch.full((50,), 7.0)
+    with torch.inference_mode(bad == "inference"):
+        other = torch.full((1,), 7.0)
+    if bad == "expanded":
+        other = other.expand(5)
+    with pytest.raises(ValueError, match=r"share memory|inference tensor"), torchinit.batch():  # noqa: PT012
+        torchinit.normal_(good)
+        torchinit.normal_(other)
+    assert (good == 7).all()
+    assert (other == 7).all()
+
+
+@native_only
+@pytest.mark.parametrize("by", [torchinit.normal_, lambda w: torchinit.init_(w, None, "normal")])
+def test_a_write_after_the_call_is_an_error(by):
+    """As when a model zeroes the padding row of the embedding that it has just filled."""
+    weight = torch.nn.Parameter(torch.full((4, 5), 7.0))
+    with pytest.raises(RuntimeError, match=r"\(4, 5\) was written to"), torchinit.batch():  # noqa: PT012
+        by(weight)
+        with torch.no_grad():
+            weight[0].fill_(0)
+    assert (weight[1:] == 7).all()
+
+
+def test_a_write_before_the_call_is_none():
+    weight = torch.nn.Parameter(torch.full((4, 5), 7.0))
+    with torchinit.batch():
+        with torch.no_grad():
+            weight[0].fill_(0)
+        torchinit.ones_(weight)
+    assert (weight == 1).all()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_overlapping_tensors_are_filled_in_order(order):
+    memory = torch.full((100_000,), 7.0)
+    views = [(memory, 1.0), (memory[500:600], 2.0), (memory[550:90_000], 3.0)][::order]
+    with torchinit.batch():
+        for view, value in views:
+            torchinit.constant_(view, value)
+    expected = torch.full((100_000,), 7.0)
+    for view, value in views:
+        expected[view.storage_offset() :][: view.numel()] = value
+    assert torch.equal(memory, expected)
+
+
+@native_only
+def test_a_batch_in_a_batch_is_part_of_it():
+    tensor = torch.zeros(10)
+    with torchinit.batch():
+        with torchinit.batch():
+            torchinit.ones_(tensor)
+        assert not tensor.any()
+    assert tensor.all()
+
+
+def test_other_threads_are_not_collected():
+    tensor = torch.zeros(10)
+    with torchinit.batch():
+        thread = threading.Thread(target=torchinit.ones_, args=[tensor])
+        thread.start()
+        thread.join()
+        assert tensor.all()
+
+
+def test_tensors_without_memory():
+    meta = torch.empty(3, 4, device="meta")
+    with torchinit.batch():
+        assert torchinit.normal_(meta) is meta
+        torchinit.init_(meta, None, "normal")
+        with FakeTensorMode():
+            torchinit.normal_(torch.empty(3, 4))
+
+
+def test_writes_are_counted_once_for_each_fill():
+    tensor, other = torch.empty(3), torch.empty(3)
+    versions = tensor._version, other._version
+    with torchinit.batch():
+        torchinit.normal_(tensor)
+        torchinit.ones_(other)
+    assert tensor._version > versions[0]
+    assert other._version > versions[1]
+
+
+def test_an_empty_batch():
+    with torchinit.batch():
+        pass
+
+
+def test_inference_tensors_inside_inference_mode():
+    with torch.inference_mode(), torchinit.batch():
+        tensor = torch.zeros(10)
+        torchinit.ones_(tensor)
+        torchinit.normal_(torch.empty(4))
+    assert tensor.all()
