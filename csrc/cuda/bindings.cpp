@@ -6,6 +6,7 @@
 
 #include "../python_jobs.h"
 #include "fill.h"
+#include "memory.h"
 #include "reflectors.h"
 
 using namespace torchinit;
@@ -22,6 +23,10 @@ PYBIND11_MODULE(_cuda, m) {
                       [&](const auto& some) { cuda::fill(some, reinterpret_cast<void*>(stream)); });
       },
       "Queues fills, as the CPU module's fill_list takes them, on a stream of the current device.");
+  m.def(
+      "is_host_backed",
+      [](uintptr_t data) { return cuda::is_host_backed(reinterpret_cast<const void*>(data)); },
+      "Whether memory of the device is the host's: managed, or pinned and mapped.");
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,

@@ -174,9 +174,8 @@ def _fill_cuda(
     shape: Sequence[int] | None = None,
     start: Sequence[int] | None = None,
 ) -> None:
-    where = _where(tensor, shape, start)
-    item = ((distribution, _DTYPES[tensor.dtype], *parameters), key, tensor.data_ptr(), where)
-    _queue(tensor.device, [item])
+    fill = (distribution, _DTYPES[tensor.dtype], *parameters)
+    _queue(tensor.device, [(fill, key, tensor.data_ptr(), _where(tensor, shape, start))], [tensor])
 
 
 def _where(
@@ -190,13 +189,34 @@ def _where(
     return (sizes, list(tensor.stride()), *box)
 
 
-def _queue(device: torch.device, items: list[_Item]) -> None:
-    """Queues fills on the device's current stream."""
+# Managed memory of at least so many bytes is filled by the processor: the device would move all of
+# it over, and may not have room.
+_LARGE = 1 << 26
+
+
+def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) -> None:
+    """Queues fills on the device's current stream; those of large host memory are done at once."""
     module = native.cuda
     if module is None:
         raise RuntimeError(f"torchinit has no CUDA module: {native.cuda_reason}")
     with torch.cuda.device(device):
-        module.fill_list(items, torch.cuda.current_stream().cuda_stream)
+        stream = torch.cuda.current_stream()
+        large = [
+            tensor.nbytes >= _LARGE
+            and module.is_host_backed(tensor.data_ptr())
+            and not torch.cuda.is_current_stream_capturing()
+            for tensor in tensors
+        ]
+        if any(large) and native.module is not None:
+            # After what the stream is doing, and in the order of the list.
+            for item, on_host in zip(items, large, strict=True):
+                if on_host:
+                    stream.synchronize()
+                    native.module.fill_list([item], torch.get_num_threads())
+                else:
+                    module.fill_list([item], stream.cuda_stream)
+        else:
+            module.fill_list(items, stream.cuda_stream)
 
 
 _Fill = Callable[
@@ -431,13 +451,12 @@ def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequen
     boxes = map(Tensor.numel if contiguous else _where, tensors)
     items = list(zip(fills, keys, map(Tensor.data_ptr, tensors), boxes, strict=True))
     for device in devices:
-        some = items
+        some, there = items, tensors
         if len(devices) > 1:
-            some = [
-                item for item, other in zip(items, tensors, strict=True) if other.device == device
-            ]
+            places = [i for i, tensor in enumerate(tensors) if tensor.device == device]
+            some, there = [items[i] for i in places], [tensors[i] for i in places]
         if device.type == "cuda":
-            _queue(device, some)
+            _queue(device, some, there)
         elif native.module is not None:
             native.module.fill_list(some, torch.get_num_threads())
     torch.autograd.graph.increment_version(
