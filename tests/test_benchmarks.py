@@ -34,3 +34,17 @@ def test_quick_run_and_report(tmp_path):
         quoted = float(re.split(r"[|(]", row)[3])
         zero, ours = samples["seconds"]["zero"], samples["seconds"]["ours"]
         assert abs(quoted - median(z / o for z, o in zip(zero, ours, strict=True))) <= 0.0051
+
+
+def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
+    path = tmp_path / "table.md"
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--quick", "--markdown", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == path.read_text().strip()
+    rows = [line for line in run.stdout.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 26
+    assert all(float(row.split("|")[2]) > 0 for row in rows)

@@ -1,0 +1,234 @@
+"""Times fills and orthogonal matrices on a GPU: events of the device, medians, one Markdown table.
+
+    python benchmarks/gpu.py                                        # the table
+    python benchmarks/gpu.py --markdown benchmarks/results/GPU.md   # and keeps it
+    python benchmarks/gpu.py --device cpu --quick                   # does it run?
+
+Every round times all calls of a case in turn; ratios are taken within a round, and their median is
+quoted with the smallest and largest. Tensors are far larger than the L2 cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn import init as torch_init
+
+import torchinit
+from cases import CASES, Case
+from report import spread, table
+
+try:
+    from torch.func import _random as stateless
+except ImportError:  # an older torch
+    stateless = None  # type: ignore[assignment]
+
+Calls = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
+
+TIMED = ("uniform", "normal", "trunc_normal within 2 std", "trunc_normal within 3 std", "constant")
+HEADER = ("case", "ms", "GB/s", "speed as a part of `zero_`'s", "times faster than torch", "note")
+
+
+def device_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Time between events around a call; on a CPU, wall time."""
+    if device.type != "cuda":
+        return wall_seconds(call, device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def wall_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time of a call and of the work that it queued."""
+    start = perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def time_calls(calls: Calls, timer: Callable[[Callable[[], object]], float], rounds: int) -> Times:
+    """Seconds of every call, round by round after two that are not counted."""
+    times: Times = {name: [] for name in calls}
+    for round_ in range(rounds + 2):
+        for name, call in calls.items():
+            elapsed = timer(call)
+            if round_ > 1:
+                times[name].append(elapsed)
+    return times
+
+
+def ratios(times: Times, above: str, below: str) -> str:
+    """Quotients round by round; nothing where a call is missing."""
+    if above not in times or below not in times:
+        return ""
+    return spread([a / b for a, b in zip(times[above], times[below], strict=True)])
+
+
+def row(title: str, times: Times, nbytes: int, note: str = "") -> list[str]:
+    """One line of the table."""
+    ours = median(times["ours"])
+    return [
+        title,
+        f"{ours * 1e3:.3g}",
+        f"{nbytes / ours / 1e9:.0f}" if nbytes else "",
+        ratios(times, "zero", "ours"),
+        ratios(times, "torch", "ours"),
+        note,
+    ]
+
+
+def gpu_cases() -> list[Case]:
+    """The cases of the CPU that tell most, and float8, which torch does not fill."""
+    found = [case for case in CASES if case.name in TIMED]
+    return found + [
+        Case("normal", dtype, torchinit.normal_, torch_init.normal_)
+        for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+    ]
+
+
+def time_fills(elements: int, rounds: int, device: torch.device) -> Iterator[list[str]]:
+    """Fills of one large tensor."""
+    timer = functools.partial(device_seconds, device=device)
+    for case in gpu_cases():
+        tensor = torch.empty(elements // 1024, 1024, dtype=case.dtype, device=device)
+        calls: Calls = {
+            "zero": tensor.zero_,
+            "ours": functools.partial(case.ours, tensor, **case.arguments),
+        }
+        if case.dtype.itemsize > 1:
+            calls["torch"] = functools.partial(case.theirs, tensor, **case.arguments)
+        note = ""
+        times = time_calls(calls, timer, rounds)
+        if stateless is not None and case.name in ("uniform", "normal") and "torch" in calls:
+            key = stateless.key(1, device=device)
+            fill = stateless.normal_ if case.name == "normal" else stateless.uniform_
+            others: Calls = {"ours": calls["ours"], "theirs": functools.partial(fill, key, tensor)}
+            try:
+                both = time_calls(others, timer, rounds)
+                note = f"{ratios(both, 'theirs', 'ours')} times `torch.func._random`'s speed"
+            except (RuntimeError, TypeError) as error:
+                note = f"`torch.func._random`: {type(error).__name__}"
+        yield row(case.title, times, tensor.nbytes, note)
+        del tensor, calls
+
+
+def time_parameters(
+    count: int, total: int, rounds: int, device: torch.device
+) -> Iterator[list[str]]:
+    """Many parameters of 4 Ki to 1 Mi elements, the Python side included."""
+    sizes = torch.logspace(12, 20, count, base=2).double()
+    sizes = (sizes * (total / sizes.sum())).long().clamp(2**12 if total > 2**26 else 1, 2**20)
+    shuffled = sizes[torch.randperm(count, generator=torch.Generator().manual_seed(1))]
+    tensors = [torch.empty(size, device=device) for size in shuffled.tolist()]
+    timer = functools.partial(wall_seconds, device=device)
+
+    def mixed(library: object) -> None:
+        # As in a vision transformer: truncated normal weights, zero biases, norms of ones.
+        for i, tensor in enumerate(tensors):
+            if i % 2:
+                library.zeros_(tensor)  # type: ignore[attr-defined]
+            elif i % 6 == 0:
+                library.ones_(tensor)  # type: ignore[attr-defined]
+            else:
+                library.trunc_normal_(tensor, std=0.02)  # type: ignore[attr-defined]
+
+    def each(fill: Callable[[Tensor], object]) -> None:
+        for tensor in tensors:
+            fill(tensor)
+
+    def batched(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            with torchinit.batch():
+                call()
+
+        return run
+
+    cases: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "trunc_normal": (
+            lambda: each(torchinit.trunc_normal_),
+            lambda: each(torch_init.trunc_normal_),
+        ),
+        "trunc_normal, zeros and ones": (lambda: mixed(torchinit), lambda: mixed(torch_init)),
+        "normal": (lambda: each(torchinit.normal_), lambda: each(torch_init.normal_)),
+    }
+    elements = sum(tensor.numel() for tensor in tensors)
+    for name, (ours, theirs) in cases.items():
+        calls: Calls = {"ours": batched(ours), "alone": ours, "torch": theirs}
+        times = time_calls(calls, timer, rounds)
+        note = f"without a batch {ratios(times, 'torch', 'alone')} times faster than torch"
+        title = f"{count} parameters, {elements / 1e9:.2g} G elements, {name}"
+        yield row(title, times, 4 * elements, note)
+
+
+def time_orthogonal(largest: int, rounds: int, device: torch.device) -> Iterator[list[str]]:
+    """Single matrices and batches, wall time: they are many launches."""
+    timer = functools.partial(wall_seconds, device=device)
+    for n in (4096, 2048, 1024):
+        if n > largest:
+            continue
+        matrix, factor = torch.empty(n, n, device=device), torch.randn(n, n, device=device)
+        product = torch.empty_like(matrix)
+        calls: Calls = {
+            "ours": functools.partial(torchinit.orthogonal_, matrix),
+            "torch": functools.partial(torch_init.orthogonal_, matrix),
+            "product": functools.partial(torch.mm, factor, factor, out=product),
+        }
+        times = time_calls(calls, timer, rounds)
+        note = f"{ratios(times, 'ours', 'product')} times one product's time"
+        yield row(f"orthogonal, {n} x {n}", times, 0, note)
+    n = min(1024, largest)
+    stack = torch.empty(64, n, n, device=device)
+
+    def loop() -> None:
+        for matrix in stack:
+            torch_init.orthogonal_(matrix)
+
+    calls = {"ours": lambda: torchinit.orthogonal_batch_(stack), "torch": loop}
+    yield row(f"orthogonal, 64 of {n} x {n}", time_calls(calls, timer, rounds), 0)
+
+
+def main() -> None:
+    """Parses the command line, measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--elements", type=int, default=2**30)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--quick", action="store_true", help="small and few: not for figures")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    largest, parameters, total = 4096, 2000, 2**29
+    if options.quick:
+        options.elements, options.rounds, largest, parameters, total = 2**16, 3, 128, 40, 2**16
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    lines = [
+        *time_fills(options.elements, options.rounds, device),
+        *time_parameters(parameters, total, options.rounds, device),
+        *time_orthogonal(largest, min(5, options.rounds), device),
+    ]
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    text = (
+        f"{name}, CUDA {torch.version.cuda}, torch {torch.__version__}, {date}.\n\n"
+        f"{options.elements / 2**30:.3g} Gi elements a fill; medians, smallest and largest in "
+        f"brackets.\n\n{table(HEADER, lines)}\n"
+    )
+    if options.markdown:
+        options.markdown.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
