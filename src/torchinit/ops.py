@@ -203,8 +203,8 @@ def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) 
         stream = torch.cuda.current_stream()
         large = [
             tensor.nbytes >= _LARGE
-            and module.is_host_backed(tensor.data_ptr())
             and not torch.cuda.is_current_stream_capturing()
+            and module.is_host_backed(tensor.data_ptr())
             for tensor in tensors
         ]
         if any(large) and native.module is not None:
