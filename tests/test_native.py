@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import native_only
-from torchinit import native, ops
+from torchinit import kernels, native
 
 pytestmark = native_only
 
@@ -75,7 +75,7 @@ with open("/proc/self/maps") as maps:
 
 
 def test_numbers_of_the_enumerations():
-    """ops.py passes the numbers of csrc/plan.h."""
+    """kernels.py passes the numbers of csrc/plan.h."""
     kinds = native.module.Distribution
     assert [
         int(kind)
@@ -86,8 +86,14 @@ def test_numbers_of_the_enumerations():
             kinds.TRUNCATED_NORMAL,
             kinds.CONSTANT,
         )
-    ] == [ops._WORDS, ops._UNIFORM, ops._NORMAL, ops._TRUNCATED_NORMAL, ops._CONSTANT]
-    for dtype, number in ops._DTYPES.items():
+    ] == [
+        kernels.WORDS,
+        kernels.UNIFORM,
+        kernels.NORMAL,
+        kernels.TRUNCATED_NORMAL,
+        kernels.CONSTANT,
+    ]
+    for dtype, number in kernels.DTYPES.items():
         name = str(dtype).removeprefix("torch.").upper()
         assert int(getattr(native.module.Dtype, name)) == number
 

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kBoxThreads)
                              int64_t{gridDim.x} * kBoxThreads);
 }
 
-// What visit_plan calls.
+// What visit_box calls.
 struct LaunchBox {
   const Job& job;
   const DeviceBox box;
@@ -53,19 +53,7 @@ struct LaunchBox {
 }  // namespace
 
 void fill_box(const Job& job, void* stream) {
-  using L = TORCHINIT_TARGET::ScalarLanes;
-  const LaunchBox launch{job, DeviceBox(job.box), static_cast<cudaStream_t>(stream)};
-  const int element = element_size(job.plan.dtype);
-  if (job.plan.transform != Transform::Constant)
-    TORCHINIT_TARGET::visit_plan<L, L>(job.plan, launch);
-  else if (element == 1)
-    launch.run_constant<uint8_t>();
-  else if (element == 2)
-    launch.run_constant<uint16_t>();
-  else if (element == 4)
-    launch.run_constant<uint32_t>();
-  else
-    launch.run_constant<uint64_t>();
+  visit_box(job.plan, LaunchBox{job, DeviceBox(job.box), static_cast<cudaStream_t>(stream)});
   check(cudaGetLastError());
 }
 

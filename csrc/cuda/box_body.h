@@ -97,4 +97,21 @@ TORCHINIT_INLINE void fill_constant_box(uint64_t pattern, const DeviceBox& box, 
   }
 }
 
+// Calls visit.run<L, Store>(sampler), or visit.run_constant<Element>() for a constant.
+template <class Visitor>
+void visit_box(const Plan& plan, const Visitor& visit) {
+  using L = TORCHINIT_TARGET::ScalarLanes;
+  const int element = element_size(plan.dtype);
+  if (plan.transform != Transform::Constant)
+    TORCHINIT_TARGET::visit_plan<L, L>(plan, visit);
+  else if (element == 1)
+    visit.template run_constant<uint8_t>();
+  else if (element == 2)
+    visit.template run_constant<uint16_t>();
+  else if (element == 4)
+    visit.template run_constant<uint32_t>();
+  else
+    visit.template run_constant<uint64_t>();
+}
+
 }  // namespace torchinit::cuda

@@ -167,4 +167,15 @@ TORCHINIT_INLINE void fill_chunk(const Table& table, int chunk, int thread) {
     TORCHINIT_TARGET::visit_plan<L, L>(plan, fill);
 }
 
+// Calls visit.run<L, Store>(sampler) for the kernel of a table; without a store if there are only
+// constants.
+template <class Visitor>
+void visit_table(const Table& table, const Visitor& visit) {
+  using L = TORCHINIT_TARGET::ScalarLanes;
+  if (table.plans[0].transform == Transform::Constant)
+    visit.template run<L, void>(nullptr);
+  else
+    TORCHINIT_TARGET::visit_plan<L, L>(table.plans[0], visit);
+}
+
 }  // namespace torchinit::cuda

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads, IsDouble<Store, Sampler>::value ? 1 
     fill_chunk<Store, Sampler>(table, chunk, static_cast<int>(threadIdx.x));
 }
 
-// What visit_plan calls.
+// What visit_table calls.
 struct LaunchTable {
   const Table& table;
   unsigned int blocks;
@@ -38,17 +38,12 @@ struct LaunchTable {
 }  // namespace
 
 void fill(const std::vector<Job>& jobs, void* stream) {
-  using L = TORCHINIT_TARGET::ScalarLanes;
   const cudaStream_t queue = static_cast<cudaStream_t>(stream);
   const unsigned int blocks = full_grid(kBlocksPerProcessor);
   for (const Table& table : make_tables(jobs, int64_t{blocks} * kChunksPerBlock)) {
     const LaunchTable launch{table, std::min(blocks, static_cast<unsigned int>(table.chunks)),
                              queue};
-    const Plan& plan = table.plans[0];
-    if (plan.transform == Transform::Constant)
-      launch.run<L, void>(nullptr);  // only constants
-    else
-      TORCHINIT_TARGET::visit_plan<L, L>(plan, launch);
+    visit_table(table, launch);
     check(cudaGetLastError());
   }
   for (const Job& job : jobs)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from torch import Generator, Tensor
 
-from torchinit import ops
+from torchinit import kernels
 from torchinit.keys import draw_key_numbers
 
 # How many batches are open in all threads: looked at before anything of a thread.
@@ -54,7 +54,7 @@ class Batch:
     """What ``batch`` returns: a context manager for one ``with`` statement."""
 
     def __init__(self) -> None:
-        self._fills: list[tuple[ops.Fill, Tensor, Generator | None]] = []
+        self._fills: list[tuple[kernels.Fill, Tensor, Generator | None]] = []
         self._keys: list[int] = []  # of the first fills; the others' are not drawn yet
         self._versions: list[tuple[Tensor, int]] = []
         self._outer: Batch | None = None
@@ -91,9 +91,9 @@ class Batch:
                     f"a tensor of shape {tuple(tensor.shape)} was written to after its fill was "
                     "collected by torchinit.batch(): write to it after the block"
                 )
-        ops.fill_together(fills, tensors, self._keys)
+        kernels.fill_together(fills, tensors, self._keys)
 
-    def collect(self, fill: ops.Fill, tensor: Tensor, generator: Generator | None) -> None:
+    def collect(self, fill: kernels.Fill, tensor: Tensor, generator: Generator | None) -> None:
         """Takes a fill of a tensor whose memory is at hand, with checked parameters."""
         self._fills.append((fill, tensor, generator))
         self.watch(tensor)
@@ -107,7 +107,7 @@ class Batch:
         """Draws the keys of the fills collected so far, constants left out."""
         first = len(self._keys)
         self._keys += [0] * (len(self._fills) - first)
-        random = [i for i in range(first, len(self._fills)) if ops.is_random(self._fills[i][0])]
+        random = [i for i in range(first, len(self._fills)) if kernels.is_random(self._fills[i][0])]
         for _, group in itertools.groupby(random, lambda i: id(self._fills[i][2])):
             places = list(group)
             keys = draw_key_numbers(len(places), self._fills[places[0]][2])

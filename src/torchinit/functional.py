@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 from torch._ops import OpOverload
 from torch.nn import init as torch_init
 
-from torchinit import batching, ops
+from torchinit import batching, checks, ops
 from torchinit.dispatch import is_direct, is_native
 from torchinit.dtypes import FLOAT8_DTYPES, copy_rounded
 from torchinit.errors import ArgumentError
@@ -83,12 +83,12 @@ def _by_torch(function: Callable[..., Tensor], tensor: Tensor, *arguments: objec
 
 
 def _uniform(tensor: Tensor, a: float, b: float, generator: Generator | None) -> Tensor:
-    ops.check_uniform(tensor.dtype, a, b)
+    checks.check_uniform(tensor.dtype, a, b)
     return _fill(ops.uniform_, tensor, generator, a, b)
 
 
 def _normal(tensor: Tensor, mean: float, std: float, generator: Generator | None) -> Tensor:
-    ops.check_normal(mean, std)
+    checks.check_normal(mean, std)
     return _fill(ops.normal_, tensor, generator, mean, std)
 
 
@@ -157,8 +157,8 @@ def trunc_normal_(
     if not is_native(tensor):
         return _by_torch(torch_init.trunc_normal_, tensor, mean, std, a, b, generator)
     mean, std, a, b = float(mean), float(std), float(a), float(b)
-    ops.check_normal(mean, std)
-    ops.check_interval(a, b)
+    checks.check_normal(mean, std)
+    checks.check_interval(a, b)
     if tensor.is_meta:
         return tensor
     if mean < a - 2 * std or mean > b + 2 * std:
@@ -180,7 +180,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     if not is_native(tensor):
         return torch_init.constant_(tensor, val)
     val = float(val)
-    ops.check_constant(tensor.dtype, val)
+    checks.check_constant(tensor.dtype, val)
     if is_direct(tensor):
         if (batch := batching.current()) is not None:
             batch.collect(ops.make_fill(ops.constant_, tensor.dtype, (val,)), tensor, None)
@@ -267,7 +267,7 @@ def kaiming_uniform_(
     if not is_native(tensor):
         return _by_torch(torch_init.kaiming_uniform_, tensor, a, mode, nonlinearity, generator)
     _warn_if_empty(tensor)
-    ops.check_finite(a=a)
+    checks.check_finite(a=a)
     bound = _SQRT3 * kaiming_std(tensor.shape, a, mode, nonlinearity)
     return _uniform(tensor, -bound, bound, generator)
 
@@ -286,7 +286,7 @@ def kaiming_normal_(
     if not is_native(tensor):
         return _by_torch(torch_init.kaiming_normal_, tensor, a, mode, nonlinearity, generator)
     _warn_if_empty(tensor)
-    ops.check_finite(a=a)
+    checks.check_finite(a=a)
     return _normal(tensor, 0.0, kaiming_std(tensor.shape, a, mode, nonlinearity), generator)
 
 
@@ -384,9 +384,9 @@ def _check_orthogonal(tensor: Tensor, gain: float) -> None:
         raise ValueError(
             f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
         )
-    ops.check_finite(gain=gain)
-    ops.check_writable(tensor)
-    ops.check_memory(tensor)
+    checks.check_finite(gain=gain)
+    checks.check_writable(tensor)
+    checks.check_memory(tensor)
 
 
 def sparse_(
@@ -401,7 +401,7 @@ def sparse_(
 
 
 def _check_gain(gain: float) -> None:
-    ops.check_finite(gain=gain)
+    checks.check_finite(gain=gain)
     if gain < 0:
         raise ArgumentError(f"gain={gain} must not be negative")
 

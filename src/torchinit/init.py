@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Generator, Tensor
 
-from torchinit import batching, functional, ops
+from torchinit import batching, checks, functional
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fans import calculate_fans
@@ -190,9 +190,9 @@ def _check_parameters(
     trunc_clip: tuple[float, float],
     gain: float | None,
 ) -> None:
-    ops.check_normal(mean, std)
+    checks.check_normal(mean, std)
     if not -math.inf < scale < math.inf or gain is not None:
-        ops.check_finite(scale=scale, gain=1.0 if gain is None else gain)
+        checks.check_finite(scale=scale, gain=1.0 if gain is None else gain)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ArgumentError(f"groups={groups} must be a positive integer")
     try:
@@ -224,8 +224,8 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
     if torch.compiler.is_compiling():
         return  # a traced tensor has no memory to look at; the operators check it when they run
     try:
-        ops.check_writable(tensor)
-        ops.check_memory(tensor)
+        checks.check_writable(tensor)
+        checks.check_memory(tensor)
     except ArgumentError as error:
         raise ArgumentError(f"{name}: {error}") from None
 

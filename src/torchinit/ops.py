@@ -10,99 +10,27 @@ tensor is the whole.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 
-from torchinit import keys, native
+from torchinit import kernels, keys
+from torchinit.checks import (
+    check_constant,
+    check_interval,
+    check_normal,
+    check_uniform,
+    check_writable,
+)
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 
 LIBRARY = torch.library.Library("torchinit", "DEF")
 
-# The numbers of csrc/plan.h; tests/test_native.py holds them against the module's.
-_WORDS, _UNIFORM, _NORMAL, _TRUNCATED_NORMAL, _CONSTANT = range(5)
-_DTYPES = {
-    torch.float64: 0,
-    torch.float32: 1,
-    torch.float16: 2,
-    torch.bfloat16: 3,
-    torch.int32: 4,
-    torch.int64: 5,
-    torch.float8_e4m3fn: 6,
-    torch.float8_e5m2: 7,
-}
-_FLOATS = frozenset(dtype for dtype in _DTYPES if dtype.is_floating_point)
-_INTEGERS = frozenset(_DTYPES) - _FLOATS
-_LIMITS = {dtype: torch.finfo(dtype).max for dtype in _FLOATS}
-
-
-_Parameters = tuple[float, float, float, float]
-# Distribution, dtype and parameters, in numbers; with key, address and box as csrc/python_jobs.h
-# reads them.
-Fill = tuple[int, int, float, float, float, float]
-_Item = tuple[Fill, int, int, object]
-
-
-def check_writable(tensor: Tensor) -> None:
-    """Raises ArgumentError if a dense tensor cannot take a value at every place, each its own.
-
-    That is: an element of memory shared by two logical positions (an expanded tensor), an inference
-    tensor outside ``torch.inference_mode``, or memory mapped read-only.
-    """
-    if _overlaps(tensor):
-        raise ArgumentError(
-            f"tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} has elements "
-            "that share memory (expanded?), fill a tensor without overlaps: clone() it first"
-        )
-    if tensor.is_inference() and not torch.is_inference_mode_enabled():
-        raise ArgumentError(
-            f"tensor of shape {tuple(tensor.shape)} is an inference tensor and read-only outside "
-            "torch.inference_mode(): fill it inside, or clone() it"
-        )
-
-
-def check_memory(tensor: Tensor) -> None:
-    """Raises ArgumentError if a tensor lies in memory mapped read-only, where it can be told.
-
-    Only memory that torch did not allocate can be, and such storages cannot be resized.
-    """
-    if (
-        native.module is None
-        or not tensor.is_cpu
-        or isinstance(tensor, FakeTensor)
-        or tensor.untyped_storage().resizable()
-        or native.module.is_writable(tensor.data_ptr(), _extent(tensor))
-    ):
-        return
-    raise ArgumentError(
-        f"tensor of shape {tuple(tensor.shape)} lies in memory mapped read-only: clone() it"
-    )
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    if tensor.is_contiguous() or tensor.numel() < 2:
-        return False
-    dims = sorted(
-        (step, size) for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1
-    )
-    reach = 0  # the largest offset that the dimensions so far attain
-    for stride, size in dims:
-        if stride <= reach:
-            break
-        reach += stride * (size - 1)
-    else:
-        return False
-    if dims[0][0] == 0 or tensor.numel() > 1 << 20:
-        return True  # of large interleaved views we do not prove that they are safe
-    offsets = torch.zeros((), dtype=torch.int64)
-    for stride, size in dims:
-        offsets = offsets.unsqueeze(-1) + torch.arange(size) * stride
-    return int(offsets.unique().numel()) != tensor.numel()
+_FLOATS = frozenset(ALL_DTYPES)
+_INTEGERS = frozenset({torch.int32, torch.int64})
 
 
 def _check(
@@ -136,91 +64,9 @@ def _check(
         )
 
 
-def _fill_cpu(
-    tensor: Tensor,
-    key: int,
-    distribution: int,
-    parameters: _Parameters,
-    shape: Sequence[int] | None = None,
-    start: Sequence[int] | None = None,
-) -> None:
-    module = native.module
-    if module is None:
-        raise RuntimeError(f"torchinit has no native module: {native.reason}")
-    check_memory(tensor)
-    what = (distribution, _DTYPES[tensor.dtype], *parameters, key, tensor.data_ptr())
-    threads = torch.get_num_threads()
-    if shape is None and tensor.is_contiguous():
-        module.fill(*what, tensor.numel(), threads)
-    else:
-        sizes = list(tensor.shape)
-        box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
-        module.fill_box(*what, sizes, tensor.stride(), *box, threads)
-
-
-def _extent(tensor: Tensor) -> int:
-    """Bytes from the first to past the last element in memory."""
-    if tensor.is_contiguous():
-        return tensor.numel() * tensor.element_size()
-    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()
-
-
-def _fill_cuda(
-    tensor: Tensor,
-    key: int,
-    distribution: int,
-    parameters: _Parameters,
-    shape: Sequence[int] | None = None,
-    start: Sequence[int] | None = None,
-) -> None:
-    fill = (distribution, _DTYPES[tensor.dtype], *parameters)
-    _queue(tensor.device, [(fill, key, tensor.data_ptr(), _where(tensor, shape, start))], [tensor])
-
-
-def _where(
-    tensor: Tensor, shape: Sequence[int] | None = None, start: Sequence[int] | None = None
-) -> object:
-    """The box of a fill as csrc/python_jobs.h reads it."""
-    if shape is None and tensor.is_contiguous():
-        return tensor.numel()
-    sizes = list(tensor.shape)
-    box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
-    return (sizes, list(tensor.stride()), *box)
-
-
-# Managed memory of at least so many bytes is filled by the processor: the device would move all of
-# it over, and may not have room.
-_LARGE = 1 << 26
-
-
-def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) -> None:
-    """Queues fills on the device's current stream; those of large host memory are done at once."""
-    module = native.cuda
-    if module is None:
-        raise RuntimeError(f"torchinit has no CUDA module: {native.cuda_reason}")
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream()
-        large = [
-            tensor.nbytes >= _LARGE
-            and not torch.cuda.is_current_stream_capturing()
-            and module.is_host_backed(tensor.data_ptr())
-            for tensor in tensors
-        ]
-        if any(large) and native.module is not None:
-            # After what the stream is doing, and in the order of the list.
-            for item, on_host in zip(items, large, strict=True):
-                if on_host:
-                    stream.synchronize()
-                    native.module.fill_list([item], torch.get_num_threads())
-                else:
-                    module.fill_list([item], stream.cuda_stream)
-        else:
-            module.fill_list(items, stream.cuda_stream)
-
-
 _Fill = Callable[
-    [Tensor, Tensor | None, int, _Parameters, Sequence[int] | None, Sequence[int] | None], None
+    [Tensor, Tensor | None, int, kernels.Parameters, Sequence[int] | None, Sequence[int] | None],
+    None,
 ]
 
 
@@ -248,53 +94,9 @@ def _register(name: str, schema: str, implement: Callable[[_Fill], Callable[...,
 
     # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    LIBRARY.impl(name, implement(on_memory(_fill_cpu)), "CPU")
-    LIBRARY.impl(name, implement(on_memory(_fill_cuda)), "CUDA")
+    LIBRARY.impl(name, implement(on_memory(kernels.fill_cpu)), "CPU")
+    LIBRARY.impl(name, implement(on_memory(kernels.fill_cuda)), "CUDA")
     torch.library.register_fake(f"torchinit::{name}", implement(_fill_fake), lib=LIBRARY)
-
-
-def check_finite(**arguments: float) -> None:
-    """Raises ArgumentError for the first argument that is NaN or infinite."""
-    for name, value in arguments.items():
-        if not -math.inf < value < math.inf:
-            raise ArgumentError(f"{name}={value} must be a finite number")
-
-
-def check_uniform(dtype: torch.dtype, a: float, b: float) -> None:
-    """Raises ArgumentError unless [a, b) is an interval within the range of the dtype."""
-    limit = _LIMITS[dtype]
-    if -limit <= a <= b <= limit and b - a <= limit:
-        return
-    check_finite(a=a, b=b)
-    if a > b:
-        raise ArgumentError(f"a={a} must not be greater than b={b}")
-    for name, value in (("a", a), ("b", b)):
-        if not -limit <= value <= limit:
-            raise ArgumentError(
-                f"{name}={value} is out of the range of {dtype}, {-limit} to {limit}"
-            )
-    raise ArgumentError(f"the width of [a={a}, b={b}) exceeds the range of {dtype}, {limit}")
-
-
-def check_normal(mean: float, std: float) -> None:
-    """Raises ArgumentError unless mean is finite and std finite and not negative."""
-    if -math.inf < mean < math.inf and 0 <= std < math.inf:
-        return
-    check_finite(mean=mean, std=std)
-    raise ArgumentError(f"std={std} must not be negative")
-
-
-def check_interval(a: float, b: float) -> None:
-    """Raises ArgumentError unless a <= b, where a may be minus and b plus infinity."""
-    if not a <= b or a == math.inf or b == -math.inf:
-        raise ArgumentError(f"a={a} must not be greater than b={b}, and neither may be NaN")
-
-
-def check_constant(dtype: torch.dtype, val: float) -> None:
-    """Raises ArgumentError for a value out of the dtype's range; infinity is in most ranges."""
-    limit = _LIMITS[dtype]
-    if abs(val) > limit and (math.isfinite(val) or dtype == torch.float8_e4m3fn):
-        raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
 
 
 def _uniform(fill: _Fill) -> Callable[..., None]:
@@ -308,7 +110,7 @@ def _uniform(fill: _Fill) -> Callable[..., None]:
     ) -> None:
         _check(self, key, _FLOATS, shape, start)
         check_uniform(self.dtype, a, b)
-        fill(self, key, _UNIFORM, (a, b, 0.0, 0.0), shape, start)
+        fill(self, key, kernels.UNIFORM, (a, b, 0.0, 0.0), shape, start)
 
     return uniform_
 
@@ -324,7 +126,7 @@ def _normal(fill: _Fill) -> Callable[..., None]:
     ) -> None:
         _check(self, key, _FLOATS, shape, start)
         check_normal(mean, std)
-        fill(self, key, _NORMAL, (mean, std, 0.0, 0.0), shape, start)
+        fill(self, key, kernels.NORMAL, (mean, std, 0.0, 0.0), shape, start)
 
     return normal_
 
@@ -343,7 +145,7 @@ def _trunc_normal(fill: _Fill) -> Callable[..., None]:
         _check(self, key, _FLOATS, shape, start)
         check_normal(mean, std)
         check_interval(a, b)
-        fill(self, key, _TRUNCATED_NORMAL, (mean, std, a, b), shape, start)
+        fill(self, key, kernels.TRUNCATED_NORMAL, (mean, std, a, b), shape, start)
 
     return trunc_normal_
 
@@ -352,7 +154,7 @@ def _constant(fill: _Fill) -> Callable[..., None]:
     def constant_(self: Tensor, val: float) -> None:
         _check(self, None, _FLOATS, None, None)
         check_constant(self.dtype, val)
-        fill(self, None, _CONSTANT, (val, 0.0, 0.0, 0.0), None, None)
+        fill(self, None, kernels.CONSTANT, (val, 0.0, 0.0, 0.0), None, None)
 
     return constant_
 
@@ -365,7 +167,7 @@ def _random_words(fill: _Fill) -> Callable[..., None]:
         start: Sequence[int] | None = None,
     ) -> None:
         _check(self, key, _INTEGERS, shape, start)
-        fill(self, key, _WORDS, (0.0, 0.0, 0.0, 0.0), shape, start)
+        fill(self, key, kernels.WORDS, (0.0, 0.0, 0.0, 0.0), shape, start)
 
     return random_words_
 
@@ -396,22 +198,19 @@ constant_ = torch.ops.torchinit.constant_.default
 random_words_ = torch.ops.torchinit.random_words_.default
 
 _DISTRIBUTIONS = {
-    uniform_: _UNIFORM,
-    normal_: _NORMAL,
-    trunc_normal_: _TRUNCATED_NORMAL,
-    constant_: _CONSTANT,
+    uniform_: kernels.UNIFORM,
+    normal_: kernels.NORMAL,
+    trunc_normal_: kernels.TRUNCATED_NORMAL,
+    constant_: kernels.CONSTANT,
 }
 
 
-def make_fill(operator: OpOverload, dtype: torch.dtype, parameters: Sequence[float]) -> Fill:
+def make_fill(
+    operator: OpOverload, dtype: torch.dtype, parameters: Sequence[float]
+) -> kernels.Fill:
     """What an operator fills a tensor of a dtype with, in numbers."""
     p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
-    return _DISTRIBUTIONS[operator], _DTYPES[dtype], p0, p1, p2, p3
-
-
-def is_random(fill: Fill) -> bool:
-    """Whether a fill takes a key."""
-    return fill[0] != _CONSTANT
+    return _DISTRIBUTIONS[operator], kernels.DTYPES[dtype], p0, p1, p2, p3
 
 
 def call_directly(
@@ -425,40 +224,6 @@ def call_directly(
     check_writable(tensor)
     if tensor.numel() > 0:
         p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
-        fill = _fill_cpu if tensor.is_cpu else _fill_cuda
+        fill = kernels.fill_cpu if tensor.is_cpu else kernels.fill_cuda
         fill(tensor, key, _DISTRIBUTIONS[operator], (p0, p1, p2, p3))
     count_write(tensor)
-
-
-_device = attrgetter("device")
-
-
-def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
-    """Does what ``call_directly`` does for each fill, tensor and key, at once.
-
-    Tensors that overlap are filled in order. Nothing is written if one of them cannot be.
-    """
-    # Column by column: thousands of small tensors are what this is for.
-    contiguous = all(map(Tensor.is_contiguous, tensors))
-    inference = any(map(Tensor.is_inference, tensors))
-    for tensor in tensors if inference or not contiguous else ():
-        check_writable(tensor)
-    devices = dict.fromkeys(map(_device, tensors))
-    if any(device.type == "cpu" for device in devices):
-        for tensor in tensors:
-            if not tensor.untyped_storage().resizable():
-                check_memory(tensor)
-    boxes = map(Tensor.numel if contiguous else _where, tensors)
-    items = list(zip(fills, keys, map(Tensor.data_ptr, tensors), boxes, strict=True))
-    for device in devices:
-        some, there = items, tensors
-        if len(devices) > 1:
-            places = [i for i, tensor in enumerate(tensors) if tensor.device == device]
-            some, there = [items[i] for i in places], [tensors[i] for i in places]
-        if device.type == "cuda":
-            _queue(device, some, there)
-        elif native.module is not None:
-            native.module.fill_list(some, torch.get_num_threads())
-    torch.autograd.graph.increment_version(
-        [tensor for tensor in tensors if not tensor.is_inference()] if inference else tensors
-    )

@@ -17,7 +17,7 @@ from fills import (
     each_fill,
     make,
 )
-from torchinit import native, ops
+from torchinit import kernels, native
 
 no_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
 pytestmark = pytest.mark.skipif(
@@ -243,7 +243,7 @@ class Managed:
             return None
 
 
-@pytest.mark.parametrize("count", [1000, ops._LARGE // 4 + 5])
+@pytest.mark.parametrize("count", [1000, kernels.LARGE // 4 + 5])
 def test_managed_memory(count, monkeypatch):
     memory = Managed(count)
     tensor = torch.as_tensor(memory, device="cuda")

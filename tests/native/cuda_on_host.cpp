@@ -21,7 +21,7 @@ using namespace torchinit;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 long fills = 0;
 
-// What visit_plan calls: every thread of a grid in turn.
+// What visit_box calls: every thread of a grid in turn.
 struct RunBoxGrid {
   const Job& job;
   const cuda::DeviceBox& box;
@@ -42,20 +42,8 @@ struct RunBoxGrid {
 };
 
 void fill_by_box(const Job& job, int64_t threads) {
-  using L = TORCHINIT_TARGET::ScalarLanes;
-  const cuda::DeviceBox device_box(job.box);
-  const RunBoxGrid grid{job, device_box, threads};
-  const int element = element_size(job.plan.dtype);
-  if (job.plan.transform != Transform::Constant)
-    TORCHINIT_TARGET::visit_plan<L, L>(job.plan, grid);
-  else if (element == 1)
-    grid.run_constant<uint8_t>();
-  else if (element == 2)
-    grid.run_constant<uint16_t>();
-  else if (element == 4)
-    grid.run_constant<uint32_t>();
-  else
-    grid.run_constant<uint64_t>();
+  const cuda::DeviceBox box(job.box);
+  cuda::visit_box(job.plan, RunBoxGrid{job, box, threads});
 }
 
 // Likewise; all chunks of a table by all threads of a thread block.
@@ -72,14 +60,8 @@ struct RunTable {
 
 // Returns the number of launches.
 size_t fill_by_tables(const std::vector<Job>& jobs, int64_t chunks_wanted) {
-  using L = TORCHINIT_TARGET::ScalarLanes;
   const auto tables = cuda::make_tables(jobs, chunks_wanted);
-  for (const cuda::Table& table : tables) {
-    if (table.plans[0].transform == Transform::Constant)
-      RunTable{table}.run<L, void>(nullptr);
-    else
-      TORCHINIT_TARGET::visit_plan<L, L>(table.plans[0], RunTable{table});
-  }
+  for (const cuda::Table& table : tables) cuda::visit_table(table, RunTable{table});
   return tables.size();
 }
 

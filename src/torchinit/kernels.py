@@ -1,0 +1,147 @@
+"""Calls of the native modules: numbers and addresses of tensors in plain memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+import torch
+from torch import Tensor
+
+from torchinit import native
+from torchinit.checks import check_memory, check_writable
+
+# The numbers of csrc/plan.h; tests/test_native.py holds them against the module's.
+WORDS, UNIFORM, NORMAL, TRUNCATED_NORMAL, CONSTANT = range(5)
+DTYPES = {
+    torch.float64: 0,
+    torch.float32: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.int32: 4,
+    torch.int64: 5,
+    torch.float8_e4m3fn: 6,
+    torch.float8_e5m2: 7,
+}
+
+Parameters = tuple[float, float, float, float]
+# Distribution, dtype and parameters, in numbers; with key, address and box as csrc/python_jobs.h
+# reads them.
+Fill = tuple[int, int, float, float, float, float]
+_Item = tuple[Fill, int, int, object]
+
+
+def is_random(fill: Fill) -> bool:
+    """Whether a fill takes a key."""
+    return fill[0] != CONSTANT
+
+
+def fill_cpu(
+    tensor: Tensor,
+    key: int,
+    distribution: int,
+    parameters: Parameters,
+    shape: Sequence[int] | None = None,
+    start: Sequence[int] | None = None,
+) -> None:
+    """Fills a tensor in host memory; with shape and start, as a box of a larger one (ops.py)."""
+    module = native.module
+    if module is None:
+        raise RuntimeError(f"torchinit has no native module: {native.reason}")
+    check_memory(tensor)
+    what = (distribution, DTYPES[tensor.dtype], *parameters, key, tensor.data_ptr())
+    threads = torch.get_num_threads()
+    if shape is None and tensor.is_contiguous():
+        module.fill(*what, tensor.numel(), threads)
+    else:
+        sizes = list(tensor.shape)
+        box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
+        module.fill_box(*what, sizes, tensor.stride(), *box, threads)
+
+
+def fill_cuda(
+    tensor: Tensor,
+    key: int,
+    distribution: int,
+    parameters: Parameters,
+    shape: Sequence[int] | None = None,
+    start: Sequence[int] | None = None,
+) -> None:
+    """Queues the fill of a tensor on a device, likewise."""
+    fill = (distribution, DTYPES[tensor.dtype], *parameters)
+    _queue(tensor.device, [(fill, key, tensor.data_ptr(), _where(tensor, shape, start))], [tensor])
+
+
+def _where(
+    tensor: Tensor, shape: Sequence[int] | None = None, start: Sequence[int] | None = None
+) -> object:
+    """The box of a fill as csrc/python_jobs.h reads it."""
+    if shape is None and tensor.is_contiguous():
+        return tensor.numel()
+    sizes = list(tensor.shape)
+    box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
+    return (sizes, list(tensor.stride()), *box)
+
+
+# Managed memory of at least so many bytes is filled by the processor: the device would move all of
+# it over, and may not have room.
+LARGE = 1 << 26
+
+
+def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) -> None:
+    """Queues fills on the device's current stream; those of large host memory are done at once."""
+    module = native.cuda
+    if module is None:
+        raise RuntimeError(f"torchinit has no CUDA module: {native.cuda_reason}")
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream()
+        large = [
+            tensor.nbytes >= LARGE
+            and not torch.cuda.is_current_stream_capturing()
+            and module.is_host_backed(tensor.data_ptr())
+            for tensor in tensors
+        ]
+        if any(large) and native.module is not None:
+            # After what the stream is doing, and in the order of the list.
+            for item, on_host in zip(items, large, strict=True):
+                if on_host:
+                    stream.synchronize()
+                    native.module.fill_list([item], torch.get_num_threads())
+                else:
+                    module.fill_list([item], stream.cuda_stream)
+        else:
+            module.fill_list(items, stream.cuda_stream)
+
+
+_device = attrgetter("device")
+
+
+def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
+    """Does what ``call_directly`` does for each fill, tensor and key, at once.
+
+    Tensors that overlap are filled in order. Nothing is written if one of them cannot be.
+    """
+    # Column by column: thousands of small tensors are what this is for.
+    contiguous = all(map(Tensor.is_contiguous, tensors))
+    inference = any(map(Tensor.is_inference, tensors))
+    for tensor in tensors if inference or not contiguous else ():
+        check_writable(tensor)
+    devices = dict.fromkeys(map(_device, tensors))
+    if any(device.type == "cpu" for device in devices):
+        for tensor in tensors:
+            if not tensor.untyped_storage().resizable():
+                check_memory(tensor)
+    boxes = map(Tensor.numel if contiguous else _where, tensors)
+    items = list(zip(fills, keys, map(Tensor.data_ptr, tensors), boxes, strict=True))
+    for device in devices:
+        some, there = items, tensors
+        if len(devices) > 1:
+            places = [i for i, tensor in enumerate(tensors) if tensor.device == device]
+            some, there = [items[i] for i in places], [tensors[i] for i in places]
+        if device.type == "cuda":
+            _queue(device, some, there)
+        elif native.module is not None:
+            native.module.fill_list(some, torch.get_num_threads())
+    torch.autograd.graph.increment_version(
+        [tensor for tensor in tensors if not tensor.is_inference()] if inference else tensors
+    )
