@@ -165,8 +165,9 @@ def _block_size(m: int, n: int, batch: int) -> int:
         return min(n, 64)
     if m * n < 2**20:
         return n if n <= 256 else 128
-    # Vectors, products and V^T V of a block: at most 10, 2.5 and 1% of the matrix.
-    return max(1, min(192, n // 10 // 32 * 32 or n // 10))
+    # Vectors, products and V^T V of a block: at most 8, 2.5 and 1% of the matrix, 10% where n is
+    # small. What libraries take besides counts most for the smallest of these matrices.
+    return max(1, min(192, n // 12 // 16 * 16 or n // 10))
 
 
 def _form(q: Tensor, draw: _Draw, gain: float) -> None:
