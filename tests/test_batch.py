@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torchinit
 from conftest import native_only
-from torchinit import native
+from torchinit import batching, native
 from torchinit.dtypes import ALL_DTYPES
 
 
@@ -209,3 +209,92 @@ def test_inference_tensors_inside_inference_mode():
         torchinit.ones_(tensor)
         torchinit.normal_(torch.empty(4))
     assert tensor.all()
+
+
+def test_a_batch_is_entered_once():
+    batch = torchinit.batch()
+    with batch:
+        torchinit.ones_(torch.empty(3))
+    with pytest.raises(RuntimeError, match="entered before"), batch:
+        pass
+
+
+def halved(tensor):
+    tensor.data = tensor.data.half()
+
+
+def moved(tensor):
+    """As ``module.to("meta")`` does where torch is told to swap tensors."""
+    torch.utils.swap_tensors(tensor, torch.nn.Parameter(torch.empty(tensor.shape, device="meta")))
+
+
+def freed(tensor):
+    tensor.untyped_storage().resize_(0)
+
+
+def replaced(tensor):
+    tensor.data = torch.zeros(1).expand(tensor.shape)
+
+
+@native_only
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (halved, r"\(3, 4\) has become torch.float16"),
+        (moved, "moved to meta"),
+        (freed, r"\(3, 4\) has no memory"),
+        (replaced, r"\(3, 4\) .*share memory"),
+    ],
+)
+@pytest.mark.parametrize("together", [1, 100])
+def test_a_tensor_changed_after_the_call(change, message, together):
+    good = torch.full((50,), 7.0)
+    tensors = [torch.nn.Parameter(torch.full((3, 4), 7.0)) for _ in range(together)]
+    state = torch.get_rng_state()
+    with pytest.raises((RuntimeError, ValueError), match=message), torchinit.batch():  # noqa: PT012
+        torchinit.normal_(good)
+        for tensor in tensors:
+            torchinit.normal_(tensor)
+        with torch.no_grad():
+            change(tensors[-1])
+    assert (good == 7).all()
+    assert all((tensor == 7).all() for tensor in tensors[:-1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@native_only
+def test_other_memory_of_the_same_kind_is_filled():
+    """As ``module.to_empty`` and ``share_memory`` do."""
+    tensor = torch.nn.Parameter(torch.zeros(30))
+    with torchinit.batch():
+        torchinit.ones_(tensor)
+        tensor.data = torch.zeros(30)
+    assert (tensor == 1).all()
+
+
+def collecting(tensor):
+    with torchinit.batch():
+        torchinit.normal_(tensor)
+        yield
+
+
+@native_only
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_abandoned_generator_closes_its_batch(elsewhere):
+    """It may be in another thread that a generator is closed."""
+    tensor, later = torch.zeros(10), torch.zeros(10)
+    generator = collecting(tensor)
+    next(generator)
+    if elsewhere:
+        thread = threading.Thread(target=generator.close)
+        thread.start()
+        thread.join()
+    else:
+        generator.close()
+    assert batching.open_batches == 0
+    torchinit.ones_(later)
+    assert later.all()
+    assert not tensor.any()
+    with torchinit.batch():
+        torchinit.zeros_(later)
+    assert not later.any()

@@ -178,3 +178,31 @@ def test_float8_e4m3fn_has_no_infinity(val):
     assert (tensor.float() == 1).all()
     wide = torchinit.constant_(torch.ones(3).to(torch.float8_e5m2), val).float()
     assert wide[0] == torch.tensor(val).to(torch.float8_e5m2).float()
+
+
+@native_only
+@pytest.mark.parametrize(
+    "fill",
+    [
+        torchinit.normal_,
+        torchinit.ones_,
+        torchinit.trunc_normal_,
+        torchinit.orthogonal_,
+        lambda weight: torchinit.init_(weight, None, "xavier_normal"),
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_freed_storage(fill, transposed):
+    """As sharded training frees a gathered parameter."""
+    tensor = torch.empty(3, 4).t() if transposed else torch.empty(3, 4)
+    tensor.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"has no memory: its storage was resized to 0"):
+        fill(tensor)
+
+
+def test_empty_tensors_have_no_memory():
+    tensor = torch.empty(0, 4)
+    tensor.untyped_storage().resize_(0)
+    assert torchinit.normal_(tensor) is tensor
+    with torchinit.batch():
+        torchinit.normal_(tensor)

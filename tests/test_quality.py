@@ -118,6 +118,7 @@ def test_keys_that_repeat_fail(wrong):
     assert all(p_values[f"keys, {name}"] < ALPHA for name in ("values", "squares", "table"))
 
 
+@native_only
 def test_truncation_instead_of_rounding_fails():
     law = quality.LAWS[1]
     exact = quality.stream(law, torch.float64, SIZE)

@@ -13,6 +13,7 @@ from torchinit.keys import draw_key_numbers
 
 # How many batches are open in all threads: looked at before anything of a thread.
 open_batches = 0
+_count_lock = threading.Lock()
 
 
 class _State(threading.local):
@@ -58,13 +59,20 @@ class Batch:
         self._keys: list[int] = []  # of the first fills; the others' are not drawn yet
         self._versions: list[tuple[Tensor, int]] = []
         self._outer: Batch | None = None
+        self._entered = False
+        self.is_open = False
 
     def __enter__(self) -> None:
         global open_batches
-        self._outer = _state.batch
+        if self._entered:
+            raise RuntimeError("this batch was entered before: call torchinit.batch() anew")
+        self._entered = True
+        self._outer = current()
         if self._outer is None:
             _state.batch = self
-            open_batches += 1
+            self.is_open = True
+            with _count_lock:
+                open_batches += 1
 
     def __exit__(
         self,
@@ -75,15 +83,18 @@ class Batch:
         global open_batches
         if self._outer is not None:
             return
-        _state.batch = None
-        open_batches -= 1
+        # A generator may be closed in another thread: the state of its own is left to current().
+        self.is_open = False
+        with _count_lock:
+            open_batches -= 1
+        if _state.batch is self:
+            _state.batch = None
         if kind is None:
             self._finish()
 
     def _finish(self) -> None:
         if not self._fills:
             return
-        self.draw_keys()
         fills, tensors, _ = zip(*self._fills, strict=True)
         for tensor, version in self._versions:
             if (0 if tensor.is_inference() else tensor._version) != version:
@@ -91,6 +102,8 @@ class Batch:
                     f"a tensor of shape {tuple(tensor.shape)} was written to after its fill was "
                     "collected by torchinit.batch(): write to it after the block"
                 )
+        kernels.check_together(fills, tensors)
+        self.draw_keys()
         kernels.fill_together(fills, tensors, self._keys)
 
     def collect(self, fill: kernels.Fill, tensor: Tensor, generator: Generator | None) -> None:
@@ -117,10 +130,13 @@ class Batch:
 
 def current() -> Batch | None:
     """The batch that collects this thread's fills."""
-    return _state.batch if open_batches else None
+    if not open_batches:
+        return None
+    batch = _state.batch
+    return batch if batch is not None and batch.is_open else None
 
 
 def settle_keys() -> None:
     """Draws the keys of the fills collected so far, because something else is about to draw."""
-    if open_batches and _state.batch is not None:
-        _state.batch.draw_keys()
+    if (batch := current()) is not None:
+        batch.draw_keys()

@@ -34,21 +34,26 @@ def check_writable(tensor: Tensor) -> None:
 
 
 def check_memory(tensor: Tensor) -> None:
-    """Raises ArgumentError if a tensor lies in memory mapped read-only, where it can be told.
+    """Raises ArgumentError if a dense tensor's memory was freed or is mapped read-only.
 
-    Only memory that torch did not allocate can be, and such storages cannot be resized.
+    The latter where it can be told. Only memory that torch did not allocate can be read-only, and
+    such storages cannot be resized.
     """
-    if (
-        native.module is None
-        or not tensor.is_cpu
-        or isinstance(tensor, FakeTensor)
-        or tensor.untyped_storage().resizable()
-        or native.module.is_writable(tensor.data_ptr(), _extent(tensor))
-    ):
+    if native.module is None or isinstance(tensor, FakeTensor) or tensor.is_meta:
         return
-    raise ArgumentError(
-        f"tensor of shape {tuple(tensor.shape)} lies in memory mapped read-only: clone() it"
-    )
+    storage = tensor.untyped_storage()
+    if storage.nbytes() == 0 and tensor.numel() > 0:
+        raise ArgumentError(
+            f"tensor of shape {tuple(tensor.shape)} has no memory: its storage was resized to 0"
+        )
+    if (
+        tensor.is_cpu
+        and not storage.resizable()
+        and not native.module.is_writable(tensor.data_ptr(), _extent(tensor))
+    ):
+        raise ArgumentError(
+            f"tensor of shape {tuple(tensor.shape)} lies in memory mapped read-only: clone() it"
+        )
 
 
 def _overlaps(tensor: Tensor) -> bool:
@@ -66,9 +71,9 @@ def _overlaps(tensor: Tensor) -> bool:
         return False
     if dims[0][0] == 0 or tensor.numel() > 1 << 20:
         return True  # of large interleaved views we do not prove that they are safe
-    offsets = torch.zeros((), dtype=torch.int64)
+    offsets = torch.zeros((), dtype=torch.int64, device="cpu")
     for stride, size in dims:
-        offsets = offsets.unsqueeze(-1) + torch.arange(size) * stride
+        offsets = offsets.unsqueeze(-1) + torch.arange(size, device="cpu") * stride
     return int(offsets.unique().numel()) != tensor.numel()
 
 

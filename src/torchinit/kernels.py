@@ -68,6 +68,7 @@ def fill_cuda(
     start: Sequence[int] | None = None,
 ) -> None:
     """Queues the fill of a tensor on a device, likewise."""
+    check_memory(tensor)
     fill = (distribution, DTYPES[tensor.dtype], *parameters)
     _queue(tensor.device, [(fill, key, tensor.data_ptr(), _where(tensor, shape, start))], [tensor])
 
@@ -116,21 +117,39 @@ def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) 
 _device = attrgetter("device")
 
 
+def check_together(fills: Sequence[Fill], tensors: Sequence[Tensor]) -> None:
+    """Raises before anything is written if ``fill_together`` cannot fill one of the tensors."""
+    # Column by column: thousands of small tensors are what this is for.
+    if not all(map(Tensor.is_contiguous, tensors)) or any(map(Tensor.is_inference, tensors)):
+        for tensor in tensors:
+            check_writable(tensor)
+    for tensor, fill in zip(tensors, fills, strict=True):
+        if DTYPES.get(tensor.dtype) != fill[1]:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(tensor.shape)} has become {tensor.dtype} since its fill "
+                "was collected: convert it before or after"
+            )
+    devices = set(map(_device, tensors))
+    for device in devices:
+        if device.type != "cpu" and (device.type != "cuda" or native.cuda is None):
+            raise RuntimeError(
+                f"a tensor has moved to {device} since its fill was collected: move it before or "
+                "after"
+            )
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() == 0 or not storage.resizable():
+            check_memory(tensor)
+
+
 def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
     """Does what ``call_directly`` does for each fill, tensor and key, at once.
 
-    Tensors that overlap are filled in order. Nothing is written if one of them cannot be.
+    For tensors that ``check_together`` has passed. Those that overlap are filled in order.
     """
-    # Column by column: thousands of small tensors are what this is for.
     contiguous = all(map(Tensor.is_contiguous, tensors))
     inference = any(map(Tensor.is_inference, tensors))
-    for tensor in tensors if inference or not contiguous else ():
-        check_writable(tensor)
     devices = dict.fromkeys(map(_device, tensors))
-    if any(device.type == "cpu" for device in devices):
-        for tensor in tensors:
-            if not tensor.untyped_storage().resizable():
-                check_memory(tensor)
     boxes = map(Tensor.numel if contiguous else _where, tensors)
     items = list(zip(fills, keys, map(Tensor.data_ptr, tensors), boxes, strict=True))
     for device in devices:
