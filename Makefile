@@ -13,7 +13,8 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
 
-test: $(STAMP) lint sanitize
+test: $(STAMP) lint
+	$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) sanitize
 	$(BIN)/python -m pytest -n auto
 	TORCHINIT_DISABLE_NATIVE=1 $(BIN)/python -m pytest -n auto
 
@@ -39,7 +40,7 @@ format: $(STAMP)
 
 # The kernels, and the bodies of the CUDA kernels run on the host, under the address and
 # undefined-behaviour sanitisers.
-SANITIZE := -std=c++17 -O1 -g -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
+SANITIZE := -std=c++17 -O1 -g1 -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
   -fsanitize=address,undefined -fno-sanitize-recover=all
 CPU_SOURCES := csrc/plan.cpp $(wildcard csrc/cpu/*.cpp)
 CPU_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/sanitized/%.o)

@@ -83,9 +83,8 @@ PYBIND11_MODULE(_native, m) {
         const py::gil_scoped_release release;
         fill_in_order(std::move(jobs), [&](const auto& some) { cpu::fill(some, threads); });
       },
-      "Fills many boxes: ((distribution, dtype, p0, p1, p2, p3), key, address, count) each, or "
-      "with "
-      "(sizes, strides, shape, start) for the count.");
+      "Fills many boxes: ((distribution, dtype, p0, p1, p2, p3), key, address, count) each, with "
+      "(sizes, strides, shape, start) for the count where a box is not contiguous.");
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
