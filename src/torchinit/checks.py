@@ -15,6 +15,16 @@ from torchinit.errors import ArgumentError
 _LIMITS = {dtype: torch.finfo(dtype).max for dtype in ALL_DTYPES}
 
 
+def check_target(tensor: Tensor) -> None:
+    """What ``check_writable`` and ``check_memory`` do, quickly for the commonest tensors."""
+    if tensor.is_contiguous() and not tensor.is_inference():
+        storage = tensor.untyped_storage()
+        if storage.nbytes() and storage.resizable():
+            return
+    check_writable(tensor)
+    check_memory(tensor)
+
+
 def check_writable(tensor: Tensor) -> None:
     """Raises ArgumentError if a dense tensor cannot take a value at every place, each its own.
 

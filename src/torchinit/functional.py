@@ -24,10 +24,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
-from torch._ops import OpOverload
 from torch.nn import init as torch_init
 
-from torchinit import batching, checks, ops
+from torchinit import batching, checks, kernels, ops
 from torchinit.dispatch import is_direct, is_native
 from torchinit.dtypes import FLOAT8_DTYPES, copy_rounded
 from torchinit.errors import ArgumentError
@@ -58,18 +57,26 @@ _SQRT3 = math.sqrt(3.0)
 
 
 def _fill(
-    operator: OpOverload, tensor: Tensor, generator: Generator | None, *parameters: float
+    distribution: int,
+    tensor: Tensor,
+    generator: Generator | None,
+    p0: float,
+    p1: float,
+    p2: float = 0.0,
+    p3: float = 0.0,
 ) -> Tensor:
-    """Draws a key and fills by an operator, outside autograd; leaves meta tensors alone."""
+    """Draws a key and fills, outside autograd; leaves meta tensors alone."""
+    parameters = (p0, p1, p2, p3)
     if is_direct(tensor):
         if (batch := batching.current()) is not None:
-            batch.collect(ops.make_fill(operator, tensor.dtype, parameters), tensor, generator)
+            fill = kernels.make_fill(distribution, tensor.dtype, parameters)
+            batch.collect(fill, tensor, generator)
         else:
-            ops.call_directly(operator, tensor, draw_key_number(generator), parameters)
+            kernels.fill_directly(tensor, draw_key_number(generator), distribution, parameters)
     elif not tensor.is_meta:
         batching.settle_keys()
         with torch.no_grad():
-            operator(tensor, draw_key(generator), *parameters)
+            ops.fill(tensor, draw_key(generator), distribution, parameters)
     return tensor
 
 
@@ -84,12 +91,28 @@ def _by_torch(function: Callable[..., Tensor], tensor: Tensor, *arguments: objec
 
 def _uniform(tensor: Tensor, a: float, b: float, generator: Generator | None) -> Tensor:
     checks.check_uniform(tensor.dtype, a, b)
-    return _fill(ops.uniform_, tensor, generator, a, b)
+    return _fill(kernels.UNIFORM, tensor, generator, a, b)
 
 
 def _normal(tensor: Tensor, mean: float, std: float, generator: Generator | None) -> Tensor:
     checks.check_normal(mean, std)
-    return _fill(ops.normal_, tensor, generator, mean, std)
+    return _fill(kernels.NORMAL, tensor, generator, mean, std)
+
+
+def _constant(tensor: Tensor, val: float) -> Tensor:
+    checks.check_constant(tensor.dtype, val)
+    if is_direct(tensor):
+        parameters = (val, 0.0, 0.0, 0.0)
+        if (batch := batching.current()) is not None:
+            batch.collect(
+                kernels.make_fill(kernels.CONSTANT, tensor.dtype, parameters), tensor, None
+            )
+        else:
+            kernels.fill_directly(tensor, 0, kernels.CONSTANT, parameters)
+    elif not tensor.is_meta:
+        with torch.no_grad():
+            ops.constant_(tensor, val)
+    return tensor
 
 
 def uniform_(
@@ -167,7 +190,7 @@ def trunc_normal_(
             "The distribution of values may be incorrect.",
             stacklevel=2,
         )
-    return _fill(ops.trunc_normal_, tensor, generator, mean, std, a, b)
+    return _fill(kernels.TRUNCATED_NORMAL, tensor, generator, mean, std, a, b)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -179,27 +202,17 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """
     if not is_native(tensor):
         return torch_init.constant_(tensor, val)
-    val = float(val)
-    checks.check_constant(tensor.dtype, val)
-    if is_direct(tensor):
-        if (batch := batching.current()) is not None:
-            batch.collect(ops.make_fill(ops.constant_, tensor.dtype, (val,)), tensor, None)
-        else:
-            ops.call_directly(ops.constant_, tensor, 0, (val,))
-    elif not tensor.is_meta:
-        with torch.no_grad():
-            ops.constant_(tensor, val)
-    return tensor
+    return _constant(tensor, float(val))
 
 
 def ones_(tensor: Tensor) -> Tensor:
     """Fills with 1."""
-    return constant_(tensor, 1.0) if is_native(tensor) else torch_init.ones_(tensor)
+    return _constant(tensor, 1.0) if is_native(tensor) else torch_init.ones_(tensor)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
     """Fills with 0."""
-    return constant_(tensor, 0.0) if is_native(tensor) else torch_init.zeros_(tensor)
+    return _constant(tensor, 0.0) if is_native(tensor) else torch_init.zeros_(tensor)
 
 
 def eye_(tensor: Tensor) -> Tensor:
@@ -385,8 +398,7 @@ def _check_orthogonal(tensor: Tensor, gain: float) -> None:
             f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
         )
     checks.check_finite(gain=gain)
-    checks.check_writable(tensor)
-    checks.check_memory(tensor)
+    checks.check_target(tensor)
 
 
 def sparse_(

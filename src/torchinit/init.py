@@ -204,10 +204,11 @@ def _check_parameters(
 
 
 def _check_scale(weight: Tensor, init: InitializationType, scale: float) -> None:
+    if init not in ("uniform", "constant"):
+        return
     if init == "uniform" and scale < 0:
         raise ArgumentError(f"scale={scale} must not be negative for uniform")
-    limit = torch.finfo(weight.dtype).max
-    if init in ("uniform", "constant") and abs(scale) > limit:
+    if abs(scale) > (limit := torch.finfo(weight.dtype).max):
         raise ArgumentError(f"scale={scale} is out of the range of {weight.dtype}, up to {limit}")
 
 
@@ -224,8 +225,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
     if torch.compiler.is_compiling():
         return  # a traced tensor has no memory to look at; the operators check it when they run
     try:
-        checks.check_writable(tensor)
-        checks.check_memory(tensor)
+        checks.check_target(tensor)
     except ArgumentError as error:
         raise ArgumentError(f"{name}: {error}") from None
 

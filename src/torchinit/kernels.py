@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchinit import native
-from torchinit.checks import check_memory, check_writable
+from torchinit.checks import check_memory, check_target, check_writable
 
 # The numbers of csrc/plan.h; tests/test_native.py holds them against the module's.
 WORDS, UNIFORM, NORMAL, TRUNCATED_NORMAL, CONSTANT = range(5)
@@ -30,10 +30,35 @@ Parameters = tuple[float, float, float, float]
 Fill = tuple[int, int, float, float, float, float]
 _Item = tuple[Fill, int, int, object]
 
+_increment_version = torch.autograd.graph.increment_version
+
+
+def make_fill(distribution: int, dtype: torch.dtype, parameters: Parameters) -> Fill:
+    """A fill of tensors of a dtype, in numbers."""
+    return (distribution, DTYPES[dtype], *parameters)
+
 
 def is_random(fill: Fill) -> bool:
     """Whether a fill takes a key."""
     return fill[0] != CONSTANT
+
+
+def fill_directly(tensor: Tensor, key: int, distribution: int, parameters: Parameters) -> None:
+    """Does what an operator does on a tensor in plain memory, without torch's dispatcher.
+
+    For parameters that have been checked. A call of the operator costs as much as filling thousands
+    of elements, and small tensors are common.
+    """
+    check_target(tensor)
+    if tensor.numel() > 0:
+        (fill_cpu if tensor.is_cpu else fill_cuda)(tensor, key, distribution, parameters)
+    count_write(tensor)
+
+
+def count_write(tensor: Tensor) -> None:
+    """What autograd wants of an in-place operator that is defined in Python."""
+    if not tensor.is_inference():
+        _increment_version(tensor)
 
 
 def fill_cpu(
@@ -44,19 +69,21 @@ def fill_cpu(
     shape: Sequence[int] | None = None,
     start: Sequence[int] | None = None,
 ) -> None:
-    """Fills a tensor in host memory; with shape and start, as a box of a larger one (ops.py)."""
+    """Fills a tensor in host memory; with shape and start, as a box of a larger one (ops.py).
+
+    For tensors and parameters that have been checked.
+    """
     module = native.module
     if module is None:
         raise RuntimeError(f"torchinit has no native module: {native.reason}")
-    check_memory(tensor)
-    what = (distribution, DTYPES[tensor.dtype], *parameters, key, tensor.data_ptr())
-    threads = torch.get_num_threads()
+    dtype, address, threads = DTYPES[tensor.dtype], tensor.data_ptr(), torch.get_num_threads()
     if shape is None and tensor.is_contiguous():
-        module.fill(*what, tensor.numel(), threads)
+        module.fill(distribution, dtype, *parameters, key, address, tensor.numel(), threads)
     else:
         sizes = list(tensor.shape)
         box = (sizes, [0] * len(sizes)) if shape is None else (list(shape), list(start or ()))
-        module.fill_box(*what, sizes, tensor.stride(), *box, threads)
+        where = (address, sizes, tensor.stride(), *box)
+        module.fill_box(distribution, dtype, *parameters, key, *where, threads)
 
 
 def fill_cuda(
@@ -68,8 +95,7 @@ def fill_cuda(
     start: Sequence[int] | None = None,
 ) -> None:
     """Queues the fill of a tensor on a device, likewise."""
-    check_memory(tensor)
-    fill = (distribution, DTYPES[tensor.dtype], *parameters)
+    fill = make_fill(distribution, tensor.dtype, parameters)
     _queue(tensor.device, [(fill, key, tensor.data_ptr(), _where(tensor, shape, start))], [tensor])
 
 
@@ -143,7 +169,7 @@ def check_together(fills: Sequence[Fill], tensors: Sequence[Tensor]) -> None:
 
 
 def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
-    """Does what ``call_directly`` does for each fill, tensor and key, at once.
+    """Does what ``fill_directly`` does for each fill, tensor and key, at once.
 
     For tensors that ``check_together`` has passed. Those that overlap are filled in order.
     """
@@ -161,6 +187,6 @@ def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequen
             _queue(device, some, there)
         elif native.module is not None:
             native.module.fill_list(some, torch.get_num_threads())
-    torch.autograd.graph.increment_version(
+    _increment_version(
         [tensor for tensor in tensors if not tensor.is_inference()] if inference else tensors
     )

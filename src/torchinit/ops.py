@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from torchinit import kernels, keys
 from torchinit.checks import (
     check_constant,
     check_interval,
+    check_memory,
     check_normal,
     check_uniform,
     check_writable,
@@ -70,12 +70,6 @@ _Fill = Callable[
 ]
 
 
-def count_write(tensor: Tensor) -> None:
-    """What autograd wants of an in-place operator that is defined in Python."""
-    if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
-
-
 def _fill_fake(*_arguments: object) -> None:
     """Nothing: a tensor without memory takes no values."""
 
@@ -87,8 +81,9 @@ def _register(name: str, schema: str, implement: Callable[[_Fill], Callable[...,
     def on_memory(fill: Callable[..., None]) -> _Fill:
         def run(tensor: Tensor, key: Tensor | None, *rest: object) -> None:
             if tensor.numel() > 0:
+                check_memory(tensor)
                 fill(tensor, 0 if key is None else int(key.item()), *rest)
-            count_write(tensor)
+            kernels.count_write(tensor)
 
         return run
 
@@ -197,33 +192,14 @@ trunc_normal_ = torch.ops.torchinit.trunc_normal_.default
 constant_ = torch.ops.torchinit.constant_.default
 random_words_ = torch.ops.torchinit.random_words_.default
 
-_DISTRIBUTIONS = {
-    uniform_: kernels.UNIFORM,
-    normal_: kernels.NORMAL,
-    trunc_normal_: kernels.TRUNCATED_NORMAL,
-    constant_: kernels.CONSTANT,
+_OPERATORS = {
+    kernels.UNIFORM: (uniform_, 2),
+    kernels.NORMAL: (normal_, 2),
+    kernels.TRUNCATED_NORMAL: (trunc_normal_, 4),
 }
 
 
-def make_fill(
-    operator: OpOverload, dtype: torch.dtype, parameters: Sequence[float]
-) -> kernels.Fill:
-    """What an operator fills a tensor of a dtype with, in numbers."""
-    p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
-    return _DISTRIBUTIONS[operator], kernels.DTYPES[dtype], p0, p1, p2, p3
-
-
-def call_directly(
-    operator: OpOverload, tensor: Tensor, key: int, parameters: Sequence[float]
-) -> None:
-    """Does what an operator does on a tensor in plain memory, without torch's dispatcher.
-
-    For parameters that have been checked. A call of the operator costs as much as filling thousands
-    of elements, and small tensors are common.
-    """
-    check_writable(tensor)
-    if tensor.numel() > 0:
-        p0, p1, p2, p3 = (*parameters, 0.0, 0.0, 0.0)[:4]
-        fill = kernels.fill_cpu if tensor.is_cpu else kernels.fill_cuda
-        fill(tensor, key, _DISTRIBUTIONS[operator], (p0, p1, p2, p3))
-    count_write(tensor)
+def fill(tensor: Tensor, key: Tensor, distribution: int, parameters: kernels.Parameters) -> None:
+    """Calls the operator of a distribution with as many of the parameters as it has."""
+    operator, count = _OPERATORS[distribution]
+    operator(tensor, key, *parameters[:count])

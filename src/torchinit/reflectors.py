@@ -21,7 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from torchinit import native, ops
+from torchinit import kernels, native, ops
 
 _DTYPES = {torch.float64: 0, torch.float32: 1}
 
@@ -153,7 +153,7 @@ def _module() -> ModuleType:
 
 def _count_writes(*tensors: Tensor) -> None:
     for tensor in tensors:
-        ops.count_write(tensor)
+        kernels.count_write(tensor)
 
 
 def _fake_block(vectors: Tensor, halves: Tensor, signs: Tensor, keys: Tensor, first: int) -> None:
