@@ -49,6 +49,22 @@ Plan constant(Dtype dtype, double value) {
   return plan;
 }
 
+// Whether no float32 value is subnormal: fma(x, scale, origin) with x a multiple of `unit` is a
+// multiple of the last digit of either term, so it is zero or no less.
+bool never_subnormal(double unit, float scale, float origin) {
+  constexpr double least = std::numeric_limits<float>::min();
+  const auto last_digit = [](float x) { return std::ldexp(1.0, std::ilogb(x) - 23); };
+  return scale != 0 && unit * last_digit(scale) >= least &&
+         (origin == 0 || last_digit(origin) >= least);
+}
+bool never_subnormal(double unit, const Affine<float>& p) {
+  const auto is_subnormal = [](float x) { return std::fpclassify(x) == FP_SUBNORMAL; };
+  return never_subnormal(unit, p.scale, p.origin) && !is_subnormal(p.min) && !is_subnormal(p.max);
+}
+// Words are integers. Of quantiles, and of the factors of Box and Muller, what is not zero is at
+// least 2^-63, for a word is at least 2^-38 of the distribution, and has 24 digits.
+constexpr double kWordUnit = 1, kNormalUnit = 0x1p-86;
+
 // Uniform on an interval [a, b] or [a, b): the bounds tell. `computed` are the bounds in T, which
 // the narrower dtypes take their scale from too.
 template <class T>
@@ -80,10 +96,12 @@ Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds computed) {
   } else {
     const bool exact = is_inside && dtype == (single ? Dtype::Float32 : Dtype::Float64);
     plan.transform = exact ? Transform::Uniform : Transform::ClampedUniform;
-    if (single)
+    if (single) {
       plan.uniform32 = affine<float>(origin, scale, bounds);
-    else
+      plan.never_subnormal = never_subnormal(kWordUnit, plan.uniform32);
+    } else {
       plan.uniform64 = affine<double>(origin, scale, bounds);
+    }
   }
   return plan;
 }
@@ -97,10 +115,12 @@ Plan normal(Dtype dtype, double mean, double std) {
   Plan plan{};
   plan.transform = Transform::Normal;
   plan.dtype = dtype;
-  if (dtype == Dtype::Float64)
+  if (dtype == Dtype::Float64) {
     plan.normal64 = {mean, std};
-  else
+  } else {
     plan.normal32 = {static_cast<float>(mean), static_cast<float>(std)};
+    plan.never_subnormal = never_subnormal(kNormalUnit, plan.normal32.std, plan.normal32.mean);
+  }
   return plan;
 }
 
@@ -221,10 +241,13 @@ Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) 
     const double middle = 0.5 * (normal_cdf(alpha) - normal_cdf(-beta));
     plan.centre = {static_cast<float>(middle + 0.5 * slope), static_cast<float>(slope),
                    affine<float>(mean, std, bounds)};
+    plan.never_subnormal = std::fabs(plan.centre.centre) >= 0x1p-40f &&  // or else q may be less
+                           never_subnormal(kNormalUnit, plan.centre.affine);
   } else {
     plan.transform = Transform::Truncated;
     plan.truncated32 =
         truncated<float>(alpha, beta, mass, step32, affine<float>(mean, std, bounds));
+    plan.never_subnormal = never_subnormal(kNormalUnit, plan.truncated32.affine);
   }
   return plan;
 }

@@ -33,7 +33,7 @@ TORCHINIT_INLINE constexpr int element_size(Dtype dtype) {
 
 // How the random words become values. A distribution may have several transforms, chosen by its
 // parameters; each is a sampler in math/distributions.h.
-enum class Transform : int {
+enum class Transform : int16_t {
   Words,
   Uniform,         // rounding cannot leave the interval
   ClampedUniform,  // it can
@@ -92,6 +92,7 @@ struct TruncatedTailParameters {
 
 struct Plan {
   Transform transform;
+  int16_t never_subnormal;  // 1 where no float32 value can be; no bool, to have no padding
   Dtype dtype;
   union {
     Affine<float> uniform32;   // Uniform, ClampedUniform

@@ -152,6 +152,44 @@ def test_instruction_sets_agree(fill, dtype):
         assert_same_bits(tensor, made["portable"])
 
 
+@st.composite
+def fills_of_any_magnitude(draw):
+    """Parameters from float32's subnormals up, alone and beside others far larger or smaller."""
+
+    def value():
+        return math.ldexp(draw(st.sampled_from([1.0, 1.3, 1.9])), draw(st.integers(-149, 20)))
+
+    std = value()
+    mean = draw(st.sampled_from([0.0, -1.0, 1.0])) * value()
+    kind = draw(st.sampled_from(["uniform", "normal", "truncated"]))
+    if kind == "uniform":
+        low = draw(st.sampled_from([0.0, mean, mean - 0.5 * std]))
+        return ops.uniform_, (low, low + std)
+    if kind == "normal":
+        return ops.normal_, (mean, std)
+    near, far = sorted(draw(st.tuples(*[st.floats(-5, 5)] * 2)))
+    bounds = draw(
+        st.sampled_from([(near, far), (-far, far), (-INF, far), (near, INF), (-1e-9, far)])
+    )
+    return ops.trunc_normal_, (mean, std, *sorted(mean + std * bound for bound in bounds))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(fills_of_any_magnitude(), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_instruction_sets_agree_at_any_magnitude(fill, dtype):
+    """Where processors convert subnormals otherwise, and where they may be left to convert."""
+    active = native.module.instruction_set()
+    made = []
+    try:
+        for name in native.module.instruction_sets():
+            native.module.choose_instruction_set(name)
+            made.append(make(fill, dtype, 4096))
+    finally:
+        native.module.choose_instruction_set(active)
+    for tensor in made:
+        assert_same_bits(tensor, made[-1])
+
+
 @each_fill
 @pytest.mark.parametrize("start", [1, 2, 3, 7, 64, 2**33 + 1])
 def test_pieces_equal_the_whole(fill, dtype, start):

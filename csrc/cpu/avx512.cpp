@@ -1,4 +1,5 @@
-// The kernels for AVX-512 F, DQ, BW and VL (Intel Skylake-X, AMD Zen 4, and newer).
+// The kernels for AVX-512 F, DQ, BW and VL (Intel Skylake-X, AMD Zen 4, and newer). The compiler
+// has no use for BF16 of its own accord: its instructions come of one function in the lanes alone.
 #include "kernels.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -8,14 +9,14 @@
 
 // Everything that follows is compiled for the instruction set; what came before is not.
 #if defined(__clang__)
-#pragma clang attribute push(                                                    \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), \
+#pragma clang attribute push(                                                               \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c"))), \
     apply_to = function)
 #else
 // GCC's own header trips these for its "undefined" operands (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")
 #endif
 #define TORCHINIT_TARGET avx512
 #define TORCHINIT_HARDWARE_FMA 1

@@ -130,6 +130,7 @@ struct Avx2Lanes {
     const __m128i high = _mm256_cvtps_ph(_mm256_unpackhi_ps(__m256(x), __m256(y)), 0);
     put<streaming>(to, _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
   }
+  static constexpr bool may_convert_bfloat16 = false;
   static TORCHINIT_INLINE void fence() { _mm_sfence(); }
 
  private:

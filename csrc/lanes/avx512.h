@@ -1,4 +1,5 @@
-// Eight Philox blocks a step: AVX-512 (F, DQ, BW, VL). See scalar.h for what each member means.
+// Eight Philox blocks a step: AVX-512 (F, DQ, BW, VL; BF16 where there is). See scalar.h for what
+// each member means.
 //
 // The lanes hold blocks 0 4 1 5 2 6 3 7, so that interleaving within 128-bit lanes, the cheapest
 // shuffle there is, leaves blocks 0-3 and 4-7 in memory order.
@@ -129,6 +130,14 @@ struct Avx512Lanes {
     const __m256i low = _mm512_cvtps_ph(_mm512_unpacklo_ps(__m512(x), __m512(y)), 0);
     const __m256i high = _mm512_cvtps_ph(_mm512_unpackhi_ps(__m512(x), __m512(y)), 0);
     put<streaming>(to, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+  }
+  static constexpr bool may_convert_bfloat16 = true;
+  static TORCHINIT_INLINE bool converts_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
+  template <bool streaming>
+  static TORCHINIT_INLINE void store_bfloat16(uint16_t* to, f32 x, f32 y) {
+    const __m512 low = _mm512_unpacklo_ps(__m512(x), __m512(y));
+    const __m512 high = _mm512_unpackhi_ps(__m512(x), __m512(y));
+    put<streaming>(to, __m512i(_mm512_cvtne2ps_pbh(high, low)));
   }
   static TORCHINIT_INLINE void fence() { _mm_sfence(); }
 

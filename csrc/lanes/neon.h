@@ -123,6 +123,7 @@ struct NeonLanes {
     const float16x4_t low = vcvt_f16_f32(vzip1q_f32(float32x4_t(x), float32x4_t(y)));
     put(to, uint8x16_t(vcvt_high_f16_f32(low, vzip2q_f32(float32x4_t(x), float32x4_t(y)))));
   }
+  static constexpr bool may_convert_bfloat16 = false;
   static TORCHINIT_INLINE void fence() {}
 
  private:

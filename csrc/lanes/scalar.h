@@ -196,6 +196,9 @@ struct ScalarLanes {
 #endif
     memcpy(to, &pair, sizeof pair);
   }
+  // Whether there are store_bfloat16, for values that are never subnormal, and converts_bfloat16(),
+  // whether this processor can do it.
+  static constexpr bool may_convert_bfloat16 = false;
   static TORCHINIT_INLINE void fence() {}
 };
 

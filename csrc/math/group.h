@@ -57,6 +57,14 @@ struct StoreBFloat16 : StoreFloat32 {
   }
 };
 
+// By the processor's conversion, for values that are never subnormal.
+struct StoreNormalBFloat16 : StoreBFloat16 {
+  template <class L, bool streaming>
+  static TORCHINIT_INLINE void put(Element* to, typename L::f32 x, typename L::f32 y) {
+    L::template store_bfloat16<streaming>(to, x, y);
+  }
+};
+
 // Saturating.
 template <class Format>
 struct StoreFloat8 : StoreFloat32 {

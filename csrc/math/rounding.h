@@ -8,7 +8,7 @@
 namespace torchinit::TORCHINIT_TARGET {
 
 // bfloat16 in the upper half of each 32-bit lane, the lower half left undefined. Not for NaN.
-// (The conversion of x86 processors flushes subnormals, so it is of no use here.)
+// (The conversion of x86 processors takes subnormals for zeros: StoreNormalBFloat16 uses it.)
 template <class U>
 TORCHINIT_INLINE U round_to_bfloat16(U bits) {
   return bits + 0x7fffu + ((bits >> 16) & 1u);

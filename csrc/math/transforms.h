@@ -9,7 +9,11 @@ namespace torchinit::TORCHINIT_TARGET {
 // A sampler of float32 values, stored as the dtype says.
 TORCHINIT_ANY_SIDE
 template <class L, class Visitor, class Sampler>
-TORCHINIT_INLINE void visit_narrow(const Visitor& visit, Dtype dtype, const Sampler& sampler) {
+TORCHINIT_INLINE void visit_narrow(const Visitor& visit, const Plan& plan, const Sampler& sampler) {
+  const Dtype dtype = plan.dtype;
+  if constexpr (L::may_convert_bfloat16)
+    if (dtype == Dtype::BFloat16 && plan.never_subnormal && L::converts_bfloat16())
+      return visit.template run<L, StoreNormalBFloat16>(sampler);
   if (dtype == Dtype::Float32)
     visit.template run<L, StoreFloat32>(sampler);
   else if (dtype == Dtype::Float16)
@@ -49,41 +53,40 @@ TORCHINIT_INLINE void visit_plan(const Plan& plan, const Visitor& visit) {
         visit.template run<L, StoreFloat64>(
             Independent<UniformValue<double, true>>{{plan.uniform64}});
       else
-        visit_narrow<L>(visit, dtype, Independent<UniformValue<float, true>>{{plan.uniform32}});
+        visit_narrow<L>(visit, plan, Independent<UniformValue<float, true>>{{plan.uniform32}});
       break;
     case Transform::WideUniform:
-      visit_narrow<OneLane>(visit, dtype,
+      visit_narrow<OneLane>(visit, plan,
                             Independent<Widened<UniformValue<double, true>>>{{{plan.uniform64}}});
       break;
     case Transform::Normal:
       if (wide)
         visit.template run<L, StoreFloat64>(NormalSampler<double>{plan.normal64});
       else
-        visit_narrow<L>(visit, dtype, NormalSampler<float>{plan.normal32});
+        visit_narrow<L>(visit, plan, NormalSampler<float>{plan.normal32});
       break;
     case Transform::TruncatedWithin2:
-      visit_narrow<L>(visit, dtype, Independent<TruncatedCentreValue<2>>{{plan.centre}});
+      visit_narrow<L>(visit, plan, Independent<TruncatedCentreValue<2>>{{plan.centre}});
       break;
     case Transform::TruncatedWithin3:
-      visit_narrow<L>(visit, dtype, Independent<TruncatedCentreValue<3>>{{plan.centre}});
+      visit_narrow<L>(visit, plan, Independent<TruncatedCentreValue<3>>{{plan.centre}});
       break;
     case Transform::Truncated:
       if (wide)
         visit.template run<L, StoreFloat64>(
             Independent<TruncatedValue<double>>{{plan.truncated64}});
       else
-        visit_narrow<L>(visit, dtype, Independent<TruncatedValue<float>>{{plan.truncated32}});
+        visit_narrow<L>(visit, plan, Independent<TruncatedValue<float>>{{plan.truncated32}});
       break;
     case Transform::WideTruncated:
-      visit_narrow<OneLane>(visit, dtype,
+      visit_narrow<OneLane>(visit, plan,
                             Independent<Widened<TruncatedValue<double>>>{{{plan.truncated64}}});
       break;
     case Transform::TruncatedTail:
       if (wide)
         visit.template run<OneLane, StoreFloat64>(Independent<TruncatedTailValue>{{plan.tail}});
       else
-        visit_narrow<OneLane>(visit, dtype,
-                              Independent<Widened<TruncatedTailValue>>{{{plan.tail}}});
+        visit_narrow<OneLane>(visit, plan, Independent<Widened<TruncatedTailValue>>{{{plan.tail}}});
       break;
     case Transform::Constant:
       break;
