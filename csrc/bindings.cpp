@@ -146,7 +146,7 @@ PYBIND11_MODULE(_native, m) {
       [](std::array<uint64_t, 4> counter, uint64_t key) {
         using L = TORCHINIT_TARGET::ScalarLanes;
         uint64_t counters[1][4] = {{counter[0], counter[1], counter[2], counter[3]}};
-        TORCHINIT_TARGET::philox_rounds<L, 0, 1>(counters, TORCHINIT_TARGET::round_keys(key));
+        TORCHINIT_TARGET::philox_rounds<L, 0, 10, 1>(counters, TORCHINIT_TARGET::round_keys(key));
         std::copy(counters[0], counters[0] + 4, counter.begin());
         for (uint64_t& word : counter) word &= 0xffffffffu;
         return counter;

@@ -21,7 +21,7 @@ struct Avx2Lanes {
 
   static constexpr int blocks = 4;
   static constexpr int halves = 1;
-  static constexpr int groups_abreast = 2;
+  static constexpr int groups_abreast = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 2, 1, 3}; }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) {
@@ -34,9 +34,9 @@ struct Avx2Lanes {
     return u64(_mm256_mul_epu32(__m256i(a), _mm256_set1_epi64x(b)));
   }
 
-  static TORCHINIT_INLINE void pack32(const u64 w[4], u32 first[1], u32 second[1]) {
-    first[0] = weave(w[0], w[2]);
-    second[0] = weave(w[1], w[3]);
+  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[1]) { words[0] = weave(a, b); }
+  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[1]) {
+    words[0] = u32(_mm256_blend_epi32(__m256i(a >> 32), __m256i(b), 0xAA));
   }
   static TORCHINIT_INLINE u64 pack64(u64 low, u64 high) { return u64(weave(low, high)); }
 

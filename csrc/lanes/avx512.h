@@ -22,8 +22,7 @@ struct Avx512Lanes {
 
   static constexpr int blocks = 8;
   static constexpr int halves = 1;
-  static constexpr int groups_abreast =
-      4;  // one thread, Zen 4: uniform 2.4 G/s by one, 3.1 by four
+  static constexpr int groups_abreast = 8;  // one thread, Zen 4, normal: 1.77 G/s by 4, 1.87 by 8
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 4, 1, 5, 2, 6, 3, 7}; }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) {
@@ -37,9 +36,9 @@ struct Avx512Lanes {
     return u64(_mm512_mul_epu32(__m512i(a), _mm512_set1_epi64(b)));
   }
 
-  static TORCHINIT_INLINE void pack32(const u64 w[4], u32 first[1], u32 second[1]) {
-    first[0] = weave(w[0], w[2]);
-    second[0] = weave(w[1], w[3]);
+  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[1]) { words[0] = weave(a, b); }
+  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[1]) {
+    words[0] = u32(_mm512_mask_shuffle_epi32(__m512i(b), 0x5555, __m512i(a), _MM_PERM_DDBB));
   }
   static TORCHINIT_INLINE u64 pack64(u64 low, u64 high) { return u64(weave(low, high)); }
 

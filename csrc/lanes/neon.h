@@ -31,9 +31,9 @@ struct NeonLanes {
     return u64(vmull_u32(vmovn_u64(uint64x2_t(a)), vdup_n_u32(b)));
   }
 
-  static TORCHINIT_INLINE void pack32(const u64 w[4], u32 first[1], u32 second[1]) {
-    first[0] = weave(w[0], w[2]);
-    second[0] = weave(w[1], w[3]);
+  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[1]) { words[0] = weave(a, b); }
+  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[1]) {
+    words[0] = u32(vtrn2q_u32(uint32x4_t(a), uint32x4_t(b)));
   }
   static TORCHINIT_INLINE u64 pack64(u64 low, u64 high) { return u64(weave(low, high)); }
 

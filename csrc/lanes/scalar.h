@@ -42,14 +42,14 @@ struct ScalarLanes {
 #endif
   }
 
-  // first[] and second[] from the four words of each block.
-  static TORCHINIT_INLINE void pack32(const u64 w[4], u32 first[halves], u32 second[halves]) {
-    first[0] = static_cast<u32>(w[0]);
-    second[0] = static_cast<u32>(w[1]);
-    first[1] = static_cast<u32>(w[2]);
-    second[1] = static_cast<u32>(w[3]);
+  // The lower, or upper, halves of the lanes of a and b, side by side: words 0 and 2, or 1 and 3.
+  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[halves]) {
+    words[0] = static_cast<u32>(a);
+    words[1] = static_cast<u32>(b);
   }
-
+  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[halves]) {
+    pack_lower(a >> 32, b >> 32, words);
+  }
   // low's low half below high's low half.
   static TORCHINIT_INLINE u64 pack64(u64 low, u64 high) {
     return static_cast<uint32_t>(low) | (high << 32);

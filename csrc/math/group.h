@@ -110,51 +110,30 @@ constexpr int group_size = 4 * L::blocks / Store::words;
 template <class Store>
 constexpr int block_size = 4 / Store::words;
 
-// The random words of one group, as a sampler takes them: half 0 or 1 of its 32-bit words, or its
-// 64-bit ones.
-template <class L, class Store>
-TORCHINIT_INLINE void pack_words(const typename L::u64 w[4], int half,
-                                 typename Store::template Word<L>& first,
-                                 typename Store::template Word<L>& second) {
-  if constexpr (Store::words == 1) {
-    typename L::u32 even[L::halves], odd[L::halves];
-    L::pack32(w, even, odd);
-    first = even[half];
-    second = odd[half];
-  } else {
-    first = L::pack64(w[0], w[1]);
-    second = L::pack64(w[2], w[3]);
-  }
-}
-
 // Some groups, one after the other: the elements of the blocks from where the run stands.
 template <class L, class Sampler, class Store, bool streaming, int groups, class Run>
 TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const Run& run,
                                   typename Store::Element* to) {
-  constexpr int size = group_size<L, Store>;
-  typename L::u64 w[groups][4];
-  run.template words<groups>(w);
+  constexpr int halves = Store::words == 1 ? L::halves : 1;
+  constexpr int size = group_size<L, Store> / halves;
+  typename Store::template Word<L> first[groups * halves], second[groups * halves];
+  run.template words<groups>(first, second);
   if constexpr (groups % 2 == 0 && L::halves == 1) {
     using P = PairedLanes<L>;
     TORCHINIT_UNROLL
     for (int i = 0; i < groups; i += 2) {
-      typename Store::template Word<P> first, second;
-      pack_words<L, Store>(w[i], 0, first.a, second.a);
-      pack_words<L, Store>(w[i + 1], 0, first.b, second.b);
       typename Store::template Value<P> x, y;
-      sampler.template sample<P>(first, second, x, y);
+      sampler.template sample<P>(Pair(first[i], first[i + 1]), Pair(second[i], second[i + 1]), x,
+                                 y);
       Store::template put<L, streaming>(to + i * size, x.a, y.a);
       Store::template put<L, streaming>(to + (i + 1) * size, x.b, y.b);
     }
   } else {
-    constexpr int halves = Store::words == 1 ? L::halves : 1;
     TORCHINIT_UNROLL
     for (int i = 0; i < groups * halves; ++i) {
-      typename Store::template Word<L> first, second;
-      pack_words<L, Store>(w[i / halves], i % halves, first, second);
       typename Store::template Value<L> x, y;
-      sampler.template sample<L>(first, second, x, y);
-      Store::template put<L, streaming>(to + i * (size / halves), x, y);
+      sampler.template sample<L>(first[i], second[i], x, y);
+      Store::template put<L, streaming>(to + i * size, x, y);
     }
   }
 }

@@ -42,15 +42,32 @@ TORCHINIT_INLINE void philox_round(typename L::u64 c[4], uint32_t first, uint32_
   c[3] = p0;
 }
 
-// Rounds first_round to 9 of several counters. They take turns, because each is one long chain of
+// Some of the ten rounds, on several counters. They take turns, because each is one long chain of
 // dependent instructions that would leave the processor waiting.
-template <class L, int first_round, int counters>
+template <class L, int first_round, int end_round, int counters>
 TORCHINIT_INLINE void philox_rounds(typename L::u64 c[counters][4], const RoundKeys& keys) {
   TORCHINIT_UNROLL
-  for (int round = first_round; round < 10; ++round) {
+  for (int round = first_round; round < end_round; ++round) {
     TORCHINIT_UNROLL
     for (int i = 0; i < counters; ++i) philox_round<L>(c[i], keys.first[round], keys.second[round]);
   }
+}
+
+// The last round, its words left as pairs of 32-bit vectors. Upper halves are packed as they lie,
+// so that none has to be shifted down first.
+template <class L>
+TORCHINIT_INLINE void last_round(const typename L::u64 c[4], const RoundKeys& keys,
+                                 typename L::u32 first[L::halves],
+                                 typename L::u32 second[L::halves]) {
+  const typename L::u64 p0 = L::multiply_wide(c[0], kFirst);
+  const typename L::u64 p1 = L::multiply_wide(c[2], kSecond);
+  L::pack_lower(p1, p0, second);
+  typename L::u32 upper[L::halves], other[L::halves], key[L::halves];
+  L::pack_upper(p1, p0, upper);
+  L::pack_lower(c[1], c[3], other);
+  L::pack_lower(L::broadcast64(keys.first[9]), L::broadcast64(keys.second[9]), key);
+  TORCHINIT_UNROLL
+  for (int half = 0; half < L::halves; ++half) first[half] = upper[half] ^ other[half] ^ key[half];
 }
 
 // A run of groups of blocks: `together` consecutive ones, and as many again `stride` blocks later.
@@ -68,19 +85,30 @@ class BlockRun {
     high_ = (second_product_ >> 32) ^ keys.second[1];
   }
 
-  // The words of some groups from here on; the upper half of each lane is not defined.
+  // The words of some groups from here on, 32 bits each: first has words 0 and 2 of the blocks,
+  // second words 1 and 3.
   template <int groups>
-  TORCHINIT_INLINE void words(typename L::u64 w[groups][4]) const {
+  TORCHINIT_INLINE void words(typename L::u32 first[groups * L::halves],
+                              typename L::u32 second[groups * L::halves]) const {
+    typename L::u64 c[groups][4];
+    begin<groups>(c);
+    philox_rounds<L, 2, 9, groups>(c, keys_);
+    TORCHINIT_UNROLL
+    for (int i = 0; i < groups; ++i)
+      last_round<L>(c[i], keys_, first + i * L::halves, second + i * L::halves);
+  }
+
+  // 64 bits each, the even word below the odd one.
+  template <int groups>
+  TORCHINIT_INLINE void words(typename L::u64 first[groups], typename L::u64 second[groups]) const {
+    typename L::u64 c[groups][4];
+    begin<groups>(c);
+    philox_rounds<L, 2, 10, groups>(c, keys_);
     TORCHINIT_UNROLL
     for (int i = 0; i < groups; ++i) {
-      const typename L::u64 product = product_ + offset(i) * kFirst;
-      const typename L::u64 p1 = L::multiply_wide((product >> 32) ^ keys_.second[0], kSecond);
-      w[i][0] = (p1 >> 32) ^ keys_.first[1];
-      w[i][1] = p1;
-      w[i][2] = high_ ^ product;
-      w[i][3] = second_product_;
+      first[i] = L::pack64(c[i][0], c[i][1]);
+      second[i] = L::pack64(c[i][2], c[i][3]);
     }
-    philox_rounds<L, 2, groups>(w, keys_);
   }
 
   // Past some groups, a multiple of `together`: all blocks from the first must have the same upper
@@ -94,6 +122,20 @@ class BlockRun {
   }
 
  private:
+  // The counters of some groups after two rounds.
+  template <int groups>
+  TORCHINIT_INLINE void begin(typename L::u64 c[groups][4]) const {
+    TORCHINIT_UNROLL
+    for (int i = 0; i < groups; ++i) {
+      const typename L::u64 product = product_ + offset(i) * kFirst;
+      const typename L::u64 p1 = L::multiply_wide((product >> 32) ^ keys_.second[0], kSecond);
+      c[i][0] = (p1 >> 32) ^ keys_.first[1];
+      c[i][1] = p1;
+      c[i][2] = high_ ^ product;
+      c[i][3] = second_product_;
+    }
+  }
+
   // Of a group, in blocks.
   static TORCHINIT_INLINE uint64_t offset(int group) {
     return static_cast<uint64_t>(group / together) * stride +
