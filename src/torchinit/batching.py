@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Sequence
+from operator import attrgetter
 from types import TracebackType
 
 from torch import Generator, Tensor
@@ -55,9 +57,13 @@ class Batch:
     """What ``batch`` returns: a context manager for one ``with`` statement."""
 
     def __init__(self) -> None:
-        self._fills: list[tuple[kernels.Fill, Tensor, Generator | None]] = []
+        # What was collected, column by column: thousands of small tensors are what this is for.
+        self._fills: list[kernels.Fill] = []
+        self._tensors: list[Tensor] = []
+        self._generators: list[Generator | None] = []
         self._keys: list[int] = []  # of the first fills; the others' are not drawn yet
-        self._versions: list[tuple[Tensor, int]] = []
+        self._watched: list[Tensor] = []
+        self._versions: list[int] = []
         self._outer: Batch | None = None
         self._entered = False
         self.is_open = False
@@ -95,37 +101,52 @@ class Batch:
     def _finish(self) -> None:
         if not self._fills:
             return
-        fills, tensors, _ = zip(*self._fills, strict=True)
-        for tensor, version in self._versions:
-            if (0 if tensor.is_inference() else tensor._version) != version:
-                raise RuntimeError(
-                    f"a tensor of shape {tuple(tensor.shape)} was written to after its fill was "
-                    "collected by torchinit.batch(): write to it after the block"
-                )
-        kernels.check_together(fills, tensors)
+        if (versions := _versions(self._watched)) != self._versions:
+            changed = itertools.compress(self._watched, map(int.__ne__, versions, self._versions))
+            raise RuntimeError(
+                f"a tensor of shape {tuple(next(changed).shape)} was written to after its fill was "
+                "collected by torchinit.batch(): write to it after the block"
+            )
+        plain = kernels.check_together(self._fills, self._tensors)
         self.draw_keys()
-        kernels.fill_together(fills, tensors, self._keys)
+        kernels.fill_together(self._fills, self._tensors, self._keys, plain)
 
     def collect(self, fill: kernels.Fill, tensor: Tensor, generator: Generator | None) -> None:
         """Takes a fill of a tensor whose memory is at hand, with checked parameters."""
-        self._fills.append((fill, tensor, generator))
+        self._fills.append(fill)
+        self._tensors.append(tensor)
+        self._generators.append(generator)
         self.watch(tensor)
 
     def watch(self, tensor: Tensor) -> None:
         """Makes it an error to write to a tensor from now on."""
-        # Of inference tensors torch does not count the writes.
-        self._versions.append((tensor, 0 if tensor.is_inference() else tensor._version))
+        self._watched.append(tensor)
+        try:
+            self._versions.append(tensor._version)
+        except RuntimeError:  # see _versions
+            self._versions.append(0)
 
     def draw_keys(self) -> None:
         """Draws the keys of the fills collected so far, constants left out."""
-        first = len(self._keys)
-        self._keys += [0] * (len(self._fills) - first)
-        random = [i for i in range(first, len(self._fills)) if kernels.is_random(self._fills[i][0])]
-        for _, group in itertools.groupby(random, lambda i: id(self._fills[i][2])):
+        fills, first = self._fills, len(self._keys)
+        self._keys += [0] * (len(fills) - first)
+        random = [i for i in range(first, len(fills)) if fills[i][0] != kernels.CONSTANT]
+        for _, group in itertools.groupby(random, lambda i: id(self._generators[i])):
             places = list(group)
-            keys = draw_key_numbers(len(places), self._fills[places[0]][2])
+            keys = draw_key_numbers(len(places), self._generators[places[0]])
             for place, key in zip(places, keys, strict=True):
                 self._keys[place] = key
+
+
+_version = attrgetter("_version")
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often torch has seen each tensor written to; of inference tensors it does not count."""
+    try:
+        return list(map(_version, tensors))
+    except RuntimeError:
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def current() -> Batch | None:

@@ -30,17 +30,14 @@ Parameters = tuple[float, float, float, float]
 Fill = tuple[int, int, float, float, float, float]
 _Item = tuple[Fill, int, int, object]
 
+_device, _dtype, _nbytes = attrgetter("device"), attrgetter("dtype"), attrgetter("nbytes")
+
 _increment_version = torch.autograd.graph.increment_version
 
 
 def make_fill(distribution: int, dtype: torch.dtype, parameters: Parameters) -> Fill:
     """A fill of tensors of a dtype, in numbers."""
     return (distribution, DTYPES[dtype], *parameters)
-
-
-def is_random(fill: Fill) -> bool:
-    """Whether a fill takes a key."""
-    return fill[0] != CONSTANT
 
 
 def fill_directly(tensor: Tensor, key: int, distribution: int, parameters: Parameters) -> None:
@@ -122,12 +119,13 @@ def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) 
         raise RuntimeError(f"torchinit has no CUDA module: {native.cuda_reason}")
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream()
-        large = [
-            tensor.nbytes >= LARGE
-            and not torch.cuda.is_current_stream_capturing()
-            and module.is_host_backed(tensor.data_ptr())
-            for tensor in tensors
-        ]
+        large: list[bool] = []
+        # The quick question first: batches are of thousands of small tensors.
+        if max(map(_nbytes, tensors)) >= LARGE and not torch.cuda.is_current_stream_capturing():
+            large = [
+                tensor.nbytes >= LARGE and module.is_host_backed(tensor.data_ptr())
+                for tensor in tensors
+            ]
         if any(large) and native.module is not None:
             # After what the stream is doing, and in the order of the list.
             for item, on_host in zip(items, large, strict=True):
@@ -140,43 +138,49 @@ def _queue(device: torch.device, items: list[_Item], tensors: Sequence[Tensor]) 
             module.fill_list(items, stream.cuda_stream)
 
 
-_device = attrgetter("device")
+def check_together(fills: Sequence[Fill], tensors: Sequence[Tensor]) -> bool:
+    """Raises before anything is written if ``fill_together`` cannot fill one of the tensors.
 
-
-def check_together(fills: Sequence[Fill], tensors: Sequence[Tensor]) -> None:
-    """Raises before anything is written if ``fill_together`` cannot fill one of the tensors."""
+    Returns whether all of them are contiguous and none is an inference tensor.
+    """
     # Column by column: thousands of small tensors are what this is for.
-    if not all(map(Tensor.is_contiguous, tensors)) or any(map(Tensor.is_inference, tensors)):
+    plain = all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.is_inference, tensors))
+    if not plain:
         for tensor in tensors:
             check_writable(tensor)
-    for tensor, fill in zip(tensors, fills, strict=True):
-        if DTYPES.get(tensor.dtype) != fill[1]:
-            raise RuntimeError(
-                f"a tensor of shape {tuple(tensor.shape)} has become {tensor.dtype} since its fill "
-                "was collected: convert it before or after"
-            )
-    devices = set(map(_device, tensors))
-    for device in devices:
+    dtypes = list(map(DTYPES.get, map(_dtype, tensors)))
+    if dtypes != [fill[1] for fill in fills]:
+        tensor = next(t for t, d, fill in zip(tensors, dtypes, fills, strict=True) if d != fill[1])
+        raise RuntimeError(
+            f"a tensor of shape {tuple(tensor.shape)} has become {tensor.dtype} since its fill "
+            "was collected: convert it before or after"
+        )
+    for device in set(map(_device, tensors)):
         if device.type != "cpu" and (device.type != "cuda" or native.cuda is None):
             raise RuntimeError(
                 f"a tensor has moved to {device} since its fill was collected: move it before or "
                 "after"
             )
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        if storage.nbytes() == 0 or not storage.resizable():
+    storages = list(map(Tensor.untyped_storage, tensors))
+    if not (
+        all(map(torch.UntypedStorage.nbytes, storages))
+        and all(map(torch.UntypedStorage.resizable, storages))
+    ):
+        for tensor in tensors:
             check_memory(tensor)
+    return plain
 
 
-def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
+def fill_together(
+    fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequence[int], plain: bool
+) -> None:
     """Does what ``fill_directly`` does for each fill, tensor and key, at once.
 
-    For tensors that ``check_together`` has passed. Those that overlap are filled in order.
+    For tensors that ``check_together`` has passed, with what it returned. Those that overlap are
+    filled in order.
     """
-    contiguous = all(map(Tensor.is_contiguous, tensors))
-    inference = any(map(Tensor.is_inference, tensors))
     devices = dict.fromkeys(map(_device, tensors))
-    boxes = map(Tensor.numel if contiguous else _where, tensors)
+    boxes = map(Tensor.numel if plain else _where, tensors)
     items = list(zip(fills, keys, map(Tensor.data_ptr, tensors), boxes, strict=True))
     for device in devices:
         some, there = items, tensors
@@ -188,5 +192,5 @@ def fill_together(fills: Sequence[Fill], tensors: Sequence[Tensor], keys: Sequen
         elif native.module is not None:
             native.module.fill_list(some, torch.get_num_threads())
     _increment_version(
-        [tensor for tensor in tensors if not tensor.is_inference()] if inference else tensors
+        tensors if plain else [tensor for tensor in tensors if not tensor.is_inference()]
     )
