@@ -50,12 +50,10 @@ Plan constant(Dtype dtype, double value) {
 }
 
 // Whether no float32 value is subnormal: fma(x, scale, origin) with x a multiple of `unit` is a
-// multiple of the last digit of either term, so it is zero or no less.
+// multiple of the last of the 24 digits of either term, so it is zero or no less.
 bool never_subnormal(double unit, float scale, float origin) {
-  constexpr double least = std::numeric_limits<float>::min();
-  const auto last_digit = [](float x) { return std::ldexp(1.0, std::ilogb(x) - 23); };
-  return scale != 0 && unit * last_digit(scale) >= least &&
-         (origin == 0 || last_digit(origin) >= least);
+  constexpr double least = std::numeric_limits<float>::min() * 0x1p23;
+  return unit * std::fabs(scale) >= least && (origin == 0 || std::fabs(origin) >= least);
 }
 bool never_subnormal(double unit, const Affine<float>& p) {
   const auto is_subnormal = [](float x) { return std::fpclassify(x) == FP_SUBNORMAL; };

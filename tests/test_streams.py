@@ -134,9 +134,8 @@ def test_threads_do_not_matter(fill, dtype, threads):
         torch.set_num_threads(before)
 
 
-@each_fill
-def test_instruction_sets_agree(fill, dtype):
-    """Every kernel on every set the machine has, bits against the portable one's."""
+def assert_instruction_sets_agree(fill, dtype, *where):
+    """Makes a fill on every set the machine has, and compares the bits with the portable one's."""
     names = native.module.instruction_sets()
     assert names[-1] == "portable"
     active = native.module.instruction_set()
@@ -145,19 +144,46 @@ def test_instruction_sets_agree(fill, dtype):
         for name in names:
             assert native.module.choose_instruction_set(name)
             assert native.module.instruction_set() == name
-            made[name] = make(fill, dtype, 4999, [3], [2**40])
+            made[name] = make(fill, dtype, *where)
     finally:
         native.module.choose_instruction_set(active)
     for tensor in made.values():
         assert_same_bits(tensor, made["portable"])
 
 
+@each_fill
+def test_instruction_sets_agree(fill, dtype):
+    assert_instruction_sets_agree(fill, dtype, 4999, [3], [2**40])
+
+
+# In units of the scale.
+SCALED_FILLS = {
+    "uniform": (ops.uniform_, (-1.0, 1.3)),
+    "normal": (ops.normal_, (0.0, 1.0)),
+    "truncated within 2 std": (ops.trunc_normal_, (0.0, 1.0, -2.0, 2.0)),
+    "truncated within 3 std": (ops.trunc_normal_, (0.0, 1.0, -2.9, 2.5)),
+    "truncated, two tails": (ops.trunc_normal_, (0.0, 1.0, -4.0, 5.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fill", SCALED_FILLS.values(), ids=SCALED_FILLS)
+def test_instruction_sets_agree_at_every_magnitude(fill, dtype):
+    """From subnormals, which some processors convert otherwise, to the largest values."""
+    operator, parameters = fill
+    for exponent in range(-149, 125):
+        scaled = tuple(math.ldexp(parameter, exponent) for parameter in parameters)
+        assert_instruction_sets_agree((operator, scaled), dtype, 4096)
+
+
 @st.composite
 def fills_of_any_magnitude(draw):
     """Parameters of all of float32's magnitudes, alone and beside others far larger or smaller."""
 
+    exponents = st.integers(-149, -80) | st.integers(-149, 124)
+
     def value():
-        return math.ldexp(draw(st.sampled_from([1.0, 1.3, 1.9])), draw(st.integers(-149, 124)))
+        return math.ldexp(draw(st.sampled_from([1.0, 1.3, 1.9])), draw(exponents))
 
     std = value()
     mean = draw(st.sampled_from([0.0, -1.0, 1.0])) * value()
@@ -176,18 +202,8 @@ def fills_of_any_magnitude(draw):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(fills_of_any_magnitude(), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_instruction_sets_agree_at_any_magnitude(fill, dtype):
-    """Where processors convert subnormals otherwise, and where they may be left to convert."""
-    active = native.module.instruction_set()
-    made = []
-    try:
-        for name in native.module.instruction_sets():
-            native.module.choose_instruction_set(name)
-            made.append(make(fill, dtype, 4096))
-    finally:
-        native.module.choose_instruction_set(active)
-    for tensor in made:
-        assert_same_bits(tensor, made[-1])
+def test_instruction_sets_agree_at_mixed_magnitudes(fill, dtype):
+    assert_instruction_sets_agree(fill, dtype, 4096)
 
 
 @each_fill

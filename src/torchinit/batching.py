@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
-from operator import attrgetter
 from types import TracebackType
 
 from torch import Generator, Tensor
@@ -62,8 +60,7 @@ class Batch:
         self._tensors: list[Tensor] = []
         self._generators: list[Generator | None] = []
         self._keys: list[int] = []  # of the first fills; the others' are not drawn yet
-        self._watched: list[Tensor] = []
-        self._versions: list[int] = []
+        self._versions: list[tuple[Tensor, int]] = []
         self._outer: Batch | None = None
         self._entered = False
         self.is_open = False
@@ -101,12 +98,12 @@ class Batch:
     def _finish(self) -> None:
         if not self._fills:
             return
-        if (versions := _versions(self._watched)) != self._versions:
-            changed = itertools.compress(self._watched, map(int.__ne__, versions, self._versions))
-            raise RuntimeError(
-                f"a tensor of shape {tuple(next(changed).shape)} was written to after its fill was "
-                "collected by torchinit.batch(): write to it after the block"
-            )
+        for tensor, version in self._versions:
+            if _version(tensor) != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(tensor.shape)} was written to after its fill was "
+                    "collected by torchinit.batch(): write to it after the block"
+                )
         plain = kernels.check_together(self._fills, self._tensors)
         self.draw_keys()
         kernels.fill_together(self._fills, self._tensors, self._keys, plain)
@@ -120,11 +117,7 @@ class Batch:
 
     def watch(self, tensor: Tensor) -> None:
         """Makes it an error to write to a tensor from now on."""
-        self._watched.append(tensor)
-        try:
-            self._versions.append(tensor._version)
-        except RuntimeError:  # see _versions
-            self._versions.append(0)
+        self._versions.append((tensor, _version(tensor)))
 
     def draw_keys(self) -> None:
         """Draws the keys of the fills collected so far, constants left out."""
@@ -138,15 +131,12 @@ class Batch:
                 self._keys[place] = key
 
 
-_version = attrgetter("_version")
-
-
-def _versions(tensors: Sequence[Tensor]) -> list[int]:
-    """How often torch has seen each tensor written to; of inference tensors it does not count."""
+def _version(tensor: Tensor) -> int:
+    """How often torch has seen a tensor written to; of inference tensors it does not count."""
     try:
-        return list(map(_version, tensors))
+        return tensor._version
     except RuntimeError:
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+        return 0
 
 
 def current() -> Batch | None:
