@@ -69,14 +69,14 @@ def native_modules() -> tuple[list[Extension], Any]:
 
     wants_cuda = CHOICE == "cuda" or (CHOICE == "auto" and bool(torch_cuda) and bool(CUDA_HOME))
     cpu = CppExtension(
-        "torchinit._native",
+        "torchinit.native._native",
         ["csrc/bindings.cpp", "csrc/plan.cpp", *sources("cpu")],
         extra_compile_args={"cxx": COMPILE_FLAGS},
     )
     modules = [cpu]
     if wants_cuda:
         cuda = CUDAExtension(
-            "torchinit._cuda",
+            "torchinit.native._cuda",
             ["csrc/plan.cpp", *sources("cuda")],
             extra_compile_args={"cxx": COMPILE_FLAGS, "nvcc": NVCC_FLAGS},
         )

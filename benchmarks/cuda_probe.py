@@ -10,7 +10,7 @@ import math
 import torch
 
 import torchinit
-from torchinit import ops
+from torchinit.fill import operators as ops
 from torchinit.dtypes import ALL_DTYPES
 
 BOUNDS = [(-2.0, 2.0), (-3.0, 1.0), (-4.0, 5.0), (8.0, 10.0), (-math.inf, -50.0)]

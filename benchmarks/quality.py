@@ -25,7 +25,7 @@ from torch._ops import OpOverload
 from tqdm import tqdm
 
 from report import table
-from torchinit import ops
+from torchinit.fill import operators as ops
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MOMENTS = range(1, 7)

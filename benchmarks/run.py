@@ -29,7 +29,7 @@ import torch
 import report
 import torchinit
 from cases import CASES, ELEMENTS, Case, small_calls
-from torchinit import native
+from torchinit.native import load as native
 
 Samples = dict[str, Any]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from torchinit import ops
+from torchinit.fill import operators as ops
 
 KEY = torch.tensor(-0x123456789ABCDEF)
 UNSIGNED_KEY = int(KEY) % 2**64

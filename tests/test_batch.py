@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torchinit
 from conftest import native_only
-from torchinit import batching, native
 from torchinit.dtypes import ALL_DTYPES
+from torchinit.native import load as native
 
 
 def layers():
@@ -83,7 +83,7 @@ def test_nothing_is_filled_before_the_end():
 def test_fills_are_collected(monkeypatch):
     """One call of the module for all of them, and none of the others."""
     lists = []
-    monkeypatch.setattr("torchinit.kernels.native.module", Recorder(native.module, lists))
+    monkeypatch.setattr("torchinit.native.load.module", Recorder(native.module, lists))
     with torchinit.batch():
         for _ in range(5):
             torchinit.normal_(torch.empty(3))

@@ -13,7 +13,7 @@ import torch
 import torchinit
 from conftest import native_only
 from torchinit import cast_init_type, init_
-from torchinit.init import SCHEMES
+from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
 
 NAN, INF = math.nan, math.inf
 

@@ -187,7 +187,7 @@ def test_other_dtypes_fall_back():
     ours = torchinit.normal_(torch.empty(5, dtype=torch.complex64))
     torch.manual_seed(1)
     assert torch.equal(ours, torch_init.normal_(torch.empty(5, dtype=torch.complex64)))
-    assert torchinit.which(ours, "normal").path == "torch"
+    assert torchinit.which(ours, "normal").kind == "torch"
 
 
 class Subclass(torch.Tensor):
@@ -205,7 +205,7 @@ def test_subclasses_fall_back():
     tensor = torch.zeros(3).as_subclass(Subclass)
     torchinit.normal_(tensor)
     assert "normal_" in Subclass.seen
-    assert "Subclass" in torchinit.which(tensor, "normal").reason or torchinit.native.module is None
+    assert "Subclass" in torchinit.which(tensor, "normal").reason or torchinit.native.load.module is None
 
 
 def test_views_with_the_negative_bit():
@@ -217,10 +217,10 @@ def test_views_with_the_negative_bit():
 
 def test_which():
     tensor = torch.empty(3)
-    assert torchinit.which(tensor, "sparse").path == "torch"
-    assert torchinit.which(tensor, "eye_").path == "torch"
+    assert torchinit.which(tensor, "sparse").kind == "torch"
+    assert torchinit.which(tensor, "eye_").kind == "torch"
     path = torchinit.which(tensor, "trunc_normal")
-    assert path.path == ("native" if torchinit.native.module else "torch")
+    assert path.kind == ("native" if torchinit.native.load.module else "torch")
     assert path.reason
     with pytest.raises(ValueError, match="'lecun'"):
         torchinit.which(tensor, "lecun")

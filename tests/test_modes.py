@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import torchinit
 from conftest import native_only
-from torchinit import native, ops
+from torchinit.fill import operators as ops
+from torchinit.native import load as native
 
 KEY = torch.tensor(5)
 OPERATORS = {
@@ -149,5 +150,5 @@ def test_native_module_can_be_turned_off():
         text=True,
         check=True,
     )
-    assert "path='torch'" in run.stdout
+    assert "kind='torch'" in run.stdout
     assert "TORCHINIT_DISABLE_NATIVE" in run.stdout

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from conftest import native_only
-from torchinit import kernels, native
+from torchinit.native import load as native
+from torchinit.native.numbers import DTYPE_NUMBERS, Distribution
 
 pytestmark = native_only
 
@@ -75,25 +76,10 @@ with open("/proc/self/maps") as maps:
 
 
 def test_numbers_of_the_enumerations():
-    """kernels.py passes the numbers of csrc/plan.h."""
-    kinds = native.module.Distribution
-    assert [
-        int(kind)
-        for kind in (
-            kinds.WORDS,
-            kinds.UNIFORM,
-            kinds.NORMAL,
-            kinds.TRUNCATED_NORMAL,
-            kinds.CONSTANT,
-        )
-    ] == [
-        kernels.WORDS,
-        kernels.UNIFORM,
-        kernels.NORMAL,
-        kernels.TRUNCATED_NORMAL,
-        kernels.CONSTANT,
-    ]
-    for dtype, number in kernels.DTYPES.items():
+    """Python passes the numbers of csrc/job/plan.h."""
+    theirs = native.module.Distribution.__members__
+    assert {name: int(member) for name, member in theirs.items()} == dict(Distribution.__members__)
+    for dtype, number in DTYPE_NUMBERS.items():
         name = str(dtype).removeprefix("torch.").upper()
         assert int(getattr(native.module.Dtype, name)) == number
 
@@ -117,7 +103,7 @@ def test_normal_cdf_ends():
 @pytest.mark.parametrize("name", native.module.instruction_sets() if native.module else [])
 def test_environment_forces_the_instruction_set(name):
     run = run_python(
-        "from torchinit import native; print(native.module.instruction_set())", TORCHINIT_ISA=name
+        "from torchinit.native import load; print(load.module.instruction_set())", TORCHINIT_ISA=name
     )
     assert run.stdout.strip() == name, run.stderr
 

@@ -19,8 +19,10 @@ from scipy import stats
 
 import torchinit
 from conftest import native_only
-from torchinit import native, ops, orthogonal, reflectors
 from torchinit.errors import ArgumentError
+from torchinit.fill import operators as ops
+from torchinit.native import load as native
+from torchinit.orthogonal import fallback, form, reflectors
 
 ALPHA = 1e-6
 FLOATS = (torch.float32, torch.float64)
@@ -175,7 +177,7 @@ def test_empty_batches():
 
 
 def test_large_batches_are_made_in_parts(monkeypatch):
-    monkeypatch.setattr(orthogonal, "_BATCH_ELEMENTS", 3 * 150 * 150)
+    monkeypatch.setattr(form, "_BATCH_ELEMENTS", 3 * 150 * 150)
     torch.manual_seed(4)
     batch = torchinit.orthogonal_batch_([torch.empty(150, 150) for _ in range(7)])
     torch.manual_seed(4)
@@ -195,9 +197,9 @@ def test_large_batches_are_made_in_parts(monkeypatch):
 def test_vectors_follow_their_definition(m, first, count, dtype):
     keys = torch.tensor([7, -3])
     vectors = torch.full((2, count, m - first), math.nan, dtype=dtype)
-    halves, signs = torch.empty((2, 2, count), dtype=dtype)
-    reflectors.reflectors_(vectors, halves, signs, keys, first)
-    for key, block, half, sign in zip(keys, vectors, halves, signs, strict=True):
+    half_norms, signs = torch.empty((2, 2, count), dtype=dtype)
+    reflectors.fill_reflectors(vectors, half_norms, signs, keys, first)
+    for key, block, half, sign in zip(keys, vectors, half_norms, signs, strict=True):
         gaussian = torch.empty((m, m), dtype=dtype)
         ops.normal_(gaussian, key, 0.0, 1.0)
         for j, vector in enumerate(block):
@@ -245,9 +247,9 @@ def test_vectors_have_the_same_bits_everywhere(dtype, data):
 
     def made(start, number):
         vectors = torch.empty((1, number, m - start), dtype=dtype)
-        halves, signs = torch.empty((2, 1, number), dtype=dtype)
-        reflectors.reflectors_(vectors, halves, signs, key, start)
-        return vectors, halves, signs
+        half_norms, signs = torch.empty((2, 1, number), dtype=dtype)
+        reflectors.fill_reflectors(vectors, half_norms, signs, key, start)
+        return vectors, half_norms, signs
 
     active, threads = native.module.instruction_set(), torch.get_num_threads()
     whole = made(first, count)
@@ -291,10 +293,10 @@ def test_one_by_one_or_by_blocks(shape, dtype, count, monkeypatch):
         return torchinit.orthogonal_batch_(torch.empty(count, *shape, dtype=dtype))
 
     small = made()
-    monkeypatch.setattr(orthogonal, "_SMALL", 0)
+    monkeypatch.setattr(form, "_SMALL", 0)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-14
     for block in (1, 7, 64):
-        monkeypatch.setattr(orthogonal, "_block_size", lambda *_, b=block: b)
+        monkeypatch.setattr(form, "_block_size", lambda *_, b=block: b)
         assert (made() - small).abs().max() <= tolerance * math.sqrt(max(shape))
 
 
@@ -371,17 +373,17 @@ DRAWS = 20_000
 
 def drawn_by_blocks(draw, block):
     matrices = torch.empty(DRAWS, N, N)
-    original = orthogonal._block_size
-    orthogonal._block_size = lambda *_: block
+    original = form._block_size
+    form._block_size = lambda *_: block
     try:
-        orthogonal._form(matrices, draw, 1.0)
+        form.form_by_blocks(matrices, draw, 1.0)
     finally:
-        orthogonal._block_size = original
+        form._block_size = original
     return matrices
 
 
-def torch_draw(vectors, halves, signs, _):
-    orthogonal._draw_by_torch(vectors, halves, signs, None)
+def torch_draw(vectors, half_norms, signs, _):
+    fallback.draw_by_torch(vectors, half_norms, signs, None)
 
 
 @native_only
@@ -396,8 +398,8 @@ def test_small_matrices_are_uniform(reference):
 def test_blocks_are_uniform(reference, block):
     keys = torch.arange(DRAWS)  # successive keys: what models have whose keys are alike
 
-    def draw(vectors, halves, signs, first):
-        reflectors.reflectors_(vectors, halves, signs, keys, first)
+    def draw(vectors, half_norms, signs, first):
+        reflectors.fill_reflectors(vectors, half_norms, signs, keys, first)
 
     found = p_values(drawn_by_blocks(draw, block), reference)
     assert all(p >= ALPHA for p in found.values()), found
@@ -414,8 +416,8 @@ def test_without_the_signs_they_are_not(reference):
     """Orthogonal all the same: it takes these statistics to see that something is wrong."""
     torch.manual_seed(3)
 
-    def draw(vectors, halves, signs, first):
-        torch_draw(vectors, halves, signs, first)
+    def draw(vectors, half_norms, signs, first):
+        torch_draw(vectors, half_norms, signs, first)
         signs.fill_(1)
 
     q = drawn_by_blocks(draw, 3)
@@ -431,10 +433,10 @@ def test_without_equal_lengths_they_are_not(reference, scaled):
     """Vectors that are no Gaussians: the head of each counts for too much or too little."""
     torch.manual_seed(3)
 
-    def draw(vectors, halves, signs, first):
-        torch_draw(vectors, halves, signs, first)
+    def draw(vectors, half_norms, signs, first):
+        torch_draw(vectors, half_norms, signs, first)
         vectors.diagonal(dim1=-2, dim2=-1).mul_(scaled)
-        halves.copy_(vectors.square().sum(-1) / 2)
+        half_norms.copy_(vectors.square().sum(-1) / 2)
 
     found = p_values(drawn_by_blocks(draw, 3), reference)
     assert min(found.values()) < ALPHA
@@ -446,11 +448,11 @@ def test_without_equal_lengths_they_are_not(reference, scaled):
 def test_fallback_by_blocks():
     torch.manual_seed(6)
     for shape in ((300, 200), (200, 300)):
-        tensor = orthogonal.orthogonal_by_torch(torch.empty(shape), 2.0, None)
+        tensor = fallback.orthogonal_by_torch(torch.empty(shape), 2.0, None)
         assert error(tensor, 2.0) < 1e-5
     generator = torch.Generator().manual_seed(1)
-    first = orthogonal.orthogonal_by_torch(torch.empty(200, 200), 1.0, generator)
-    second = orthogonal.orthogonal_by_torch(torch.empty(200, 200), 1.0, generator.manual_seed(1))
+    first = fallback.orthogonal_by_torch(torch.empty(200, 200), 1.0, generator)
+    second = fallback.orthogonal_by_torch(torch.empty(200, 200), 1.0, generator.manual_seed(1))
     assert torch.equal(first, second)
 
 
@@ -474,7 +476,7 @@ def test_bad_batches_write_nothing(tensors, gain, kind, match):
 
 
 def block(vectors, signs, keys, first):
-    reflectors.reflectors_(vectors, torch.ones_like(signs), signs, keys, first)
+    reflectors.fill_reflectors(vectors, torch.ones_like(signs), signs, keys, first)
 
 
 @native_only
@@ -492,9 +494,9 @@ def block(vectors, signs, keys, first):
             ValueError,
         ),
         (lambda k: block(torch.ones(2, 2, 3), torch.ones(2, 2), k, 0), TypeError),
-        (lambda k: reflectors.small_orthogonal_(torch.ones(1, 2, 3), k, 1.0), ValueError),
-        (lambda _: reflectors.invert_triangles_(torch.ones(1, 2, 3)), ValueError),
-        (lambda _: reflectors.invert_triangles_(torch.ones(2, 2)), TypeError),
+        (lambda k: reflectors.fill_small([torch.ones(2, 3)], k, 1.0), ValueError),
+        (lambda _: reflectors.invert_triangles(torch.ones(1, 2, 3)), ValueError),
+        (lambda _: reflectors.invert_triangles(torch.ones(2, 2)), TypeError),
     ],
 )
 def test_operators_refuse(call, kind):
@@ -512,7 +514,7 @@ def test_inverse_of_triangles(n, dtype, each_set):
     upper = grams.triu()
 
     def inverted():
-        reflectors.invert_triangles_(result := grams.clone())
+        reflectors.invert_triangles(result := grams.clone())
         return result
 
     first, *others = each_set(inverted)

@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 
 from conftest import native_only
-from torchinit import ops
+from torchinit.fill import operators as ops
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import accuracy

@@ -17,9 +17,10 @@ from distribution_checks import (
     assert_tail_count,
     truncated_normal_cdf,
 )
-from torchinit import init_, native
+from torchinit import init_
 from torchinit.dtypes import FLOAT8_DTYPES
-from torchinit.init import SCHEMES
+from torchinit.native import load as native
+from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SHAPE = (256, 512)

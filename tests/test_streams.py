@@ -27,7 +27,8 @@ from fills import (
     make,
 )
 from reference import KNOWN_ANSWERS, MASK, philox, word32, word64
-from torchinit import native, ops
+from torchinit.fill import operators as ops
+from torchinit.native import load as native
 
 pytestmark = native_only
 

@@ -1,12 +1,13 @@
 """Weight initialisation at memory speed, the same bits anywhere.
 
-``import torchinit as init`` replaces ``torch.nn.init``; ``torchinit.init_`` initialises a layer by
+``from torchinit import init`` replaces ``from torch.nn import init``; ``torchinit.init_`` initialises a layer by
 the name of a scheme.
 """
 
-from torchinit.batching import batch
-from torchinit.dispatch import Path, which
+from torchinit import init
 from torchinit.errors import ArgumentError, UnknownSchemeError
+from torchinit.fill.batch import batch
+from torchinit.fill.route import Route, which
 from torchinit.functional import (
     calculate_gain,
     constant_,
@@ -25,13 +26,14 @@ from torchinit.functional import (
     xavier_uniform_,
     zeros_,
 )
-from torchinit.init import InitializationType, cast_init_type, init_
+from torchinit.layer import init_
+from torchinit.schemes.schemes import InitializationType, cast_init_type
 from torchinit.version import __version__
 
 __all__ = [
     "ArgumentError",
     "InitializationType",
-    "Path",
+    "Route",
     "UnknownSchemeError",
     "__version__",
     "batch",
@@ -40,6 +42,7 @@ __all__ = [
     "constant_",
     "dirac_",
     "eye_",
+    "init",
     "init_",
     "kaiming_normal_",
     "kaiming_uniform_",

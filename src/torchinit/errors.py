@@ -11,5 +11,8 @@ class ArgumentError(ValueError, RuntimeError):
     """
 
 
-class UnknownSchemeError(ValueError, AssertionError):
-    """The name of an initialisation scheme that does not exist."""
+class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):
+    """The name of an initialisation scheme that does not exist, wherever it is given.
+
+    One class for ``init_``, ``which`` and ``cast_init_type``, which is all that each has raised.
+    """

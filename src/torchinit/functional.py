@@ -1,10 +1,11 @@
 """The functions of ``torch.nn.init``: same names, parameters, defaults, returns and warnings.
 
-Each fills its tensor in place, outside autograd, and returns it. Tensors that the operators do not
+Each fills its tensor in place, outside autograd, and returns it. Tensors that the kernels do not
 serve go to the function of the same name in ``torch.nn.init`` (see ``torchinit.which``).
 
-A random fill draws one key (``keys.draw_key``) per call, zero-element tensors included; constant
-fills and meta tensors draw none. Stricter than torch, and always before anything is written:
+A random fill draws one key (``streams/keys.py``) per call, zero-element tensors included; constant
+fills, meta tensors and refused ones draw none. Stricter than torch, and always before anything is
+written:
 
 * NaN or infinite ``mean``, ``std``, ``gain`` and bounds of ``uniform_`` are errors, where torch
   fills with NaN. The bounds of ``trunc_normal_`` may be infinite.
@@ -12,27 +13,39 @@ fills and meta tensors draw none. Stricter than torch, and always before anythin
 
 These errors, and those for ``std < 0`` and ``a > b``, are ``ValueError`` and ``RuntimeError`` both.
 
-float8 tensors, which torch refuses, are filled by every function with random values: rounded, and
-what exceeds the largest finite value becomes it.
+float8 tensors, which torch refuses, are filled by every function: rounded, and what exceeds the
+largest finite value becomes it.
+
+Under a ``TorchFunctionMode`` a function is handed to the mode, as torch's are, by a twin whose
+``__module__`` is ``torch.nn.init``: device contexts keep our bits, and modes that skip
+initialisation (Lightning's ``_EmptyInit``) skip it.
 """
 
 from __future__ import annotations
 
-import math
+import types
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
 from torch import Generator, Tensor
 from torch.nn import init as torch_init
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from torchinit import batching, checks, kernels, ops
-from torchinit.dispatch import is_direct, is_native
-from torchinit.dtypes import FLOAT8_DTYPES, copy_rounded
-from torchinit.errors import ArgumentError
-from torchinit.fans import calculate_gain, kaiming_std, xavier_std
-from torchinit.keys import draw_key, draw_key_number, draw_keys
-from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
+from torchinit.fill import checks, fallback
+from torchinit.fill.fill import fill
+from torchinit.fill.route import is_native_memory
+from torchinit.native.torch_private import function_modes
+from torchinit.orthogonal.orthogonal import fill_orthogonal, fill_orthogonal_batch
+from torchinit.schemes import schemes
+from torchinit.schemes.draw import (
+    as_float,
+    constant_draw,
+    normal_draw,
+    truncated_draw,
+    uniform_draw,
+)
+from torchinit.schemes.fans import calculate_gain
 
 __all__ = [
     "calculate_gain",
@@ -53,66 +66,29 @@ __all__ = [
     "zeros_",
 ]
 
-_SQRT3 = math.sqrt(3.0)
+_ZEROS, _ONES = constant_draw(0.0), constant_draw(1.0)
 
 
-def _fill(
-    distribution: int,
-    tensor: Tensor,
-    generator: Generator | None,
-    p0: float,
-    p1: float,
-    p2: float = 0.0,
-    p3: float = 0.0,
-) -> Tensor:
-    """Draws a key and fills, outside autograd; leaves meta tensors alone."""
-    parameters = (p0, p1, p2, p3)
-    if is_direct(tensor):
-        if (batch := batching.current()) is not None:
-            fill = kernels.make_fill(distribution, tensor.dtype, parameters)
-            batch.collect(fill, tensor, generator)
-        else:
-            kernels.fill_directly(tensor, draw_key_number(generator), distribution, parameters)
-    elif not tensor.is_meta:
-        batching.settle_keys()
-        with torch.no_grad():
-            ops.fill(tensor, draw_key(generator), distribution, parameters)
-    return tensor
+def _hand_over(function: Callable[..., Tensor], tensor: Tensor, **arguments: Any) -> Tensor:
+    """Hands a call to the modes that are on, or to the tensor's own ``__torch_function__``.
+
+    A mode gets a twin of the function that it takes for one of ``torch.nn.init``; a subclass knows
+    torch's own functions, and gets those.
+    """
+    name = function.__name__
+    if function_modes() == 0:
+        return getattr(torch_init, name)(tensor, **arguments)  # type: ignore[no-any-return]
+    twin = _twins.get(name)
+    if twin is None:
+        twin = _twins[name] = types.FunctionType(
+            function.__code__, function.__globals__, name, function.__defaults__
+        )
+        twin.__module__ = torch_init.__name__
+    return handle_torch_function(twin, (tensor,), tensor=tensor, **arguments)  # type: ignore[no-any-return]
 
 
-def _by_torch(function: Callable[..., Tensor], tensor: Tensor, *arguments: object) -> Tensor:
-    """A function of ``torch.nn.init``; float8, which it does not know, by way of float32."""
-    batching.settle_keys()
-    if tensor.dtype not in FLOAT8_DTYPES or tensor.is_meta:
-        return function(tensor, *arguments)
-    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
-    return copy_rounded(tensor, function(single, *arguments))
-
-
-def _uniform(tensor: Tensor, a: float, b: float, generator: Generator | None) -> Tensor:
-    checks.check_uniform(tensor.dtype, a, b)
-    return _fill(kernels.UNIFORM, tensor, generator, a, b)
-
-
-def _normal(tensor: Tensor, mean: float, std: float, generator: Generator | None) -> Tensor:
-    checks.check_normal(mean, std)
-    return _fill(kernels.NORMAL, tensor, generator, mean, std)
-
-
-def _constant(tensor: Tensor, val: float) -> Tensor:
-    checks.check_constant(tensor.dtype, val)
-    if is_direct(tensor):
-        parameters = (val, 0.0, 0.0, 0.0)
-        if (batch := batching.current()) is not None:
-            batch.collect(
-                kernels.make_fill(kernels.CONSTANT, tensor.dtype, parameters), tensor, None
-            )
-        else:
-            kernels.fill_directly(tensor, 0, kernels.CONSTANT, parameters)
-    elif not tensor.is_meta:
-        with torch.no_grad():
-            ops.constant_(tensor, val)
-    return tensor
+# Not the public functions themselves: pickle would take those for torch's.
+_twins: dict[str, types.FunctionType] = {}
 
 
 def uniform_(
@@ -129,9 +105,13 @@ def uniform_(
     Raises:
         ArgumentError: a > b, bounds not finite or out of the dtype's range, overlapping tensor.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.uniform_, tensor, a, b, generator)
-    return _uniform(tensor, float(a), float(b), generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(uniform_, tensor, a=a, b=b, generator=generator)
+    if type(a) is not float:
+        a = as_float("a", a)
+    if type(b) is not float:
+        b = as_float("b", b)
+    return fill(uniform_draw(a, b), tensor, generator)
 
 
 def normal_(
@@ -147,9 +127,13 @@ def normal_(
     Raises:
         ArgumentError: std < 0, mean or std not finite, overlapping tensor.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.normal_, tensor, mean, std, generator)
-    return _normal(tensor, float(mean), float(std), generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(normal_, tensor, mean=mean, std=std, generator=generator)
+    if type(mean) is not float:
+        mean = as_float("mean", mean)
+    if type(std) is not float:
+        std = as_float("std", std)
+    return fill(normal_draw(mean, std), tensor, generator)
 
 
 def trunc_normal_(
@@ -177,20 +161,23 @@ def trunc_normal_(
     Raises:
         ArgumentError: std < 0, a > b, NaN, mean or std not finite, overlapping tensor.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.trunc_normal_, tensor, mean, std, a, b, generator)
-    mean, std, a, b = float(mean), float(std), float(a), float(b)
-    checks.check_normal(mean, std)
-    checks.check_interval(a, b)
-    if tensor.is_meta:
-        return tensor
-    if mean < a - 2 * std or mean > b + 2 * std:
+    if has_torch_function_unary(tensor):
+        return _hand_over(trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator)
+    if type(mean) is not float:
+        mean = as_float("mean", mean)
+    if type(std) is not float:
+        std = as_float("std", std)
+    if type(a) is not float:
+        a = as_float("a", a)
+    if type(b) is not float:
+        b = as_float("b", b)
+    if (mean < a - 2 * std or mean > b + 2 * std) and a <= b and not tensor.is_meta:
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
             "The distribution of values may be incorrect.",
             stacklevel=2,
         )
-    return _fill(kernels.TRUNCATED_NORMAL, tensor, generator, mean, std, a, b)
+    return fill(truncated_draw(mean, std, a, b), tensor, generator)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -200,29 +187,39 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
         ArgumentError: a finite val out of the dtype's range, infinity for float8_e4m3fn, which has
             none, overlapping tensor.
     """
-    if not is_native(tensor):
-        return torch_init.constant_(tensor, val)
-    return _constant(tensor, float(val))
+    if has_torch_function_unary(tensor):
+        return _hand_over(constant_, tensor, val=val)
+    if type(val) is not float and isinstance(val, str | bytes | bytearray | None):
+        as_float("val", val)
+    return fill(constant_draw(val), tensor)
 
 
 def ones_(tensor: Tensor) -> Tensor:
     """Fills with 1."""
-    return _constant(tensor, 1.0) if is_native(tensor) else torch_init.ones_(tensor)
+    if has_torch_function_unary(tensor):
+        return _hand_over(ones_, tensor)
+    return fill(_ONES, tensor)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
     """Fills with 0."""
-    return _constant(tensor, 0.0) if is_native(tensor) else torch_init.zeros_(tensor)
+    if has_torch_function_unary(tensor):
+        return _hand_over(zeros_, tensor)
+    return fill(_ZEROS, tensor)
 
 
 def eye_(tensor: Tensor) -> Tensor:
     """Fills a matrix with the identity, as ``torch.nn.init.eye_`` does."""
-    return torch_init.eye_(tensor)
+    if has_torch_function_unary(tensor):
+        return _hand_over(eye_, tensor)
+    return _fill_at_once(torch_init.eye_, tensor)
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fills a convolution's weight with the Dirac delta, as ``torch.nn.init.dirac_`` does."""
-    return torch_init.dirac_(tensor, groups)
+    if has_torch_function_unary(tensor):
+        return _hand_over(dirac_, tensor, groups=groups)
+    return _fill_at_once(torch_init.dirac_, tensor, groups)
 
 
 def xavier_uniform_(
@@ -239,11 +236,9 @@ def xavier_uniform_(
         ValueError: fewer than two dimensions.
         ArgumentError: gain negative or not finite, overlapping tensor.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.xavier_uniform_, tensor, gain, generator)
-    _check_gain(gain)
-    bound = _SQRT3 * xavier_std(tensor.shape, gain)
-    return _uniform(tensor, -bound, bound, generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(xavier_uniform_, tensor, gain=gain, generator=generator)
+    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, generator)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
@@ -251,15 +246,14 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
 
     Arguments and errors as for ``xavier_uniform_``.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.xavier_normal_, tensor, gain, generator)
-    _check_gain(gain)
-    return _normal(tensor, 0.0, xavier_std(tensor.shape, gain), generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(xavier_normal_, tensor, gain=gain, generator=generator)
+    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, generator)
 
 
 def kaiming_uniform_(
     tensor: Tensor,
-    a: float = 0,
+    a: float | None = 0,
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
@@ -268,7 +262,7 @@ def kaiming_uniform_(
 
     Args:
         tensor: shape (out, in, *kernel).
-        a: negative slope of the leaky ReLU, which the gain follows from.
+        a: negative slope of the leaky ReLU, which the gain follows from; None is 0.01.
         mode: ``fan_in`` or ``fan_out``.
         nonlinearity: name for ``calculate_gain``.
         generator: where the key is drawn from; None is torch's default CPU generator.
@@ -277,17 +271,18 @@ def kaiming_uniform_(
         ValueError: fewer than two dimensions, unknown mode or nonlinearity.
         ArgumentError: a not finite, overlapping tensor.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.kaiming_uniform_, tensor, a, mode, nonlinearity, generator)
-    _warn_if_empty(tensor)
-    checks.check_finite(a=a)
-    bound = _SQRT3 * kaiming_std(tensor.shape, a, mode, nonlinearity)
-    return _uniform(tensor, -bound, bound, generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(kaiming_uniform_, tensor, a=a, mode=mode, nonlinearity=nonlinearity, generator=generator)
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        return fill(uniform_draw(0.0, 0.0), tensor, generator)
+    draw = schemes.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
+    return fill(draw, tensor, generator)
 
 
 def kaiming_normal_(
     tensor: Tensor,
-    a: float = 0,
+    a: float | None = 0,
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
@@ -296,11 +291,13 @@ def kaiming_normal_(
 
     Arguments and errors as for ``kaiming_uniform_``.
     """
-    if not is_native(tensor):
-        return _by_torch(torch_init.kaiming_normal_, tensor, a, mode, nonlinearity, generator)
-    _warn_if_empty(tensor)
-    checks.check_finite(a=a)
-    return _normal(tensor, 0.0, kaiming_std(tensor.shape, a, mode, nonlinearity), generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(kaiming_normal_, tensor, a=a, mode=mode, nonlinearity=nonlinearity, generator=generator)
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        return fill(uniform_draw(0.0, 0.0), tensor, generator)
+    draw = schemes.kaiming_normal(tensor.shape, a, mode, nonlinearity)
+    return fill(draw, tensor, generator)
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
@@ -322,16 +319,11 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
         ValueError: fewer than two dimensions.
         ArgumentError: gain not finite, overlapping tensor.
     """
-    batching.settle_keys()
-    if not is_native(tensor):
-        return orthogonal_by_torch(tensor, gain, generator)
-    _check_orthogonal(tensor, gain)
-    if tensor.is_meta:
-        return tensor
-    key = draw_key(generator)
-    if tensor.numel():
-        with torch.no_grad():
-            fill_orthogonal([tensor], key.view(1), float(gain))
+    if has_torch_function_unary(tensor):
+        return _hand_over(orthogonal_, tensor, gain=gain, generator=generator)
+    if type(gain) is not float:
+        gain = as_float("gain", gain)
+    fill_orthogonal(tensor, gain, generator)
     return tensor
 
 
@@ -358,47 +350,8 @@ def orthogonal_batch_(
         ValueError: a tensor of fewer than two dimensions, a stack of fewer than three.
         ArgumentError: gain not finite, overlapping tensor. Nothing has been written then.
     """
-    if isinstance(tensors, Tensor) and tensors.dim() < 3:
-        raise ValueError(
-            f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
-        )
-    batching.settle_keys()
-    if isinstance(tensors, Tensor):
-        _check_orthogonal(tensors, gain)
-        if is_native(tensors) and not tensors.is_meta:
-            keys = draw_keys(tensors.shape[0], generator)
-            if tensors.numel():
-                with torch.no_grad():
-                    fill_orthogonal(tensors, keys, float(gain))
-            return tensors
-    matrices = list(tensors)
-    for matrix in matrices:
-        _check_orthogonal(matrix, gain)
-    groups: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
-    count = 0
-    for matrix in matrices:
-        if not is_native(matrix):
-            orthogonal_by_torch(matrix, gain, generator)
-        elif not matrix.is_meta:
-            kind = (matrix.shape, matrix.dtype, matrix.device, type(matrix))
-            groups.setdefault(kind, []).append((count, matrix))
-            count += 1
-    keys = draw_keys(count, generator)
-    with torch.no_grad():
-        for group in groups.values():
-            order, some = zip(*group, strict=True)
-            if some[0].numel():
-                fill_orthogonal(some, keys[list(order)], float(gain))
+    fill_orthogonal_batch(tensors, as_float("gain", gain), generator)
     return tensors
-
-
-def _check_orthogonal(tensor: Tensor, gain: float) -> None:
-    if tensor.dim() < 2:
-        raise ValueError(
-            f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
-        )
-    checks.check_finite(gain=gain)
-    checks.check_target(tensor)
 
 
 def sparse_(
@@ -408,16 +361,15 @@ def sparse_(
 
     ``torch.nn.init.sparse_`` does it, and draws from torch's streams.
     """
-    batching.settle_keys()
-    return torch_init.sparse_(tensor, sparsity, std, generator)
+    if has_torch_function_unary(tensor):
+        return _hand_over(sparse_, tensor, sparsity=sparsity, std=std, generator=generator)
+    return _fill_at_once(torch_init.sparse_, tensor, sparsity, std, generator)
 
 
-def _check_gain(gain: float) -> None:
-    checks.check_finite(gain=gain)
-    if gain < 0:
-        raise ArgumentError(f"gain={gain} must not be negative")
-
-
-def _warn_if_empty(tensor: Tensor) -> None:
-    if 0 in tensor.shape:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+def _fill_at_once(
+    function: Callable[..., Tensor], tensor: Tensor, *arguments: Any
+) -> Tensor:
+    """Fills by a function of ``torch.nn.init`` wherever the tensor lies."""
+    if is_native_memory(tensor):
+        checks.check_memory(tensor)  # torch would crash on memory mapped read-only
+    return fallback.by_torch(function, tensor, *arguments)

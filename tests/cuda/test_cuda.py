@@ -17,7 +17,8 @@ from fills import (
     each_fill,
     make,
 )
-from torchinit import kernels, native
+from torchinit.native import calls
+from torchinit.native import load as native
 
 no_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
 pytestmark = pytest.mark.skipif(
@@ -243,7 +244,7 @@ class Managed:
             return None
 
 
-@pytest.mark.parametrize("count", [1000, kernels.LARGE // 4 + 5])
+@pytest.mark.parametrize("count", [1000, calls.LARGE // 4 + 5])
 def test_managed_memory(count, monkeypatch):
     memory = Managed(count)
     tensor = torch.as_tensor(memory, device="cuda")

@@ -18,72 +18,66 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
-from torch.nn import init as torch_init
+from torch import Tensor
 
-from torchinit import dispatch, native, reflectors
-from torchinit.dtypes import ALL_DTYPES, copy_rounded, working_dtype
+from torchinit.dtypes import working_dtype
+from torchinit.fill.fallback import copy_rounded
+from torchinit.native import load
+from torchinit.orthogonal import reflectors
 
-# Draws (vectors, halves, signs) of the reflectors from a number on: see reflectors.py.
-_Draw = Callable[[Tensor, Tensor, Tensor, int], None]
+# Draws (vectors, half_norms, signs) of the reflectors from a number on: see reflectors.py.
+DrawReflectors = Callable[[Tensor, Tensor, Tensor, int], None]
 
 # Up to so many elements reflectors are applied one by one, on the CPU.
 _SMALL = 2**14
 # Up to so many elements matrices of one shape share batched products; a CPU is busy with fewer.
 _BATCHED = {"cpu": 2**18, "cuda": 2**22}
 _BATCH_ELEMENTS = 2**24  # of the copy that a batch of separate tensors is made in
-# The fallback starts to be faster than torch's QR at about this many columns.
-_WORTH_FALLBACK = 192
+# Gains up to this, and down to its inverse, enter the products.
+_MODERATE_GAIN = {torch.float32: 2.0**64, torch.float64: 2.0**512}
 
 
-def fill_orthogonal(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> None:
+def form(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> None:
     """Makes each tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
 
     Args:
-        tensors: of one shape, dtype and device, with elements; or a stack of such.
+        tensors: of one shape, dtype and device, in plain memory, with elements; or a stack of such.
         keys: one for each, int64, on the CPU.
         gain: factor.
     """
-
-    def draw(first_matrix: int) -> _Draw:
-        def draw_block(vectors: Tensor, halves: Tensor, signs: Tensor, first: int) -> None:
-            some = keys[first_matrix : first_matrix + vectors.shape[0]]
-            reflectors.reflectors_(vectors, halves, signs, some, first)
-
-        return draw_block
-
     rows, columns = matrix_shape(tensors[0])
-    if tensors[0].device.type == "cuda" or rows * columns > _SMALL:
-        with _full_precision(tensors[0].device):
-            _in_batches(tensors, lambda q, first: _form(q, draw(first), gain))
-    elif not _fill_small_in_place(tensors, keys, gain):
-        _in_batches(tensors, lambda q, first: _fill_small(q, keys[first : first + len(q)], gain))
+    limit = _MODERATE_GAIN[working_dtype(tensors[0].dtype)]
+    # A gain near the ends of the range would overflow, or lose digits, within the products.
+    factor = gain if gain == 0 or 1 / limit <= abs(gain) <= limit else 1.0
+
+    rest = gain / factor if factor else 1.0
+
+    with torch.no_grad():
+        if tensors[0].device.type != "cuda" and rows * columns <= _SMALL:
+            if rest != 1 or not _fill_small_in_place(tensors, keys, gain):
+                in_batches(tensors, _filling_small(keys, factor), rest)
+            return
+        with products_alone(tensors[0].device):
+            in_batches(tensors, _filling_by_blocks(keys, factor), rest)
 
 
-def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None) -> Tensor:
-    """Without the native module: the same method where it pays, else ``torch.nn.init``'s.
+def _filling_small(keys: Tensor, gain: float) -> Callable[[Tensor, int], None]:
+    def fill(q: Tensor, first: int) -> None:
+        reflectors.fill_small(q.unbind(), keys[first : first + len(q)], gain)
 
-    ``torch.nn.init.orthogonal_`` knows no 16- and 8-bit dtypes: they go by way of float32.
-    """
-    pays = (
-        dispatch.is_plain(tensor)
-        and tensor.dim() >= 2
-        and math.isfinite(gain)
-        and min(matrix_shape(tensor), default=0) >= _WORTH_FALLBACK
-    )
-    if pays:
+    return fill
 
-        def draw(vectors: Tensor, halves: Tensor, signs: Tensor, _: int) -> None:
-            _draw_by_torch(vectors, halves, signs, generator)
 
-        with torch.no_grad(), _full_precision(tensor.device):
-            _in_batches([tensor], lambda q, _: _form(q, draw, gain))
-        return tensor
-    if tensor.dtype not in ALL_DTYPES or tensor.dtype.itemsize > 2 or tensor.is_meta:
-        return torch_init.orthogonal_(tensor, gain, generator)
-    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
-    torch_init.orthogonal_(single, gain, generator)
-    return copy_rounded(tensor, single)
+def _filling_by_blocks(keys: Tensor, gain: float) -> Callable[[Tensor, int], None]:
+    def fill(q: Tensor, first: int) -> None:
+        some = keys[first : first + len(q)]
+
+        def draw(vectors: Tensor, half_norms: Tensor, signs: Tensor, number: int) -> None:
+            reflectors.fill_reflectors(vectors, half_norms, signs, some, number)
+
+        form_by_blocks(q, draw, gain)
+
+    return fill
 
 
 def matrix_shape(tensor: Tensor) -> tuple[int, int]:
@@ -92,8 +86,12 @@ def matrix_shape(tensor: Tensor) -> tuple[int, int]:
     return rows, math.prod(tensor.shape[1:])
 
 
-def _in_batches(tensors: Sequence[Tensor] | Tensor, fill: Callable[[Tensor, int], None]) -> None:
+def in_batches(
+    tensors: Sequence[Tensor] | Tensor, fill: Callable[[Tensor, int], None], factor: float = 1.0
+) -> None:
     """Calls fill(matrices, first) for all tensors, as tall (batch, m, n) float32 or float64.
+
+    The matrices are multiplied by the factor then.
 
     In the tensors' own memory where a batch can be viewed so, else in a copy.
     """
@@ -114,9 +112,13 @@ def _in_batches(tensors: Sequence[Tensor] | Tensor, fill: Callable[[Tensor, int]
             matrices = stack.detach() if stack is not None and stack.is_contiguous() else None
         if matrices is not None:
             fill(_tall(matrices.view(-1, rows, columns)), first)
+            if factor != 1:
+                matrices.mul_(factor)
             continue
         matrices = torch.empty((len(some), rows, columns), dtype=dtype, device=like.device)
         fill(_tall(matrices), first)
+        if factor != 1:
+            matrices.mul_(factor)
         for tensor, matrix in zip(some, matrices, strict=True):
             copy_rounded(tensor, matrix.view(tensor.shape))
 
@@ -136,13 +138,6 @@ def _as_matrix(tensor: Tensor) -> Tensor | None:
     return tensor if fits else None
 
 
-def _fill_small(q: Tensor, keys: Tensor, gain: float) -> None:
-    if dispatch.is_direct(q):
-        reflectors.fill_small(q.unbind(), keys, gain)
-    else:
-        reflectors.small_orthogonal_(q, keys, gain)
-
-
 def _fill_small_in_place(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> bool:
     """Fills separate matrices at once if their memory allows it; returns whether it did."""
     like = tensors[0]
@@ -150,7 +145,6 @@ def _fill_small_in_place(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain:
         isinstance(tensors, Tensor)
         or like.dim() != 2
         or like.dtype not in (torch.float32, torch.float64)
-        or not dispatch.is_direct(like)
         or any(tensor.stride() != like.stride() for tensor in tensors)
     ):
         return False
@@ -170,7 +164,7 @@ def _block_size(m: int, n: int, batch: int) -> int:
     return max(1, min(192, n // 12 // 16 * 16 or n // 10))
 
 
-def _form(q: Tensor, draw: _Draw, gain: float) -> None:
+def form_by_blocks(q: Tensor, draw: DrawReflectors, gain: float) -> None:
     """Fills (batch, m, n), m >= n, with products of the reflectors that are drawn.
 
     From the last block to the first, Q = (I - V T V^T) Q. Columns are taken a panel at a time, so
@@ -182,26 +176,26 @@ def _form(q: Tensor, draw: _Draw, gain: float) -> None:
     vector_memory = q.new_empty(batch * block * m)
     product_memory = q.new_empty(batch * block * panel)
     gram_memory = q.new_empty(batch * block * block)
-    half_memory, sign_memory = q.new_empty(2, batch * block)
+    norm_memory, sign_memory = q.new_empty(2, batch * block)
     if batch == 1:
         q = q[0]  # products of two matrices are quicker than of batches of one
     lead = q.shape[:-2]
     # torch solves the systems of a batch one by one.
-    inverts = batch > 1 and q.device.type == "cpu" and native.module is not None
+    inverts = batch > 1 and q.device.type == "cpu" and load.module is not None
     q.zero_()
     diagonal = q.diagonal(dim1=-2, dim2=-1)
 
     for first in reversed(range(0, n, block)):
         b = min(block, n - first)
         vectors = vector_memory[: batch * b * (m - first)].view(*lead, b, m - first)
-        halves = half_memory[: batch * b].view(*lead, b)
+        half_norms = norm_memory[: batch * b].view(*lead, b)
         signs = sign_memory[: batch * b].view(*lead, b)
         gram = gram_memory[: batch * b * b].view(*lead, b, b)
-        draw(vectors.view(batch, b, m - first), halves.view(batch, b), signs.view(batch, b), first)
+        draw(vectors.view(batch, b, m - first), half_norms.view(batch, b), signs.view(batch, b), first)
         _multiply(vectors, vectors.mT, gram)
-        gram.diagonal(dim1=-2, dim2=-1).copy_(halves)  # more exact than the product's
+        gram.diagonal(dim1=-2, dim2=-1).copy_(half_norms)  # more exact than the product's
         if inverts:
-            reflectors.invert_triangles_(gram)
+            reflectors.invert_triangles(gram)
         after = first + b
         diagonal[..., first:after].copy_(signs.mul_(gain))
         for start in range(first, n, panel):
@@ -240,23 +234,13 @@ def _subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
         c.sub_(torch.bmm(a, b))  # baddbmm_ would take these matrices one by one
 
 
-def _draw_by_torch(
-    vectors: Tensor, halves: Tensor, signs: Tensor, generator: Generator | None
-) -> None:
-    """Reflectors in plain torch operations, from torch's own stream."""
-    vectors.normal_(generator=generator).triu_()
-    diagonal = vectors.diagonal(dim1=-2, dim2=-1)
-    norms = torch.linalg.vector_norm(vectors, dim=-1)
-    signs.copy_(torch.where(diagonal < 0, 1.0, -1.0))
-    heads = diagonal - signs * norms
-    halves.copy_(norms / heads.abs())
-    vectors.div_(heads.unsqueeze(-1))
-    diagonal.fill_(1)
-
-
 @contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Keeps products in their dtype, whatever autocast and ``allow_tf32`` say."""
+def products_alone(device: torch.device) -> Iterator[None]:
+    """Keeps products in their dtype, whatever autocast and ``allow_tf32`` say.
+
+    In a child that was forked they run on one thread: the OpenMP threads of the parent are not
+    there, and torch would wait for them for ever.
+    """
     backends: Any = torch.backends
     backend = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
     precision = backend.fp32_precision
@@ -266,4 +250,7 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         if precision not in ("none", "ieee"):
             backend.fp32_precision = "ieee"
             stack.callback(setattr, backend, "fp32_precision", precision)
+        if load.module is not None and load.module.is_forked():
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
         yield

@@ -1,7 +1,7 @@
-"""Loads the native module, or keeps the reason why there is none.
+"""Loads the native modules, or keeps the reasons why there are none.
 
 Environment variables, read once at import:
-    TORCHINIT_DISABLE_NATIVE: anything but empty or ``0`` turns the native module off.
+    TORCHINIT_DISABLE_NATIVE: anything but empty or ``0`` turns the native modules off.
     TORCHINIT_ISA: ``avx512``, ``avx2``, ``neon`` or ``portable`` forces an instruction set; an
         unknown name, or one that this processor has not, is an error.
     TORCHINIT_HUGEPAGES: ``0`` keeps large fills from asking for huge pages.
@@ -16,22 +16,23 @@ from types import ModuleType
 import torch  # noqa: F401  (its OpenMP runtime must be loaded first: ours uses the same)
 
 
-def environment_flag(name: str) -> bool:
-    """Returns whether an environment variable is set to anything but ``0`` or nothing."""
+def _is_set(name: str) -> bool:
+    """Returns whether an environment variable is anything but ``0`` or nothing."""
     return os.environ.get(name, "") not in ("", "0")
 
 
 def _import(name: str) -> tuple[ModuleType | None, str]:
+    full = f"torchinit.native.{name}"
     try:
-        return importlib.import_module(f"torchinit.{name}"), "built and loaded"
+        return importlib.import_module(full), "built and loaded"
     except ModuleNotFoundError:
-        return None, f"the module torchinit.{name} was not built"
+        return None, f"the module {full} was not built"
     except ImportError as error:
-        return None, f"the module torchinit.{name} cannot be loaded: {error}"
+        return None, f"the module {full} cannot be loaded: {error}"
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    if environment_flag("TORCHINIT_DISABLE_NATIVE"):
+    if _is_set("TORCHINIT_DISABLE_NATIVE"):
         return None, "turned off by TORCHINIT_DISABLE_NATIVE"
     loaded, why = _import("_native")
     wanted = os.environ.get("TORCHINIT_ISA", "")

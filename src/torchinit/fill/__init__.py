@@ -1,0 +1,1 @@
+"""The one door: what, by which key, where; and how it is done, now, later or by torch."""

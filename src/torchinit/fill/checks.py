@@ -1,0 +1,106 @@
+"""Checks of the tensors to be filled: each raises before anything is written."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from torchinit.errors import ArgumentError
+from torchinit.native import load
+from torchinit.native.torch_private import FakeTensor, dual_level
+
+
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor owns memory that torch allocated, and may be written to."""
+    storage = tensor.untyped_storage()
+    return bool(storage.nbytes() and storage.resizable()) and not tensor.is_inference()
+
+
+def check_target(tensor: Tensor) -> None:
+    """What ``check_writable`` and ``check_memory`` do."""
+    check_writable(tensor)
+    check_memory(tensor)
+
+
+def check_writable(tensor: Tensor) -> None:
+    """Raises ArgumentError if a dense tensor cannot take a value at every place, each its own.
+
+    That is: an element of memory shared by two logical positions (an expanded tensor), or an
+    inference tensor outside ``torch.inference_mode``.
+    """
+    if _overlaps(tensor):
+        raise ArgumentError(
+            f"tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} has elements "
+            "that share memory (expanded?), fill a tensor without overlaps: clone() it first"
+        )
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise ArgumentError(
+            f"tensor of shape {tuple(tensor.shape)} is an inference tensor and read-only outside "
+            "torch.inference_mode(): fill it inside, or clone() it"
+        )
+
+
+def check_memory(tensor: Tensor) -> None:
+    """Raises ArgumentError if a dense tensor's memory was freed or is mapped read-only.
+
+    The latter where it can be told. Only memory that torch did not allocate can be read-only, and
+    such storages cannot be resized.
+    """
+    if isinstance(tensor, FakeTensor) or tensor.is_meta:
+        return
+    storage = tensor.untyped_storage()
+    if tensor.numel() > 0 and (storage.nbytes() == 0 or tensor.data_ptr() == 0):
+        raise ArgumentError(
+            f"tensor of shape {tuple(tensor.shape)} has no memory: its storage was resized to 0, "
+            "or it stands for values that are not stored"
+        )
+    if (
+        load.module is not None
+        and tensor.is_cpu
+        and not storage.resizable()
+        and not load.module.is_writable(tensor.data_ptr(), extent(tensor))
+    ):
+        raise ArgumentError(
+            f"tensor of shape {tuple(tensor.shape)} lies in memory mapped read-only: clone() it"
+        )
+
+
+def extent(tensor: Tensor) -> int:
+    """Bytes from the first to past the last element in memory; 0 without elements."""
+    if tensor.is_contiguous() or tensor.numel() == 0:
+        return tensor.numel() * tensor.element_size()
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def forget_tangent(tensor: Tensor) -> None:
+    """Zeroes the tangent of a dual tensor of forward-mode differentiation.
+
+    What was filled depends on nothing, and operators without a formula leave the tangent as it is.
+    """
+    if dual_level() >= 0:
+        tangent = forward_ad.unpack_dual(tensor).tangent
+        if tangent is not None:
+            tangent.zero_()
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    if tensor.is_contiguous() or tensor.numel() < 2:
+        return False
+    dims = sorted(
+        (step, size) for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1
+    )
+    reach = 0  # the largest offset that the dimensions so far attain
+    for stride, size in dims:
+        if stride <= reach:
+            break
+        reach += stride * (size - 1)
+    else:
+        return False
+    if dims[0][0] == 0 or tensor.numel() > 1 << 20:
+        return True  # of large interleaved views we do not prove that they are safe
+    offsets = torch.zeros((), dtype=torch.int64, device="cpu")
+    for stride, size in dims:
+        offsets = offsets.unsqueeze(-1) + torch.arange(size, device="cpu") * stride
+    return int(offsets.unique().numel()) != tensor.numel()

@@ -1,0 +1,82 @@
+"""What ``torch.nn.init`` fills: tensors that neither kernels nor operators serve."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import init as torch_init
+
+from torchinit.dtypes import FLOAT8_DTYPES
+from torchinit.schemes.draw import CONSTANT, NORMAL, TRUNCATED_NORMAL, UNIFORM, Draw
+from torchinit.streams.keys import Stream
+
+_FUNCTIONS: dict[int, tuple[Callable[..., Tensor], int]] = {
+    UNIFORM: (torch_init.uniform_, 2),
+    NORMAL: (torch_init.normal_, 2),
+    TRUNCATED_NORMAL: (torch_init.trunc_normal_, 4),
+}
+
+
+def fill(draw: Draw, tensor: Tensor, stream: Stream) -> Tensor:
+    """Fills by the function of ``torch.nn.init`` for a draw, from torch's own streams.
+
+    Raises:
+        RuntimeError: for a key as the stream: torch has no streams that keys choose.
+    """
+    if draw.distribution == CONSTANT:
+        return by_torch(torch_init.constant_, tensor, draw.p0)
+    if isinstance(stream, int):
+        raise RuntimeError(f"key={stream}: torch.nn.init, which fills this tensor, takes no keys")
+    function, count = _FUNCTIONS[draw.distribution]
+    parameters = draw[1 : 1 + count]
+    if draw.distribution == TRUNCATED_NORMAL:
+        mean, std, a, b = parameters
+        if std == 0:  # torch divides by it
+            return by_torch(torch_init.constant_, tensor, min(max(mean, a), b))
+        with warnings.catch_warnings():  # functional.py has warned
+            warnings.filterwarnings("ignore", message="mean is more than 2 std")
+            return by_torch(function, tensor, *parameters, stream)
+    below = parameters[1] if draw.distribution == UNIFORM and parameters[0] < parameters[1] else None
+    return by_torch(function, tensor, *parameters, stream, below=below)
+
+
+def by_torch(
+    function: Callable[..., Tensor], tensor: Tensor, *arguments: Any, below: float | None = None
+) -> Tensor:
+    """Calls a function of ``torch.nn.init``; float8, which it does not know, by way of float32.
+
+    Args:
+        function: fills its first argument.
+        tensor: what to fill.
+        arguments: the function's others.
+        below: what float8 values must not reach when they are rounded.
+    """
+    if tensor.dtype not in FLOAT8_DTYPES or tensor.is_meta:
+        return function(tensor, *arguments)
+    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+    return copy_rounded(tensor, function(single, *arguments), below)
+
+
+def copy_rounded(tensor: Tensor, values: Tensor, below: float | None = None) -> Tensor:
+    """Copies values of the working dtype into a tensor; float8 saturates.
+
+    torch's own conversion makes NaN or infinity of what exceeds the range of float8, or saturates,
+    by its version.
+    """
+    if tensor.dtype in FLOAT8_DTYPES:
+        limit = torch.finfo(tensor.dtype).max
+        if below is not None:
+            limit = min(limit, _largest_below(tensor.dtype, below))
+        values = values.clamp(-torch.finfo(tensor.dtype).max, limit)
+    with torch.no_grad():
+        return tensor.copy_(values)
+
+
+def _largest_below(dtype: torch.dtype, bound: float) -> float:
+    """The largest value of a float8 dtype that is less than a bound within its range."""
+    values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    return float(values[values.isfinite() & (values < bound)].max())

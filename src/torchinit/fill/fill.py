@@ -1,0 +1,145 @@
+"""The door: every fill of values that are drawn one by one comes through here, and forks here alone.
+
+``fill(draw, tensor, stream, box)`` is what the four questions come to: what values (schemes), which
+stream of random words (streams), where in the logical tensor (placement). It is then done by the
+kernel at once, collected by an open batch, done by an operator where torch wants to see one, or by
+``torch.nn.init``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, get_num_threads
+from torch.compiler import is_compiling
+
+from torchinit.fill import checks, fallback, operators
+from torchinit.fill.batch import Batch, open_batch
+from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road, obstacle
+from torchinit.native import calls, load
+from torchinit.native.numbers import DTYPE_NUMBERS
+from torchinit.native.torch_private import (
+    count_writes,
+    dispatch_modes,
+    dual_level,
+    innermost_transform,
+    jit_trace,
+)
+from torchinit.placement.box import Box, check_box
+from torchinit.schemes.draw import CONSTANT, NORMAL, Draw, check_draw
+from torchinit.streams.keys import Stream, draw_key, draw_key_number
+
+_STRIDED = torch.strided
+# Means and stds of less than this are within the range of every dtype that fills are computed in.
+_USUAL = 1e38
+
+
+def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
+    """Fills a tensor in place, outside autograd; leaves meta tensors alone.
+
+    Args:
+        draw: the distribution and its parameters.
+        tensor: any shape; a dtype, device or layout that is not native goes to ``torch.nn.init``.
+        stream: where the key is drawn from (a generator, or None for torch's default CPU
+            generator), or the key itself. Constants draw none.
+        box: the tensor's place in a larger logical one; None for a tensor that is whole.
+
+    Returns:
+        tensor.
+
+    Raises:
+        ArgumentError: parameters or a box that cannot be, or a tensor that cannot be written to.
+            Nothing has been drawn or written then.
+        RuntimeError: for a box that only ``torch.nn.init`` could fill, which knows no boxes.
+    """
+    # First the whole tensors in plain host memory of ordinary programs, which must not wait for
+    # questions about others; none of these asks more of torch than it must.
+    if not is_compiling() and type(tensor) in PLAIN_TYPES:
+        number, module = FLOAT_NUMBERS.get(tensor.dtype), load.module
+        if (
+            number is not None
+            and module is not None
+            and box is None
+            and tensor.is_cpu
+            and tensor.layout is _STRIDED
+            and dispatch_modes() == 0
+            and innermost_transform() is None
+            and jit_trace() is None
+            and dual_level() < 0
+            and tensor.is_contiguous()
+            and (address := tensor.data_ptr())
+            and not tensor.is_neg()
+            and checks.is_ordinary(tensor)
+        ):
+            distribution, p0, p1, p2, p3 = draw
+            if distribution != NORMAL or not (-_USUAL < p0 < _USUAL and 0 <= p1 < _USUAL):
+                check_draw(draw, tensor.dtype)
+            key = 0 if distribution == CONSTANT else draw_key_number(stream)
+            count = tensor.numel()
+            collector = open_batch.get()
+            if collector is not None and collector.collects():
+                collector.collect(draw, number, key, tensor, address, count)
+                return tensor
+            threads = get_num_threads()
+            module.fill(distribution, number, p0, p1, p2, p3, key, address, count, threads)
+            count_writes((tensor,))
+            return tensor
+    return _fill_by_road(draw, tensor, stream, box)
+
+
+def fill_list(
+    draws: Sequence[Draw],
+    tensors: Sequence[Tensor],
+    streams: Sequence[Stream],
+    boxes: Sequence[Box | None] | None = None,
+) -> None:
+    """Fills many tensors as ``fill`` does each in turn, in one call of the kernels.
+
+    Args:
+        draws, tensors, streams, boxes: one for each fill; boxes may be None for whole tensors.
+
+    Raises:
+        ArgumentError, RuntimeError: as ``fill``. Of the native fills nothing has been written then.
+    """
+    with Batch(discards=True):
+        for draw, tensor, stream, box in zip(
+            draws, tensors, streams, boxes or [None] * len(tensors), strict=True
+        ):
+            fill(draw, tensor, stream, box)
+
+
+def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:
+    road = find_road(tensor)
+    if road == "torch":
+        if box is not None:
+            raise RuntimeError(f"a box can be filled natively alone: {obstacle(tensor)}")
+        return fallback.fill(draw, tensor, stream)
+    if road == "now":
+        return _fill_now(draw, tensor, stream, box)
+    if road == "nothing":
+        check_draw(draw, tensor.dtype)
+        return tensor
+    with torch.no_grad():
+        operators.call(draw, tensor, lambda: draw_key(stream), box)
+        checks.forget_tangent(tensor)
+    return tensor
+
+
+def _fill_now(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:
+    """Fills a tensor in memory of any layout, on any device that has kernels."""
+    check_draw(draw, tensor.dtype)
+    checks.check_target(tensor)
+    if box is not None:
+        check_box(tensor.shape, box)
+    key = 0 if draw.distribution == CONSTANT else draw_key_number(stream)
+    place = calls.place_of(tensor, box)
+    collector = open_batch.get()
+    if collector is not None and collector.collects():
+        number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
+        collector.collect(draw, number, key, tensor, address, place)
+        return tensor
+    if tensor.numel():
+        calls.fill(tensor, draw, key, place)
+    calls.count_write(tensor)
+    return tensor

@@ -1,0 +1,226 @@
+"""The operators ``torchinit::...``: schema, checks, and the CPU, CUDA, Fake and vmap rules.
+
+Every operator fills its first argument in place and returns nothing. It is a pure function of its
+arguments: the key is a tensor of one int64 on the CPU (streams/keys.py), everything else a number.
+
+``global_shape`` and ``offset``, given together, make the tensor a box of a larger logical tensor:
+it receives the values that a fill of the whole of that shape has at ``offset`` and on. Without them
+the tensor is the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.errors import ArgumentError
+from torchinit.fill.checks import check_memory, check_writable
+from torchinit.native import calls
+from torchinit.native.library import operator_library
+from torchinit.placement.box import Box, check_box
+from torchinit.schemes.draw import (
+    CONSTANT,
+    NORMAL,
+    TRUNCATED_NORMAL,
+    UNIFORM,
+    WORDS,
+    Draw,
+    check_draw,
+)
+
+_FLOATS = frozenset(ALL_DTYPES)
+_INTEGERS = frozenset({torch.int32, torch.int64})
+
+
+class _Operator(NamedTuple):
+    """A row of the table: one distribution as an operator."""
+
+    name: str
+    parameters: tuple[str, ...]
+    dtypes: frozenset[torch.dtype] = _FLOATS
+    has_key: bool = True  # and may be a box
+
+
+_TABLE = {
+    UNIFORM: _Operator("uniform_", ("a", "b")),
+    NORMAL: _Operator("normal_", ("mean", "std")),
+    TRUNCATED_NORMAL: _Operator("trunc_normal_", ("mean", "std", "a", "b")),
+    CONSTANT: _Operator("constant_", ("val",), has_key=False),
+    WORDS: _Operator("random_words_", (), dtypes=_INTEGERS),
+}
+
+
+def call(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
+    """Calls the operator of a draw; a key is drawn only if it takes one."""
+    row, overload = _TABLE[draw.distribution], _overloads[draw.distribution]
+    parameters = [float(parameter) for parameter in draw[1 : 1 + len(row.parameters)]]
+    if row.has_key:
+        overload(tensor, draw_key(), *parameters, *(box or ()))
+    else:
+        overload(tensor, *parameters)
+
+
+def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | None, Draw, Any, Any]:
+    """Key, draw, global_shape and offset of what an operator was called with."""
+    row = _TABLE[distribution]
+    key = arguments[0] if row.has_key else None
+    rest = list(arguments[1:] if row.has_key else arguments)
+    count = len(row.parameters)
+    draw = Draw(distribution, *rest[:count])
+    global_shape, offset = (*rest[count:], None, None)[:2]
+    return key, draw, global_shape, offset
+
+
+def _check(
+    distribution: int, tensor: Tensor, key: Tensor | None, draw: Draw, global_shape: Any, offset: Any
+) -> Box | None:
+    dtypes = _TABLE[distribution].dtypes
+    if tensor.dtype not in dtypes:
+        raise TypeError(
+            f"self has dtype {tensor.dtype}, expected one of {sorted(map(str, dtypes))}"
+        )
+    if key is not None:
+        check_key(key)
+    check_writable(tensor)
+    if (global_shape is None) != (offset is None):
+        raise ArgumentError(f"{global_shape=} and {offset=} must be given together")
+    if distribution != WORDS:
+        check_draw(draw, tensor.dtype)
+    if global_shape is None:
+        return None
+    box = Box(global_shape, offset)
+    check_box(tensor.shape, box)
+    return box
+
+
+def check_key(key: Tensor, shape: Sequence[int] = ()) -> None:
+    """Raises TypeError unless a tensor holds keys: int64 on the CPU, of the shape given."""
+    if key.dtype != torch.int64 or tuple(key.shape) != tuple(shape) or not key.is_cpu:
+        kind = f"of shape {tuple(shape)}" if shape else "0-dimensional"
+        raise TypeError(
+            f"key must be a {kind} int64 tensor on the CPU, "
+            f"got {key.dtype} of shape {tuple(key.shape)} on {key.device}"
+        )
+
+
+class _OnMemory:
+    """The implementation for tensors in plain memory, on the CPU and on CUDA."""
+
+    def __init__(self, distribution: int) -> None:
+        self.distribution = distribution
+
+    def __call__(self, tensor: Tensor, *arguments: Any) -> None:
+        key, draw, *bounds = _arguments(self.distribution, arguments)
+        box = _check(self.distribution, tensor, key, draw, *bounds)
+        if tensor.numel() > 0:
+            check_memory(tensor)
+            number = 0 if key is None else int(key.item())
+            calls.fill(tensor, draw, number, calls.place_of(tensor, box))
+        calls.count_write(tensor)
+
+
+class _OnFake:
+    """For tensors without memory, which take no values."""
+
+    def __init__(self, distribution: int) -> None:
+        self.distribution = distribution
+
+    def __call__(self, tensor: Tensor, *arguments: Any) -> None:
+        key, draw, *bounds = _arguments(self.distribution, arguments)
+        _check(self.distribution, tensor, key, draw, *bounds)
+
+
+class _OnBatched:
+    """Under vmap: with randomness "different" the whole batch is one tensor, batch dimension first.
+
+    With "same" every example is a copy of the one fill.
+    """
+
+    def __init__(self, distribution: int) -> None:
+        self.distribution = distribution
+
+    def __call__(
+        self, info: Any, in_dims: Any, tensor: Tensor, *arguments: Any
+    ) -> tuple[None, None]:
+        overload, row = _overloads[self.distribution], _TABLE[self.distribution]
+        _, _, global_shape, _ = _arguments(self.distribution, arguments)
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+            raise NotImplementedError(f"torchinit::{row.name} under vmap takes one key for all")
+        if row.has_key:
+            check_randomness(info, row.name)
+        fill_batched(
+            info,
+            tensor.movedim(in_dims[0], 0),
+            lambda some: overload(some, *arguments),
+            same=row.has_key and (info.randomness == "same" or global_shape is not None),
+        )
+        return None, None
+
+
+def check_randomness(info: Any, name: str) -> None:
+    """Raises RuntimeError where vmap was told that nothing random happens, as torch does."""
+    if info.randomness == "error":
+        raise RuntimeError(
+            f"vmap: called random operation torchinit::{name} while in randomness error mode. "
+            "Please either use the 'same' or 'different' randomness flags on vmap or perform the "
+            "randomness operation out of vmap"
+        )
+
+
+def fill_batched(
+    info: Any, examples: Tensor, fill: Callable[[Tensor], None], *, same: bool
+) -> None:
+    """Fills (batch, ...) examples at once, or one of them, which the others are copies of."""
+    if not same:
+        fill(examples)
+    elif info.batch_size:
+        fill(examples[0])
+        examples[1:].copy_(examples[:1].expand_as(examples[1:]))
+
+
+_BOX = "SymInt[]? global_shape=None, SymInt[]? offset=None"
+
+LIBRARY = operator_library("fill.operators")
+
+
+def define(
+    name: str, schema: str, on_memory: Callable[..., None], on_fake: Callable[..., None],
+    on_batched: Callable[..., Any],
+) -> Any:  # fmt: skip
+    """Defines an operator that fills its first argument, and returns the overload to call.
+
+    Calling the overload itself skips a look-up by name.
+    """
+    qualified = f"torchinit::{name}"
+    LIBRARY.define(f"{name}({schema}) -> ()")
+    # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    LIBRARY.impl(name, on_memory, "CPU")
+    LIBRARY.impl(name, on_memory, "CUDA")
+    torch.library.register_fake(qualified, on_fake, lib=LIBRARY)
+    torch.library.register_vmap(qualified, on_batched, lib=LIBRARY)
+    return getattr(torch.ops.torchinit, name).default
+
+
+def _define(distribution: int, row: _Operator) -> Any:
+    parts = ["Tensor(a!) self"]
+    parts += ["Tensor key"] if row.has_key else []
+    parts += [f"float {name}" for name in row.parameters]
+    parts += [_BOX] if row.has_key else []
+    return define(
+        row.name,
+        ", ".join(parts),
+        _OnMemory(distribution),
+        _OnFake(distribution),
+        _OnBatched(distribution),
+    )
+
+
+_overloads = {distribution: _define(distribution, row) for distribution, row in _TABLE.items()}
+uniform_, normal_ = _overloads[UNIFORM], _overloads[NORMAL]
+trunc_normal_, constant_ = _overloads[TRUNCATED_NORMAL], _overloads[CONSTANT]
+random_words_ = _overloads[WORDS]

@@ -1,0 +1,134 @@
+"""Native or torch: the one place that decides, and can say why."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.nn.parameter import Buffer, Parameter
+
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.native import load, torch_private
+from torchinit.native.numbers import DTYPE_NUMBERS
+from torchinit.native.torch_private import (
+    FakeTensor,
+    dispatch_modes,
+    dual_level,
+    innermost_transform,
+    jit_trace,
+)
+from torchinit.schemes.schemes import find_scheme
+
+# A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
+# FakeTensor reaches the operators' fake implementations.
+PLAIN_TYPES = frozenset({Tensor, Parameter, Buffer})
+_KNOWN_TYPES = PLAIN_TYPES | {FakeTensor}
+
+FLOAT_NUMBERS = {dtype: DTYPE_NUMBERS[dtype] for dtype in ALL_DTYPES}
+
+# now: the kernel at once, or in the open batch; operator: torch's dispatcher is to see the fill;
+# nothing: there is no memory; torch: torch.nn.init serves.
+Road = Literal["now", "operator", "nothing", "torch"]
+
+
+class Route(NamedTuple):
+    """Who fills a tensor, and why."""
+
+    kind: Literal["native", "staged", "torch"]
+    reason: str
+
+
+def which(tensor: Tensor, scheme: str) -> Route:
+    """Returns which route a scheme takes for a tensor, and the reason in words.
+
+    Args:
+        tensor: the tensor to be filled; its contents do not matter.
+        scheme: a name of ``InitializationType``, or ``eye`` or ``sparse``. The name of the function
+            (``"normal_"``) will do.
+
+    Raises:
+        UnknownSchemeError: (a ``ValueError``) if there is no such scheme.
+
+    >>> which(torch.empty(3, dtype=torch.complex64), "normal").kind
+    'torch'
+    """
+    if why := find_scheme(scheme).why_torch:
+        return Route("torch", why)
+    why = obstacle(tensor)
+    return Route("torch", why) if why else Route("native", "every condition is met")
+
+
+def is_observed() -> bool:
+    """Whether something wants to see operators: a mode, a tracer, a transform or a derivative."""
+    return (
+        dispatch_modes() != 0
+        or innermost_transform() is not None
+        or jit_trace() is not None
+        or dual_level() >= 0
+    )
+
+
+def find_road(tensor: Tensor) -> Road:
+    """Returns how a tensor is to be filled."""
+    if obstacle(tensor):
+        return "torch"
+    if tensor.is_meta:
+        return "nothing"
+    if is_compiling():
+        return "operator"
+    if isinstance(tensor, FakeTensor):
+        return "operator" if dispatch_modes() else "nothing"
+    return "operator" if is_observed() else "now"
+
+
+def is_native_memory(tensor: Tensor) -> bool:
+    """Returns whether a tensor is of plain memory whose state can be looked at."""
+    return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and find_road(tensor) == "now"
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Returns whether a tensor is of floats in dense memory that torch's operations can write."""
+    return (
+        type(tensor) in _KNOWN_TYPES
+        and tensor.dtype in ALL_DTYPES
+        and tensor.layout is torch.strided
+        and tensor.device.type in ("cpu", "cuda")
+        and not tensor.is_neg()
+    )
+
+
+def obstacle(tensor: Tensor) -> str:
+    """Returns why neither kernels nor operators can serve a tensor; empty if they can."""
+    if load.module is None:
+        return load.reason
+    why = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
+    if why or is_compiling():
+        return why
+    if tensor.is_neg():
+        return "the tensor is a view with the negative bit set"
+    if torch_private.is_functional(tensor):
+        return "the tensor is a value of torch.func.functionalize"
+    if torch_private.is_zero(tensor):
+        return "the tensor stands for zeros and has no memory"
+    if torch_private.is_functionalizing():
+        return "torch.func.functionalize is on, which knows torch's own operators alone"
+    return ""
+
+
+def _obstacle_of_kind(
+    kind: type, dtype: torch.dtype, layout: torch.layout, device_type: str
+) -> str:
+    if kind not in _KNOWN_TYPES:
+        return f"tensor subclass {kind.__name__} is not known"
+    if dtype not in ALL_DTYPES:
+        return f"dtype {dtype} is not one of the native ones"
+    if device_type == "cuda":
+        if load.cuda is None:
+            return load.cuda_reason
+    elif device_type not in ("cpu", "meta"):
+        return f"device type {device_type} has no native kernels"
+    if layout is not torch.strided:
+        return f"layout {layout} is not strided"
+    return ""

@@ -1,0 +1,209 @@
+"""``init_``: a layer's weight and bias by the name of a scheme."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.overrides import has_torch_function_unary
+
+from torchinit import functional
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.errors import ArgumentError, UnknownSchemeError
+from torchinit.fill import checks
+from torchinit.fill.fill import fill
+from torchinit.fill.route import find_road
+from torchinit.schemes.draw import CONSTANT, NORMAL, TRUNCATED_NORMAL, UNIFORM, Draw, as_float
+from torchinit.schemes.schemes import (
+    INIT_SCHEMES,
+    SCHEMES,
+    Arguments,
+    InitializationType,
+    Scheme,
+)
+
+_NARROW_DTYPES = frozenset({torch.float16, torch.bfloat16})
+_NARROW_ORTHOGONAL_GAIN = 0.01
+
+
+def init_(
+    weight: Tensor,
+    bias: Tensor | None,
+    init: InitializationType,
+    *,
+    mean: float = 0.0,
+    std: float = 0.01,
+    scale: float = 0.02,
+    groups: int = 1,
+    trunc_clip: tuple[float, float] = (-2.0, 2.0),
+    gain: float | None = None,
+    generator: Generator | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Initialises a weight, and a bias if there is one, in place.
+
+    ===================================  ====================================  ====================
+    init                                 weight                                bias
+    ===================================  ====================================  ====================
+    orthogonal                           (semi-)orthogonal, times gain         0
+    normal                               N(mean, std^2)                        0
+    biased_normal                        N(mean, std^2)                        N(mean, std^2)
+    uniform                              U[0, scale)                           0
+    kaiming_uniform, kaiming_normal      fan_in, gain sqrt(2)                  U(-r, r); 0 without
+    xavier_uniform, xavier_normal        gain 1                                the same
+    trunc_normal                         N(mean, std^2) within trunc_clip      0
+    dirac                                Dirac delta, by groups                0
+    constant                             scale                                 0
+    zeros, ones                          0, 1                                  0
+    ===================================  ====================================  ====================
+
+    with r = 1 / sqrt(fan_in) of the weight.
+
+    Args:
+        weight: float64, float32, float16, bfloat16, float8_e4m3fn or float8_e5m2. At least two
+            dimensions for orthogonal, kaiming and xavier, three to five for dirac. A ``Parameter``
+            is unwrapped.
+        bias: any shape, same device as the weight; or None.
+        init: the scheme.
+        mean, std: of normal, biased_normal and trunc_normal; finite, std >= 0.
+        scale: of uniform (not negative) and constant; finite.
+        groups: of dirac; a positive divisor of weight.shape[0].
+        trunc_clip: bounds (a, b) of trunc_normal, as values (not multiples of std), a <= b; may be
+            infinite.
+        gain: of orthogonal. None means 1, but **0.01 for float16 and bfloat16** weights, which are
+            computed in float32 and rounded.
+        generator: where the keys are drawn from, the weight's first and then the bias's, one for
+            each random fill; None is torch's default CPU generator.
+
+    Returns:
+        The tensors filled: plain ones where Parameters were given. If the weight is a meta tensor,
+        weight and bias themselves, untouched.
+
+    Raises:
+        UnknownSchemeError: (a ``NotImplementedError``) init is not the name of a scheme.
+        TypeError: weight or bias is no tensor, or has a dtype or layout that cannot be initialised.
+        ArgumentError: (a ``ValueError``) any other bad argument. Nothing has been written then.
+            Every parameter is checked, whether or not the scheme uses it.
+    """
+    scheme = SCHEMES.get(init)
+    if scheme is None or not scheme.in_init:
+        raise UnknownSchemeError(
+            f"init={init!r} is not implemented, choose one of {', '.join(INIT_SCHEMES)}"
+        )
+    arguments = _checked_arguments(mean, std, scale, groups, trunc_clip, gain)
+    _check_tensor("weight", weight)
+    _check_dimensions(weight, init, scheme, arguments.groups)
+    if bias is not None:
+        _check_tensor("bias", bias)
+        if bias.device != weight.device:
+            raise ArgumentError(
+                f"bias is on {bias.device} and weight on {weight.device}: move one of them"
+            )
+    if init in ("uniform", "constant"):
+        _check_scale(weight, init, arguments.scale)
+    if weight.is_meta:
+        return weight, bias
+
+    if scheme.draw is not None:
+        _fill(scheme.draw(weight.shape, arguments), weight, generator)
+    elif init == "orthogonal":
+        if gain is None:
+            gain = _NARROW_ORTHOGONAL_GAIN if weight.dtype in _NARROW_DTYPES else 1.0
+        functional.orthogonal_(weight, gain, generator)
+    else:
+        functional.dirac_(weight, arguments.groups)
+    if bias is not None:
+        _fill(scheme.bias_draw(weight.shape, arguments), bias, generator)
+        bias = bias.data
+    return weight.data, bias
+
+
+# How a mode of torch sees the fill of a draw: as the function that makes the same.
+_FUNCTIONS = {
+    UNIFORM: functional.uniform_,
+    NORMAL: functional.normal_,
+    TRUNCATED_NORMAL: functional.trunc_normal_,
+}
+
+
+def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> None:
+    if not has_torch_function_unary(tensor):
+        fill(draw, tensor, generator)
+    elif draw.distribution == CONSTANT:
+        functional.constant_(tensor, draw.p0)
+    else:
+        count = 4 if draw.distribution == TRUNCATED_NORMAL else 2
+        _FUNCTIONS[draw.distribution](tensor, *draw[1 : 1 + count], generator=generator)
+
+
+_DEFAULTS = Arguments()
+
+
+def _checked_arguments(
+    mean: Any, std: Any, scale: Any, groups: Any, trunc_clip: Any, gain: Any
+) -> Arguments:
+    """The arguments in one; each is checked, whether or not the scheme uses it."""
+    given = (mean, std, scale, groups, trunc_clip, gain)
+    if given == _DEFAULTS and type(groups) is int:
+        return _DEFAULTS
+    mean, std, scale = as_float("mean", mean), as_float("std", std), as_float("scale", scale)
+    if gain is not None:
+        gain = as_float("gain", gain)
+    for name, value in (("mean", mean), ("std", std), ("scale", scale), ("gain", gain)):
+        if value is not None and not -math.inf < value < math.inf:
+            raise ArgumentError(f"{name}={value} must be a finite number")
+    if std < 0:
+        raise ArgumentError(f"std={std} must not be negative")
+    try:
+        whole = operator.index(groups)
+    except TypeError:
+        whole = 0
+    if isinstance(groups, bool) or whole < 1:
+        raise ArgumentError(f"groups={groups!r} must be a positive integer")
+    try:
+        a, b = (as_float("trunc_clip", bound) for bound in trunc_clip)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"trunc_clip={trunc_clip!r} must be a pair of bounds") from None
+    if not a <= b or a == math.inf or b == -math.inf:
+        raise ArgumentError(f"trunc_clip={trunc_clip} must be bounds (a, b) with a <= b, not NaN")
+    return Arguments(mean, std, scale, whole, (a, b), gain)
+
+
+def _check_scale(weight: Tensor, init: str, scale: float) -> None:
+    if init == "uniform" and scale < 0:
+        raise ArgumentError(f"scale={scale} must not be negative for uniform")
+    if abs(scale) > (limit := torch.finfo(weight.dtype).max):
+        raise ArgumentError(f"scale={scale} is out of the range of {weight.dtype}, up to {limit}")
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in ALL_DTYPES:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}, which cannot be initialised: "
+            f"expected one of {', '.join(map(str, ALL_DTYPES))}"
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")
+    if torch.compiler.is_compiling():
+        return  # a traced tensor has no memory to look at; the operators check it when they run
+    if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or find_road(tensor) == "nothing":
+        return
+    try:
+        checks.check_target(tensor)
+    except ArgumentError as error:
+        raise ArgumentError(f"{name}: {error}") from None
+
+
+def _check_dimensions(weight: Tensor, init: str, scheme: Scheme, groups: int) -> None:
+    least, most = scheme.dimensions
+    if not least <= weight.dim() <= most:
+        wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
+        raise ArgumentError(
+            f"weight of shape {tuple(weight.shape)} needs {wanted} dimensions for {init}"
+        )
+    if init == "dirac" and weight.shape[0] % groups != 0:
+        raise ArgumentError(f"groups={groups} does not divide shape[0] of weight, {weight.shape[0]}")

@@ -1,0 +1,143 @@
+"""Calls of the native modules: numbers and addresses of tensors in plain memory.
+
+For tensors, draws and boxes that have been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from torchinit.native import load
+from torchinit.native.numbers import DTYPE_NUMBERS
+from torchinit.native.torch_private import count_writes
+
+# A distribution's number and its parameters (schemes/draw.py).
+Numbers: TypeAlias = tuple[int, float, float, float, float]
+# (global_shape, offset) of a box.
+Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
+# Where values go, as csrc/python/read_jobs.h reads it: a number of contiguous elements, the first
+# of the logical tensor, or (sizes, strides, global_shape, offset).
+Place: TypeAlias = int | tuple[list[int], list[int], list[int], list[int]]
+
+# Managed memory of at least so many bytes is filled by the processor: the device would move all of
+# it over, and may not have room.
+LARGE = 1 << 26
+
+
+def cpu_module() -> ModuleType:
+    """The CPU module; RuntimeError if there is none."""
+    if load.module is None:
+        raise RuntimeError(f"torchinit has no native module: {load.reason}")
+    return load.module
+
+
+def cuda_module() -> ModuleType:
+    """The CUDA module; RuntimeError if there is none."""
+    if load.cuda is None:
+        raise RuntimeError(f"torchinit has no CUDA module: {load.cuda_reason}")
+    return load.cuda
+
+
+def place_of(tensor: Tensor, bounds: Bounds | None = None) -> Place:
+    """Where the values of a tensor go; with bounds, as a box of a larger one."""
+    if bounds is None and tensor.is_contiguous():
+        return tensor.numel()
+    sizes = list(tensor.shape)
+    if bounds is None:
+        return sizes, list(tensor.stride()), sizes, [0] * len(sizes)
+    return sizes, list(tensor.stride()), list(bounds[0]), list(bounds[1])
+
+
+def fill(tensor: Tensor, draw: Numbers, key: int, place: Place) -> None:
+    """Fills a tensor, in host memory at once, on a device in its current stream."""
+    number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
+    if not tensor.is_cpu:
+        _queue(tensor.device, [draw], [number], [key], [tensor], [address], [place])
+    elif isinstance(place, int):
+        cpu_module().fill(*_positional(draw, number), key, address, place, torch.get_num_threads())
+    else:
+        cpu_module().fill_box(
+            *_positional(draw, number), key, address, *place, torch.get_num_threads()
+        )
+
+
+def _positional(draw: Numbers, dtype: int) -> tuple[int, int, float, float, float, float]:
+    return (draw[0], dtype, *draw[1:])
+
+
+def fill_list(
+    draws: Sequence[Numbers],
+    dtypes: Sequence[int],
+    keys: Sequence[int],
+    tensors: Sequence[Tensor],
+    addresses: Sequence[int],
+    places: Sequence[Place],
+) -> None:
+    """Fills many tensors at once; those that overlap, in order.
+
+    Args:
+        draws, dtypes, keys, tensors, addresses, places: one for each fill; dtypes in numbers.
+    """
+    devices = dict.fromkeys(tensor.device for tensor in tensors)
+    columns = (draws, dtypes, keys, tensors, addresses, places)
+    for device in devices:
+        some = columns
+        if len(devices) > 1:
+            chosen = [i for i, tensor in enumerate(tensors) if tensor.device == device]
+            some = tuple([column[i] for i in chosen] for column in columns)  # type: ignore[assignment]
+        if device.type == "cuda":
+            _queue(device, *some)  # type: ignore[arg-type]
+        else:
+            draws_, dtypes_, keys_, _, addresses_, places_ = some
+            cpu_module().fill_list(
+                draws_, dtypes_, keys_, addresses_, places_, torch.get_num_threads()
+            )
+    count_writes([tensor for tensor in tensors if not tensor.is_inference()])
+
+
+def count_write(tensor: Tensor) -> None:
+    """What autograd wants of an in-place operator that is defined in Python."""
+    if not tensor.is_inference():
+        count_writes((tensor,))
+
+
+def _queue(
+    device: torch.device,
+    draws: Sequence[Numbers],
+    dtypes: Sequence[int],
+    keys: Sequence[int],
+    tensors: Sequence[Tensor],
+    addresses: Sequence[int],
+    places: Sequence[Place],
+) -> None:
+    """Queues fills on the device's current stream; those of large host memory are done at once."""
+    module = cuda_module()
+    columns = (draws, dtypes, keys, addresses, places)
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream()
+        large: list[bool] = []
+        # The quick question first: batches are of thousands of small tensors.
+        if (
+            max(tensor.nbytes for tensor in tensors) >= LARGE
+            and not torch.cuda.is_current_stream_capturing()
+        ):
+            large = [
+                tensor.nbytes >= LARGE and module.is_host_backed(address)
+                for tensor, address in zip(tensors, addresses, strict=True)
+            ]
+        if not any(large):
+            module.fill_list(*columns, stream.cuda_stream)
+            return
+        # After what the stream is doing, and in the order of the list.
+        for i, on_host in enumerate(large):
+            one = [column[i : i + 1] for column in columns]
+            if on_host:
+                stream.synchronize()
+                cpu_module().fill_list(*one, torch.get_num_threads())
+            else:
+                module.fill_list(*one, stream.cuda_stream)

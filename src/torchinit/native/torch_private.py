@@ -1,0 +1,75 @@
+"""What is used of torch that torch does not promise: imported here alone, each name guarded.
+
+A name that has moved is noted in ``missing``, and something stands in for it that sends every fill
+by the operators, which need none of these: slower for small tensors, right all the same.
+``torchinit info`` lists them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from torch.autograd import forward_ad, graph
+
+missing: list[str] = []
+
+
+def _find(module: str, name: str, stand_in: Any) -> Any:
+    try:
+        return attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError):
+        missing.append(f"{module}.{name}")
+        return stand_in
+
+
+class _NoFakeTensor:
+    """Stands in for FakeTensor: nothing is an instance."""
+
+
+# How many TorchDispatchModes are on.
+dispatch_modes: Callable[[], int] = _find("torch._C", "_len_torch_dispatch_stack", lambda: 1)
+# How many TorchFunctionModes are on.
+function_modes: Callable[[], int] = _find("torch._C", "_len_torch_function_stack", lambda: 0)
+# The innermost transform of torch.func, or None.
+innermost_transform: Callable[[], object] = _find(
+    "torch._C._functorch", "peek_interpreter_stack", lambda: "unknown"
+)
+# All of them, outermost first; None if there are none.
+transforms: Callable[[], list[Any] | None] = _find(
+    "torch._C._functorch", "get_interpreter_stack", lambda: None
+)
+# What torch.jit.trace is recording, or None.
+jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: "unknown")
+# Tells autograd that tensors of an iterable were written to; inference tensors are passed over.
+count_writes: Callable[[Any], None] = _find("torch._C", "_increment_version", graph.increment_version)
+FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
+
+
+
+def _level_unknown() -> int:
+    return 0
+
+
+def _level() -> int:
+    return forward_ad._current_level
+
+
+# The innermost open level of forward-mode differentiation; negative if there is none.
+dual_level: Callable[[], int] = _level
+if not hasattr(forward_ad, "_current_level"):
+    missing.append("torch.autograd.forward_ad._current_level")
+    dual_level = _level_unknown
+
+
+is_functional: Callable[[Any], bool] = _find("torch", "_is_functional_tensor", lambda _: False)
+is_zero: Callable[[Any], bool] = _find("torch", "Tensor._is_zerotensor", lambda _: False)
+
+
+def is_functionalizing() -> bool:
+    """Whether ``torch.func.functionalize`` is among the transforms that are on."""
+    if innermost_transform() is None:
+        return False
+    return any(transform.key().name == "Functionalize" for transform in transforms() or ())

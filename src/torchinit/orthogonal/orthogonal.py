@@ -1,0 +1,175 @@
+"""The door of orthogonal matrices, beside that of fills: which road each tensor takes.
+
+The operator ``torchinit::orthogonal_(self, key, gain)`` is one fill to compilers, tracers and
+transforms: what it does with products stays within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.fill import checks, operators
+from torchinit.fill.route import find_road
+from torchinit.native import calls
+from torchinit.orthogonal.fallback import orthogonal_by_torch
+from torchinit.orthogonal.form import form
+from torchinit.schemes.draw import check_finite
+from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
+
+
+def fill_orthogonal(tensor: Tensor, gain: float, stream: Stream = None) -> None:
+    """Makes one tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
+
+    Raises:
+        ValueError: fewer than two dimensions.
+        ArgumentError: gain not finite, a tensor that cannot be written to. Nothing has been drawn
+            or written then.
+    """
+    _check_arguments(tensor, gain)
+    road = find_road(tensor)
+    if road == "now":
+        checks.check_target(tensor)
+        key = draw_key_number(stream)
+        if tensor.numel():
+            form([tensor], torch.tensor([key], device="cpu"), gain)
+        calls.count_write(tensor)
+    else:
+        _fill_by_road(road, tensor, gain, stream)
+
+
+def fill_orthogonal_batch(
+    tensors: Sequence[Tensor] | Tensor, gain: float, stream: Stream = None
+) -> None:
+    """Makes each of many tensors (semi-)orthogonal, as ``fill_orthogonal`` on each in turn.
+
+    Args:
+        tensors: a sequence, or a stack of at least three dimensions.
+        gain: factor.
+        stream: where the keys are drawn from, one for each in order.
+
+    Raises:
+        ValueError: a tensor of fewer than two dimensions, a stack of fewer than three.
+        ArgumentError: as ``fill_orthogonal``.
+    """
+    if isinstance(tensors, Tensor):
+        if tensors.dim() < 3:
+            raise ValueError(
+                f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
+            )
+        _check_arguments(tensors, gain)
+        if find_road(tensors) == "now":
+            checks.check_target(tensors)
+            keys = draw_keys(tensors.shape[0], stream)
+            if tensors.numel():
+                form(tensors, keys, gain)
+            calls.count_write(tensors)
+            return
+    matrices = list(tensors)
+    for matrix in matrices:
+        _check_arguments(matrix, gain)
+    roads = [find_road(matrix) for matrix in matrices]
+    for matrix, road in zip(matrices, roads, strict=True):
+        if road == "now":
+            checks.check_target(matrix)
+    here = [matrix for matrix, road in zip(matrices, roads, strict=True) if road == "now"]
+    if len(here) == len(matrices):
+        keys = draw_keys(len(here), stream)
+    else:
+        numbers = []
+        for matrix, road in zip(matrices, roads, strict=True):
+            if road == "now":
+                numbers.append(draw_key_number(stream))
+            else:
+                _fill_by_road(road, matrix, gain, stream)
+        keys = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    for places in _groups(here):
+        some = [here[i] for i in places]
+        if some[0].numel():
+            form(some, keys[places], gain)
+        for matrix in some:
+            calls.count_write(matrix)
+
+
+def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """The places of matrices that can be formed together: of one kind, and apart in memory."""
+    ranges = sorted(
+        (matrix.data_ptr(), matrix.data_ptr() + checks.extent(matrix))
+        for matrix in matrices
+        if matrix.numel()
+    )
+    if any(end > begin for (_, end), (begin, _) in zip(ranges, ranges[1:], strict=False)):
+        return [[i] for i in range(len(matrices))]  # tied or overlapping: one after the other
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        kind = (matrix.shape, matrix.dtype, matrix.device, type(matrix))
+        groups.setdefault(kind, []).append(i)
+    return list(groups.values())
+
+
+def _check_arguments(tensor: Tensor, gain: float) -> None:
+    if tensor.dim() < 2:
+        raise ValueError(
+            f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
+        )
+    check_finite(gain=gain)
+
+
+def _fill_by_road(road: str, tensor: Tensor, gain: float, stream: Stream) -> None:
+    if road == "torch":
+        if isinstance(stream, int):
+            raise RuntimeError(f"key={stream}: torch, which fills this tensor, takes no keys")
+        orthogonal_by_torch(tensor, gain, stream)
+    elif road == "operator":
+        with torch.no_grad():
+            _orthogonal(tensor, draw_key(stream), gain)
+            checks.forget_tangent(tensor)
+
+
+def _check(tensor: Tensor, key: Tensor, gain: float) -> None:
+    if tensor.dtype not in ALL_DTYPES:
+        raise TypeError(
+            f"self has dtype {tensor.dtype}, expected one of {sorted(map(str, ALL_DTYPES))}"
+        )
+    _check_arguments(tensor, gain)
+    operators.check_key(key)
+    checks.check_writable(tensor)
+
+
+def _on_memory(tensor: Tensor, key: Tensor, gain: float) -> None:
+    _check(tensor, key, gain)
+    if tensor.numel():
+        checks.check_memory(tensor)
+        form([tensor], key.view(1), gain)
+    calls.count_write(tensor)
+
+
+def _on_batched(
+    info: Any, in_dims: Any, tensor: Tensor, key: Tensor, gain: float
+) -> tuple[None, None]:
+    """Under vmap: with randomness "different" every example has a key of its own."""
+    if in_dims[0] is None or in_dims[1] is not None:
+        raise NotImplementedError("torchinit::orthogonal_ under vmap takes one key for all")
+    operators.check_randomness(info, "orthogonal_")
+    examples = tensor.movedim(in_dims[0], 0)
+    keys = torch.empty(info.batch_size, dtype=torch.int64, device="cpu")
+    torch.ops.torchinit.random_words_.default(keys, key)
+
+    def fill(some: Tensor) -> None:
+        if some.dim() == examples.dim():
+            for example, own_key in zip(some, keys, strict=True):
+                _orthogonal(example, own_key, gain)
+        else:
+            _orthogonal(some, key, gain)
+
+    operators.fill_batched(info, examples, fill, same=info.randomness == "same")
+    return None, None
+
+
+_orthogonal = operators.define(
+    "orthogonal_", "Tensor(a!) self, Tensor key, float gain", _on_memory, _check, _on_batched
+)

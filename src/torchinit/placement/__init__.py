@@ -1,0 +1,1 @@
+"""Where a tensor lies in its logical tensor: shapes and offsets in, boxes out."""

@@ -1,0 +1,33 @@
+"""A box: the part of a logical tensor that a tensor holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torchinit.errors import ArgumentError
+
+
+class Box(NamedTuple):
+    """The place of a tensor in a larger one, of which it holds the elements from ``offset`` on.
+
+    Attributes:
+        global_shape: shape of the logical tensor.
+        offset: index in it of the tensor's first element, one number a dimension.
+    """
+
+    global_shape: Sequence[int]
+    offset: Sequence[int]
+
+
+def check_box(shape: Sequence[int], box: Box) -> None:
+    """Raises ArgumentError unless a tensor of this shape lies within the logical one."""
+    global_shape, offset = box
+    if not len(global_shape) == len(offset) == len(shape) or any(
+        first < 0 or first + size > whole
+        for first, size, whole in zip(offset, shape, global_shape, strict=True)
+    ):
+        raise ArgumentError(
+            f"a box of shape {tuple(shape)} at offset={list(offset)} does not lie within "
+            f"global_shape={list(global_shape)}"
+        )

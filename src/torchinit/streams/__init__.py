@@ -1,0 +1,1 @@
+"""Which stream: from a generator to the key of one fill."""

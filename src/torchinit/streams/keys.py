@@ -1,0 +1,123 @@
+"""Keys of random streams: the only code that touches a generator's state.
+
+A key is one draw of 64 bits. The operators take it as a 0-dimensional int64 tensor on the CPU:
+unlike a Python number it can be drawn inside a traced graph, and they read it on the host without
+waiting for a device. Where nothing is traced a number does, and is quicker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from torchinit.native.library import operator_library
+
+# Where a key comes from: drawn from a generator (None: torch's default CPU generator), or itself.
+Stream: TypeAlias = "Generator | int | None"
+
+_LOWEST = -(2**63)
+_CPU = torch.device("cpu")
+
+
+def draw_key(stream: Stream = None) -> Tensor:
+    """The key of one fill as a tensor, which a tracer records the drawing of.
+
+    Args:
+        stream: where to draw from. None is torch's default CPU generator, whatever the device of
+            the tensor to be filled, so ``torch.manual_seed`` governs every fill. A generator on a
+            device works too and costs one synchronisation with it. A number is the key itself.
+
+    Returns:
+        A 0-dimensional int64 tensor on the CPU: all 64 bits of one ``random_(-2**63, None)``.
+    """
+    if stream is None:
+        return _draw_key(_next_ordinal(), device=_CPU)  # type: ignore[no-any-return]
+    if isinstance(stream, int):
+        return torch.tensor(_signed(stream), dtype=torch.int64, device="cpu")
+    return draw_keys(1, stream)[0]
+
+
+def draw_key_number(stream: Stream = None) -> int:
+    """The key that ``draw_key`` would return, as a signed 64-bit number."""
+    if stream is None:
+        draw, number = _local.scratch or _local.make()
+        draw(_LOWEST, None)
+        return number.value
+    if isinstance(stream, int):
+        return _signed(stream)
+    return int(draw_keys(1, stream).item())
+
+
+def draw_keys(count: int, stream: Stream = None) -> Tensor:
+    """The keys that as many calls of ``draw_key`` would return, as one tensor.
+
+    Raises:
+        ValueError: if the stream is a number: it would be every fill's key.
+    """
+    if isinstance(stream, int):
+        raise ValueError(f"the key {stream} is that of one fill, and {count} are to be drawn")
+    device = _CPU if stream is None else stream.device
+    keys = torch.empty(count, dtype=torch.int64, device=device)
+    return keys.random_(_LOWEST, None, generator=stream).cpu()
+
+
+def _signed(key: int) -> int:
+    return (key + 2**63) % 2**64 - 2**63
+
+
+# What a thread draws with: random_ of a tensor of its own, and that tensor's value.
+_Scratch: TypeAlias = tuple[Callable[[int, None], object], ctypes.c_int64]
+
+
+class _Local(threading.local):
+    """One tensor a thread to draw into: new ones would double the time of a draw."""
+
+    scratch: _Scratch | None = None
+
+    def make(self) -> _Scratch:
+        # Not at import, which may stand under any mode of torch. A thread's first draw may be in
+        # inference mode, whose tensors stay read-only outside.
+        with torch.inference_mode(False):
+            key = torch.empty((), dtype=torch.int64, device="cpu")
+        self.scratch = key.random_, ctypes.c_int64.from_address(key.data_ptr())
+        return self.scratch
+
+
+_local = _Local()
+
+_ordinals = itertools.count()
+
+
+def _next_ordinal() -> int:
+    return next(_ordinals)
+
+
+# To torch.compile: call it when tracing, and take what it returns for a constant without a guard.
+# (What torch.compiler.assume_constant_result does, which would import all of the compiler.)
+_next_ordinal._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _draw_key_eagerly(ordinal: int, *, device: torch.device) -> Tensor:  # noqa: ARG001
+    return torch.empty((), dtype=torch.int64, device="cpu").random_(_LOWEST, None)
+
+
+def _draw_key_fake(ordinal: int, *, device: torch.device) -> Tensor:  # noqa: ARG001
+    return torch.empty((), dtype=torch.int64, device="cpu")
+
+
+# Every call in a graph has an ordinal of its own: compilers merge calls with the same arguments,
+# some whatever the tag says (torch 2.13's training graphs). The device tells the wrapper that
+# replays random operators for activation checkpoints which generator to keep.
+_LIBRARY = operator_library("streams.keys")
+_LIBRARY.define(
+    "draw_key(int ordinal, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
+_LIBRARY.impl("draw_key", _draw_key_eagerly, "CompositeExplicitAutograd")
+torch.library.register_fake("torchinit::draw_key", _draw_key_fake, lib=_LIBRARY)
+_draw_key = torch.ops.torchinit.draw_key.default
