@@ -1,23 +1,28 @@
 """The command line: ``torchinit demo`` and ``torchinit info``.
 
-Exit codes: 0 success, 1 a parameter failed its check or did not fit into memory, 2 bad usage,
-130 interrupted.
+Exit codes: 0 success, 1 a parameter failed its check, memory ran out or the output could not be
+written, 2 bad usage, 130 interrupted, 141 whoever read the output went away.
+
+What a command needs is imported by the command: torch takes a second, which ``--help`` should not,
+and an interrupt of that second is to end as any other.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-
-from torchinit import demo, info
-from torchinit.dtypes import FLOATING_DTYPES
-from torchinit.models import MODELS
+from torchinit.commands import shell
+from torchinit.commands.models import MODELS
 from torchinit.version import __version__
 
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATING_DTYPES}
+if TYPE_CHECKING:
+    import torch
+
+# dtypes.FLOATING_DTYPES by name, without torch.
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 _DEFAULT_MODEL = next(iter(MODELS))
 
 
@@ -27,23 +32,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None is those of the process.
     """
+    return shell.run(partial(_run, argv))
+
+
+def _run(argv: Sequence[str] | None) -> tuple[str, int]:
     arguments = _parser().parse_args(argv)
-    try:
-        if arguments.command == "info":
-            return info.run(as_json=arguments.json)
-        return demo.run(
-            arguments.model,
-            dtype=_DTYPES[arguments.dtype],
-            device=arguments.device or _best_device(),
-            seed=arguments.seed,
-            as_json=arguments.json,
-        )
-    except MemoryError as error:
-        print(f"torchinit: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("torchinit: interrupted", file=sys.stderr)
-        return 130
+    if arguments.command == "info":
+        from torchinit.commands import info
+
+        return info.run(as_json=arguments.json), 0
+
+    import torch
+
+    from torchinit.commands import demo
+
+    return demo.run(
+        arguments.model,
+        dtype=getattr(torch, arguments.dtype),
+        device=arguments.device or _best_device(),
+        seed=arguments.seed,
+        as_json=arguments.json,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", choices=MODELS, default=_DEFAULT_MODEL, help="default: %(default)s"
     )
     demo_parser.add_argument(
-        "--dtype", choices=_DTYPES, default="bfloat16", help="default: %(default)s"
+        "--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s"
     )
     demo_parser.add_argument(
         "--device", type=_device, help="cpu, cuda or cuda:N; default: cuda if there is one"
@@ -73,18 +82,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo_parser.add_argument("--json", action="store_true", help="print one JSON object")
 
-    info_parser = commands.add_parser(
-        "info", help="what was built, what is in use, and why", description=info.__doc__
-    )
+    info_help = "what was built, what is in use, and why"
+    info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info_parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def _best_device() -> torch.device:
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _device(text: str) -> torch.device:
+    import torch
+
     try:
         device = torch.device(text)
     except RuntimeError:

@@ -9,48 +9,49 @@ from typing import Any
 
 import torch
 
-from torchinit import native
-from torchinit.dispatch import TORCH_SCHEMES, which
 from torchinit.dtypes import ALL_DTYPES
+from torchinit.fill.route import which
+from torchinit.native import load, torch_private
+from torchinit.schemes.schemes import SCHEMES
 from torchinit.version import __version__
 
-# Stands for every scheme with a native fill: which path they take depends on the tensor alone.
+# Stands for every scheme with a native fill: which route they take depends on the tensor alone.
 _SCHEME = "normal"
 
 
-def run(as_json: bool) -> int:
-    """Prints the state of the installation and returns the exit code, 0."""
+def run(as_json: bool) -> str:
+    """Returns the state of the installation as text or as one JSON object."""
     state = collect()
-    print(json.dumps(state, indent=2) if as_json else _text(state))
-    return 0
+    return json.dumps(state, indent=2) if as_json else _text(state)
 
 
 def collect() -> dict[str, Any]:
     """Returns the state of the installation, ready for JSON."""
-    module = native.module
+    module = load.module
     return {
         "version": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "native": {
             "loaded": module is not None,
-            "reason": native.reason,
+            "reason": load.reason,
             "instruction_sets": list(module.instruction_sets()) if module else [],
             "instruction_set": module.instruction_set() if module else None,
         },
         "cuda": {
-            "loaded": native.cuda is not None,
-            "reason": native.cuda_reason,
-            "architectures": native.cuda.architectures() if native.cuda else None,
+            "loaded": load.cuda is not None,
+            "reason": load.cuda_reason,
+            "architectures": load.cuda.architectures() if load.cuda else None,
             "torch_architectures": torch.cuda.get_arch_list(),
             "devices": _cuda_devices(),
         },
+        "torch_private_missing": list(torch_private.missing),
         "threads": torch.get_num_threads(),
         "environment": {
             name: value for name, value in os.environ.items() if name.startswith("TORCHINIT_")
         },
-        "which": {device: _paths(device) for device in _device_types()},
-        "always_torch": sorted(TORCH_SCHEMES),
+        "which": {device: _routes(device) for device in _device_types()},
+        "always_torch": sorted(name for name, scheme in SCHEMES.items() if scheme.why_torch),
     }
 
 
@@ -67,7 +68,7 @@ def _cuda_devices() -> list[dict[str, str]]:
     return devices
 
 
-def _paths(device: str) -> dict[str, dict[str, str]]:
+def _routes(device: str) -> dict[str, dict[str, str]]:
     # complex64 stands for the dtypes that only torch serves.
     dtypes = (*ALL_DTYPES, torch.complex64)
     return {
@@ -93,18 +94,28 @@ def _text(state: dict[str, Any]) -> str:
         "  compiled for": cuda["architectures"] or "nothing",
         "CUDA of torch": _listed(cuda["torch_architectures"]),
         "CUDA devices": _listed(devices),
+        "private names": _private_names(state["torch_private_missing"]),
         "threads": state["threads"],
         "environment": _listed(environment),
     }
     lines = [f"{name:16} {value}" for name, value in fields.items()]
     lines += ["", "who fills a tensor:"]
-    for device, paths in state["which"].items():
+    for device, routes in state["which"].items():
         lines += [
-            f"  {device:5} {dtype:10} {path['path']:7} {path['reason']}"
-            for dtype, path in paths.items()
+            f"  {device:5} {dtype:13} {route['kind']:7} {route['reason']}"
+            for dtype, route in routes.items()
         ]
     lines.append(f"  {_listed(state['always_torch'])}: torch everywhere")
     return "\n".join(lines)
+
+
+def _private_names(missing: list[str]) -> str:
+    if not missing:
+        return "of torch: all found"
+    return (
+        f"{_listed(missing)}: not in this torch, so fills go by the operators, slower for small "
+        "tensors"
+    )
 
 
 def _listed(items: list[str]) -> str:

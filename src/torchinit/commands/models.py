@@ -1,8 +1,8 @@
 """Transformers as data: every parameter's name, shape and published initialisation.
 
 A parameter names a function that ``torchinit`` and ``torch.nn.init`` both have, with keyword
-arguments, so that the same call can be made of either. It also knows the distribution that the call
-promises, computed here from first principles so that a check does not ask the library checked.
+arguments, so that the same call can be made of either. Nothing here needs torch: ``--help`` lists
+the models.
 """
 
 from __future__ import annotations
@@ -12,29 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """What a fill promises.
-
-    Attributes:
-        mean, std: of the values; a std of 0 means that all values are equal.
-        kurtosis: fourth central moment over std^4; 3 for a normal.
-        low, high: no value lies outside.
-        mean_shift: how far the mean may be off for the dtype's coarse values alone, in units of
-            the dtype's eps. Only uniform fills by torch need it: their values are multiples of
-            eps / 2 of the width, rounded down.
-    """
-
-    mean: float
-    std: float
-    kurtosis: float = 0.0
-    low: float = -math.inf
-    high: float = math.inf
-    mean_shift: float = 0.0
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -66,10 +47,6 @@ class Parameter:
             tensor: usually of this parameter's shape; a slice of it will do.
         """
         getattr(library, f"{self.scheme}_")(tensor, **self.arguments)
-
-    def distribution(self) -> Distribution:
-        """Returns the distribution that the values must have."""
-        return _DISTRIBUTIONS[self.scheme](self.shape, **self.arguments)
 
 
 @dataclass(frozen=True)
@@ -238,66 +215,3 @@ def _linear(
 
 def _truncated_at_3(std: float) -> dict[str, float]:
     return {"std": std, "a": -3 * std, "b": 3 * std}
-
-
-_Shape = tuple[int, ...]
-
-
-def _constant_distribution(value: float) -> Distribution:
-    return Distribution(mean=value, std=0.0, low=value, high=value)
-
-
-def _uniform_distribution(_shape: _Shape, a: float = 0.0, b: float = 1.0) -> Distribution:
-    return Distribution(
-        mean=(a + b) / 2,
-        std=(b - a) / math.sqrt(12),
-        kurtosis=1.8,
-        low=a,
-        high=math.nextafter(b, -math.inf),
-        mean_shift=(b - a) / 4,
-    )
-
-
-def _kaiming_uniform_distribution(shape: _Shape, a: float = 0.0) -> Distribution:
-    fan_in = math.prod(shape[1:])
-    bound = math.sqrt(6 / ((1 + a * a) * fan_in))
-    return _uniform_distribution(shape, -bound, bound)
-
-
-def _normal_distribution(_shape: _Shape, mean: float = 0.0, std: float = 1.0) -> Distribution:
-    return Distribution(mean, std, kurtosis=3.0)
-
-
-def _trunc_normal_distribution(
-    _shape: _Shape, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
-) -> Distribution:
-    """Moments by recursion; for bounds that leave much of the mass, as those of the models do."""
-    low, high = (a - mean) / std, (b - mean) / std
-    mass = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
-    low_density, high_density = (
-        math.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * mass) for z in (low, high)
-    )
-    raw = [1.0, low_density - high_density]
-    for k in (2, 3, 4):
-        edge = low ** (k - 1) * low_density - high ** (k - 1) * high_density
-        raw.append((k - 1) * raw[k - 2] + edge)
-    centre = raw[1]
-    variance = raw[2] - centre**2
-    fourth = raw[4] - 4 * centre * raw[3] + 6 * centre**2 * raw[2] - 3 * centre**4
-    return Distribution(
-        mean=mean + std * centre,
-        std=std * math.sqrt(variance),
-        kurtosis=fourth / variance**2,
-        low=a,
-        high=b,
-    )
-
-
-_DISTRIBUTIONS: dict[str, Callable[..., Distribution]] = {
-    "zeros": lambda _shape: _constant_distribution(0.0),
-    "ones": lambda _shape: _constant_distribution(1.0),
-    "uniform": _uniform_distribution,
-    "kaiming_uniform": _kaiming_uniform_distribution,
-    "normal": _normal_distribution,
-    "trunc_normal": _trunc_normal_distribution,
-}

@@ -120,9 +120,7 @@ def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -
     if road == "nothing":
         check_draw(draw, tensor.dtype)
         return tensor
-    with torch.no_grad():
-        operators.call(draw, tensor, lambda: draw_key(stream), box)
-        checks.forget_tangent(tensor)
+    operators.fill(draw, tensor, lambda: draw_key(stream), box)
     return tensor
 
 

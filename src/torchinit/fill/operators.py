@@ -1,7 +1,8 @@
 """The operators ``torchinit::...``: schema, checks, and the CPU, CUDA, Fake and vmap rules.
 
-Every operator fills its first argument in place and returns nothing. It is a pure function of its
-arguments: the key is a tensor of one int64 on the CPU (streams/keys.py), everything else a number.
+``x_`` fills its first argument in place and returns nothing; ``x`` returns such a tensor, filled.
+Each is a pure function of its arguments: the key is a tensor of one int64 on the CPU
+(streams/keys.py), everything else a number.
 
 ``global_shape`` and ``offset``, given together, make the tensor a box of a larger logical tensor:
 it receives the values that a fill of the whole of that shape has at ``offset`` and on. Without them
@@ -15,12 +16,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
-from torchinit.fill.checks import check_memory, check_writable
+from torchinit.fill.checks import check_memory, check_writable, forget_tangent
 from torchinit.native import calls
 from torchinit.native.library import operator_library
+from torchinit.native.torch_private import is_functionalizing
 from torchinit.placement.box import Box, check_box
 from torchinit.schemes.draw import (
     CONSTANT,
@@ -36,7 +39,7 @@ _FLOATS = frozenset(ALL_DTYPES)
 _INTEGERS = frozenset({torch.int32, torch.int64})
 
 
-class _Operator(NamedTuple):
+class _Row(NamedTuple):
     """A row of the table: one distribution as an operator."""
 
     name: str
@@ -46,22 +49,38 @@ class _Operator(NamedTuple):
 
 
 _TABLE = {
-    UNIFORM: _Operator("uniform_", ("a", "b")),
-    NORMAL: _Operator("normal_", ("mean", "std")),
-    TRUNCATED_NORMAL: _Operator("trunc_normal_", ("mean", "std", "a", "b")),
-    CONSTANT: _Operator("constant_", ("val",), has_key=False),
-    WORDS: _Operator("random_words_", (), dtypes=_INTEGERS),
+    UNIFORM: _Row("uniform_", ("a", "b")),
+    NORMAL: _Row("normal_", ("mean", "std")),
+    TRUNCATED_NORMAL: _Row("trunc_normal_", ("mean", "std", "a", "b")),
+    CONSTANT: _Row("constant_", ("val",), has_key=False),
+    WORDS: _Row("random_words_", (), dtypes=_INTEGERS),
 }
 
 
-def call(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
-    """Calls the operator of a draw; a key is drawn only if it takes one."""
-    row, overload = _TABLE[draw.distribution], _overloads[draw.distribution]
+def fill(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
+    """Fills by the operator of a draw, outside autograd; a key is drawn only if it takes one."""
+    row, operator = _TABLE[draw.distribution], _OPERATORS[draw.distribution]
     parameters = [float(parameter) for parameter in draw[1 : 1 + len(row.parameters)]]
     if row.has_key:
-        overload(tensor, draw_key(), *parameters, *(box or ()))
+        fill_by(operator, tensor, draw_key(), *parameters, *(box or ()))
     else:
-        overload(tensor, *parameters)
+        fill_by(operator, tensor, *parameters)
+
+
+def fill_by(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
+    """Fills a tensor by an operator in the form that suits what observes it.
+
+    Compilers and functionalize get the form that returns, and a copy: inductor loses values that
+    were read between two writes of an operator that is not torch's own (``y = x.clone()`` between
+    two fills of x; torch 2.13, 2.14), and functionalize knows no operators that write.
+    """
+    with torch.no_grad():
+        if is_compiling() or is_functionalizing(tensor):
+            tensor.copy_(operator.returns(tensor, *arguments))
+        else:
+            operator.writes(tensor, *arguments)
+            if not tensor.is_meta:
+                forget_tangent(tensor)
 
 
 def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | None, Draw, Any, Any]:
@@ -137,28 +156,17 @@ class _OnFake:
 class _OnBatched:
     """Under vmap: with randomness "different" the whole batch is one tensor, batch dimension first.
 
-    With "same" every example is a copy of the one fill.
+    With "same" every example is a copy of the one fill, as is every box.
     """
 
     def __init__(self, distribution: int) -> None:
         self.distribution = distribution
 
-    def __call__(
-        self, info: Any, in_dims: Any, tensor: Tensor, *arguments: Any
-    ) -> tuple[None, None]:
-        overload, row = _overloads[self.distribution], _TABLE[self.distribution]
+    def __call__(self, info: Any, examples: Tensor, *arguments: Any) -> None:
+        writes, row = _OPERATORS[self.distribution].writes, _TABLE[self.distribution]
         _, _, global_shape, _ = _arguments(self.distribution, arguments)
-        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
-            raise NotImplementedError(f"torchinit::{row.name} under vmap takes one key for all")
-        if row.has_key:
-            check_randomness(info, row.name)
-        fill_batched(
-            info,
-            tensor.movedim(in_dims[0], 0),
-            lambda some: overload(some, *arguments),
-            same=row.has_key and (info.randomness == "same" or global_shape is not None),
-        )
-        return None, None
+        same = row.has_key and (info.randomness == "same" or global_shape is not None)
+        fill_batched(info, examples, lambda some: writes(some, *arguments), same=same)
 
 
 def check_randomness(info: Any, name: str) -> None:
@@ -187,16 +195,76 @@ _BOX = "SymInt[]? global_shape=None, SymInt[]? offset=None"
 LIBRARY = operator_library("fill.operators")
 
 
-def define(
-    name: str, schema: str, on_memory: Callable[..., None], on_fake: Callable[..., None],
-    on_batched: Callable[..., Any],
-) -> Any:  # fmt: skip
-    """Defines an operator that fills its first argument, and returns the overload to call.
+class Operator(NamedTuple):
+    """The overloads of an operator's two forms: calling them skips a look-up by name."""
 
-    Calling the overload itself skips a look-up by name.
+    writes: Any
+    returns: Any
+
+
+def define(
+    name: str,
+    schema: str,
+    on_memory: Callable[..., None],
+    on_fake: Callable[..., None],
+    on_batched: Callable[..., None],
+) -> Operator:
+    """Defines an operator in both of its forms.
+
+    Args:
+        name: of the form that writes, with its underscore.
+        schema: of the arguments after the tensor.
+        on_memory: fills the tensor in memory, its first argument.
+        on_fake: checks what there is to check of a tensor without memory.
+        on_batched: called with vmap's info, and the tensor with the batch dimension first.
     """
+    random = "Tensor key" in schema
+
+    def batched(info: Any, in_dims: Any, tensor: Tensor, arguments: Any) -> Tensor:
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+            raise NotImplementedError(f"torchinit::{name} under vmap takes one key for all")
+        if random:
+            check_randomness(info, name)
+        examples = tensor.movedim(in_dims[0], 0)
+        on_batched(info, examples, *arguments)
+        return examples
+
+    def write_batched(info: Any, in_dims: Any, tensor: Tensor, *arguments: Any) -> Any:
+        batched(info, in_dims, tensor, arguments)
+        return None, None
+
+    def return_batched(info: Any, in_dims: Any, tensor: Tensor, *arguments: Any) -> Any:
+        return batched(info, in_dims, torch.empty_like(tensor), arguments), 0
+
+    def return_on_memory(tensor: Tensor, *arguments: Any) -> Tensor:
+        filled = tensor.new_empty(tensor.shape)
+        on_memory(filled, *arguments)
+        return filled
+
+    def return_on_fake(tensor: Tensor, *arguments: Any) -> Tensor:
+        filled = tensor.new_empty(tensor.shape)
+        on_fake(filled, *arguments)
+        return filled
+
+    writes = _register(
+        name, f"(Tensor(a!) self, {schema}) -> ()", on_memory, on_fake, write_batched
+    )
+    returns = _register(
+        name.rstrip("_"), f"(Tensor self, {schema}) -> Tensor",
+        return_on_memory, return_on_fake, return_batched,
+    )  # fmt: skip
+    return Operator(writes, returns)
+
+
+def _register(
+    name: str,
+    schema: str,
+    on_memory: Callable[..., Any],
+    on_fake: Callable[..., Any],
+    on_batched: Callable[..., Any],
+) -> Any:
     qualified = f"torchinit::{name}"
-    LIBRARY.define(f"{name}({schema}) -> ()")
+    LIBRARY.define(name + schema.replace("self, )", "self)"))
     # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     LIBRARY.impl(name, on_memory, "CPU")
@@ -206,9 +274,8 @@ def define(
     return getattr(torch.ops.torchinit, name).default
 
 
-def _define(distribution: int, row: _Operator) -> Any:
-    parts = ["Tensor(a!) self"]
-    parts += ["Tensor key"] if row.has_key else []
+def _define(distribution: int, row: _Row) -> Operator:
+    parts = ["Tensor key"] if row.has_key else []
     parts += [f"float {name}" for name in row.parameters]
     parts += [_BOX] if row.has_key else []
     return define(
@@ -220,7 +287,7 @@ def _define(distribution: int, row: _Operator) -> Any:
     )
 
 
-_overloads = {distribution: _define(distribution, row) for distribution, row in _TABLE.items()}
-uniform_, normal_ = _overloads[UNIFORM], _overloads[NORMAL]
-trunc_normal_, constant_ = _overloads[TRUNCATED_NORMAL], _overloads[CONSTANT]
-random_words_ = _overloads[WORDS]
+_OPERATORS = {distribution: _define(distribution, row) for distribution, row in _TABLE.items()}
+uniform_, normal_ = _OPERATORS[UNIFORM].writes, _OPERATORS[NORMAL].writes
+trunc_normal_, constant_ = _OPERATORS[TRUNCATED_NORMAL].writes, _OPERATORS[CONSTANT].writes
+random_words_ = _OPERATORS[WORDS].writes

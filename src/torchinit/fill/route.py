@@ -10,13 +10,15 @@ from torch.compiler import is_compiling
 from torch.nn.parameter import Buffer, Parameter
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.native import load, torch_private
+from torchinit.native import load
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.native.torch_private import (
     FakeTensor,
     dispatch_modes,
     dual_level,
     innermost_transform,
+    is_functionalizing,
+    is_zero,
     jit_trace,
 )
 from torchinit.schemes.schemes import find_scheme
@@ -80,7 +82,7 @@ def find_road(tensor: Tensor) -> Road:
         return "operator"
     if isinstance(tensor, FakeTensor):
         return "operator" if dispatch_modes() else "nothing"
-    return "operator" if is_observed() else "now"
+    return "operator" if is_observed() or is_functionalizing(tensor) else "now"
 
 
 def is_native_memory(tensor: Tensor) -> bool:
@@ -108,12 +110,8 @@ def obstacle(tensor: Tensor) -> str:
         return why
     if tensor.is_neg():
         return "the tensor is a view with the negative bit set"
-    if torch_private.is_functional(tensor):
-        return "the tensor is a value of torch.func.functionalize"
-    if torch_private.is_zero(tensor):
+    if is_zero(tensor):
         return "the tensor stands for zeros and has no memory"
-    if torch_private.is_functionalizing():
-        return "torch.func.functionalize is on, which knows torch's own operators alone"
     return ""
 
 

@@ -64,12 +64,12 @@ if not hasattr(forward_ad, "_current_level"):
     dual_level = _level_unknown
 
 
-is_functional: Callable[[Any], bool] = _find("torch", "_is_functional_tensor", lambda _: False)
 is_zero: Callable[[Any], bool] = _find("torch", "Tensor._is_zerotensor", lambda _: False)
+_is_functional: Callable[[Any], bool] = _find("torch", "_is_functional_tensor", lambda _: False)
 
 
-def is_functionalizing() -> bool:
-    """Whether ``torch.func.functionalize`` is among the transforms that are on."""
+def is_functionalizing(tensor: Any) -> bool:
+    """Whether ``torch.func.functionalize`` is on, or a tensor is a value of it."""
     if innermost_transform() is None:
-        return False
+        return _is_functional(tensor)
     return any(transform.key().name == "Functionalize" for transform in transforms() or ())

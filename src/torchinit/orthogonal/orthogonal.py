@@ -125,9 +125,7 @@ def _fill_by_road(road: str, tensor: Tensor, gain: float, stream: Stream) -> Non
             raise RuntimeError(f"key={stream}: torch, which fills this tensor, takes no keys")
         orthogonal_by_torch(tensor, gain, stream)
     elif road == "operator":
-        with torch.no_grad():
-            _orthogonal(tensor, draw_key(stream), gain)
-            checks.forget_tangent(tensor)
+        operators.fill_by(_ORTHOGONAL, tensor, draw_key(stream), gain)
 
 
 def _check(tensor: Tensor, key: Tensor, gain: float) -> None:
@@ -148,28 +146,21 @@ def _on_memory(tensor: Tensor, key: Tensor, gain: float) -> None:
     calls.count_write(tensor)
 
 
-def _on_batched(
-    info: Any, in_dims: Any, tensor: Tensor, key: Tensor, gain: float
-) -> tuple[None, None]:
+def _on_batched(info: Any, examples: Tensor, key: Tensor, gain: float) -> None:
     """Under vmap: with randomness "different" every example has a key of its own."""
-    if in_dims[0] is None or in_dims[1] is not None:
-        raise NotImplementedError("torchinit::orthogonal_ under vmap takes one key for all")
-    operators.check_randomness(info, "orthogonal_")
-    examples = tensor.movedim(in_dims[0], 0)
     keys = torch.empty(info.batch_size, dtype=torch.int64, device="cpu")
-    torch.ops.torchinit.random_words_.default(keys, key)
+    operators.random_words_(keys, key)
 
     def fill(some: Tensor) -> None:
-        if some.dim() == examples.dim():
-            for example, own_key in zip(some, keys, strict=True):
-                _orthogonal(example, own_key, gain)
-        else:
-            _orthogonal(some, key, gain)
+        if some.dim() < examples.dim():
+            _ORTHOGONAL.writes(some, key, gain)
+            return
+        for example, own_key in zip(some, keys, strict=True):
+            _ORTHOGONAL.writes(example, own_key, gain)
 
     operators.fill_batched(info, examples, fill, same=info.randomness == "same")
-    return None, None
 
 
-_orthogonal = operators.define(
-    "orthogonal_", "Tensor(a!) self, Tensor key, float gain", _on_memory, _check, _on_batched
+_ORTHOGONAL = operators.define(
+    "orthogonal_", "Tensor key, float gain", _on_memory, _check, _on_batched
 )

@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from torchinit.native.library import operator_library
+from torchinit.native.torch_private import jit_trace
 
 # Where a key comes from: drawn from a generator (None: torch's default CPU generator), or itself.
 Stream: TypeAlias = "Generator | int | None"
@@ -37,6 +38,9 @@ def draw_key(stream: Stream = None) -> Tensor:
         A 0-dimensional int64 tensor on the CPU: all 64 bits of one ``random_(-2**63, None)``.
     """
     if stream is None:
+        if not torch.compiler.is_compiling() and jit_trace() is not None:
+            # torch.jit takes operators that are not its own for constants.
+            return torch.empty((), dtype=torch.int64, device="cpu").random_(_LOWEST, None)
         return _draw_key(_next_ordinal(), device=_CPU)  # type: ignore[no-any-return]
     if isinstance(stream, int):
         return torch.tensor(_signed(stream), dtype=torch.int64, device="cpu")

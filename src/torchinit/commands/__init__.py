@@ -1,0 +1,1 @@
+"""The commands: ``torchinit demo`` and ``torchinit info``."""

@@ -1,0 +1,160 @@
+"""Checks that the values of a parameter are what its scheme promises."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import torchinit
+from torchinit.commands.memory import Filled, count_values
+from torchinit.commands.models import Parameter
+from torchinit.commands.progress import progress
+from torchinit.schemes import schemes
+from torchinit.schemes.draw import (
+    Draw,
+    constant_draw,
+    normal_draw,
+    truncated_draw,
+    uniform_draw,
+)
+from torchinit.schemes.laws import Law, law_of
+
+# Values widened at a time: what the cache holds, and what occupies a GPU.
+_CHUNK = {"cpu": 2**20, "cuda": 2**24}
+# Standard errors that a mean or a std may be off.
+_TOLERANCE = 6.0
+# How often that happens to a correct fill.
+FALSE_ALARM = math.erfc(_TOLERANCE / math.sqrt(2))
+
+# What the functions of torch.nn.init draw, by their names and with their defaults.
+_DRAWS: dict[str, Callable[..., Draw]] = {
+    "zeros": lambda _: constant_draw(0.0),
+    "ones": lambda _: constant_draw(1.0),
+    "uniform": lambda _, a=0.0, b=1.0: uniform_draw(a, b),
+    "normal": lambda _, mean=0.0, std=1.0: normal_draw(mean, std),
+    "trunc_normal": lambda _, mean=0.0, std=1.0, a=-2.0, b=2.0: truncated_draw(mean, std, a, b),
+    "kaiming_uniform": schemes.kaiming_uniform,
+}
+_law_of = functools.cache(law_of)  # a model has hundreds of parameters and a handful of laws
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A parameter that failed its check, and how."""
+
+    name: str
+    problems: list[str]
+
+
+def law(parameter: Parameter) -> Law:
+    """Returns what the values of a parameter must follow."""
+    return _law_of(_DRAWS[parameter.scheme](parameter.shape, **parameter.arguments))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the values of a tensor came to; the moments are about the expected mean."""
+
+    low: float
+    high: float
+    first: float
+    second: float
+
+
+def check_all(filled: Sequence[Filled]) -> list[Failure]:
+    """Returns the parameters whose values are not what their scheme promises."""
+    failures = []
+    with progress(count_values(filled), "checking") as bar:
+        for parameter, tensor in filled:
+            if problems := check(parameter, tensor):
+                failures.append(Failure(parameter.name, problems))
+            bar.update(tensor.numel())
+    return failures
+
+
+def check(parameter: Parameter, tensor: Tensor) -> list[str]:
+    """Returns what is wrong with the values of a parameter; nothing if all is well.
+
+    Checked are: every value finite, so none left unfilled; every value within the bounds; mean and
+    std within six standard errors. Each of these two fails for correct values with probability
+    2e-9, by the normal approximation.
+    """
+    expected = law(parameter)
+    moments = measure(tensor, expected.mean)
+    if not (math.isfinite(moments.low) and math.isfinite(moments.high)):
+        unfilled, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+        return [f"{unfilled} of {tensor.numel()} values unfilled or NaN, {infinite} infinite"]
+    problems = []
+    low, high = _bounds(parameter, tensor, expected)
+    if moments.low < low or moments.high > high:
+        problems.append(
+            f"values from {moments.low:.9g} to {moments.high:.9g}, "
+            f"expected within {low:.9g} and {high:.9g}"
+        )
+    if expected.std > 0:
+        problems += _check_moments(moments, expected, tensor)
+    return problems
+
+
+def measure(tensor: Tensor, centre: float) -> Moments:
+    """Returns range and moments, computed on the device in float32 (float64 for float64).
+
+    Args:
+        tensor: contiguous. Only a chunk of it is widened at a time.
+        centre: what the moments are about.
+    """
+    low, high = torch.aminmax(tensor)
+    flat = tensor.view(-1)
+    chunk = min(_CHUNK[tensor.device.type], flat.numel())
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    buffer = torch.empty(chunk, dtype=wide, device=tensor.device)
+    first, second = torch.zeros(2, dtype=torch.float64, device=tensor.device)
+    for start in range(0, flat.numel(), chunk):
+        narrow = flat[start : start + chunk]
+        values = buffer[: narrow.numel()].copy_(narrow)
+        if centre:
+            values -= centre
+        first += values.sum()
+        second += torch.dot(values, values)
+    return Moments(
+        low=low.item(),
+        high=high.item(),
+        first=first.item() / flat.numel(),
+        second=second.item() / flat.numel(),
+    )
+
+
+def _bounds(parameter: Parameter, tensor: Tensor, expected: Law) -> tuple[float, float]:
+    """Bounds of the values: exact for native fills; torch rounds them to the dtype."""
+    if torchinit.which(tensor, parameter.scheme).kind != "torch":
+        return expected.low, expected.high
+    low, high = torch.tensor([expected.low, expected.high], dtype=tensor.dtype).tolist()
+    return low, high
+
+
+def _check_moments(moments: Moments, expected: Law, tensor: Tensor) -> list[str]:
+    n, std = tensor.numel(), expected.std
+    # Rounding to the dtype adds to the variance at most about the square of the spacing of values
+    # of the size of std, and shifts the mean of symmetric distributions not at all.
+    finfo = torch.finfo(tensor.dtype)
+    spacing = finfo.eps * max(abs(expected.mean), std, finfo.tiny)
+    mean_tolerance = _TOLERANCE * std / math.sqrt(n) + finfo.eps * (
+        expected.mean_shift + abs(expected.mean)
+    )
+    # The second moment about the known mean has the variance (kurtosis - 1) std^4 / n.
+    relative_error = math.sqrt((expected.kurtosis - 1) / (4 * n))
+    std_tolerance = std * (_TOLERANCE * relative_error + (spacing / std) ** 2)
+
+    problems = []
+    if not abs(moments.first) <= mean_tolerance:
+        found = expected.mean + moments.first
+        problems.append(f"mean {found:.6g}, expected {expected.mean:.6g} +- {mean_tolerance:.2g}")
+    found = math.sqrt(moments.second)
+    if not abs(found - std) <= std_tolerance:
+        problems.append(f"std {found:.6g}, expected {std:.6g} +- {std_tolerance:.2g}")
+    return problems

@@ -1,0 +1,129 @@
+"""Between a command and the shell: its output, its exit code, and what may go wrong with either.
+
+Streams may be closed, full or no longer read; memory may run out at any allocation, and Ctrl-C may
+come at any time. Each ends in an exit code and one line, never in a traceback: those are for bugs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from typing import TextIO
+
+FAILED = 1
+INTERRUPTED = 128 + 2  # as of a process that SIGINT ended
+UNREAD = 128 + 13  # likewise SIGPIPE
+
+# How those say that memory ran out who raise no MemoryError: torch's allocator on the CPU, CUDA's,
+# that of C++, the system, and the loader of shared libraries.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "failed to map segment",
+)
+
+
+def run(command: Callable[[], tuple[str, int]]) -> int:
+    """Runs a command, writes its output and returns the exit code.
+
+    Args:
+        command: returns what is to be written to standard output, and the exit code. A
+            ``SystemExit`` goes through to the caller.
+    """
+    with _standard_error():
+        if sys.stdout is None:  # closed when Python started
+            say("standard output is closed")
+            return FAILED
+        try:
+            return _write_output(command)
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            _silence()
+            return UNREAD
+        except _CannotWriteError as error:
+            say(f"cannot write the output: {error}")
+            _silence()
+            return FAILED
+        except (MemoryError, RuntimeError, ImportError) as error:
+            why = out_of_memory(error)
+            if not why:
+                raise
+            say(why)
+            return FAILED
+
+
+def say(text: str) -> None:
+    """Writes a line to standard error, if anything can be written there."""
+    with suppress(OSError):
+        print(f"torchinit: {text}", file=sys.stderr, flush=True)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Returns the line that tells of an error, if it is that memory ran out; else nothing."""
+    message = str(error).strip().partition("\n")[0]
+    if isinstance(error, MemoryError):
+        return message or "out of memory"
+    return f"out of memory: {message}" if any(s in str(error) for s in _OUT_OF_MEMORY) else ""
+
+
+class _CannotWriteError(Exception):
+    """Standard output is there and takes nothing."""
+
+
+def _write_output(command: Callable[[], tuple[str, int]]) -> int:
+    try:
+        text, status = command()
+    except SystemExit:
+        with _writing():
+            sys.stdout.flush()  # of --help, say
+        raise
+    with _writing():
+        print(text, flush=True)
+    return status
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _CannotWriteError(error.strerror or str(error)) from None
+
+
+@contextmanager
+def _standard_error() -> Iterator[None]:
+    """Gives a process that was started without a standard error one that goes nowhere.
+
+    Otherwise ``print`` would take standard output in its place, and others fail.
+    """
+    if sys.stderr is not None:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123 (no path)
+        yield
+
+
+def _silence() -> None:
+    """Keeps Python from writing at its exit what could not be written, which would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if not _can_flush(stream):
+            with suppress(OSError, ValueError):  # no file: replaced by a caller
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _can_flush(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
