@@ -42,7 +42,7 @@ format: $(STAMP)
 # undefined-behaviour sanitisers.
 SANITIZE := -std=c++17 -O1 -g1 -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
   -fsanitize=address,undefined -fno-sanitize-recover=all
-CPU_SOURCES := csrc/plan.cpp $(wildcard csrc/cpu/*.cpp)
+CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
 CPU_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/sanitized/%.o)
 HOST_TESTS := build/sanitized/sanitized_fills build/sanitized/cuda_on_host
 

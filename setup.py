@@ -70,14 +70,14 @@ def native_modules() -> tuple[list[Extension], Any]:
     wants_cuda = CHOICE == "cuda" or (CHOICE == "auto" and bool(torch_cuda) and bool(CUDA_HOME))
     cpu = CppExtension(
         "torchinit._native",
-        ["csrc/bindings.cpp", "csrc/plan.cpp", *sources("cpu")],
+        ["csrc/python/native_module.cpp", *sources("job", "cpu")],
         extra_compile_args={"cxx": COMPILE_FLAGS},
     )
     modules = [cpu]
     if wants_cuda:
         cuda = CUDAExtension(
             "torchinit._cuda",
-            ["csrc/plan.cpp", *sources("cuda")],
+            ["csrc/python/cuda_module.cpp", *sources("job", "cuda")],
             extra_compile_args={"cxx": COMPILE_FLAGS, "nvcc": NVCC_FLAGS},
         )
         modules.append(cuda)

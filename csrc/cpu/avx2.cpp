@@ -15,10 +15,10 @@
 #define TORCHINIT_TARGET avx2
 #define TORCHINIT_HARDWARE_FMA 1
 #define TORCHINIT_LANES Avx2Lanes
-#include "../lanes/avx2.h"
-#include "../lanes/scalar.h"
+#include "../simd/avx2.h"
+#include "../simd/scalar.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
+#include "../job/visit_plan.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {

@@ -21,10 +21,10 @@
 #define TORCHINIT_TARGET avx512
 #define TORCHINIT_HARDWARE_FMA 1
 #define TORCHINIT_LANES Avx512Lanes
-#include "../lanes/avx512.h"
-#include "../lanes/scalar.h"
+#include "../simd/avx512.h"
+#include "../simd/scalar.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
+#include "../job/visit_plan.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {

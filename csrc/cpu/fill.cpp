@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "../float_environment.h"
+#include "../base/float_environment.h"
 #include "kernels.h"
 #include "memory.h"
 

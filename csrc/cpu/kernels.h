@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../plan.h"
+#include "../job/plan.h"
 
 namespace torchinit::cpu {
 

@@ -8,10 +8,10 @@
 
 #define TORCHINIT_TARGET neon
 #define TORCHINIT_LANES NeonLanes
-#include "../lanes/neon.h"
-#include "../lanes/scalar.h"
+#include "../simd/neon.h"
+#include "../simd/scalar.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
+#include "../job/visit_plan.h"
 #include "kernels.inc"
 
 namespace torchinit::cpu {

@@ -4,9 +4,9 @@
 
 #define TORCHINIT_TARGET portable
 #define TORCHINIT_LANES ScalarLanes
-#include "../lanes/scalar.h"
+#include "../simd/scalar.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
+#include "../job/visit_plan.h"
 #include "kernels.h"
 #include "kernels.inc"
 

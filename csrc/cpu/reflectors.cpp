@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../float_environment.h"
+#include "../base/float_environment.h"
 #include "kernels.h"
 
 namespace torchinit::cpu {

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "../job.h"
+#include "../job/job.h"
 
 namespace torchinit::cuda {
 

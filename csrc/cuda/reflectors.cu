@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "launch.h"
-#include "reflector_body.h"
+#include "reflector_thread.h"
 #include "reflectors.h"
 
 namespace torchinit::cuda {

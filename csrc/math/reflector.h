@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "../lanes/scalar.h"
-#include "../target.h"
+#include "../simd/scalar.h"
+#include "../base/target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

@@ -9,10 +9,10 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/reflectors.h"
-#include "../../csrc/cuda/box_body.h"
-#include "../../csrc/cuda/chunk_body.h"
-#include "../../csrc/cuda/reflector_body.h"
-#include "../../csrc/plan.h"
+#include "../../csrc/cuda/strided_thread.h"
+#include "../../csrc/cuda/contiguous_thread.h"
+#include "../../csrc/cuda/reflector_thread.h"
+#include "../../csrc/job/plan.h"
 
 namespace {
 

@@ -13,8 +13,8 @@
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cpu/reflectors.h"
-#include "../../csrc/lanes/scalar.h"
-#include "../../csrc/plan.h"
+#include "../../csrc/simd/scalar.h"
+#include "../../csrc/job/plan.h"
 
 namespace {
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../math/rounding.h"
-#include "../target.h"
+#include "rounding.h"
+#include "../base/target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

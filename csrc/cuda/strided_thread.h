@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "../box.h"
-#include "../lanes/scalar.h"
-#include "../math/transforms.h"
+#include "../job/box.h"
+#include "../simd/scalar.h"
+#include "../job/visit_plan.h"
 
 namespace torchinit::cuda {
 

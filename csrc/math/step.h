@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "../lanes/paired.h"
+#include "../simd/interleave.h"
 #include "philox.h"
-#include "rounding.h"
+#include "../simd/rounding.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

@@ -6,9 +6,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../lanes/scalar.h"
-#include "../math/transforms.h"
-#include "table.h"
+#include "../simd/scalar.h"
+#include "../job/visit_plan.h"
+#include "launch_table.h"
 
 namespace torchinit::cuda {
 

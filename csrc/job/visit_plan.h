@@ -1,8 +1,8 @@
 // From a plan to its sampler and store: the one place that knows all transforms and dtypes.
 #pragma once
 
-#include "distributions.h"
-#include "group.h"
+#include "../math/samplers.h"
+#include "../math/step.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

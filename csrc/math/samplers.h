@@ -5,7 +5,7 @@
 // 64-bit word serves float64. This is the only place where a distribution is defined.
 #pragma once
 
-#include "../plan.h"
+#include "../job/plan.h"
 #include "elementary.h"
 #include "inverse_normal.h"
 

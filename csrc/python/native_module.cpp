@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "cpu/fill.h"
-#include "cpu/kernels.h"
-#include "cpu/memory.h"
-#include "cpu/reflectors.h"
-#include "lanes/scalar.h"
-#include "math/normal_cdf.h"
-#include "math/philox.h"
-#include "plan.h"
-#include "python_jobs.h"
+#include "../cpu/fill.h"
+#include "../cpu/kernels.h"
+#include "../cpu/memory.h"
+#include "../cpu/reflectors.h"
+#include "../simd/scalar.h"
+#include "../math/normal_cdf.h"
+#include "../math/philox.h"
+#include "../job/plan.h"
+#include "read_jobs.h"
 
 namespace py = pybind11;
 using namespace torchinit;

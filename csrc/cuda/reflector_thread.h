@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "../lanes/scalar.h"
+#include "../simd/scalar.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
+#include "../job/visit_plan.h"
 
 namespace torchinit::cuda {
 

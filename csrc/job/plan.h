@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "platform.h"
+#include "../base/platform.h"
 
 namespace torchinit {
 

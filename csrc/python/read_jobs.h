@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "job.h"
+#include "../job/job.h"
 
 namespace torchinit {
 

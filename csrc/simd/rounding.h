@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../target.h"
+#include "../base/target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

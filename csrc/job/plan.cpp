@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "float_environment.h"
+#include "../base/float_environment.h"
 #include "formats.h"
-#include "lanes/scalar.h"
-#include "math/inverse_normal.h"
-#include "math/normal_cdf.h"
+#include "../simd/scalar.h"
+#include "../math/inverse_normal.h"
+#include "../math/normal_cdf.h"
 
 namespace torchinit {
 namespace {

@@ -1,7 +1,7 @@
 // Launches of the bodies in box_body.h.
 #include <cuda_runtime.h>
 
-#include "box_body.h"
+#include "strided_thread.h"
 #include "fill.h"
 #include "launch.h"
 

@@ -4,10 +4,10 @@
 
 #include <vector>
 
-#include "../python_jobs.h"
-#include "fill.h"
-#include "memory.h"
-#include "reflectors.h"
+#include "read_jobs.h"
+#include "../cuda/fill.h"
+#include "../cuda/memory.h"
+#include "../cuda/reflectors.h"
 
 using namespace torchinit;
 

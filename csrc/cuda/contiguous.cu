@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "chunk_body.h"
+#include "contiguous_thread.h"
 #include "fill.h"
 #include "launch.h"
 

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <limits>
 
-#include "lanes/scalar.h"
-#include "math/rounding.h"
+#include "../simd/scalar.h"
+#include "../simd/rounding.h"
 #include "plan.h"
 
 namespace torchinit {
