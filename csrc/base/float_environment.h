@@ -5,7 +5,9 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__)
+#include "platform.h"
+
+#if TORCHINIT_X86
 #include <xmmintrin.h>
 #endif
 
@@ -17,13 +19,13 @@ class FloatEnvironment {
   FloatEnvironment(const FloatEnvironment&) = delete;
   FloatEnvironment& operator=(const FloatEnvironment&) = delete;
 
-#if defined(__x86_64__)
+#if TORCHINIT_X86
   FloatEnvironment() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
   ~FloatEnvironment() { _mm_setcsr(saved_); }
 
  private:
   unsigned int saved_;
-#elif defined(__aarch64__)
+#elif TORCHINIT_ARM64
   FloatEnvironment() {
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
     __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t{0}));

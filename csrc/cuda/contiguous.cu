@@ -1,4 +1,5 @@
-// Launches of the body in chunk_body.h, and those of other boxes.
+// Launches of what contiguous_thread.h has for one thread, and the way to the other boxes'
+// launches.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(kThreads, IsDouble<Store, Sampler>::value ? 1 
     fill_chunk<Store, Sampler>(table, chunk, static_cast<int>(threadIdx.x));
 }
 
-// What visit_table calls.
+// What visit_table calls: launches the kernel of a store and sampler.
 struct LaunchTable {
   const Table& table;
   unsigned int blocks;
@@ -47,7 +48,7 @@ void fill(const std::vector<Job>& jobs, void* stream) {
     check(cudaGetLastError());
   }
   for (const Job& job : jobs)
-    if (job.box.count && !is_flat(job.box)) fill_box(job, stream);
+    if (job.box.count && !is_flat(job.box)) fill_strided(job, stream);
 }
 
 #define TORCHINIT_TEXT(...) #__VA_ARGS__

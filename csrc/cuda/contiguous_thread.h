@@ -1,13 +1,13 @@
-// What one thread does for a chunk of a table, as a function of its number: the host runs it too,
-// in tests/native/cuda_on_host.cpp.
+// What one thread does for a chunk of a launch table (launch_table.h), as a function of its number:
+// the host runs it too, in tests/native/cuda_on_host.cpp.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
-#include "../simd/scalar.h"
 #include "../job/visit_plan.h"
+#include "../simd/scalar.h"
 #include "launch_table.h"
 
 namespace torchinit::cuda {
@@ -107,7 +107,7 @@ struct IsDouble<Store, TORCHINIT_TARGET::Independent<TORCHINIT_TARGET::Widened<V
 template <class Sampler>
 struct IsDouble<void, Sampler> : std::false_type {};
 
-// What visit_plan calls; for the kernel of one store and sampler alone.
+// What visit_plan calls in the kernel of one store and sampler: for others it has no code.
 template <class OwnStore, class OwnSampler>
 struct FillChunk {
   const TableJob& job;

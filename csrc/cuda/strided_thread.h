@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "../job/box.h"
-#include "../simd/scalar.h"
 #include "../job/visit_plan.h"
+#include "../simd/scalar.h"
 
 namespace torchinit::cuda {
 
@@ -32,7 +32,7 @@ struct DeviceBox {
   }
 };
 
-// Adds the strides of dimensions begin to end at a row-major position in them.
+// Adds the strides of dimensions `begin` to `end - 1` at a row-major position in them.
 TORCHINIT_INLINE void locate(const DeviceBox& box, int begin, int end, int64_t position,
                              int64_t& place, uint64_t& index) {
   for (int d = end - 1; d >= begin; --d) {
@@ -49,10 +49,12 @@ TORCHINIT_INLINE int64_t blocks_of_row(const DeviceBox& box, int block_elements)
   return (box.row_size + 2 * (block_elements - 1)) / block_elements;
 }
 
-// Block by block of each row.
+// Fills the thread's share: Philox blocks of the rows, in turns.
 template <class Store, class Sampler>
-TORCHINIT_INLINE void fill_box(const Sampler& sampler, const TORCHINIT_TARGET::RoundKeys& keys,
-                               const DeviceBox& box, void* data, int64_t thread, int64_t threads) {
+TORCHINIT_INLINE void fill_strided_thread(const Sampler& sampler,
+                                          const TORCHINIT_TARGET::RoundKeys& keys,
+                                          const DeviceBox& box, void* data, int64_t thread,
+                                          int64_t threads) {
   using Element = typename Store::Element;
   using L = TORCHINIT_TARGET::ScalarLanes;
   constexpr int in_block = TORCHINIT_TARGET::block_size<Store>;
@@ -84,10 +86,10 @@ TORCHINIT_INLINE void fill_box(const Sampler& sampler, const TORCHINIT_TARGET::R
   }
 }
 
-// A constant: element by element, neighbours in neighbouring threads.
+// Fills the thread's share with a constant: elements in turns, neighbours in neighbouring threads.
 template <class Element>
-TORCHINIT_INLINE void fill_constant_box(uint64_t pattern, const DeviceBox& box, void* data,
-                                        int64_t thread, int64_t threads) {
+TORCHINIT_INLINE void fill_constant_strided_thread(uint64_t pattern, const DeviceBox& box,
+                                                   void* data, int64_t thread, int64_t threads) {
   Element* const to = static_cast<Element*>(data);
   for (int64_t i = thread; i < box.rows * box.row_size; i += threads) {
     int64_t place = 0;
@@ -99,7 +101,7 @@ TORCHINIT_INLINE void fill_constant_box(uint64_t pattern, const DeviceBox& box, 
 
 // Calls visit.run<L, Store>(sampler), or visit.run_constant<Element>() for a constant.
 template <class Visitor>
-void visit_box(const Plan& plan, const Visitor& visit) {
+void visit_strided(const Plan& plan, const Visitor& visit) {
   using L = TORCHINIT_TARGET::ScalarLanes;
   const int element = element_size(plan.dtype);
   if (plan.transform != Transform::Constant)

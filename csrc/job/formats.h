@@ -6,9 +6,9 @@
 #include <cstring>
 #include <limits>
 
-#include "../simd/scalar.h"
 #include "../simd/rounding.h"
-#include "plan.h"
+#include "../simd/scalar.h"
+#include "dtype.h"
 
 namespace torchinit {
 

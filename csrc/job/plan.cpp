@@ -5,16 +5,16 @@
 #include <limits>
 
 #include "../base/float_environment.h"
-#include "formats.h"
-#include "../simd/scalar.h"
 #include "../math/inverse_normal.h"
 #include "../math/normal_cdf.h"
+#include "../simd/scalar.h"
+#include "formats.h"
 
 namespace torchinit {
 namespace {
 
 // Smallest and largest value of a format that an interval allows. Zeros have the signs that clamp
-// in math/distributions.h wants.
+// in math/samplers.h wants.
 struct Bounds {
   double min, max;
 

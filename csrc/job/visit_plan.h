@@ -3,6 +3,7 @@
 
 #include "../math/samplers.h"
 #include "../math/step.h"
+#include "plan.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 

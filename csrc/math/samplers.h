@@ -5,9 +5,9 @@
 // 64-bit word serves float64. This is the only place where a distribution is defined.
 #pragma once
 
-#include "../job/plan.h"
 #include "elementary.h"
 #include "inverse_normal.h"
+#include "parameters.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
@@ -46,7 +46,7 @@ TORCHINIT_INLINE typename L::f64 end_distance(typename L::u64 w) {
   return L::to_double(((w ^ positive) & 0x7fffffffffffffffu) >> 11) + 0.5;
 }
 
-// A min of zero is +0 and a max of zero -0 (csrc/plan.cpp): then processors agree on the sign of
+// A min of zero is +0 and a max of zero -0 (job/plan.cpp): then processors agree on the sign of
 // zeros, whether their comparisons look at it or not.
 template <class L, class T, class F>
 TORCHINIT_INLINE F clamp(F value, T min, T max) {

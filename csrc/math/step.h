@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "../simd/interleave.h"
-#include "philox.h"
 #include "../simd/rounding.h"
+#include "philox.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
@@ -114,12 +114,12 @@ constexpr int block_size = 4 / Store::words;
 template <class L, class Sampler, class Store, bool streaming, int groups, class Run>
 TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const Run& run,
                                   typename Store::Element* to) {
-  constexpr int halves = Store::words == 1 ? L::halves : 1;
-  constexpr int size = group_size<L, Store> / halves;
-  typename Store::template Word<L> first[groups * halves], second[groups * halves];
+  constexpr int vectors = Store::words == 1 ? L::vectors : 1;
+  constexpr int size = group_size<L, Store> / vectors;
+  typename Store::template Word<L> first[groups * vectors], second[groups * vectors];
   run.template words<groups>(first, second);
-  if constexpr (groups % 2 == 0 && L::halves == 1) {
-    using P = PairedLanes<L>;
+  if constexpr (groups % 2 == 0 && L::vectors == 1) {
+    using P = InterleavedLanes<L>;
     TORCHINIT_UNROLL
     for (int i = 0; i < groups; i += 2) {
       typename Store::template Value<P> x, y;
@@ -130,7 +130,7 @@ TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const Run& run,
     }
   } else {
     TORCHINIT_UNROLL
-    for (int i = 0; i < groups * halves; ++i) {
+    for (int i = 0; i < groups * vectors; ++i) {
       typename Store::template Value<L> x, y;
       sampler.template sample<L>(first[i], second[i], x, y);
       Store::template put<L, streaming>(to + i * size, x, y);

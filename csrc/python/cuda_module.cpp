@@ -4,10 +4,10 @@
 
 #include <vector>
 
-#include "read_jobs.h"
 #include "../cuda/fill.h"
 #include "../cuda/memory.h"
 #include "../cuda/reflectors.h"
+#include "read_jobs.h"
 
 using namespace torchinit;
 
@@ -30,8 +30,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
-         uintptr_t vectors, uintptr_t halves, uintptr_t signs, uintptr_t stream) {
-        const cpu::ReflectorBlock block = {
+         uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, uintptr_t stream) {
+        const ReflectorBlock block = {
             static_cast<Dtype>(dtype),
             reinterpret_cast<const int64_t*>(keys),
             matrices,
@@ -39,7 +39,7 @@ PYBIND11_MODULE(_cuda, m) {
             count,
             length,
             reinterpret_cast<void*>(vectors),
-            reinterpret_cast<void*>(halves),
+            reinterpret_cast<void*>(half_norms),
             reinterpret_cast<void*>(signs),
         };
         cuda::fill_reflectors(block, reinterpret_cast<void*>(stream));

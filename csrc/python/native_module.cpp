@@ -11,10 +11,10 @@
 #include "../cpu/kernels.h"
 #include "../cpu/memory.h"
 #include "../cpu/reflectors.h"
-#include "../simd/scalar.h"
+#include "../job/plan.h"
 #include "../math/normal_cdf.h"
 #include "../math/philox.h"
-#include "../job/plan.h"
+#include "../simd/scalar.h"
 #include "read_jobs.h"
 
 namespace py = pybind11;
@@ -88,8 +88,8 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
-         uintptr_t vectors, uintptr_t halves, uintptr_t signs, int threads) {
-        const cpu::ReflectorBlock block = {
+         uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, int threads) {
+        const ReflectorBlock block = {
             static_cast<Dtype>(dtype),
             reinterpret_cast<const int64_t*>(keys),
             matrices,
@@ -97,7 +97,7 @@ PYBIND11_MODULE(_native, m) {
             count,
             length,
             reinterpret_cast<void*>(vectors),
-            reinterpret_cast<void*>(halves),
+            reinterpret_cast<void*>(half_norms),
             reinterpret_cast<void*>(signs),
         };
         const py::gil_scoped_release release;

@@ -51,8 +51,8 @@ inline std::vector<Job> read_jobs(const pybind11::list& items) {
 }
 
 // Calls fill(jobs) for all of them at once, or for one after the other where their memory overlaps.
-template <class Fill>
-void fill_in_order(std::vector<Job> jobs, const Fill& fill) {
+template <class FillJobs>
+void fill_in_order(std::vector<Job> jobs, const FillJobs& fill) {
   if (!may_overlap(jobs)) return fill(jobs);
   for (Job& job : jobs) fill(std::vector<Job>{std::move(job)});
 }

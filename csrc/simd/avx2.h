@@ -20,7 +20,7 @@ struct Avx2Lanes {
   typedef double f64 __attribute__((vector_size(32)));
 
   static constexpr int blocks = 4;
-  static constexpr int halves = 1;
+  static constexpr int vectors = 1;
   static constexpr int groups_abreast = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 2, 1, 3}; }

@@ -52,7 +52,7 @@ TORCHINIT_INLINE Pair<V> operator~(const Pair<V>& x) {
 
 // The members that samplers use; see scalar.h for what each means.
 template <class L>
-struct PairedLanes {
+struct InterleavedLanes {
   using u64 = Pair<typename L::u64>;
   using u32 = Pair<typename L::u32>;
   using i32 = Pair<typename L::i32>;

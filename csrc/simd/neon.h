@@ -19,7 +19,7 @@ struct NeonLanes {
   typedef double f64 __attribute__((vector_size(16)));
 
   static constexpr int blocks = 2;
-  static constexpr int halves = 1;
+  static constexpr int vectors = 1;
   static constexpr int groups_abreast = 2;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 1}; }

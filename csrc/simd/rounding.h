@@ -78,7 +78,7 @@ TORCHINIT_INLINE typename L::u32 round_to_float8(typename L::f32 x) {
 // Two of them in the lower half of each lane, x below y, zeros above.
 template <class L, class Format>
 TORCHINIT_INLINE typename L::u32 float8_pairs(typename L::f32 x, typename L::f32 y) {
-#if TORCHINIT_DEVICE_PASS && __CUDA_ARCH__ >= 890
+#if TORCHINIT_DEVICE_ARCHITECTURE >= 890
   uint16_t pair;
   if (Format::digits == 3)
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(y), "f"(x));

@@ -1,15 +1,16 @@
 // One lane at a time: the portable backend, and a CUDA thread's.
 //
-// Every backend in this folder has the same members; the mathematics headers are templates over
-// them. A group is what one step of the fill loop makes: `blocks` Philox blocks, whose words lie in
-// `halves` pairs of 32-bit vectors (first: words 0 and 2 of each block, second: words 1 and 3).
+// Every backend in this folder has the same members; the headers of math/ are templates over them.
+// A group is what one step of the fill loop makes: `blocks` Philox blocks, whose words lie in
+// `vectors` pairs of 32-bit vectors (first: words 0 and 2 of each block, second: words 1 and 3).
+// The vectors that hold twice as many bits, for float64, make one pair.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "rounding.h"
 #include "../base/target.h"
+#include "rounding.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
@@ -21,7 +22,7 @@ struct ScalarLanes {
   using f64 = double;
 
   static constexpr int blocks = 1;
-  static constexpr int halves = 2;
+  static constexpr int vectors = 2;
   // Groups worth computing together, so that their chains of dependent rounds overlap.
   static constexpr int groups_abreast = 1;
 
@@ -43,11 +44,11 @@ struct ScalarLanes {
   }
 
   // The lower, or upper, halves of the lanes of a and b, side by side: words 0 and 2, or 1 and 3.
-  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[halves]) {
+  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[vectors]) {
     words[0] = static_cast<u32>(a);
     words[1] = static_cast<u32>(b);
   }
-  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[halves]) {
+  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[vectors]) {
     pack_lower(a >> 32, b >> 32, words);
   }
   // low's low half below high's low half.
