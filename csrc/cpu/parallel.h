@@ -12,8 +12,13 @@ namespace torchinit::cpu {
 // Threads are not worth waking for less than this: elements drawn, or the same time.
 constexpr int64_t kLeastPerThread = 1 << 14;
 
+// Whether this process was forked from one that had loaded the library. OpenMP's threads are not
+// there in such a process, and a parallel region would wait for them for ever.
+bool is_forked();
+
 // How many threads to use, of `threads` that are allowed, for so many elements or the same time.
 inline int64_t useful_threads(int64_t elements, int threads) {
+  if (is_forked()) return 1;
   return std::min<int64_t>(threads, (elements + kLeastPerThread - 1) / kLeastPerThread);
 }
 

@@ -25,20 +25,22 @@ struct Box {
 
 inline Box flat_box(int64_t count) { return {{{count, 1, 1}}, 0, count}; }
 
-// The elements start[d] <= index[d] < start[d] + sizes[d] of a logical tensor of the given shape.
+// The elements offset[d] <= index[d] < offset[d] + sizes[d] of a logical tensor of the global
+// shape. strides: of the box in memory, in elements.
 inline Box make_box(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                    const std::vector<int64_t>& shape, const std::vector<int64_t>& start) {
+                    const std::vector<int64_t>& global_shape, const std::vector<int64_t>& offset) {
   const size_t rank = sizes.size();
-  if (strides.size() != rank || shape.size() != rank || start.size() != rank)
-    throw std::invalid_argument("sizes, strides, shape and start must have the same length");
+  if (strides.size() != rank || global_shape.size() != rank || offset.size() != rank)
+    throw std::invalid_argument(
+        "sizes, strides, global_shape and offset must have the same length");
   Box box{{}, 0, 1};
   std::vector<Dimension> reversed;
   int64_t logical_stride = 1;
   for (size_t d = rank; d-- > 0;) {
-    if (sizes[d] < 0 || start[d] < 0 || start[d] > shape[d] - sizes[d])
+    if (sizes[d] < 0 || offset[d] < 0 || offset[d] > global_shape[d] - sizes[d])
       throw std::invalid_argument("the box exceeds the logical shape in dimension " +
                                   std::to_string(d));
-    box.first += static_cast<uint64_t>(start[d]) * static_cast<uint64_t>(logical_stride);
+    box.first += static_cast<uint64_t>(offset[d]) * static_cast<uint64_t>(logical_stride);
     box.count *= sizes[d];  // at most the number of logical elements
     if (sizes[d] != 1) {
       Dimension* inner = reversed.empty() ? nullptr : &reversed.back();
@@ -48,7 +50,7 @@ inline Box make_box(const std::vector<int64_t>& sizes, const std::vector<int64_t
       else
         reversed.push_back({sizes[d], strides[d], logical_stride});
     }
-    if (shape[d] && __builtin_mul_overflow(logical_stride, shape[d], &logical_stride))
+    if (global_shape[d] && __builtin_mul_overflow(logical_stride, global_shape[d], &logical_stride))
       throw std::invalid_argument("the logical tensor has more than 2^63 - 1 elements");
   }
   if (reversed.empty()) reversed.push_back({1, 1, 1});

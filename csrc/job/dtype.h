@@ -17,6 +17,10 @@ enum class Dtype : int {
   Float8E5M2,
 };
 
+TORCHINIT_INLINE constexpr bool is_integer(Dtype dtype) {
+  return dtype == Dtype::Int32 || dtype == Dtype::Int64;
+}
+
 TORCHINIT_INLINE constexpr int element_size(Dtype dtype) {
   return dtype == Dtype::Float64 || dtype == Dtype::Int64      ? 8
          : dtype == Dtype::Float32 || dtype == Dtype::Int32    ? 4

@@ -9,20 +9,23 @@
 #include "../cuda/reflectors.h"
 #include "read_jobs.h"
 
-using namespace torchinit;
-
 PYBIND11_MODULE(_cuda, m) {
+  using namespace torchinit;
   m.doc() = "CUDA fills. Arguments are not checked against the memory: call torchinit instead.";
   m.def("architectures", &cuda::architectures, "The architectures compiled for.");
   m.def(
       "fill_list",
-      [](const pybind11::list& items, uintptr_t stream) {
-        std::vector<Job> jobs = read_jobs(items);
-        const pybind11::gil_scoped_release release;
+      [](const pybind11::handle& draws, const pybind11::handle& dtypes,
+         const pybind11::handle& keys, const pybind11::handle& addresses,
+         const pybind11::handle& boxes, uintptr_t stream) {
+        std::vector<Job> jobs = read_jobs(draws, dtypes, keys, addresses, boxes);
+        const WithoutLock released;
         fill_in_order(std::move(jobs),
                       [&](const auto& some) { cuda::fill(some, reinterpret_cast<void*>(stream)); });
       },
-      "Queues fills, as the CPU module's fill_list takes them, on a stream of the current device.");
+      "Queues fills, given by columns as for the CPU module's fill_list, on a stream of the "
+      "current "
+      "device.");
   m.def(
       "is_host_backed",
       [](uintptr_t data) { return cuda::is_host_backed(reinterpret_cast<const void*>(data)); },

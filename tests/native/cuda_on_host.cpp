@@ -100,8 +100,8 @@ void compare_long(const Plan& plan) {
       compare(plan, flat_box(size), size, offset);
   const bool two_words = plan.dtype == Dtype::Float64 || plan.dtype == Dtype::Int64;
   const int64_t boundary = int64_t{1} << (two_words ? 33 : 34);
-  for (const int64_t start : {boundary - 1000, boundary - 4 * packet})
-    compare(plan, make_box({chunk}, {1}, {int64_t{1} << 40}, {start}), chunk, 0);
+  for (const int64_t offset : {boundary - 1000, boundary - 4 * packet})
+    compare(plan, make_box({chunk}, {1}, {int64_t{1} << 40}, {offset}), chunk, 0);
 }
 
 void compare_all(const Plan& plan) {
