@@ -7,6 +7,7 @@ CXX ?= c++
 NVCC ?= nvcc
 
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
 .PHONY: demo test lint format sanitize arm-check arm-compare cuda-compile benchmark clean
 
@@ -31,18 +32,19 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/native benchmarks/accuracy.cpp -type f)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $$(find csrc tests/native benchmarks/accuracy.cpp -type f)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 # The kernels, and the bodies of the CUDA kernels run on the host, under the address and
 # undefined-behaviour sanitisers.
-SANITIZE := -std=c++17 -O1 -g1 -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
+BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
+SANITIZE := $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror \
   -fsanitize=address,undefined -fno-sanitize-recover=all
-CPU_SOURCES := csrc/plan.cpp $(wildcard csrc/cpu/*.cpp)
+CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
 CPU_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/sanitized/%.o)
 HOST_TESTS := build/sanitized/sanitized_fills build/sanitized/cuda_on_host
 
@@ -61,7 +63,7 @@ sanitize: $(HOST_TESTS)
 # The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
 ARM_CXX := aarch64-linux-gnu-g++
 ARM_RUN := qemu-aarch64
-ARM_FLAGS := -std=c++17 -O2 -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror
+ARM_FLAGS := $(BIT_FLAGS) -O2 -fopenmp -Wall -Wextra -Werror
 ARM_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/arm/%.o)
 
 build/arm/%.o: csrc/%.cpp $(SOURCES)
@@ -84,13 +86,7 @@ arm-compare: build/arm/sanitized_fills build/arm/digest build/sanitized/digest
 	$(ARM_RUN) build/arm/sanitized_fills
 	build/sanitized/digest > build/digest_here
 	$(ARM_RUN) build/arm/digest > build/digest_arm
-	@awk '{ set = $$1 (FILENAME ~ /arm$$/ ? " (Arm)" : " (here)"); ++cases[set] } \
-	  !($$2 in hash) { hash[$$2] = $$3; ++all } \
-	  hash[$$2] != $$3 { print "differs: " set " " $$2; bad = 1 } \
-	  END { for (set in cases) { print set ": " cases[set] " of " all " cases"; \
-	          if (cases[set] != all) bad = 1 } \
-	        print bad || !all ? "bits differ" : "all bits equal"; exit bad || !all }' \
-	  build/digest_here build/digest_arm
+	$(PYTHON) tools/compare_digests.py here=build/digest_here Arm=build/digest_arm
 
 # Needs nvcc only: no GPU and no torch.
 CUDA_ARCHITECTURES := 80 90 100

@@ -26,16 +26,19 @@ CHOICE = os.environ.get("TORCHINIT_BUILD", "").lower() or "auto"
 CHOICES = ("auto", "none", "0", "cpu", "cuda")
 WERROR = os.environ.get("TORCHINIT_WERROR", "") not in ("", "0")
 
+
+def bit_flags(compiler: str) -> list[str]:
+    """The flags of csrc/flags.txt for a compiler, cxx or nvcc: the bits of fills depend on them."""
+    lines = (Path(__file__).parent / "csrc" / "flags.txt").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.startswith(f"{compiler} ")]
+
+
 WARNING_FLAGS = ["-Wall", "-Wextra", *(["-Werror"] if WERROR else [])]
 COMPILE_FLAGS = [
     "-O3",
     "-g0",
-    "-std=c++17",
     "-fvisibility=hidden",
-    # The bits of every fill depend on these three.
-    "-fno-fast-math",
-    "-ffp-contract=off",
-    "-fno-math-errno",
+    *bit_flags("cxx"),
     # OpenMP to compile, but not to link: torch has loaded a runtime, and its symbols are found at
     # import. Linking would bring a second runtime into the process.
     "-fopenmp",
@@ -43,9 +46,8 @@ COMPILE_FLAGS = [
 ]
 NVCC_FLAGS = [
     "-O3",
-    "-std=c++17",
-    "-fmad=false",
-    "-Xcompiler=-ffp-contract=off,-fvisibility=hidden",
+    "-Xcompiler=-fvisibility=hidden",
+    *bit_flags("nvcc"),
     *(["-Werror=all-warnings"] if WERROR else []),
 ]
 
@@ -70,14 +72,14 @@ def native_modules() -> tuple[list[Extension], Any]:
     wants_cuda = CHOICE == "cuda" or (CHOICE == "auto" and bool(torch_cuda) and bool(CUDA_HOME))
     cpu = CppExtension(
         "torchinit.native._native",
-        ["csrc/bindings.cpp", "csrc/plan.cpp", *sources("cpu")],
+        ["csrc/python/native_module.cpp", *sources("job", "cpu")],
         extra_compile_args={"cxx": COMPILE_FLAGS},
     )
     modules = [cpu]
     if wants_cuda:
         cuda = CUDAExtension(
             "torchinit.native._cuda",
-            ["csrc/plan.cpp", *sources("cuda")],
+            ["csrc/python/cuda_module.cpp", *sources("job", "cuda")],
             extra_compile_args={"cxx": COMPILE_FLAGS, "nvcc": NVCC_FLAGS},
         )
         modules.append(cuda)

@@ -23,8 +23,8 @@
 #if defined(__FMA__)
 #define TORCHINIT_HARDWARE_FMA 1
 #endif
-#include "../csrc/lanes/scalar.h"
 #include "../csrc/math/inverse_normal.h"
+#include "../csrc/simd/scalar.h"
 
 namespace {
 

@@ -18,9 +18,13 @@ from typing import NamedTuple
 from report import table
 
 SOURCE = Path(__file__).with_name("accuracy.cpp")
-COMPILER = (os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-march=native", "-pthread")
-# The bits of the functions depend on these, as those of the kernels do (setup.py).
-FLAGS = ("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
+COMPILER = (os.environ.get("CXX", "c++"), "-O2", "-march=native", "-pthread")
+# The bits of the functions depend on these, as those of the kernels do.
+FLAGS = [
+    line.split()[1]
+    for line in (SOURCE.parent.parent / "csrc" / "flags.txt").read_text().splitlines()
+    if line.startswith("cxx ")
+]
 
 
 class Error(NamedTuple):

@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v")
+BIT_FLAGS = [
+    line.split()[1]
+    for line in (ROOT / "csrc" / "flags.txt").read_text().splitlines()
+    if line.startswith("nvcc ")
+]
+FLAGS = (*BIT_FLAGS, "-O3", "-Werror", "all-warnings", "-Xptxas", "-v")
 
 
 class Kernel(NamedTuple):

@@ -706,11 +706,7 @@ PREAMBLE = """\
 // Wichura 1988 (Algorithm AS 241, PPND16).
 #pragma once
 
-#if defined(__CUDACC__)
-#define TORCHINIT_COEFF __host__ __device__
-#else
-#define TORCHINIT_COEFF
-#endif
+#include "../base/platform.h"
 
 // clang-format off: one coefficient a line
 namespace torchinit::coefficients {
@@ -718,8 +714,6 @@ namespace torchinit::coefficients {
 
 POSTAMBLE = """
 }  // namespace torchinit::coefficients
-
-#undef TORCHINIT_COEFF
 """
 
 
@@ -737,7 +731,7 @@ def struct(name: str, values: list[Any]) -> str:
         [
             f"struct {name} {{",
             f"  static constexpr int degree = {len(values) - 1};",
-            f"  TORCHINIT_COEFF static constexpr {scalar} at(int k) {{",
+            f"  TORCHINIT_CONSTEXPR {scalar} at(int k) {{",
             f"    constexpr {scalar} c[] = {{",
             *(f"        {hexadecimal(value)}," for value in values),
             "    };",

@@ -1,13 +1,13 @@
 // The kernels for AVX2 with FMA and F16C (Intel Haswell, AMD Zen, and newer).
 #include "kernels.h"
-#if defined(__x86_64__)
+#if TORCHINIT_X86
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
 // Everything that follows is compiled for the instruction set; what came before is not.
-#if defined(__clang__)
+#if TORCHINIT_CLANG
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC target("avx2,fma,f16c")
@@ -15,17 +15,18 @@
 #define TORCHINIT_TARGET avx2
 #define TORCHINIT_HARDWARE_FMA 1
 #define TORCHINIT_LANES Avx2Lanes
-#include "../lanes/avx2.h"
-#include "../lanes/scalar.h"
+#include "../job/visit_plan.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
-#include "kernels.inc"
+#include "../simd/avx2.h"
+#include "../simd/scalar.h"
+#include "fill_kernel.inc"
+#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet avx2_set = {"avx2", torchinit::avx2::fill_plan, torchinit::avx2::reflect,
                                  torchinit::avx2::multiply, torchinit::avx2::invert};
 }
-#if defined(__clang__)
+#if TORCHINIT_CLANG
 #pragma clang attribute pop
 #endif
 #endif

@@ -1,14 +1,14 @@
 // The kernels for AVX-512 F, DQ, BW and VL (Intel Skylake-X, AMD Zen 4, and newer). The compiler
 // has no use for BF16 of its own accord: its instructions come of one function in the lanes alone.
 #include "kernels.h"
-#if defined(__x86_64__)
+#if TORCHINIT_X86
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
 // Everything that follows is compiled for the instruction set; what came before is not.
-#if defined(__clang__)
+#if TORCHINIT_CLANG
 #pragma clang attribute push(                                                               \
     __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c"))), \
     apply_to = function)
@@ -21,18 +21,19 @@
 #define TORCHINIT_TARGET avx512
 #define TORCHINIT_HARDWARE_FMA 1
 #define TORCHINIT_LANES Avx512Lanes
-#include "../lanes/avx512.h"
-#include "../lanes/scalar.h"
+#include "../job/visit_plan.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
-#include "kernels.inc"
+#include "../simd/avx512.h"
+#include "../simd/scalar.h"
+#include "fill_kernel.inc"
+#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet avx512_set = {"avx512", torchinit::avx512::fill_plan,
                                    torchinit::avx512::reflect, torchinit::avx512::multiply,
                                    torchinit::avx512::invert};
 }
-#if defined(__clang__)
+#if TORCHINIT_CLANG
 #pragma clang attribute pop
 #endif
 #endif

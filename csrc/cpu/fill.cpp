@@ -2,18 +2,15 @@
 #include "fill.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
-#include "../float_environment.h"
 #include "kernels.h"
 #include "memory.h"
+#include "parallel.h"
 
 namespace torchinit::cpu {
 namespace {
 
-// Threads are not worth waking for less than this.
-constexpr int64_t kElementsPerThread = 1 << 14;
 // Pieces start at multiples of this, so that all of them have the alignment of the first.
 constexpr int64_t kPieceMultiple = 1 << 10;
 constexpr int64_t kLargestPiece = 1 << 18;
@@ -143,32 +140,27 @@ void fill_all(const BoxFill* boxes, size_t count, int threads) {
     elements += boxes[i].count();
     boxes[i].advise();
   }
-  const int64_t useful = (elements + kElementsPerThread - 1) / kElementsPerThread;
-  const int64_t workers = std::min<int64_t>(threads, useful);
+  const int64_t workers = useful_threads(elements, threads);
   if (workers <= 1) {
-    const FloatEnvironment environment;
-    for (size_t i = 0; i < count; ++i) boxes[i].fill(0, boxes[i].count());
+    on_threads(1, [&](const auto&) {
+      for (size_t i = 0; i < count; ++i) boxes[i].fill(0, boxes[i].count());
+    });
     return;
   }
-  // Small pieces, taken as threads become free: a thread that has to share its processor with
-  // another program does not hold up the rest.
   const int64_t even = (elements + workers - 1) / workers;
   const int64_t piece =
       (std::min(even, kLargestPiece) + kPieceMultiple - 1) / kPieceMultiple * kPieceMultiple;
   std::vector<int64_t> ends(count);  // the number of pieces up to and with each box
   int64_t pieces = 0;
   for (size_t i = 0; i < count; ++i) ends[i] = pieces += (boxes[i].count() + piece - 1) / piece;
-  std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(static_cast<int>(workers))
-  {
-    const FloatEnvironment environment;
+  on_threads(workers, [&](const auto& take) {
     size_t i = 0;
-    for (int64_t number; (number = next.fetch_add(1)) < pieces;) {
+    for (int64_t number; (number = take()) < pieces;) {
       while (number >= ends[i]) ++i;  // a thread's numbers rise
       const int64_t begin = (number - (i ? ends[i - 1] : 0)) * piece;
       boxes[i].fill(begin, std::min(boxes[i].count(), begin + piece));
     }
-  }
+  });
 }
 
 }  // namespace

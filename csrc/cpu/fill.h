@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../job.h"
+#include "../job/job.h"
 
 namespace torchinit::cpu {
 

@@ -12,7 +12,7 @@ struct Supported {
 
   Supported() {
     int count = 0;
-#if defined(__x86_64__)
+#if TORCHINIT_X86
     __builtin_cpu_init();  // also asks the operating system whether it saves the registers
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
@@ -20,7 +20,7 @@ struct Supported {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c"))
       sets[count++] = &avx2_set;
-#elif defined(__aarch64__)
+#elif TORCHINIT_ARM64
     sets[count++] = &neon_set;
 #endif
     sets[count++] = &portable_set;

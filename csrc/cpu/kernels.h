@@ -1,9 +1,11 @@
-// Between the threads of fill.cpp and the compilations of kernels.inc, one an instruction set.
+// Between the threads of fill.cpp and reflectors.cpp and the compilations of the kernels, one an
+// instruction set.
 #pragma once
 
 #include <cstdint>
 
-#include "../plan.h"
+#include "../base/platform.h"
+#include "../job/plan.h"
 
 namespace torchinit::cpu {
 
@@ -14,18 +16,17 @@ using Kernel = void (*)(const Plan& plan, uint64_t key, uint64_t first, void* to
 
 // Turns n independent normals, float or double, into a Householder vector; writes half its squared
 // norm and the sign that goes with it (math/reflector.h).
-using ReflectKernel = void (*)(Dtype dtype, void* vector, int64_t n, void* half, void* sign);
+using ReflectKernel = void (*)(Dtype dtype, void* vector, int64_t n, void* half_norm, void* sign);
 
 // Rows of q are padded to a multiple of this with zeros.
 constexpr int kColumns = 16;
 
 // The first n columns of the product of n reflectors, times signs and gain.
-using MultiplyKernel = void (*)(Dtype dtype, const void* vectors, const void* halves,
+using MultiplyKernel = void (*)(Dtype dtype, const void* vectors, const void* half_norms,
                                 const void* signs, double gain, int64_t m, int64_t n, void* q,
                                 int64_t row_stride);
 
-// The upper triangle of an (n, n) matrix becomes its inverse; zeros
-// below.
+// The upper triangle of an (n, n) matrix becomes its inverse; zeros below.
 using InvertKernel = void (*)(Dtype dtype, void* matrix, int64_t n);
 
 struct InstructionSet {
@@ -37,9 +38,9 @@ struct InstructionSet {
 };
 
 extern const InstructionSet portable_set;
-#if defined(__x86_64__)
+#if TORCHINIT_X86
 extern const InstructionSet avx2_set, avx512_set;
-#elif defined(__aarch64__)
+#elif TORCHINIT_ARM64
 extern const InstructionSet neon_set;
 #endif
 

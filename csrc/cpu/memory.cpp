@@ -2,7 +2,9 @@
 
 #include <atomic>
 
-#if defined(__linux__)
+#include "../base/platform.h"
+
+#if TORCHINIT_LINUX
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,7 +14,7 @@
 
 namespace torchinit::cpu {
 
-#if defined(__linux__)
+#if TORCHINIT_LINUX
 
 int64_t last_level_cache() {
   static const int64_t size = [] {

@@ -1,6 +1,6 @@
 // The kernels for NEON: all 64-bit Arm processors.
 #include "kernels.h"
-#if defined(__aarch64__)
+#if TORCHINIT_ARM64
 #include <arm_neon.h>
 
 #include <cstdint>
@@ -8,11 +8,12 @@
 
 #define TORCHINIT_TARGET neon
 #define TORCHINIT_LANES NeonLanes
-#include "../lanes/neon.h"
-#include "../lanes/scalar.h"
+#include "../job/visit_plan.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
-#include "kernels.inc"
+#include "../simd/neon.h"
+#include "../simd/scalar.h"
+#include "fill_kernel.inc"
+#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet neon_set = {"neon", torchinit::neon::fill_plan, torchinit::neon::reflect,

@@ -4,11 +4,12 @@
 
 #define TORCHINIT_TARGET portable
 #define TORCHINIT_LANES ScalarLanes
-#include "../lanes/scalar.h"
+#include "../job/visit_plan.h"
 #include "../math/reflector.h"
-#include "../math/transforms.h"
+#include "../simd/scalar.h"
+#include "fill_kernel.inc"
 #include "kernels.h"
-#include "kernels.inc"
+#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet portable_set = {"portable", torchinit::portable::fill_plan,

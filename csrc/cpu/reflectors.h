@@ -1,26 +1,13 @@
-// Blocks of Householder vectors in host memory.
+// Householder vectors, and what is made of them, in host memory.
 #pragma once
 
 #include <cstdint>
 
-#include "../plan.h"
+#include "../job/reflector_block.h"
 
 namespace torchinit::cpu {
 
-// The reflectors first, first + 1, ..., first + count - 1 of some matrices.
-struct ReflectorBlock {
-  Dtype dtype;  // Float32 or Float64
-  const int64_t* keys;
-  int64_t matrices;
-  int64_t first, count;
-  int64_t length;  // elements of a whole column; reflector k has length - k
-  void* vectors;   // (matrices, count, length - first): reflector by reflector, zeros before each
-  void* halves;    // of their squared norms: (matrices, count)
-  void* signs;     // (matrices, count)
-};
-
-// Reflector k of a matrix comes of elements k * length + k to (k + 1) * length - 1 of the key's
-// normal fill.
+// Draws a block on at most `threads` threads.
 void fill_reflectors(const ReflectorBlock& block, int threads);
 
 // Matrices (n, n), rows after rows: upper triangles become their inverses; zeros below.

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "../job.h"
+#include "../job/job.h"
 
 namespace torchinit::cuda {
 
@@ -12,8 +12,8 @@ namespace torchinit::cuda {
 // fails.
 void fill(const std::vector<Job>& jobs, void* stream);
 
-// One of the others.
-void fill_box(const Job& job, void* stream);
+// Queues the fill of one box that is no single run of memory.
+void fill_strided(const Job& job, void* stream);
 
 // The architectures compiled for, as nvcc lists them: "800,900".
 const char* architectures();

@@ -1,10 +1,10 @@
-// Launches of the phases in reflector_body.h.
+// Launches of the phases in reflector_thread.h.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
 #include "launch.h"
-#include "reflector_body.h"
+#include "reflector_thread.h"
 #include "reflectors.h"
 
 namespace torchinit::cuda {
@@ -19,22 +19,23 @@ __global__ void __launch_bounds__(kReflectorThreads)
   __shared__ TORCHINIT_TARGET::Reflector<T> reflector;
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t row = blockIdx.x; row < work.rows; row += gridDim.x) {
-    draw_reflector<T, Store>(work, row, thread, kReflectorThreads);
+    const auto place = work.place(row);
+    draw_reflector<T, Store>(work, place, thread, kReflectorThreads);
     __syncthreads();
-    const T* const x = work.vector<T>(row);
+    const T* const x = work.vector<T>(place);
     const T head = x[0];
-    sums[thread] = TORCHINIT_TARGET::partial_square_sum(x, work.size(row), thread);
+    sums[thread] = TORCHINIT_TARGET::partial_square_sum(x, place.size, thread);
     __syncthreads();
     if (thread == 0)
       reflector = TORCHINIT_TARGET::make_reflector(head, TORCHINIT_TARGET::sum_pairwise(sums));
     __syncthreads();
-    scale_reflector(work, row, reflector, thread, kReflectorThreads);
+    scale_reflector(work, row, place, reflector, thread, kReflectorThreads);
   }
 }
 
 }  // namespace
 
-void fill_reflectors(const cpu::ReflectorBlock& block, void* stream) {
+void fill_reflectors(const ReflectorBlock& block, void* stream) {
   const cudaStream_t queue = static_cast<cudaStream_t>(stream);
   const int64_t element = element_size(block.dtype);
   const int64_t width = block.length - block.first;
@@ -49,7 +50,7 @@ void fill_reflectors(const cpu::ReflectorBlock& block, void* stream) {
     work.count = block.count;
     work.length = block.length;
     work.vectors = static_cast<unsigned char*>(block.vectors) + before * width * element;
-    work.halves = static_cast<unsigned char*>(block.halves) + before * element;
+    work.half_norms = static_cast<unsigned char*>(block.half_norms) + before * element;
     work.signs = static_cast<unsigned char*>(block.signs) + before * element;
     const unsigned int blocks = blocks_for(work.rows * kReflectorThreads, kReflectorThreads, 16);
     if (blocks == 0) continue;

@@ -9,11 +9,7 @@
 // Wichura 1988 (Algorithm AS 241, PPND16).
 #pragma once
 
-#if defined(__CUDACC__)
-#define TORCHINIT_COEFF __host__ __device__
-#else
-#define TORCHINIT_COEFF
-#endif
+#include "../base/platform.h"
 
 // clang-format off: one coefficient a line
 namespace torchinit::coefficients {
@@ -23,7 +19,7 @@ namespace torchinit::coefficients {
 // relative error 2^-25.14; evaluated, 1.05 ulp.
 struct LogF32 {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         -0x1.ffffd4p-2f,
         0x1.5554fap-2f,
@@ -43,7 +39,7 @@ struct LogF32 {
 // relative error 2^-25.02; evaluated, 1.58 ulp.
 struct SinF32 {
   static constexpr int degree = 3;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         0x1.921fb6p-1f,
         -0x1.4abbc4p-4f,
@@ -59,7 +55,7 @@ struct SinF32 {
 // relative error 2^-28.95; evaluated, 0.87 ulp.
 struct CosF32 {
   static constexpr int degree = 3;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         -0x1.3bd3ccp-2f,
         0x1.03c1d6p-6f,
@@ -75,7 +71,7 @@ struct CosF32 {
 // relative error 2^-23.77; evaluated, 2.15 ulp.
 struct InverseNormalWithin2F32P {
   static constexpr int degree = 4;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         0x1.9c63fcp+1f,
         0x1.6c07b4p+8f,
@@ -88,7 +84,7 @@ struct InverseNormalWithin2F32P {
 };
 struct InverseNormalWithin2F32Q {
   static constexpr int degree = 4;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         0x1p+0f,
         0x1.cbbb82p+7f,
@@ -105,7 +101,7 @@ struct InverseNormalWithin2F32Q {
 // relative error 2^-23.91; evaluated, 2.16 ulp.
 struct InverseNormalWithin3F32P {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         0x1.2d19c8p+2f,
         0x1.98560ep+13f,
@@ -121,7 +117,7 @@ struct InverseNormalWithin3F32P {
 };
 struct InverseNormalWithin3F32Q {
   static constexpr int degree = 6;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         0x1p+0f,
         0x1.e383p+11f,
@@ -140,7 +136,7 @@ struct InverseNormalWithin3F32Q {
 // relative error 2^-23.68; evaluated, 2.15 ulp.
 struct InverseNormalTailF32P {
   static constexpr int degree = 3;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         -0x1.34001ep+1f,
         -0x1.32fc94p+0f,
@@ -152,7 +148,7 @@ struct InverseNormalTailF32P {
 };
 struct InverseNormalTailF32Q {
   static constexpr int degree = 2;
-  TORCHINIT_COEFF static constexpr float at(int k) {
+  TORCHINIT_CONSTEXPR float at(int k) {
     constexpr float c[] = {
         0x1p+0f,
         0x1.e7dfc2p+0f,
@@ -167,7 +163,7 @@ struct InverseNormalTailF32Q {
 // relative error 2^-55.88; evaluated, 2.00 ulp.
 struct LogF64 {
   static constexpr int degree = 6;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1.5555555555773p-1,
         0x1.99999998f1754p-2,
@@ -186,7 +182,7 @@ struct LogF64 {
 // relative error 2^-54.16; evaluated, 1.49 ulp.
 struct SinF64 {
   static constexpr int degree = 6;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1.921fb54442d18p-1,
         -0x1.4abbce625be41p-4,
@@ -205,7 +201,7 @@ struct SinF64 {
 // relative error 2^-55.28; evaluated, 0.98 ulp.
 struct CosF64 {
   static constexpr int degree = 6;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         -0x1.3bd3cc9be45dep-2,
         0x1.03c1f081b5aaep-6,
@@ -224,7 +220,7 @@ struct CosF64 {
 // relative error 2^-52.93; evaluated, 4.49 ulp. Wichura's.
 struct InverseNormalCentreF64P {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1.b18d91e9eef75p+1,
         0x1.0a4888b1a436ep+7,
@@ -240,7 +236,7 @@ struct InverseNormalCentreF64P {
 };
 struct InverseNormalCentreF64Q {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1p+0,
         0x1.5281b386e1ab5p+5,
@@ -260,7 +256,7 @@ struct InverseNormalCentreF64Q {
 // relative error 2^-52.30; evaluated, 3.78 ulp. Wichura's.
 struct InverseNormalMiddleF64P {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1.6c665fde9526ap+0,
         0x1.2857748cab19bp+2,
@@ -276,7 +272,7 @@ struct InverseNormalMiddleF64P {
 };
 struct InverseNormalMiddleF64Q {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1p+0,
         0x1.06cefbb46a449p+1,
@@ -296,7 +292,7 @@ struct InverseNormalMiddleF64Q {
 // relative error 2^-53.24; evaluated, 5.15 ulp. Wichura's.
 struct InverseNormalFarF64P {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1.aa1b1c13ee526p+2,
         0x1.5daea6e875003p+2,
@@ -312,7 +308,7 @@ struct InverseNormalFarF64P {
 };
 struct InverseNormalFarF64Q {
   static constexpr int degree = 7;
-  TORCHINIT_COEFF static constexpr double at(int k) {
+  TORCHINIT_CONSTEXPR double at(int k) {
     constexpr double c[] = {
         0x1p+0,
         0x1.331d34fc7d77fp-1,
@@ -328,5 +324,3 @@ struct InverseNormalFarF64Q {
 };
 
 }  // namespace torchinit::coefficients
-
-#undef TORCHINIT_COEFF

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "../target.h"
+#include "../base/target.h"
 #include "coefficients.h"
 
 namespace torchinit::TORCHINIT_TARGET {

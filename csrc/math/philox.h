@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "../target.h"
+#include "../base/target.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
@@ -57,17 +57,17 @@ TORCHINIT_INLINE void philox_rounds(typename L::u64 c[counters][4], const RoundK
 // so that none has to be shifted down first.
 template <class L>
 TORCHINIT_INLINE void last_round(const typename L::u64 c[4], const RoundKeys& keys,
-                                 typename L::u32 first[L::halves],
-                                 typename L::u32 second[L::halves]) {
+                                 typename L::u32 first[L::vectors],
+                                 typename L::u32 second[L::vectors]) {
   const typename L::u64 p0 = L::multiply_wide(c[0], kFirst);
   const typename L::u64 p1 = L::multiply_wide(c[2], kSecond);
   L::pack_lower(p1, p0, second);
-  typename L::u32 upper[L::halves], other[L::halves], key[L::halves];
+  typename L::u32 upper[L::vectors], other[L::vectors], key[L::vectors];
   L::pack_upper(p1, p0, upper);
   L::pack_lower(c[1], c[3], other);
   L::pack_lower(L::broadcast64(keys.first[9]), L::broadcast64(keys.second[9]), key);
   TORCHINIT_UNROLL
-  for (int half = 0; half < L::halves; ++half) first[half] = upper[half] ^ other[half] ^ key[half];
+  for (int i = 0; i < L::vectors; ++i) first[i] = upper[i] ^ other[i] ^ key[i];
 }
 
 // A run of groups of blocks: `together` consecutive ones, and as many again `stride` blocks later.
@@ -88,14 +88,14 @@ class BlockRun {
   // The words of some groups from here on, 32 bits each: first has words 0 and 2 of the blocks,
   // second words 1 and 3.
   template <int groups>
-  TORCHINIT_INLINE void words(typename L::u32 first[groups * L::halves],
-                              typename L::u32 second[groups * L::halves]) const {
+  TORCHINIT_INLINE void words(typename L::u32 first[groups * L::vectors],
+                              typename L::u32 second[groups * L::vectors]) const {
     typename L::u64 c[groups][4];
     begin<groups>(c);
     philox_rounds<L, 2, 9, groups>(c, keys_);
     TORCHINIT_UNROLL
     for (int i = 0; i < groups; ++i)
-      last_round<L>(c[i], keys_, first + i * L::halves, second + i * L::halves);
+      last_round<L>(c[i], keys_, first + i * L::vectors, second + i * L::vectors);
   }
 
   // 64 bits each, the even word below the odd one.

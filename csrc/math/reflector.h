@@ -8,12 +8,31 @@
 
 #include <cstdint>
 
-#include "../lanes/scalar.h"
-#include "../target.h"
+#include "../base/target.h"
+#include "../simd/scalar.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
 constexpr int kPartialSums = 64;  // a power of two
+
+// Where the vector of one row of a ReflectorBlock (job/reflector_block.h) lies, and where it comes
+// from. A row has `length - first` elements: zeros, then the vector.
+struct ReflectorPlace {
+  int64_t matrix;  // of the block
+  int64_t zeros;   // elements of the row before the vector
+  int64_t begin;   // the vector's first element, from the block's first
+  int64_t size;    // the vector's elements
+  uint64_t index;  // logical index of its first element in the key's normal fill
+};
+
+TORCHINIT_INLINE ReflectorPlace reflector_place(int64_t row, int64_t first, int64_t count,
+                                                int64_t length) {
+  const int64_t matrix = row / count;
+  const int64_t zeros = row - matrix * count;
+  const uint64_t number = static_cast<uint64_t>(first + zeros);
+  return {matrix, zeros, row * (length - first) + zeros, length - first - zeros,
+          number * static_cast<uint64_t>(length) + number};
+}
 
 // The partial sum `lane`, as a CUDA thread makes it.
 template <class T>
@@ -38,8 +57,8 @@ TORCHINIT_INLINE void partial_square_sums(const T* x, int64_t n, double sums[kPa
 }
 
 TORCHINIT_INLINE double sum_pairwise(double sums[kPartialSums]) {
-  for (int half = kPartialSums / 2; half > 0; half /= 2)
-    for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  for (int count = kPartialSums / 2; count > 0; count /= 2)
+    for (int lane = 0; lane < count; ++lane) sums[lane] += sums[lane + count];
   return sums[0];
 }
 
@@ -47,8 +66,8 @@ TORCHINIT_INLINE double sum_pairwise(double sums[kPartialSums]) {
 template <class T>
 struct Reflector {
   T scale;
-  T half;  // of |v|^2
-  T sign;  // of (H x)_1: the sign that R's diagonal would have in a QR factorisation
+  T half_norm;  // |v|^2 / 2
+  T sign;       // of (H x)_1: the sign that R's diagonal would have in a QR factorisation
 };
 
 template <class T>

@@ -131,11 +131,11 @@ _FUNCTIONS = {
 def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> None:
     if not has_torch_function_unary(tensor):
         fill(draw, tensor, generator)
-    elif draw.distribution == CONSTANT:
-        functional.constant_(tensor, draw.p0)
+    elif draw[0] == CONSTANT:
+        functional.constant_(tensor, draw[1])
     else:
-        count = 4 if draw.distribution == TRUNCATED_NORMAL else 2
-        _FUNCTIONS[draw.distribution](tensor, *draw[1 : 1 + count], generator=generator)
+        count = 4 if draw[0] == TRUNCATED_NORMAL else 2
+        _FUNCTIONS[draw[0]](tensor, *draw[1 : 1 + count], generator=generator)
 
 
 _DEFAULTS = Arguments()

@@ -1,5 +1,5 @@
-// The bodies of the CUDA kernels, run on the host over whole grids: every transform and dtype, odd
-// sizes, misaligned memory and boxes, against the CPU kernels bit for bit.
+// What the threads of the CUDA kernels do, run on the host over whole grids: every transform and
+// dtype, odd sizes, misaligned memory and boxes, against the CPU kernels bit for bit.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -9,10 +9,10 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/reflectors.h"
-#include "../../csrc/cuda/box_body.h"
-#include "../../csrc/cuda/chunk_body.h"
-#include "../../csrc/cuda/reflector_body.h"
-#include "../../csrc/plan.h"
+#include "../../csrc/cuda/contiguous_thread.h"
+#include "../../csrc/cuda/reflector_thread.h"
+#include "../../csrc/cuda/strided_thread.h"
+#include "../../csrc/job/plan.h"
 
 namespace {
 
@@ -21,8 +21,8 @@ using namespace torchinit;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 long fills = 0;
 
-// What visit_box calls: every thread of a grid in turn.
-struct RunBoxGrid {
+// What visit_strided calls: every thread of a grid in turn.
+struct RunStridedGrid {
   const Job& job;
   const cuda::DeviceBox& box;
   int64_t threads;
@@ -31,22 +31,22 @@ struct RunBoxGrid {
   void run(const Sampler& sampler) const {
     const auto keys = TORCHINIT_TARGET::round_keys(job.key);
     for (int64_t thread = 0; thread < threads; ++thread)
-      cuda::fill_box<Store>(sampler, keys, box, job.data, thread, threads);
+      cuda::fill_strided_thread<Store>(sampler, keys, box, job.data, thread, threads);
   }
 
   template <class Element>
   void run_constant() const {
     for (int64_t thread = 0; thread < threads; ++thread)
-      cuda::fill_constant_box<Element>(job.plan.pattern, box, job.data, thread, threads);
+      cuda::fill_constant_strided_thread<Element>(job.plan.pattern, box, job.data, thread, threads);
   }
 };
 
-void fill_by_box(const Job& job, int64_t threads) {
+void fill_by_grid(const Job& job, int64_t threads) {
   const cuda::DeviceBox box(job.box);
-  cuda::visit_box(job.plan, RunBoxGrid{job, box, threads});
+  cuda::visit_strided(job.plan, RunStridedGrid{job, box, threads});
 }
 
-// Likewise; all chunks of a table by all threads of a thread block.
+// What visit_table calls: all chunks of a table by all threads of a thread block.
 struct RunTable {
   const cuda::Table& table;
 
@@ -81,7 +81,7 @@ void compare(const Plan& plan, const Box& box, int64_t reach, int64_t offset) {
   cpu::fill(plan, 99, box, expected.data() + offset * element, 1);
   for (const int64_t threads : {1, 7, 256}) {
     std::vector<unsigned char> got(bytes, 0xA5);
-    fill_by_box({plan, 99, box, got.data() + offset * element}, threads);
+    fill_by_grid({plan, 99, box, got.data() + offset * element}, threads);
     require_equal(expected, got, plan, "a grid");
   }
   if (!cuda::is_flat(box)) return;
@@ -100,8 +100,8 @@ void compare_long(const Plan& plan) {
       compare(plan, flat_box(size), size, offset);
   const bool two_words = plan.dtype == Dtype::Float64 || plan.dtype == Dtype::Int64;
   const int64_t boundary = int64_t{1} << (two_words ? 33 : 34);
-  for (const int64_t start : {boundary - 1000, boundary - 4 * packet})
-    compare(plan, make_box({chunk}, {1}, {int64_t{1} << 40}, {start}), chunk, 0);
+  for (const int64_t offset : {boundary - 1000, boundary - 4 * packet})
+    compare(plan, make_box({chunk}, {1}, {int64_t{1} << 40}, {offset}), chunk, 0);
 }
 
 void compare_all(const Plan& plan) {
@@ -171,19 +171,20 @@ void compare_reflectors(Dtype dtype, int64_t length, int64_t first, int64_t coun
   work.count = count;
   work.length = length;
   work.vectors = got.data();
-  work.halves = scalars[2].data();
+  work.half_norms = scalars[2].data();
   work.signs = scalars[3].data();
   for (int64_t row = 0; row < work.rows; ++row) {
+    const auto place = work.place(row);
     for (int thread = 0; thread < threads; ++thread)
-      cuda::draw_reflector<T, Store>(work, row, thread, threads);
-    const T* const x = work.vector<T>(row);
+      cuda::draw_reflector<T, Store>(work, place, thread, threads);
+    const T* const x = work.vector<T>(place);
     double sums[threads];
     for (int thread = 0; thread < threads; ++thread)
-      sums[thread] = TORCHINIT_TARGET::partial_square_sum(x, work.size(row), thread);
+      sums[thread] = TORCHINIT_TARGET::partial_square_sum(x, place.size, thread);
     const auto reflector =
         TORCHINIT_TARGET::make_reflector(x[0], TORCHINIT_TARGET::sum_pairwise(sums));
     for (int thread = 0; thread < threads; ++thread)
-      cuda::scale_reflector(work, row, reflector, thread, threads);
+      cuda::scale_reflector(work, row, place, reflector, thread, threads);
   }
   ++fills;
   if (expected == got && scalars[0] == scalars[2] && scalars[1] == scalars[3]) return;

@@ -7,7 +7,7 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
-#include "../../csrc/plan.h"
+#include "../../csrc/job/plan.h"
 
 namespace {
 

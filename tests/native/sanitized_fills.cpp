@@ -13,8 +13,8 @@
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cpu/reflectors.h"
-#include "../../csrc/lanes/scalar.h"
-#include "../../csrc/plan.h"
+#include "../../csrc/job/plan.h"
+#include "../../csrc/simd/scalar.h"
 
 namespace {
 
@@ -135,12 +135,13 @@ void run_reflectors(Dtype dtype) {
   for (const int64_t length : {1, 2, 15, 16, 17, 63, 64, 65, 200}) {
     for (const int64_t first : {int64_t{0}, length / 2, length - 1}) {
       const int64_t count = std::min<int64_t>(length - first, 20), width = length - first;
-      std::vector<T> vectors[2], halves(static_cast<size_t>(3 * count)), signs(halves.size());
+      std::vector<T> vectors[2], half_norms(static_cast<size_t>(3 * count)),
+          signs(half_norms.size());
       for (const int threads : {1, 3}) {
         auto& to = vectors[threads == 3];
         to.resize(static_cast<size_t>(3 * count * width));
         cpu::fill_reflectors(
-            {dtype, keys, 3, first, count, length, to.data(), halves.data(), signs.data()},
+            {dtype, keys, 3, first, count, length, to.data(), half_norms.data(), signs.data()},
             threads);
         ++fills;
       }

@@ -37,15 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> tuple[str, int]:
     arguments = _parser().parse_args(argv)
+    with shell.importing():
+        import torch
+
+        from torchinit.commands import demo, info
+
     if arguments.command == "info":
-        from torchinit.commands import info
-
         return info.run(as_json=arguments.json), 0
-
-    import torch
-
-    from torchinit.commands import demo
-
     return demo.run(
         arguments.model,
         dtype=getattr(torch, arguments.dtype),
@@ -95,7 +93,8 @@ def _best_device() -> torch.device:
 
 
 def _device(text: str) -> torch.device:
-    import torch
+    with shell.importing():
+        import torch
 
     try:
         device = torch.device(text)

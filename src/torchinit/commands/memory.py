@@ -92,6 +92,7 @@ def allocate(model: Model, dtype: torch.dtype, device: torch.device) -> list[Fil
     except (MemoryError, RuntimeError) as error:
         if not (why := out_of_memory(error)):
             raise
+        why = why.removeprefix("out of memory: ")
         raise MemoryError(f"{model.title} does not fit into memory: {why}") from None
 
 

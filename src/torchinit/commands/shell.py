@@ -7,7 +7,9 @@ come at any time. Each ends in an exit code and one line, never in a traceback: 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
@@ -64,12 +66,42 @@ def say(text: str) -> None:
         print(f"torchinit: {text}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once, while there is nothing yet to leave in order.
+
+    An import is no place for exceptions: what runs in it swallows them, or aborts if it is C++.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield  # SIGINT is not ours: ignored under nohup, or handled by a caller
+        return
+
+    def leave(*_: object) -> None:
+        try:
+            say("interrupted")
+        finally:
+            os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def out_of_memory(error: BaseException) -> str:
     """Returns the line that tells of an error, if it is that memory ran out; else nothing."""
-    message = str(error).strip().partition("\n")[0]
+    text = str(error)
+    first_line = text.strip().partition("\n")[0]
     if isinstance(error, MemoryError):
-        return message or "out of memory"
-    return f"out of memory: {message}" if any(s in str(error) for s in _OUT_OF_MEMORY) else ""
+        return first_line or "out of memory"
+    if not any(sign in text for sign in _OUT_OF_MEMORY):
+        return ""
+    # torch's begins with the place in its source.
+    return f"out of memory: {first_line.rpartition('DefaultCPUAllocator: ')[2]}"
 
 
 class _CannotWriteError(Exception):

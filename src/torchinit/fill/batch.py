@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+from asyncio import _get_running_loop, current_task
 from contextvars import ContextVar
 from operator import attrgetter
+from threading import get_ident
 from types import TracebackType
 from typing import TypeAlias
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
+from torchinit.errors import ArgumentError
+from torchinit.fill import checks
 from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
-from torchinit.schemes.draw import Draw
+from torchinit.placement.box import Box
+from torchinit.schemes.draw import CONSTANT, NORMAL, USUAL, Draw, check_draw
+from torchinit.streams.keys import Stream, draw_key_number
 
-# Draw, number of the dtype, key, tensor, address, place, and how often it had been written to.
-_Row: TypeAlias = tuple[Draw, int, int, Tensor, int, calls.Place, int]
+# Draw, number of the dtype, key, tensor, address, and how often it had been written to (-1 where
+# torch does not count that).
+_Row: TypeAlias = tuple[Draw, int, int, Tensor, int, int]
 
-_dtype = attrgetter("dtype")
+_dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
 
 
 def batch() -> Batch:
@@ -32,9 +37,9 @@ def batch() -> Batch:
                 torchinit.zeros_(layer.bias)
 
     A thousand parameters cost a few launches on a GPU, and one parallel region on a CPU. The values
-    are those of the same calls outside a batch: every call is checked, and draws its key, where it
-    stands. Until the block ends the tensors hold what they held before: do not read them, nor write
-    to them, inside.
+    are those of the same calls outside a batch: every call draws its key where it stands. Its
+    parameters are checked there too, the tensors when the block ends; until then they hold what
+    they held before: do not read them, nor write to them, inside.
 
     ``orthogonal_``, ``sparse_``, ``eye_``, ``dirac_``, and whatever ``torch.nn.init`` serves, are
     done at once. A batch inside a batch is part of it; other threads and other asyncio tasks are
@@ -43,6 +48,7 @@ def batch() -> Batch:
     the code that it is suspended for: close it, or let the batch end, before that fills.
 
     Raises:
+        ArgumentError: at the end of the block, for a tensor that cannot be written to.
         RuntimeError: at the end of the block, if a collected tensor was written to, converted,
             moved, resized or given other memory after its call, so that its fill would come too
             late or to the wrong place. Nothing collected is filled then.
@@ -61,18 +67,22 @@ class Batch:
         """With discards, a block that raises fills nothing."""
         self._discards = discards
         self._rows: list[_Row] = []
-        self._owner: tuple[int, object] | None = None
+        self._boxes: dict[int, Box] = {}  # by row
+        self._thread = 0  # whose fills are collected, while the block is open
+        self._task: object = None
+        self._entered = False
         self._before: Batch | None = None
         self._part_of: Batch | None = None
 
     def __enter__(self) -> None:
-        if self._owner is not None or self._part_of is not None:
+        if self._entered:
             raise RuntimeError("this batch was entered before: call torchinit.batch() anew")
+        self._entered = True
         self._before = open_batch.get()
         if self._before is not None and self._before.collects():
             self._part_of = self._before
         else:
-            self._owner = _owner()
+            self._thread, self._task = get_ident(), _get_running_loop() and current_task()
             open_batch.set(self)
 
     def __exit__(
@@ -83,56 +93,93 @@ class Batch:
     ) -> None:
         if self._part_of is not None:
             return
-        self._owner = (0, None)  # nobody: entered once, and over
+        self._thread = 0
         # A generator may be closed in another thread or context, where it is not this batch's turn.
         if open_batch.get() is self:
             open_batch.set(self._before)
         rows, self._rows = self._rows, []
         if rows and not (self._discards and kind is not None):
-            _fill_rows(rows)
+            _fill_rows(rows, self._boxes)
 
     def collects(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""
-        return self._owner == _owner()
+        return self._thread == get_ident() and self._task is (
+            _get_running_loop() and current_task()
+        )
 
     def collect(
-        self, draw: Draw, dtype: int, key: int, tensor: Tensor, address: int, place: calls.Place
-    ) -> None:
-        """Takes a fill of a tensor whose memory is at hand, with everything checked."""
-        self._rows.append((draw, dtype, key, tensor, address, place, _version(tensor)))
+        self, draw: Draw, number: int, tensor: Tensor, stream: Stream, box: Box | None = None
+    ) -> bool:
+        """Takes a fill, and draws its key; returns whether it did.
+
+        Args:
+            draw: checked here.
+            number: of the tensor's dtype.
+            tensor: in memory that kernels fill; checked when the block ends.
+            stream, box: as ``fill`` has them.
+        """
+        if self._thread != get_ident() or self._task is not (_get_running_loop() and current_task()):
+            return False
+        try:
+            address = tensor.data_ptr()
+        except RuntimeError:  # it has no one address: torch's to fill
+            return False
+        try:
+            version = tensor._version
+        except RuntimeError:  # of inference tensors torch does not count the writes
+            version = -1
+        distribution, p0, p1, _, _ = draw
+        if distribution != NORMAL or not (-USUAL < p0 < USUAL and 0 <= p1 < USUAL):
+            check_draw(draw, tensor.dtype)
+        key = 0 if distribution == CONSTANT else draw_key_number(stream)
+        self._rows.append((draw, number, key, tensor, address, version))
+        if box is not None:
+            self._boxes[len(self._rows) - 1] = box
+        return True
 
 
-def _owner() -> tuple[int, object]:
-    """The thread and the asyncio task that runs."""
-    thread = threading.get_ident()
-    if asyncio._get_running_loop() is None:
-        return thread, None
-    return thread, asyncio.current_task()
+def _fill_rows(rows: list[_Row], boxes: dict[int, Box]) -> None:
+    """Fills what was collected; nothing if one of the tensors cannot be."""
+    # Column by column: thousands of small tensors are what this is for.
+    draws, dtypes, keys, tensors, addresses, versions = zip(*rows, strict=True)
+    counted = min(versions) >= 0
+    if (
+        tuple(map(Tensor.data_ptr, tensors)) != addresses
+        or tuple(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != dtypes
+        or tuple(map(_counted_version if counted else _version, tensors)) != versions
+    ):
+        _complain(rows)
+    if (
+        counted
+        and not boxes
+        and min(addresses) > checks.LEAST_ADDRESS
+        and all(map(Tensor.is_contiguous, tensors))
+        and all(map(UntypedStorage.resizable, map(Tensor.untyped_storage, tensors)))
+        and not any(map(Tensor.is_neg, tensors))
+    ):
+        calls.fill_list(draws, dtypes, keys, tensors, addresses, tuple(map(Tensor.numel, tensors)))
+        return
+    for tensor in tensors:
+        if tensor.is_neg():
+            raise ArgumentError(
+                f"a tensor of shape {tuple(tensor.shape)} is a view with the negative bit set, "
+                "which torch.nn.init fills: fill it outside torchinit.batch()"
+            )
+        checks.check_target(tensor)
+    places = [calls.place_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
+    calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
 
 
 def _version(tensor: Tensor) -> int:
-    """How often torch has seen a tensor written to; of inference tensors it does not count."""
     try:
         return tensor._version
     except RuntimeError:
-        return 0
-
-
-def _fill_rows(rows: list[_Row]) -> None:
-    draws, dtypes, keys, tensors, addresses, places, versions = zip(*rows, strict=True)
-    # Column by column: thousands of small tensors are what this is for.
-    if (
-        list(map(Tensor.data_ptr, tensors)) != list(addresses)
-        or list(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != list(dtypes)
-        or list(map(_version, tensors)) != list(versions)
-    ):
-        _complain(rows)
-    calls.fill_list(*map(list, (draws, dtypes, keys, tensors, addresses, places)))
+        return -1
 
 
 def _complain(rows: list[_Row]) -> None:
     """Raises for the first tensor that is not what it was when its fill was collected."""
-    for _, dtype, _, tensor, address, _, version in rows:
+    for _, dtype, _, tensor, address, version in rows:
         shape = f"a tensor of shape {tuple(tensor.shape)}"
         since = "since its fill was collected by torchinit.batch()"
         if tensor.device.type not in ("cpu", "cuda"):

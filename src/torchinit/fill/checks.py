@@ -11,8 +11,13 @@ from torchinit.native import load
 from torchinit.native.torch_private import FakeTensor, dual_level
 
 
+# Addresses of memory that programs are given are greater than this on most systems. Smaller ones
+# may be an offset into a storage that was freed, and are looked at.
+LEAST_ADDRESS = 1 << 44
+
+
 def is_ordinary(tensor: Tensor) -> bool:
-    """Whether a tensor owns memory that torch allocated, and may be written to."""
+    """Whether a tensor has memory that torch allocated, and may be written to."""
     storage = tensor.untyped_storage()
     return bool(storage.nbytes() and storage.resizable()) and not tensor.is_inference()
 

@@ -27,20 +27,20 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream) -> Tensor:
     Raises:
         RuntimeError: for a key as the stream: torch has no streams that keys choose.
     """
-    if draw.distribution == CONSTANT:
-        return by_torch(torch_init.constant_, tensor, draw.p0)
+    if draw[0] == CONSTANT:
+        return by_torch(torch_init.constant_, tensor, draw[1])
     if isinstance(stream, int):
         raise RuntimeError(f"key={stream}: torch.nn.init, which fills this tensor, takes no keys")
-    function, count = _FUNCTIONS[draw.distribution]
+    function, count = _FUNCTIONS[draw[0]]
     parameters = draw[1 : 1 + count]
-    if draw.distribution == TRUNCATED_NORMAL:
+    if draw[0] == TRUNCATED_NORMAL:
         mean, std, a, b = parameters
         if std == 0:  # torch divides by it
             return by_torch(torch_init.constant_, tensor, min(max(mean, a), b))
         with warnings.catch_warnings():  # functional.py has warned
             warnings.filterwarnings("ignore", message="mean is more than 2 std")
             return by_torch(function, tensor, *parameters, stream)
-    below = parameters[1] if draw.distribution == UNIFORM and parameters[0] < parameters[1] else None
+    below = parameters[1] if draw[0] == UNIFORM and parameters[0] < parameters[1] else None
     return by_torch(function, tensor, *parameters, stream, below=below)
 
 

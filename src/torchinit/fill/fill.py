@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, get_num_threads
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from torchinit.fill import checks, fallback, operators
 from torchinit.fill.batch import Batch, open_batch
+from torchinit.fill.checks import LEAST_ADDRESS
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road, obstacle
 from torchinit.native import calls, load
 from torchinit.native.numbers import DTYPE_NUMBERS
@@ -27,13 +27,8 @@ from torchinit.native.torch_private import (
     jit_trace,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.draw import CONSTANT, NORMAL, Draw, check_draw
+from torchinit.schemes.draw import CONSTANT, NORMAL, USUAL, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number
-
-_STRIDED = torch.strided
-# Means and stds of less than this are within the range of every dtype that fills are computed in.
-_USUAL = 1e38
-
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
     """Fills a tensor in place, outside autograd; leaves meta tensors alone.
@@ -54,34 +49,38 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
         RuntimeError: for a box that only ``torch.nn.init`` could fill, which knows no boxes.
     """
     # First the whole tensors in plain host memory of ordinary programs, which must not wait for
-    # questions about others; none of these asks more of torch than it must.
-    if not is_compiling() and type(tensor) in PLAIN_TYPES:
-        number, module = FLOAT_NUMBERS.get(tensor.dtype), load.module
+    # questions about others: each of these is one that some tensor or program answers otherwise.
+    if (
+        not is_dynamo_compiling()
+        and box is None
+        and type(tensor) in PLAIN_TYPES
+        and tensor.is_cpu
+        and dispatch_modes() == 0
+        and innermost_transform() is None
+        and jit_trace() is None
+        and dual_level() < 0
+    ):
+        number, module, collector = FLOAT_NUMBERS.get(tensor.dtype), load.module, open_batch.get()
+        if number is None or module is None:
+            return _fill_by_road(draw, tensor, stream, box)
+        if collector is not None and collector.collect(draw, number, tensor, stream):
+            return tensor
+        try:
+            address = tensor.data_ptr()
+        except RuntimeError:  # it has no one address
+            return _fill_by_road(draw, tensor, stream, box)
         if (
-            number is not None
-            and module is not None
-            and box is None
-            and tensor.is_cpu
-            and tensor.layout is _STRIDED
-            and dispatch_modes() == 0
-            and innermost_transform() is None
-            and jit_trace() is None
-            and dual_level() < 0
+            address > LEAST_ADDRESS
             and tensor.is_contiguous()
-            and (address := tensor.data_ptr())
+            and tensor.untyped_storage().resizable()
+            and not tensor.is_inference()
             and not tensor.is_neg()
-            and checks.is_ordinary(tensor)
         ):
             distribution, p0, p1, p2, p3 = draw
-            if distribution != NORMAL or not (-_USUAL < p0 < _USUAL and 0 <= p1 < _USUAL):
+            if distribution != NORMAL or not (-USUAL < p0 < USUAL and 0 <= p1 < USUAL):
                 check_draw(draw, tensor.dtype)
             key = 0 if distribution == CONSTANT else draw_key_number(stream)
-            count = tensor.numel()
-            collector = open_batch.get()
-            if collector is not None and collector.collects():
-                collector.collect(draw, number, key, tensor, address, count)
-                return tensor
-            threads = get_num_threads()
+            count, threads = tensor.numel(), get_num_threads()
             module.fill(distribution, number, p0, p1, p2, p3, key, address, count, threads)
             count_writes((tensor,))
             return tensor
@@ -126,17 +125,16 @@ def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -
 
 def _fill_now(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:
     """Fills a tensor in memory of any layout, on any device that has kernels."""
-    check_draw(draw, tensor.dtype)
-    checks.check_target(tensor)
     if box is not None:
         check_box(tensor.shape, box)
-    key = 0 if draw.distribution == CONSTANT else draw_key_number(stream)
-    place = calls.place_of(tensor, box)
     collector = open_batch.get()
-    if collector is not None and collector.collects():
-        number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
-        collector.collect(draw, number, key, tensor, address, place)
+    number = DTYPE_NUMBERS[tensor.dtype]
+    if collector is not None and collector.collect(draw, number, tensor, stream, box):
         return tensor
+    check_draw(draw, tensor.dtype)
+    checks.check_target(tensor)
+    key = 0 if draw[0] == CONSTANT else draw_key_number(stream)
+    place = calls.place_of(tensor, box)
     if tensor.numel():
         calls.fill(tensor, draw, key, place)
     calls.count_write(tensor)

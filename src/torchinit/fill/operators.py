@@ -59,7 +59,7 @@ _TABLE = {
 
 def fill(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
     """Fills by the operator of a draw, outside autograd; a key is drawn only if it takes one."""
-    row, operator = _TABLE[draw.distribution], _OPERATORS[draw.distribution]
+    row, operator = _TABLE[draw[0]], _OPERATORS[draw[0]]
     parameters = [float(parameter) for parameter in draw[1 : 1 + len(row.parameters)]]
     if row.has_key:
         fill_by(operator, tensor, draw_key(), *parameters, *(box or ()))
@@ -89,7 +89,7 @@ def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | No
     key = arguments[0] if row.has_key else None
     rest = list(arguments[1:] if row.has_key else arguments)
     count = len(row.parameters)
-    draw = Draw(distribution, *rest[:count])
+    draw = (distribution, *rest[:count], *[0.0] * (4 - count))
     global_shape, offset = (*rest[count:], None, None)[:2]
     return key, draw, global_shape, offset
 

@@ -6,6 +6,7 @@ For tensors, draws and boxes that have been checked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from types import ModuleType
 from typing import TypeAlias
 
@@ -23,6 +24,8 @@ Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
 # Where values go, as csrc/python/read_jobs.h reads it: a number of contiguous elements, the first
 # of the logical tensor, or (sizes, strides, global_shape, offset).
 Place: TypeAlias = int | tuple[list[int], list[int], list[int], list[int]]
+
+_is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
 # Managed memory of at least so many bytes is filled by the processor: the device would move all of
 # it over, and may not have room.
@@ -83,21 +86,19 @@ def fill_list(
     Args:
         draws, dtypes, keys, tensors, addresses, places: one for each fill; dtypes in numbers.
     """
-    devices = dict.fromkeys(tensor.device for tensor in tensors)
-    columns = (draws, dtypes, keys, tensors, addresses, places)
-    for device in devices:
-        some = columns
-        if len(devices) > 1:
+    if all(map(_is_cpu, tensors)):
+        cpu_module().fill_list(draws, dtypes, keys, addresses, places, torch.get_num_threads())
+    else:
+        columns = (draws, dtypes, keys, tensors, addresses, places)
+        for device in dict.fromkeys(map(_device, tensors)):
             chosen = [i for i, tensor in enumerate(tensors) if tensor.device == device]
-            some = tuple([column[i] for i in chosen] for column in columns)  # type: ignore[assignment]
-        if device.type == "cuda":
-            _queue(device, *some)  # type: ignore[arg-type]
-        else:
-            draws_, dtypes_, keys_, _, addresses_, places_ = some
-            cpu_module().fill_list(
-                draws_, dtypes_, keys_, addresses_, places_, torch.get_num_threads()
-            )
-    count_writes([tensor for tensor in tensors if not tensor.is_inference()])
+            some = [[column[i] for i in chosen] for column in columns]
+            if device.type == "cuda":
+                _queue(device, *some)
+            else:
+                del some[3]
+                cpu_module().fill_list(*some, torch.get_num_threads())
+    count_writes(tensors)
 
 
 def count_write(tensor: Tensor) -> None:

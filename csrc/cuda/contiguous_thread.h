@@ -1,0 +1,181 @@
+// What one thread does for a chunk of a launch table (launch_table.h), as a function of its number:
+// the host runs it too, in tests/native/cuda_on_host.cpp.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "../job/visit_plan.h"
+#include "../simd/scalar.h"
+#include "launch_table.h"
+
+namespace torchinit::cuda {
+
+// Consecutive packets of one job, and which of their elements belong to it.
+template <class Element>
+struct Packets {
+  static constexpr int size = kPacketBytes / sizeof(Element);  // elements of one
+  struct alignas(kPacketBytes) Packet {
+    Element values[size];
+  };
+
+  int count;
+  int low, high;    // elements from the first packet's first
+  Element* memory;  // of that element, whether or not it belongs to the job
+  bool aligned;
+
+  TORCHINIT_INLINE Packets(const TableJob& job, uint64_t from, uint64_t to)
+      : count(static_cast<int>(to - from)) {
+    const uint64_t start = from * size;
+    const uint64_t end = job.first + static_cast<uint64_t>(job.count);
+    const uint64_t left = end - start;
+    low = job.first > start ? static_cast<int>(job.first - start) : 0;
+    high = left < static_cast<uint64_t>(count) * size ? static_cast<int>(left) : count * size;
+    // As a number: the address of an element before the job's first is not a pointer.
+    const uintptr_t address = reinterpret_cast<uintptr_t>(job.data) +
+                              static_cast<uintptr_t>((start - job.first) * sizeof(Element));
+    memory = reinterpret_cast<Element*>(address);
+    aligned = address % kPacketBytes == 0;
+  }
+
+  // Stores some packets, each kThreads after the one before.
+  template <int packets>
+  TORCHINIT_INLINE void store(int number, const Element* values) const {
+    constexpr int step = kThreads * size;
+    const int first = number * size;
+    if (aligned && first >= low && first + (packets - 1) * step + size <= high) {
+      TORCHINIT_UNROLL
+      for (int i = 0; i < packets; ++i) {
+        Packet packet;
+        memcpy(&packet, values + i * size, sizeof packet);
+        reinterpret_cast<Packet*>(memory)[number + i * kThreads] = packet;
+      }
+      return;
+    }
+    TORCHINIT_UNROLL
+    for (int i = 0; i < packets * size; ++i) {
+      const int at = first + i / size * step + i % size;
+      if (at >= low && at < high) memory[at] = values[i];
+    }
+  }
+};
+
+// The packets `from` to `stop` - 1 of a chunk, in one or two runs: the Philox blocks of a run share
+// the upper half of their number.
+template <int packet_elements, int packet_blocks>
+struct Runs {
+  uint64_t from, stop, end;
+
+  TORCHINIT_INLINE Runs(const TableJob& job, int64_t chunk_packets, int chunk) {
+    const uint64_t packets = static_cast<uint64_t>(chunk_packets);
+    const uint64_t last = job.first + static_cast<uint64_t>(job.count) - 1;
+    stop = job.first / packet_elements + static_cast<uint64_t>(chunk) * packets;
+    end = last / packet_elements + 1;
+    if (stop + packets < end) end = stop + packets;
+  }
+
+  TORCHINIT_INLINE bool next() {
+    constexpr uint64_t longest = 0x100000000u / packet_blocks;
+    from = stop;
+    stop = (from / longest + 1) * longest;
+    if (end < stop) stop = end;
+    return from < stop;
+  }
+};
+
+// The keys of all rounds, in registers: the compiler would compute them anew in every pass of a
+// loop, but does not see through a shuffle.
+TORCHINIT_INLINE TORCHINIT_TARGET::RoundKeys held_keys(uint64_t key) {
+  auto keys = TORCHINIT_TARGET::round_keys(key);
+#if TORCHINIT_DEVICE_PASS
+  TORCHINIT_UNROLL
+  for (int round = 0; round < 10; ++round) {
+    keys.first[round] = __shfl_sync(0xffffffffu, keys.first[round], 0);
+    keys.second[round] = __shfl_sync(0xffffffffu, keys.second[round], 0);
+  }
+#endif
+  return keys;
+}
+
+// Whether values are computed in double precision, which takes twice the registers.
+template <class Store, class Sampler>
+struct IsDouble : std::bool_constant<Store::words == 2> {};
+template <class Store, class Value>
+struct IsDouble<Store, TORCHINIT_TARGET::Independent<TORCHINIT_TARGET::Widened<Value>>>
+    : std::true_type {};
+template <class Sampler>
+struct IsDouble<void, Sampler> : std::false_type {};
+
+// What visit_plan calls in the kernel of one store and sampler: for others it has no code.
+template <class OwnStore, class OwnSampler>
+struct FillChunk {
+  const TableJob& job;
+  int64_t chunk_packets;
+  int chunk;  // of the job
+  int thread;
+
+  template <class L, class Store, class Sampler>
+  TORCHINIT_INLINE void run(const Sampler& sampler) const {
+    if constexpr (std::is_same_v<Store, OwnStore> && std::is_same_v<Sampler, OwnSampler>) {
+      using Element = typename Store::Element;
+      constexpr int size = Packets<Element>::size;
+      constexpr int blocks = size / TORCHINIT_TARGET::block_size<Store>;  // of a packet
+      constexpr int abreast = IsDouble<Store, Sampler>::value ? 2 : 4;    // counters in flight
+      constexpr int packets = abreast > blocks ? abreast / blocks : 1;
+      using Run = TORCHINIT_TARGET::BlockRun<L, blocks, uint64_t{kThreads} * blocks>;
+
+      const auto keys = held_keys(job.key);
+      for (Runs<size, blocks> runs(job, chunk_packets, chunk); runs.next();) {
+        const Packets<Element> there(job, runs.from, runs.stop);
+        Run run((runs.from + static_cast<uint64_t>(thread)) * blocks, keys);
+        for (int number = thread; number < there.count; number += packets * kThreads) {
+          alignas(kPacketBytes) Element values[packets * size];
+          TORCHINIT_TARGET::fill_groups<L, Sampler, Store, false, packets * blocks>(sampler, run,
+                                                                                    values);
+          there.template store<packets>(number, values);
+          run.advance(packets * blocks);
+        }
+      }
+    }
+  }
+
+  TORCHINIT_INLINE void run_constant(uint64_t pattern, int element) const {
+    for (int bytes = element; bytes < 8; bytes *= 2) pattern |= pattern << (8 * bytes);
+    alignas(kPacketBytes) uint8_t values[kPacketBytes];
+    memcpy(values, &pattern, 8);
+    memcpy(values + 8, &pattern, 8);
+    for (Runs<kPacketBytes, 1> runs(job, chunk_packets, chunk); runs.next();) {
+      const Packets<uint8_t> there(job, runs.from, runs.stop);
+      for (int number = thread; number < there.count; number += kThreads)
+        there.template store<1>(number, values);
+    }
+  }
+};
+
+template <class Store, class Sampler>
+TORCHINIT_INLINE void fill_chunk(const Table& table, int chunk, int thread) {
+  using L = TORCHINIT_TARGET::ScalarLanes;
+  const int index = table.job_of(chunk);
+  const TableJob& job = table.jobs[index];
+  const Plan& plan = table.plans[job.plan];
+  const int before = index ? table.jobs[index - 1].end : 0;
+  const FillChunk<Store, Sampler> fill{job, table.chunk_packets, chunk - before, thread};
+  if (plan.transform == Transform::Constant)
+    fill.run_constant(plan.pattern, element_size(plan.dtype));
+  else
+    TORCHINIT_TARGET::visit_plan<L, L>(plan, fill);
+}
+
+// Calls visit.run<L, Store>(sampler) for the kernel of a table; without a store if there are only
+// constants.
+template <class Visitor>
+void visit_table(const Table& table, const Visitor& visit) {
+  using L = TORCHINIT_TARGET::ScalarLanes;
+  if (table.plans[0].transform == Transform::Constant)
+    visit.template run<L, void>(nullptr);
+  else
+    TORCHINIT_TARGET::visit_plan<L, L>(table.plans[0], visit);
+}
+
+}  // namespace torchinit::cuda

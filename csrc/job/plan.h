@@ -1,0 +1,54 @@
+// What to fill: a distribution with its parameters, prepared once on the host for one dtype.
+//
+// Everything a kernel needs besides the key, the place and the memory. The structures are plain
+// data, shared by every instruction set and passed by value to CUDA kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/parameters.h"
+#include "dtype.h"
+
+namespace torchinit {
+
+enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
+
+// How the random words become values. A distribution may have several transforms, chosen by its
+// parameters; each is a sampler in math/samplers.h.
+enum class Transform : int16_t {
+  Words,
+  Uniform,         // rounding cannot leave the interval
+  ClampedUniform,  // it can
+  WideUniform,     // an interval so short that float32 would lose it: in double precision
+  Normal,
+  TruncatedWithin2,  // bounds within two standard deviations: no logarithm
+  TruncatedWithin3,  // within three
+  Truncated,         // any bounds that keep a fair part of the mass
+  WideTruncated,     // narrow or remote bounds: double precision whatever the dtype
+  TruncatedTail,     // beyond the reach of a double's probabilities: in their logarithms
+  Constant,
+};
+
+struct Plan {
+  Transform transform;
+  int16_t never_subnormal;  // 1 where no float32 value can be; no bool, to have no padding
+  Dtype dtype;
+  union {
+    Affine<float> uniform32;   // Uniform, ClampedUniform
+    Affine<double> uniform64;  // the same, and WideUniform
+    NormalParameters<float> normal32;
+    NormalParameters<double> normal64;
+    TruncatedCentreParameters centre;
+    TruncatedParameters<float> truncated32;
+    TruncatedParameters<double> truncated64;  // also WideTruncated
+    TruncatedTailParameters tail;
+    uint64_t pattern;  // Constant: the bits of one element
+  };
+};
+
+// Parameters by distribution: Uniform (low, high); Normal (mean, std);
+// TruncatedNormal (mean, std, a, b); Constant (value); Words none.
+// They must have been checked: finite where required, std >= 0, low <= high, a <= b.
+Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4]);
+
+}  // namespace torchinit

@@ -1,0 +1,164 @@
+// Jobs from Python: numbers and addresses, read through Python's own interface, because lists may
+// be long and single fills short. What is wrong raises before anything is written.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../job/job.h"
+
+namespace torchinit {
+
+// Releases the interpreter lock until the end of its scope.
+class WithoutLock {
+ public:
+  WithoutLock() : state_(PyEval_SaveThread()) {}
+  ~WithoutLock() { PyEval_RestoreThread(state_); }
+  WithoutLock(const WithoutLock&) = delete;
+  WithoutLock& operator=(const WithoutLock&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+inline int64_t read_integer(PyObject* number) {
+  const long long value = PyLong_AsLongLong(number);
+  if (value == -1 && PyErr_Occurred()) throw pybind11::error_already_set();
+  return value;
+}
+
+inline double read_real(PyObject* number) {
+  const double value = PyFloat_AsDouble(number);
+  if (value == -1 && PyErr_Occurred()) throw pybind11::error_already_set();
+  return value;
+}
+
+inline void* read_address(PyObject* number) {
+  void* const value = PyLong_AsVoidPtr(number);
+  if (!value && PyErr_Occurred()) throw pybind11::error_already_set();
+  return value;
+}
+
+inline int64_t checked_count(int64_t count) {
+  if (count < 0) throw std::invalid_argument("cannot fill " + std::to_string(count) + " elements");
+  return count;
+}
+
+// A list or tuple whose items can be had by number, or an error that names what it should be.
+class Items {
+ public:
+  Items(PyObject* sequence, const char* name) : owner_(PySequence_Fast(sequence, name)) {
+    if (!owner_) throw pybind11::error_already_set();
+  }
+  ~Items() { Py_DECREF(owner_); }
+  Items(const Items&) = delete;
+  Items& operator=(const Items&) = delete;
+
+  size_t size() const { return static_cast<size_t>(PySequence_Fast_GET_SIZE(owner_)); }
+  PyObject* operator[](size_t i) const {
+    return PySequence_Fast_GET_ITEM(owner_, static_cast<Py_ssize_t>(i));
+  }
+
+ private:
+  PyObject* owner_;
+};
+
+// What to fill with: the numbers of a distribution and its parameters.
+struct Draw {
+  int64_t distribution;
+  double parameters[4];
+};
+
+inline bool operator==(const Draw& a, const Draw& b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;  // tells zeros apart by their signs
+}
+
+inline Plan plan_of(const Draw& draw, int64_t dtype) {
+  const bool words = draw.distribution == static_cast<int64_t>(Distribution::Words);
+  if (draw.distribution < 0 || draw.distribution > static_cast<int64_t>(Distribution::Constant))
+    throw std::invalid_argument("there is no distribution " + std::to_string(draw.distribution));
+  if (dtype < 0 || dtype > static_cast<int64_t>(Dtype::Float8E5M2))
+    throw std::invalid_argument("there is no dtype " + std::to_string(dtype));
+  if (words != is_integer(static_cast<Dtype>(dtype)))
+    throw std::invalid_argument("distribution " + std::to_string(draw.distribution) +
+                                " does not fill dtype " + std::to_string(dtype));
+  return make_plan(static_cast<Distribution>(draw.distribution), static_cast<Dtype>(dtype),
+                   draw.parameters);
+}
+
+inline Draw read_draw(PyObject* object) {
+  const Items fields(object, "a draw must be a tuple (distribution, p0, p1, p2, p3)");
+  if (fields.size() != 5)
+    throw std::invalid_argument("a draw has 5 fields, got " + std::to_string(fields.size()));
+  Draw draw{read_integer(fields[0]), {}};
+  for (size_t i = 0; i < 4; ++i) draw.parameters[i] = read_real(fields[1 + i]);
+  return draw;
+}
+
+inline std::vector<int64_t> read_integers(PyObject* object) {
+  const Items items(object,
+                    "sizes, strides, global_shape and offset must be sequences of integers");
+  std::vector<int64_t> numbers(items.size());
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = read_integer(items[i]);
+  return numbers;
+}
+
+// A number of contiguous elements from logical index 0 on, or (sizes, strides, global_shape,
+// offset).
+inline Box read_box(PyObject* object) {
+  if (PyLong_Check(object)) return flat_box(checked_count(read_integer(object)));
+  const Items fields(object, "a box must be a number of elements or a tuple");
+  if (fields.size() != 4)
+    throw std::invalid_argument("a box has 4 fields, got " + std::to_string(fields.size()));
+  return make_box(read_integers(fields[0]), read_integers(fields[1]), read_integers(fields[2]),
+                  read_integers(fields[3]));
+}
+
+// The jobs of fill_list's columns. Neighbours of equal draws and dtypes share the work of a plan.
+inline std::vector<Job> read_jobs(pybind11::handle draws, pybind11::handle dtypes,
+                                  pybind11::handle keys, pybind11::handle addresses,
+                                  pybind11::handle boxes) {
+  const Items draw_column(draws.ptr(), "draws must be a list"),
+      dtype_column(dtypes.ptr(), "dtypes must be a list"),
+      key_column(keys.ptr(), "keys must be a list"),
+      address_column(addresses.ptr(), "addresses must be a list"),
+      box_column(boxes.ptr(), "boxes must be a list");
+  const size_t count = draw_column.size();
+  for (const Items* column : {&dtype_column, &key_column, &address_column, &box_column})
+    if (column->size() != count)
+      throw std::invalid_argument("draws, dtypes, keys, addresses and boxes must be equally long");
+  std::vector<Job> jobs;
+  jobs.reserve(count);
+  PyObject* last_object = nullptr;
+  Draw last{};
+  int64_t last_dtype = -1;
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t dtype = read_integer(dtype_column[i]);
+    bool same = dtype == last_dtype;
+    if (draw_column[i] != last_object) {
+      const Draw draw = read_draw(draw_column[i]);
+      same = same && draw == last;
+      last = draw;
+      last_object = draw_column[i];
+    }
+    last_dtype = dtype;
+    jobs.push_back({same ? jobs.back().plan : plan_of(last, dtype),
+                    static_cast<uint64_t>(read_integer(key_column[i])), read_box(box_column[i]),
+                    read_address(address_column[i])});
+  }
+  return jobs;
+}
+
+// Calls fill(jobs) for all of them at once, or for one after the other where their memory overlaps.
+template <class FillJobs>
+void fill_in_order(std::vector<Job> jobs, const FillJobs& fill) {
+  if (!may_overlap(jobs)) return fill(jobs);
+  for (Job& job : jobs) fill(std::vector<Job>{std::move(job)});
+}
+
+}  // namespace torchinit

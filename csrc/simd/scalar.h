@@ -1,0 +1,206 @@
+// One lane at a time: the portable backend, and a CUDA thread's.
+//
+// Every backend in this folder has the same members; the headers of math/ are templates over them.
+// A group is what one step of the fill loop makes: `blocks` Philox blocks, whose words lie in
+// `vectors` pairs of 32-bit vectors (first: words 0 and 2 of each block, second: words 1 and 3).
+// The vectors that hold twice as many bits, for float64, make one pair.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../base/target.h"
+#include "rounding.h"
+
+namespace torchinit::TORCHINIT_TARGET {
+
+struct ScalarLanes {
+  using u64 = uint64_t;
+  using u32 = uint32_t;
+  using i32 = int32_t;
+  using f32 = float;
+  using f64 = double;
+
+  static constexpr int blocks = 1;
+  static constexpr int vectors = 2;
+  // Groups worth computing together, so that their chains of dependent rounds overlap.
+  static constexpr int groups_abreast = 1;
+
+  static TORCHINIT_INLINE u64 block_offsets() { return 0; }
+  static TORCHINIT_INLINE u64 broadcast64(uint64_t x) { return x; }
+  // The second argument only names the vector type wanted.
+  static TORCHINIT_INLINE f32 broadcast(float x, f32) { return x; }
+  static TORCHINIT_INLINE f64 broadcast(double x, f64) { return x; }
+
+  // The product of the low halves of the lanes with a constant.
+  static TORCHINIT_INLINE u64 multiply_wide(u64 a, uint32_t b) {
+#if TORCHINIT_DEVICE_PASS
+    u64 product;  // of the expression below nvcc also adds the upper halves' products, zeros
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(static_cast<uint32_t>(a)), "r"(b));
+    return product;
+#else
+    return static_cast<u64>(static_cast<uint32_t>(a)) * b;
+#endif
+  }
+
+  // The lower, or upper, halves of the lanes of a and b, side by side: words 0 and 2, or 1 and 3.
+  static TORCHINIT_INLINE void pack_lower(u64 a, u64 b, u32 words[vectors]) {
+    words[0] = static_cast<u32>(a);
+    words[1] = static_cast<u32>(b);
+  }
+  static TORCHINIT_INLINE void pack_upper(u64 a, u64 b, u32 words[vectors]) {
+    pack_lower(a >> 32, b >> 32, words);
+  }
+  // low's low half below high's low half.
+  static TORCHINIT_INLINE u64 pack64(u64 low, u64 high) {
+    return static_cast<uint32_t>(low) | (high << 32);
+  }
+
+  static TORCHINIT_INLINE u32 bits_of(f32 x) {
+    u32 b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+  }
+  static TORCHINIT_INLINE i32 bits(f32 x) { return static_cast<i32>(bits_of(x)); }
+  static TORCHINIT_INLINE u64 bits(f64 x) {
+    u64 b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+  }
+  static TORCHINIT_INLINE f32 from_bits(u32 b) {
+    f32 x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+  }
+  static TORCHINIT_INLINE f32 from_bits(i32 b) { return from_bits(static_cast<u32>(b)); }
+  static TORCHINIT_INLINE f64 from_bits(u64 b) {
+    f64 x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+  }
+
+  static TORCHINIT_INLINE f32 to_float(i32 x) { return static_cast<f32>(x); }
+  // Exact for x < 2^53.
+  static TORCHINIT_INLINE f64 to_double(u64 x) { return static_cast<f64>(static_cast<int64_t>(x)); }
+
+  static TORCHINIT_INLINE f32 fma(f32 a, f32 b, f32 c) {
+#if TORCHINIT_DEVICE_PASS
+    return __fmaf_rn(a, b, c);
+#elif TORCHINIT_HARDWARE_FMA
+    return __builtin_fmaf(a, b, c);
+#else
+    // The product is exact in double; rounding the sum to odd makes the second rounding harmless
+    // (Boldo and Melquiond 2008). A library call would be twenty times slower.
+    const double product = static_cast<double>(a) * b;
+    const double sum = product + c;
+    const double part = sum - product;
+    const double error = (product - (sum - part)) + (c - part);
+    u64 odd = bits(sum);
+    if (error != 0 && (odd & 1) == 0) odd += (error > 0) == (sum > 0) ? 1 : -1;
+    return static_cast<f32>(from_bits(odd));
+#endif
+  }
+  static TORCHINIT_INLINE f64 fma(f64 a, f64 b, f64 c) {
+#if TORCHINIT_DEVICE_PASS
+    return __fma_rn(a, b, c);
+#else
+    return __builtin_fma(a, b, c);
+#endif
+  }
+  static TORCHINIT_INLINE f32 sqrt(f32 x) {
+#if TORCHINIT_DEVICE_PASS
+    return __fsqrt_rn(x);
+#else
+    return __builtin_sqrtf(x);
+#endif
+  }
+  static TORCHINIT_INLINE f64 sqrt(f64 x) {
+#if TORCHINIT_DEVICE_PASS
+    return __dsqrt_rn(x);
+#else
+    return __builtin_sqrt(x);
+#endif
+  }
+
+  // Of zeros of either sign b, or else the smaller or greater by their signs: clamp has bounds for
+  // which these are the same.
+#if TORCHINIT_DEVICE_PASS
+  static TORCHINIT_INLINE f32 min(f32 a, f32 b) { return fminf(a, b); }
+  static TORCHINIT_INLINE f32 max(f32 a, f32 b) { return fmaxf(a, b); }
+  static TORCHINIT_INLINE f64 min(f64 a, f64 b) { return fmin(a, b); }
+  static TORCHINIT_INLINE f64 max(f64 a, f64 b) { return fmax(a, b); }
+#else
+  static TORCHINIT_INLINE f32 min(f32 a, f32 b) { return a < b ? a : b; }
+  static TORCHINIT_INLINE f32 max(f32 a, f32 b) { return a > b ? a : b; }
+  static TORCHINIT_INLINE f64 min(f64 a, f64 b) { return a < b ? a : b; }
+  static TORCHINIT_INLINE f64 max(f64 a, f64 b) { return a > b ? a : b; }
+#endif
+
+  // a where the top bit of the condition is set, else b.
+  static TORCHINIT_INLINE f32 select(u32 condition, f32 a, f32 b) {
+    return condition >> 31 ? a : b;
+  }
+  static TORCHINIT_INLINE f64 select(u64 condition, f64 a, f64 b) {
+    return condition >> 63 ? a : b;
+  }
+  // x with its sign changed where the top bit of the word is set.
+  static TORCHINIT_INLINE f32 flip_sign(f32 x, u32 word) {
+    return from_bits(bits_of(x) ^ (word & 0x80000000u));
+  }
+  static TORCHINIT_INLINE f64 flip_sign(f64 x, u64 word) {
+    return from_bits(bits(x) ^ (word & 0x8000000000000000u));
+  }
+  // Whether any lane's top bit is set.
+  static TORCHINIT_INLINE bool any(u32 condition) { return condition >> 31; }
+  static TORCHINIT_INLINE bool any(u64 condition) { return condition >> 63; }
+
+  // Stores put first and second of each pair side by side, blocks in order. Streaming ones bypass
+  // the cache where the processor can, and then need an address aligned to the group's bytes or 64.
+  template <bool streaming>
+  static TORCHINIT_INLINE void store(float* to, f32 x, f32 y) {
+    to[0] = x;
+    to[1] = y;
+  }
+  template <bool streaming>
+  static TORCHINIT_INLINE void store(double* to, f64 x, f64 y) {
+    to[0] = x;
+    to[1] = y;
+  }
+  template <bool streaming>
+  static TORCHINIT_INLINE void store(uint32_t* to, u32 x, u32 y) {
+    to[0] = x;
+    to[1] = y;
+  }
+  template <bool streaming>
+  static TORCHINIT_INLINE void store(uint64_t* to, u64 x, u64 y) {
+    memcpy(to, &x, sizeof x);  // constants of narrower elements may be less aligned
+    memcpy(to + 1, &y, sizeof y);
+  }
+  // Each 32-bit lane holds two 16-bit elements in memory order.
+  template <bool streaming>
+  static TORCHINIT_INLINE void store_pairs(uint16_t* to, u32 pair) {
+    memcpy(to, &pair, sizeof pair);
+  }
+  // Each 32-bit lane holds two 8-bit elements in its lower half, zeros above.
+  template <bool streaming>
+  static TORCHINIT_INLINE void store_byte_pairs(uint8_t* to, u32 pair) {
+    memcpy(to, &pair, 2);
+  }
+  template <bool streaming>
+  static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
+#if TORCHINIT_DEVICE_PASS
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+#else
+    const u32 low = round_to_float16(bits_of(x)), high = round_to_float16(bits_of(y));
+    const u32 pair = low | (high << 16);
+#endif
+    memcpy(to, &pair, sizeof pair);
+  }
+  // Whether there are store_bfloat16, for values that are never subnormal, and converts_bfloat16(),
+  // whether this processor can do it.
+  static constexpr bool may_convert_bfloat16 = false;
+  static TORCHINIT_INLINE void fence() {}
+};
+
+}  // namespace torchinit::TORCHINIT_TARGET

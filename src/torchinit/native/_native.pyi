@@ -1,0 +1,149 @@
+"""Native fills. Arguments are not checked against the memory: call torchinit instead."""
+
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
+
+# (distribution, p0, p1, p2, p3)
+Draw: TypeAlias = tuple[int, float, float, float, float]
+# Contiguous elements from logical index 0 on, or (sizes, strides, global_shape, offset).
+Box: TypeAlias = int | tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
+
+class Distribution:
+    """Kinds of fill."""
+
+    WORDS: ClassVar[Distribution]
+    UNIFORM: ClassVar[Distribution]
+    NORMAL: ClassVar[Distribution]
+    TRUNCATED_NORMAL: ClassVar[Distribution]
+    CONSTANT: ClassVar[Distribution]
+    __members__: ClassVar[dict[str, Distribution]]
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    def __index__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Dtype:
+    """Element types."""
+
+    FLOAT64: ClassVar[Dtype]
+    FLOAT32: ClassVar[Dtype]
+    FLOAT16: ClassVar[Dtype]
+    BFLOAT16: ClassVar[Dtype]
+    INT32: ClassVar[Dtype]
+    INT64: ClassVar[Dtype]
+    FLOAT8_E4M3FN: ClassVar[Dtype]
+    FLOAT8_E5M2: ClassVar[Dtype]
+    __members__: ClassVar[dict[str, Dtype]]
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    def __index__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+def fill(
+    distribution: int,
+    dtype: int,
+    p0: float,
+    p1: float,
+    p2: float,
+    p3: float,
+    key: int,
+    address: int,
+    count: int,
+    threads: int,
+    /,
+) -> None:
+    """Fills ``count`` contiguous elements, logical indices from 0."""
+
+def fill_box(
+    distribution: int,
+    dtype: int,
+    p0: float,
+    p1: float,
+    p2: float,
+    p3: float,
+    key: int,
+    address: int,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    global_shape: Sequence[int],
+    offset: Sequence[int],
+    threads: int,
+    /,
+) -> None:
+    """Fills the box at ``offset`` of a logical tensor of ``global_shape``."""
+
+def fill_list(
+    draws: Sequence[Draw],
+    dtypes: Sequence[int],
+    keys: Sequence[int],
+    addresses: Sequence[int],
+    boxes: Sequence[Box],
+    threads: int,
+    /,
+) -> None:
+    """Fills many boxes, given by columns; those that overlap in memory in order."""
+
+def transform(distribution: int, dtype: int, p0: float, p1: float, p2: float, p3: float, /) -> str:
+    """The name of the transform that a fill takes (csrc/job/plan.h)."""
+
+def fill_reflectors(
+    dtype: int,
+    keys: int,
+    matrices: int,
+    first: int,
+    count: int,
+    length: int,
+    vectors: int,
+    half_norms: int,
+    signs: int,
+    threads: int,
+    /,
+) -> None:
+    """Fills a block of Householder vectors, half their squared norms, and signs, at addresses."""
+
+def invert_triangles(dtype: int, matrices: int, n: int, address: int, threads: int, /) -> None:
+    """Inverts upper triangles in place."""
+
+def fill_small_orthogonal(
+    dtype: int,
+    keys: int,
+    addresses: Sequence[int],
+    rows: int,
+    columns: int,
+    gain: float,
+    row_stride: int,
+    column_stride: int,
+    threads: int,
+    /,
+) -> None:
+    """Fills small orthogonal matrices, rows >= columns; ``keys`` is an address."""
+
+def is_writable(address: int, size: int, /) -> bool:
+    """False if a page of so many bytes is mapped read-only."""
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had loaded this module: one thread then."""
+
+def philox(counter: Sequence[int], key: int, /) -> list[int]:
+    """The four words of any counter, for the published known answers."""
+
+def allow_huge_pages(allowed: bool, /) -> None:
+    """Whether large fills ask for huge pages (they do, until told otherwise)."""
+
+def normal_cdf(x: float, /) -> float:
+    """The normal CDF that the bounds of fills are prepared with."""
+
+def instruction_set() -> str:
+    """The instruction set in use."""
+
+def choose_instruction_set(name: str, /) -> bool:
+    """Takes another instruction set; False if there is none of this name."""
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that this processor runs, fastest first."""
