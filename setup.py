@@ -72,7 +72,7 @@ def native_modules() -> tuple[list[Extension], Any]:
     wants_cuda = CHOICE == "cuda" or (CHOICE == "auto" and bool(torch_cuda) and bool(CUDA_HOME))
     cpu = CppExtension(
         "torchinit.native._native",
-        ["csrc/python/native_module.cpp", *sources("job", "cpu")],
+        ["csrc/python/native_module.cpp", "csrc/python/quick_fill.cpp", *sources("job", "cpu")],
         extra_compile_args={"cxx": COMPILE_FLAGS},
     )
     modules = [cpu]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import torch
 import torchinit
 from conftest import native_only
 from torchinit import cast_init_type, init_
+from torchinit.native import load as native
 from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
 
 NAN, INF = math.nan, math.inf
@@ -206,3 +209,104 @@ def test_empty_tensors_have_no_memory():
     assert torchinit.normal_(tensor) is tensor
     with torchinit.batch():
         torchinit.normal_(tensor)
+
+
+@native_only
+@pytest.mark.parametrize("fill", [torchinit.normal_, torchinit.uniform_, torchinit.orthogonal_])
+def test_a_refused_tensor_draws_no_key(fill):
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="share memory"):
+        fill(torch.ones(1, 3).expand(3, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@native_only
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the permissions of memory")
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize(
+    ("fill", "shape", "arguments"),
+    [
+        (torchinit.eye_, (50, 100), ()),
+        (torchinit.dirac_, (50, 50, 2), ()),
+        (torchinit.sparse_, (50, 100), (0.5,)),
+        (torchinit.orthogonal_, (50, 100), ()),
+    ],
+)
+def test_read_only_memory_by_every_function(fill, shape, arguments, tmp_path):
+    path = tmp_path / "weights"
+    np.ones(5000, dtype=np.float32).tofile(path)
+    tensor = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r")).view(shape)
+    with pytest.raises(ValueError, match="read-only"):
+        fill(tensor, *arguments)
+
+
+@native_only
+def test_pages_read_only_in_the_middle():
+    size = 64 * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size)
+    tensor = torch.frombuffer(memory, dtype=torch.float32)
+    address = tensor.data_ptr()
+    libc = ctypes.CDLL(None, use_errno=True)
+    middle = ctypes.c_void_p(address + 30 * mmap.PAGESIZE)
+    assert libc.mprotect(middle, mmap.PAGESIZE, mmap.PROT_READ) == 0
+    try:
+        with pytest.raises(ValueError, match="read-only"):
+            torchinit.normal_(tensor)
+    finally:
+        libc.mprotect(middle, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE)
+    torchinit.ones_(tensor)
+    assert (tensor == 1).all()
+
+
+def test_a_freed_storage_behind_an_offset():
+    """The address is an offset from null then, and small but not zero."""
+    tensor = torch.zeros(100)[40:]
+    tensor.untyped_storage().resize_(0)
+    for fill in (torchinit.normal_, torchinit.zeros_):
+        if native.module:
+            with pytest.raises(ValueError, match="has no memory"):
+                fill(tensor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"trunc_clip": ("a", "b")}, "trunc_clip"),
+        ({"mean": "0"}, "mean"),
+        ({"std": None}, "std"),
+        ({"scale": [1.0]}, "scale"),
+        ({"gain": "2"}, "gain"),
+        ({"groups": "2"}, "groups"),
+        ({"groups": True}, "groups"),
+    ],
+)
+@pytest.mark.parametrize("init", ["normal", "trunc_normal", "ones"])
+def test_arguments_of_wrong_types_are_named(init, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        init_(torch.ones(8, 4, 3), None, init, **arguments)
+
+
+def test_groups_of_numpy():
+    weight, _ = init_(torch.empty(8, 4, 3), None, "dirac", groups=np.int64(2))
+    assert torch.equal(weight, torch.nn.init.dirac_(torch.empty(8, 4, 3), 2))
+
+
+@pytest.mark.parametrize("init", ["ones", "normal", "orthogonal", "zeros"])
+def test_init_counts_its_write(init):
+    """Autograd must not differentiate by values that were overwritten."""
+    weight = torch.nn.Parameter(torch.full((3, 3), 2.0))
+    y = (weight * weight).sum()
+    init_(weight, None, init)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+@pytest.mark.parametrize("name", ["gaussian", "", None, 3, "normal_init"])
+def test_one_class_for_unknown_schemes(name):
+    for call in (
+        lambda: init_(torch.ones(3, 3), None, name),
+        lambda: torchinit.which(torch.ones(3, 3), name),
+        lambda: cast_init_type(name),
+    ):
+        with pytest.raises(torchinit.UnknownSchemeError, match="choose one of"):
+            call()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import init as torch_init
 
 import torchinit
 from conftest import native_only
+from torchinit.dtypes import FLOAT8_DTYPES
+from torchinit.fill import fallback
+from torchinit.schemes.draw import uniform_draw
 
 NAMES = [
     "uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_",
@@ -229,3 +233,120 @@ def test_which():
 @pytest.mark.parametrize("nonlinearity", ["linear", "relu", "tanh", "leaky_relu", "selu"])
 def test_calculate_gain(nonlinearity):
     assert torchinit.calculate_gain(nonlinearity) == torch_init.calculate_gain(nonlinearity)
+
+
+# Everything that `from torch.nn import init` gives.
+
+
+def test_the_module_init_has_every_public_name_of_torch():
+    from torchinit import init
+
+    assert set(torch_init.__all__) <= set(init.__all__)
+    for name in init.__all__:
+        assert callable(getattr(init, name))
+
+
+def test_the_module_init_is_imported_as_torchs_is():
+    import torchinit.init as init
+
+    assert init is torchinit.init
+    assert init.normal_ is torchinit.normal_
+
+
+@pytest.mark.parametrize("name", [name for name in torch_init.__all__ if f"{name}_" in NAMES])
+def test_deprecated_names(name):
+    needed = {"constant": {"val": 0.5}, "sparse": {"sparsity": 0.5}}.get(name, {})
+    tensor = torch.empty((4, 4, 3) if name == "dirac" else (4, 4))
+    with pytest.warns(FutureWarning, match=f"`nn.init.{name}` is now deprecated"):
+        result = getattr(torchinit.init, name)(tensor, **needed)
+    assert result is tensor
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 6), (0, 4)])
+def test_fans_by_their_underscored_names(shape):
+    tensor = torch.empty(shape)
+    expected = torch_init._calculate_fan_in_and_fan_out(tensor)
+    assert torchinit.init._calculate_fan_in_and_fan_out(tensor) == expected
+    for mode, fan in zip(("fan_in", "fan_out"), expected, strict=True):
+        assert torchinit.init._calculate_correct_fan(tensor, mode) == fan
+    with pytest.raises(ValueError, match="fewer than 2 dimensions"):
+        torchinit.init._calculate_fan_in_and_fan_out(torch.empty(3))
+
+
+@pytest.mark.parametrize("name", ["kaiming_uniform_", "kaiming_normal_"])
+def test_kaiming_with_a_slope_of_none(name):
+    torch.manual_seed(1)
+    none = getattr(torchinit, name)(torch.empty(4, 5), a=None)
+    torch.manual_seed(1)
+    assert torch.equal(none, getattr(torchinit, name)(torch.empty(4, 5), a=0.01))
+    relu = getattr(torchinit, name)(torch.empty(4, 5), None, nonlinearity="relu")
+    assert relu.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["kaiming_uniform_", "kaiming_normal_"])
+@pytest.mark.parametrize("shape", [(0,), (4, 0)])
+def test_kaiming_of_nothing_warns(name, shape):
+    tensor = torch.empty(shape)
+    with pytest.warns(UserWarning, match="zero-element"):
+        assert getattr(torchinit, name)(tensor) is tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("normal_", ("0.5", 2.0)),
+        ("normal_", (0.5, "2")),
+        ("uniform_", ("0", "1")),
+        ("trunc_normal_", (0.0, 1.0, "-2")),
+        ("constant_", ("2",)),
+        ("constant_", ("x",)),
+        ("constant_", (None,)),
+        ("normal_", (None,)),
+        ("xavier_uniform_", ("1",)),
+        ("orthogonal_", ("1",)),
+    ],
+)
+def test_strings_are_no_numbers(name, arguments):
+    tensor = torch.full((3, 3), 7.0)
+    with pytest.raises(TypeError):
+        getattr(torchinit, name)(tensor, *arguments)
+    with pytest.raises(TypeError):
+        getattr(torch_init, name)(torch.empty(3, 3), *arguments)
+    assert (tensor == 7).all()
+
+
+@pytest.mark.parametrize("number", [2, True, torch.tensor(2.0), np.float32(2), np.int64(2)])
+def test_other_numbers_are(number):
+    torch.manual_seed(1)
+    expected = torchinit.normal_(torch.empty(3), 0.0, float(number))
+    torch.manual_seed(1)
+    assert torch.equal(torchinit.normal_(torch.empty(3), 0, number), expected)
+    assert (torchinit.constant_(torch.empty(3), number) == float(number)).all()
+
+
+def test_constants_of_other_dtypes_are_torchs():
+    assert torchinit.constant_(torch.empty(2, dtype=torch.int64), 2**60 + 1)[0] == 2**60 + 1
+    assert torchinit.constant_(torch.empty(2, dtype=torch.complex64), 1 + 2j)[0] == 1 + 2j
+    assert torchinit.constant_(torch.empty(2, dtype=torch.bool), True).all()
+    with pytest.raises((TypeError, RuntimeError)):
+        torchinit.constant_(torch.empty(2), 1 + 2j)
+
+
+@pytest.mark.parametrize("dtype", FLOAT8_DTYPES)
+def test_float8_without_a_kernel(dtype):
+    """Filled by way of float32 where torch serves: never b, and by every function."""
+    values = fallback.fill(uniform_draw(0.0, 1.0), torch.empty(2**14, dtype=dtype), None).float()
+    assert values.max() < 1
+    assert values.max() >= 0.75
+    assert values.min() >= 0
+    for function, shape, arguments in (
+        (torchinit.sparse_, (8, 8), (0.5, 1.0)),
+        (torchinit.eye_, (8, 8), ()),
+        (torchinit.dirac_, (4, 4, 3), ()),
+    ):
+        torch.manual_seed(1)
+        got = function(torch.empty(shape, dtype=dtype), *arguments).float()
+        torch.manual_seed(1)
+        expected = function(torch.empty(shape), *arguments)
+        assert (got[expected == 0] == 0).all()
+        assert (got - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()

@@ -186,6 +186,53 @@ def test_large_batches_are_made_in_parts(monkeypatch):
         assert (tensor - single).abs().max() <= 1e-5
 
 
+@native_only
+@pytest.mark.parametrize("shape", [(64, 64), (200, 200)])
+def test_tied_and_overlapping_matrices_are_filled_in_turn(shape):
+    """Two threads would race for their memory, or a batch of copies lose all but one."""
+    rows, columns = shape
+
+    def filled(make):
+        torch.manual_seed(5)
+        tensors = make(torch.zeros(rows * 3 // 2, columns))
+        torchinit.orthogonal_batch_(tensors)
+        return tensors
+
+    def tied(memory):
+        return [memory[:rows], memory[:rows]]
+
+    def overlapping(memory):
+        return [memory[:rows], memory[rows // 2 :]]
+
+    for make in (tied, overlapping):
+        results = [filled(make) for _ in range(20)]
+        assert error(results[0][-1]) < 1e-5
+        for result in results[1:]:
+            assert torch.equal(result[-1], results[0][-1])
+        torch.manual_seed(5)
+        in_turn = make(torch.zeros(rows * 3 // 2, columns))
+        for tensor in in_turn:
+            torchinit.orthogonal_(tensor)
+        assert torch.allclose(results[0][0], in_turn[0], atol=1e-5)
+
+
+@native_only
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(20, 20), (3, 30, 20), (300, 200)])
+@pytest.mark.parametrize("exponent", [0.99, -0.99])
+def test_gains_near_the_ends_of_the_range(dtype, shape, exponent):
+    info = torch.finfo(dtype)
+    gain = info.max**exponent
+    torch.manual_seed(1)
+    expected = torchinit.orthogonal_(torch.empty(shape, dtype=dtype)).double() * gain
+    torch.manual_seed(1)
+    got = torchinit.orthogonal_(torch.empty(shape, dtype=dtype), gain).double()
+    assert torch.allclose(got, expected, rtol=4 * info.eps, atol=gain * 1e-5 + info.tiny * info.eps)
+    torch.manual_seed(1)
+    stack = torchinit.orthogonal_batch_(torch.empty(2, *shape, dtype=dtype), gain).double()
+    assert torch.allclose(stack[0], expected, rtol=4 * info.eps, atol=gain * 1e-5)
+
+
 # The vectors follow the contract of the streams.
 
 

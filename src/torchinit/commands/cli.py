@@ -10,7 +10,9 @@ and an interrupt of that second is to end as any other.
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> tuple[str, int]:
-    arguments = _parser().parse_args(argv)
+    said = io.StringIO()
+    try:
+        # argparse would not notice that what it prints cannot be written.
+        with redirect_stdout(said):
+            arguments = _parser().parse_args(argv)
+        return _carry_out(arguments)
+    except SystemExit as exit_:  # argparse's: after --help or bad usage
+        return said.getvalue().rstrip(), int(exit_.code or 0)
+
+
+def _carry_out(arguments: argparse.Namespace) -> tuple[str, int]:
     with shell.importing():
         import torch
 
@@ -44,10 +56,14 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
 
     if arguments.command == "info":
         return info.run(as_json=arguments.json), 0
+    try:
+        device = _device(arguments.device)
+    except ValueError as error:
+        arguments.refuse(f"argument --device: {error}")
     return demo.run(
         arguments.model,
         dtype=getattr(torch, arguments.dtype),
-        device=arguments.device or _best_device(),
+        device=device,
         seed=arguments.seed,
         as_json=arguments.json,
     )
@@ -72,13 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     demo_parser.add_argument(
         "--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s"
     )
-    demo_parser.add_argument(
-        "--device", type=_device, help="cpu, cuda or cuda:N; default: cuda if there is one"
-    )
+    demo_parser.add_argument("--device", help="cpu, cuda or cuda:N; default: cuda if there is one")
     demo_parser.add_argument(
         "--seed", type=_seed, default=0, help="of every random value; default: %(default)s"
     )
     demo_parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    demo_parser.set_defaults(refuse=demo_parser.error)
 
     info_help = "what was built, what is in use, and why"
     info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
@@ -86,24 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _best_device() -> torch.device:
+def _device(text: str | None) -> torch.device:
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _device(text: str) -> torch.device:
-    with shell.importing():
-        import torch
-
+    if text is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(text)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device") from None
+        raise ValueError(f"{text!r} is no device") from None
     if device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither cpu nor cuda")
+        raise ValueError(f"{text!r} is neither cpu nor cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(
+        raise ValueError(
             f"{text!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device

@@ -33,15 +33,17 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
     """Runs a command, writes its output and returns the exit code.
 
     Args:
-        command: returns what is to be written to standard output, and the exit code. A
-            ``SystemExit`` goes through to the caller.
+        command: returns what is to be written to standard output, and the exit code.
     """
     with _standard_error():
         if sys.stdout is None:  # closed when Python started
             say("standard output is closed")
             return FAILED
         try:
-            return _write_output(command)
+            text, status = command()
+            if text:
+                _write(text)
+            return status
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
@@ -62,8 +64,10 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 
 def say(text: str) -> None:
     """Writes a line to standard error, if anything can be written there."""
-    with suppress(OSError):
+    try:
         print(f"torchinit: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        _silence()
 
 
 @contextmanager
@@ -108,26 +112,13 @@ class _CannotWriteError(Exception):
     """Standard output is there and takes nothing."""
 
 
-def _write_output(command: Callable[[], tuple[str, int]]) -> int:
+def _write(text: str) -> None:
     try:
-        text, status = command()
-    except SystemExit:
-        with _writing():
-            sys.stdout.flush()  # of --help, say
-        raise
-    with _writing():
         print(text, flush=True)
-    return status
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _CannotWriteError(error.strerror or str(error)) from None
+        raise _CannotWriteError(error.strerror) from None
 
 
 @contextmanager

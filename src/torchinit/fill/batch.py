@@ -66,10 +66,10 @@ class Batch:
     def __init__(self, *, discards: bool = False) -> None:
         """With discards, a block that raises fills nothing."""
         self._discards = discards
-        self._rows: list[_Row] = []
+        self.rows: list[_Row] = []
         self._boxes: dict[int, Box] = {}  # by row
-        self._thread = 0  # whose fills are collected, while the block is open
-        self._task: object = None
+        self.thread = 0  # whose fills are collected, while the block is open
+        self.task: object = None
         self._entered = False
         self._before: Batch | None = None
         self._part_of: Batch | None = None
@@ -82,7 +82,7 @@ class Batch:
         if self._before is not None and self._before.collects():
             self._part_of = self._before
         else:
-            self._thread, self._task = get_ident(), _get_running_loop() and current_task()
+            self.thread, self.task = get_ident(), _get_running_loop() and current_task()
             open_batch.set(self)
 
     def __exit__(
@@ -93,17 +93,17 @@ class Batch:
     ) -> None:
         if self._part_of is not None:
             return
-        self._thread = 0
+        self.thread = 0
         # A generator may be closed in another thread or context, where it is not this batch's turn.
         if open_batch.get() is self:
             open_batch.set(self._before)
-        rows, self._rows = self._rows, []
+        rows, self.rows = self.rows, []
         if rows and not (self._discards and kind is not None):
             _fill_rows(rows, self._boxes)
 
     def collects(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""
-        return self._thread == get_ident() and self._task is (
+        return self.thread == get_ident() and self.task is (
             _get_running_loop() and current_task()
         )
 
@@ -118,7 +118,7 @@ class Batch:
             tensor: in memory that kernels fill; checked when the block ends.
             stream, box: as ``fill`` has them.
         """
-        if self._thread != get_ident() or self._task is not (_get_running_loop() and current_task()):
+        if self.thread != get_ident() or self.task is not (_get_running_loop() and current_task()):
             return False
         try:
             address = tensor.data_ptr()
@@ -132,9 +132,9 @@ class Batch:
         if distribution != NORMAL or not (-USUAL < p0 < USUAL and 0 <= p1 < USUAL):
             check_draw(draw, tensor.dtype)
         key = 0 if distribution == CONSTANT else draw_key_number(stream)
-        self._rows.append((draw, number, key, tensor, address, version))
+        self.rows.append((draw, number, key, tensor, address, version))
         if box is not None:
-            self._boxes[len(self._rows) - 1] = box
+            self._boxes[len(self.rows) - 1] = box
         return True
 
 

@@ -8,6 +8,7 @@ kernel at once, collected by an open batch, done by an operator where torch want
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Sequence
 
 from torch import Tensor, get_num_threads
@@ -27,8 +28,8 @@ from torchinit.native.torch_private import (
     jit_trace,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.draw import CONSTANT, NORMAL, USUAL, Draw, check_draw
-from torchinit.streams.keys import Stream, draw_key, draw_key_number
+from torchinit.schemes.draw import CONSTANT, Draw, check_draw
+from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
     """Fills a tensor in place, outside autograd; leaves meta tensors alone.
@@ -48,42 +49,14 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
             Nothing has been drawn or written then.
         RuntimeError: for a box that only ``torch.nn.init`` could fill, which knows no boxes.
     """
-    # First the whole tensors in plain host memory of ordinary programs, which must not wait for
-    # questions about others: each of these is one that some tensor or program answers otherwise.
+    module = load.module
     if (
         not is_dynamo_compiling()
+        and module is not None
         and box is None
-        and type(tensor) in PLAIN_TYPES
-        and tensor.is_cpu
-        and dispatch_modes() == 0
-        and innermost_transform() is None
-        and jit_trace() is None
-        and dual_level() < 0
+        and module.quick_fill(draw, tensor, stream)
     ):
-        number, module, collector = FLOAT_NUMBERS.get(tensor.dtype), load.module, open_batch.get()
-        if number is None or module is None:
-            return _fill_by_road(draw, tensor, stream, box)
-        if collector is not None and collector.collect(draw, number, tensor, stream):
-            return tensor
-        try:
-            address = tensor.data_ptr()
-        except RuntimeError:  # it has no one address
-            return _fill_by_road(draw, tensor, stream, box)
-        if (
-            address > LEAST_ADDRESS
-            and tensor.is_contiguous()
-            and tensor.untyped_storage().resizable()
-            and not tensor.is_inference()
-            and not tensor.is_neg()
-        ):
-            distribution, p0, p1, p2, p3 = draw
-            if distribution != NORMAL or not (-USUAL < p0 < USUAL and 0 <= p1 < USUAL):
-                check_draw(draw, tensor.dtype)
-            key = 0 if distribution == CONSTANT else draw_key_number(stream)
-            count, threads = tensor.numel(), get_num_threads()
-            module.fill(distribution, number, p0, p1, p2, p3, key, address, count, threads)
-            count_writes((tensor,))
-            return tensor
+        return tensor
     return _fill_by_road(draw, tensor, stream, box)
 
 
@@ -139,3 +112,30 @@ def _fill_now(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Te
         calls.fill(tensor, draw, key, place)
     calls.count_write(tensor)
     return tensor
+
+
+def _set_up_quick_fill() -> None:
+    """Hands over to the native module what its quick path asks (csrc/python/quick_fill.h)."""
+    if load.module is None:
+        return
+    load.module.set_up_quick_fill(
+        {
+            "plain_types": PLAIN_TYPES,
+            "dtype_numbers": FLOAT_NUMBERS,
+            "dispatch_modes": dispatch_modes,
+            "innermost_transform": innermost_transform,
+            "jit_trace": jit_trace,
+            "dual_level": dual_level,
+            "count_writes": count_writes,
+            "get_num_threads": get_num_threads,
+            "check_draw": check_draw,
+            "draw_key_number": draw_key_number,
+            "make_scratch": make_scratch,
+            "open_batch": open_batch,
+            "running_loop": _get_running_loop,
+            "least_address": LEAST_ADDRESS,
+        }
+    )
+
+
+_set_up_quick_fill()

@@ -50,7 +50,7 @@ def draw_key(stream: Stream = None) -> Tensor:
 def draw_key_number(stream: Stream = None) -> int:
     """The key that ``draw_key`` would return, as a signed 64-bit number."""
     if stream is None:
-        draw, number = _local.scratch or _local.make()
+        draw, _, number = _local.scratch or _local.prepare()
         draw(_LOWEST, None)
         return number.value
     if isinstance(stream, int):
@@ -75,21 +75,24 @@ def _signed(key: int) -> int:
     return (key + 2**63) % 2**64 - 2**63
 
 
-# What a thread draws with: random_ of a tensor of its own, and that tensor's value.
-_Scratch: TypeAlias = tuple[Callable[[int, None], object], ctypes.c_int64]
+# What a thread draws with: random_ of a tensor of its own, that tensor's address, and its value.
+_Scratch: TypeAlias = tuple[Callable[[int, None], object], int, ctypes.c_int64]
+
+
+def make_scratch() -> _Scratch:
+    """One tensor to draw into, for one thread: new ones would double the time of a draw."""
+    # Not at import, which may stand under any mode of torch. A thread's first draw may be in
+    # inference mode, whose tensors stay read-only outside.
+    with torch.inference_mode(False):
+        key = torch.empty((), dtype=torch.int64, device="cpu")
+    return key.random_, key.data_ptr(), ctypes.c_int64.from_address(key.data_ptr())
 
 
 class _Local(threading.local):
-    """One tensor a thread to draw into: new ones would double the time of a draw."""
-
     scratch: _Scratch | None = None
 
-    def make(self) -> _Scratch:
-        # Not at import, which may stand under any mode of torch. A thread's first draw may be in
-        # inference mode, whose tensors stay read-only outside.
-        with torch.inference_mode(False):
-            key = torch.empty((), dtype=torch.int64, device="cpu")
-        self.scratch = key.random_, ctypes.c_int64.from_address(key.data_ptr())
+    def prepare(self) -> _Scratch:
+        self.scratch = make_scratch()
         return self.scratch
 
 

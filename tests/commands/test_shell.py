@@ -1,0 +1,275 @@
+"""What may go wrong between a command and the shell: one line and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import BARE, TINY, finish, start
+
+from torchinit.commands import cli, demo, memory, shell
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams and signals as POSIX has them")
+INFO, HELP = ["info"], ["--help"]
+each_command = pytest.mark.parametrize("arguments", [INFO, TINY, HELP])
+# An error comes at the write itself, or else when Python flushes.
+each_buffering = pytest.mark.parametrize("buffered", [True, False])
+full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+
+
+def run_in_shell(arguments, redirections, **options):
+    """Runs ``python -m torchinit`` under a shell that redirects its streams."""
+    command = f'exec "$0" -m torchinit "$@" {redirections}'
+    process = start(
+        "-c",
+        "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1], sys.executable, *sys.argv[2:]])",
+        command,
+        *arguments,
+        **options,
+    )
+    return finish(process)
+
+
+# Pipes that nobody reads
+
+
+@pytest.fixture
+def unread():
+    """A pipe that nobody reads any more."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    yield write_end
+    os.close(write_end)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "buffered"), [(INFO, True), (TINY, True), (HELP, True), (HELP, False)]
+)
+def test_output_that_nobody_reads(arguments, buffered, unread):
+    process = start("-m", "torchinit", *arguments, stdout=unread, buffered=buffered)
+    code, _, err = finish(process)
+    assert (code, err) == (141, "")
+
+
+def test_no_stream_is_read(unread):
+    process = start("-m", "torchinit", *INFO, stdout=unread, stderr=unread)
+    assert process.wait(timeout=60) == 141
+
+
+@each_buffering
+def test_notes_that_nobody_reads_do_not_matter(buffered, unread):
+    process = start(
+        "-m", "torchinit", *TINY, "--json", stderr=unread, native=False, buffered=buffered
+    )
+    code, out, _ = finish(process)
+    assert code == 0
+    assert out.startswith("{")
+
+
+# Full disks
+
+
+@full_disk
+@pytest.mark.parametrize(
+    ("arguments", "buffered"), [(INFO, True), (TINY, True), (HELP, True), (HELP, False)]
+)
+def test_full_disk(arguments, buffered):
+    code, _, err = run_in_shell(arguments, "> /dev/full", buffered=buffered)
+    assert code == 1
+    assert err == "torchinit: cannot write the output: No space left on device\n"
+
+
+@full_disk
+def test_full_disk_for_both_streams():
+    assert run_in_shell(INFO, "> /dev/full 2> /dev/full") == (1, "", "")
+
+
+@full_disk
+@each_buffering
+def test_full_disk_for_notes_does_not_matter(buffered):
+    arguments = [*TINY, "--json"]
+    code, out, _ = run_in_shell(arguments, "2> /dev/full", buffered=buffered, native=False)
+    assert code == 0
+    assert out.startswith("{")
+
+
+# Closed streams
+
+
+@pytest.mark.parametrize("arguments", [TINY, HELP])
+def test_closed_output(arguments):
+    code, _, err = run_in_shell(arguments, ">&-")
+    assert (code, err) == (1, "torchinit: standard output is closed\n")
+
+
+@each_command
+def test_closed_error(arguments):
+    code, out, _ = run_in_shell(arguments, "2>&-")
+    assert code == 0
+    assert out
+
+
+def test_notes_for_a_closed_error_go_nowhere(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(memory, "available_memory", lambda _device: 0)
+    assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
+    assert capsys.readouterr().out.startswith("{")
+    assert sys.stderr is None
+
+
+def test_bad_usage_with_a_closed_error():
+    code, out, _ = run_in_shell(["demo", "--model", "gpt5"], "2>&-")
+    assert (code, out) == (2, "")
+
+
+def test_all_streams_closed():
+    assert run_in_shell(INFO, "<&- >&- 2>&-") == (1, "", "")
+
+
+# Interrupts
+
+
+def test_interrupt_in_process(capsys, monkeypatch):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "check_all", interrupted)
+    assert cli.main(TINY) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "torchinit: interrupted"
+
+
+def interrupt(process, ready):
+    """Interrupts a process when it has written a line, and returns what it leaves."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{ready}\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    # A shell reports 130 either way.
+    assert code in (130, -signal.SIGINT)
+    assert out == ""
+    assert err.splitlines()[-1] == "torchinit: interrupted"
+    assert "Traceback" not in err
+    return err
+
+
+def test_interrupt_from_outside():
+    program = (
+        "import sys, time, torchinit\n"
+        "from torchinit.commands import cli\n"
+        "def slow(tensor, **arguments):\n"
+        "    print('filling', flush=True)\n"
+        "    time.sleep(60)\n"
+        "torchinit.normal_ = slow\n"
+        f"sys.exit(cli.main({TINY}))\n"
+    )
+    interrupt(start("-c", program), "filling")
+
+
+@pytest.mark.parametrize("arguments", [TINY, INFO])
+@pytest.mark.parametrize("swallow", [False, True])
+def test_interrupt_of_an_import(tmp_path, arguments, swallow):
+    # As torch's own import does in places, in C++ too: an interrupt is not let through.
+    (tmp_path / "torch.py").write_text(
+        "import time\n"
+        "print('importing', flush=True)\n"
+        "try:\n"
+        "    time.sleep(20)\n"
+        f"except {'BaseException' if swallow else '()'}:\n"
+        "    pass\n"
+        "raise ImportError('not interrupted')\n"
+    )
+    program = f"{BARE}\nsys.exit(cli.main({arguments}))"
+    err = interrupt(start("-c", program, path=[tmp_path]), "importing")
+    assert err == "torchinit: interrupted\n"
+
+
+def test_interrupts_are_as_before_an_import():
+    before = signal.getsignal(signal.SIGINT)
+    with shell.importing():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ignored_interrupts_stay_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with shell.importing():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Memory that runs out
+
+
+def allocate_too_much():
+    torch.empty(2**60)
+
+
+def raise_memory_error():
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (allocate_too_much, "torchinit: out of memory: can't allocate memory: you tried"),
+        (raise_memory_error, "torchinit: out of memory"),
+    ],
+)
+@pytest.mark.parametrize("step", ["initialise", "check_all"])
+def test_memory_that_runs_out_later(step, fail, message, capsys, monkeypatch):
+    monkeypatch.setattr(demo, step, lambda *_: fail())
+    assert cli.main(TINY) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("std::bad_alloc"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore lines."),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_other_words_for_memory_that_ran_out(error):
+    line = shell.out_of_memory(error)
+    assert line == f"out of memory: {str(error).splitlines()[0]}"
+
+
+def test_other_errors_are_bugs_and_keep_their_traceback(monkeypatch):
+    def bug(*_arguments):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(demo, "initialise", bug)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        cli.main(TINY)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits as Linux has them")
+def test_address_space_that_is_limited():
+    program = (
+        "import resource, sys, torchinit\n"
+        "from pathlib import Path\n"
+        "from torchinit.commands import cli\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "limit = used + 2**29\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "sys.exit(cli.main(['demo', '--device', 'cpu', '--json']))\n"
+    )
+    code, out, err = finish(start("-c", program))
+    assert code == 0, err
+    assert '"model": "tiny Llama"' in out
+    assert len(err.splitlines()) == 1
+    assert "are available: taking tiny Llama" in err

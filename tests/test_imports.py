@@ -1,0 +1,170 @@
+"""Imports: under any mode of torch, twice, and where torch has moved its private names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from conftest import native_only
+
+FILLS = """
+torch.manual_seed(3)
+a = torchinit.normal_(torch.empty(4))
+with torchinit.batch():
+    b = torchinit.uniform_(torch.empty(4))
+print(torch.get_rng_state().sum().item(), a.tolist(), b.tolist())
+"""
+
+MODES = {
+    "plain": "import torchinit",
+    "inference mode": "with torch.inference_mode(): import torchinit",
+    "fake tensors": """
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        with FakeTensorMode(): import torchinit
+        """,
+    "functionalize": """
+        def f(x):
+            import torchinit
+            return torchinit.normal_(x.clone())
+        torch.func.functionalize(f)(torch.zeros(3))
+        import torchinit
+        """,
+    "grad": """
+        def f(x):
+            import torchinit
+            return (torchinit.normal_(x.clone()) * x).sum()
+        torch.func.grad(f)(torch.zeros(3))
+        import torchinit
+        """,
+    "vmap": """
+        def f(x):
+            import torchinit
+            return torchinit.normal_(x)
+        torch.vmap(f, randomness="different")(torch.zeros(3, 2))
+        import torchinit
+        """,
+    "make_fx": """
+        from torch.fx.experimental.proxy_tensor import make_fx
+        def f(x):
+            import torchinit
+            return torchinit.normal_(x.clone())
+        make_fx(f, tracing_mode="symbolic")(torch.zeros(3))
+        import torchinit
+        """,
+    "export": """
+        class M(torch.nn.Module):
+            def forward(self, x):
+                import torchinit
+                return torchinit.normal_(torch.empty_like(x)) + x
+        torch.export.export(M(), (torch.zeros(3),), strict=False)
+        import torchinit
+        """,
+    "meta as default device": """
+        torch.set_default_device("meta")
+        import torchinit
+        torch.set_default_device(None)
+        """,
+    "first draw in inference mode": """
+        import torchinit
+        with torch.inference_mode(): torchinit.normal_(torch.empty(3))
+        """,
+    "first draw in a batch, then fake": """
+        import torchinit
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        with torchinit.batch():
+            torchinit.normal_(torch.empty(3))
+            with FakeTensorMode(): torchinit.normal_(torch.empty(3))
+        """,
+    "twice": """
+        import importlib, sys
+        import torchinit
+        importlib.reload(torchinit)
+        importlib.reload(sys.modules["torchinit.fill.operators"])
+        importlib.reload(sys.modules["torchinit.streams.keys"])
+        importlib.reload(sys.modules["torchinit.orthogonal.orthogonal"])
+        importlib.reload(sys.modules["torchinit.native.load"])
+        for name in [name for name in sys.modules if name.startswith("torchinit")]:
+            del sys.modules[name]
+        import torchinit
+        torchinit.orthogonal_(torch.empty(3, 3))
+        torch.ops.torchinit.normal_(torch.empty(3), torch.tensor(1), 0.0, 1.0)
+        """,
+}
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", "import torch\n" + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@native_only
+def test_every_import_gives_the_same_fills():
+    """One process each, two at a time."""
+    outputs = {}
+    for name, code in MODES.items():
+        process = run(textwrap.dedent(code) + FILLS)
+        assert process.returncode == 0, (name, process.stderr)
+        outputs[name] = process.stdout
+    assert set(outputs.values()) == {outputs["plain"]}
+
+
+PRIVATE = [
+    ("torch._C", "_len_torch_dispatch_stack"),
+    ("torch._C", "_len_torch_function_stack"),
+    ("torch._C", "_get_tracing_state"),
+    ("torch._C", "_increment_version"),
+    ("torch._C._functorch", "peek_interpreter_stack"),
+    ("torch._C._functorch", "get_interpreter_stack"),
+    ("torch._subclasses.fake_tensor", "FakeTensor"),
+    ("torch.autograd.forward_ad", "_current_level"),
+    ("torch", "_is_functional_tensor"),
+]
+
+@native_only
+def test_private_names_that_moved_cost_time_and_nothing_else():
+    """All of them at once, each hidden from our import alone."""
+    names = [f"{module}.{name}" for module, name in PRIVATE]
+    code = f"""
+        import importlib
+        hidden = {names!r}
+        original = importlib.import_module
+
+        class Without:
+            def __init__(self, module, path):
+                self._module, self._path = module, path
+            def __getattr__(self, name):
+                if self._path + "." + name in hidden:
+                    raise AttributeError(name)
+                return getattr(self._module, name)
+
+        importlib.import_module = lambda name, *rest: (
+            Without(original(name, *rest), name) if name.split(".")[0] == "torch" else original(name, *rest)
+        )
+        import torchinit
+        importlib.import_module = original
+        from torchinit.native import torch_private
+        assert set(hidden) - {{"torch.autograd.forward_ad._current_level"}} <= set(torch_private.missing), torch_private.missing
+        """
+    process = run(textwrap.dedent(code) + FILLS)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == run(MODES["plain"] + FILLS).stdout
+
+
+def test_no_private_name_is_missing():
+    from torchinit.native import torch_private
+
+    assert torch_private.missing == []
+
+
+@pytest.mark.parametrize("module", ["torch._dynamo", "matplotlib", "transformers", "scipy"])
+def test_what_the_import_leaves_out(module):
+    process = run(f"import sys\nimport torchinit\nassert {module!r} not in sys.modules")
+    assert process.returncode == 0, process.stderr
