@@ -17,7 +17,7 @@ from torchinit.fill.fill import fill as fill_one
 from torchinit.fill.fill import fill_list
 from torchinit.native import load as native
 from torchinit.placement.box import Box
-from torchinit.schemes.draw import constant_draw, normal_draw, uniform_draw
+from torchinit.schemes.distributions import constant_draw, normal_draw, uniform_draw
 
 
 def layers():
@@ -413,7 +413,12 @@ def test_what_torch_serves_is_done_at_once():
 
 @native_only
 def test_fill_list_is_fill_on_each_in_turn():
-    draws = [normal_draw(0.0, 1.0), uniform_draw(-1.0, 1.0), constant_draw(3.0), normal_draw(2.0, 0.5)]
+    draws = [
+        normal_draw(0.0, 1.0),
+        uniform_draw(-1.0, 1.0),
+        constant_draw(3.0),
+        normal_draw(2.0, 0.5),
+    ]
     boxes = [None, Box((10, 7), (2, 3)), None, Box((40,), (5,))]
     generator = torch.Generator()
     streams = [None, 5, None, generator]

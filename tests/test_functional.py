@@ -14,7 +14,7 @@ import torchinit
 from conftest import native_only
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.fill import fallback
-from torchinit.schemes.draw import uniform_draw
+from torchinit.schemes.distributions import uniform_draw
 
 NAMES = [
     "uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_",
@@ -209,7 +209,10 @@ def test_subclasses_fall_back():
     tensor = torch.zeros(3).as_subclass(Subclass)
     torchinit.normal_(tensor)
     assert "normal_" in Subclass.seen
-    assert "Subclass" in torchinit.which(tensor, "normal").reason or torchinit.native.load.module is None
+    assert (
+        "Subclass" in torchinit.which(tensor, "normal").reason
+        or torchinit.native.load.module is None
+    )
 
 
 def test_views_with_the_negative_bit():

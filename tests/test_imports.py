@@ -97,7 +97,13 @@ MODES = {
 
 def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", "import torch\n" + textwrap.dedent(code)],
+        [
+            sys.executable,
+            "-W",
+            "error::UserWarning",
+            "-c",
+            "import torch\n" + textwrap.dedent(code),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
@@ -128,6 +134,7 @@ PRIVATE = [
     ("torch", "_is_functional_tensor"),
 ]
 
+
 @native_only
 def test_private_names_that_moved_cost_time_and_nothing_else():
     """All of them at once, each hidden from our import alone."""
@@ -146,12 +153,15 @@ def test_private_names_that_moved_cost_time_and_nothing_else():
                 return getattr(self._module, name)
 
         importlib.import_module = lambda name, *rest: (
-            Without(original(name, *rest), name) if name.split(".")[0] == "torch" else original(name, *rest)
+            Without(original(name, *rest), name)
+            if name.split(".")[0] == "torch"
+            else original(name, *rest)
         )
         import torchinit
         importlib.import_module = original
         from torchinit.native import torch_private
-        assert set(hidden) - {{"torch.autograd.forward_ad._current_level"}} <= set(torch_private.missing), torch_private.missing
+        of_an_object = "torch.autograd.forward_ad._current_level"
+        assert set(hidden) - {{of_an_object}} <= set(torch_private.missing), torch_private.missing
         """
     process = run(textwrap.dedent(code) + FILLS)
     assert process.returncode == 0, process.stderr

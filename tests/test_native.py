@@ -14,7 +14,8 @@ import torch
 
 from conftest import native_only
 from torchinit.native import load as native
-from torchinit.native.numbers import DTYPE_NUMBERS, Distribution
+from torchinit.native.numbers import DTYPE_NUMBERS
+from torchinit.schemes.distributions import Distribution
 
 pytestmark = native_only
 
@@ -103,7 +104,8 @@ def test_normal_cdf_ends():
 @pytest.mark.parametrize("name", native.module.instruction_sets() if native.module else [])
 def test_environment_forces_the_instruction_set(name):
     run = run_python(
-        "from torchinit.native import load; print(load.module.instruction_set())", TORCHINIT_ISA=name
+        "from torchinit.native import load; print(load.module.instruction_set())",
+        TORCHINIT_ISA=name,
     )
     assert run.stdout.strip() == name, run.stderr
 

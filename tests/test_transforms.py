@@ -23,7 +23,9 @@ RANDOM = {
 }
 CONSTANT = {"ones": torchinit.ones_, "zeros": torchinit.zeros_}
 each_random = pytest.mark.parametrize("fill", RANDOM.values(), ids=RANDOM)
-each_fill = pytest.mark.parametrize("fill", {**RANDOM, **CONSTANT}.values(), ids=[*RANDOM, *CONSTANT])
+each_fill = pytest.mark.parametrize(
+    "fill", {**RANDOM, **CONSTANT}.values(), ids=[*RANDOM, *CONSTANT]
+)
 
 
 def seeded(function, *arguments):
@@ -80,7 +82,9 @@ def test_what_functionalize_leaves_behind():
     leaked = torch._to_functional_tensor(torch.zeros(3))
     seeded(torchinit.normal_, leaked)
     torch._sync(leaked)
-    assert torch.equal(torch._from_functional_tensor(leaked), seeded(torchinit.normal_, torch.empty(3)))
+    assert torch.equal(
+        torch._from_functional_tensor(leaked), seeded(torchinit.normal_, torch.empty(3))
+    )
 
 
 @each_fill
@@ -94,9 +98,7 @@ def test_make_fx(fill, mode):
 
 @each_fill
 def test_func_grad(fill):
-    got = seeded(
-        torch.func.grad(lambda x: (fill(torch.empty_like(x)) * x).sum()), torch.ones(4, 4)
-    )
+    got = seeded(torch.func.grad(lambda x: (fill(torch.empty_like(x)) * x).sum()), torch.ones(4, 4))
     assert torch.equal(got, seeded(fill, torch.empty(4, 4)))
 
 
@@ -155,5 +157,5 @@ def test_a_dispatch_mode_sees_the_operator():
 
 def test_zeros_without_memory():
     for fill in (torchinit.normal_, torchinit.zeros_, torchinit.orthogonal_):
-        with pytest.raises(RuntimeError, match="immutable|ZeroTensor|zero tensor"):
+        with pytest.raises(RuntimeError, match="immutable"):
             fill(torch._efficientzerotensor(5, 5))

@@ -1,7 +1,7 @@
 """Weight initialisation at memory speed, the same bits anywhere.
 
-``from torchinit import init`` replaces ``from torch.nn import init``; ``torchinit.init_`` initialises a layer by
-the name of a scheme.
+``from torchinit import init`` replaces ``from torch.nn import init``; ``torchinit.init_``
+initialises a layer by the name of a scheme.
 """
 
 from torchinit import init

@@ -38,7 +38,7 @@ from torchinit.fill.route import is_native_memory
 from torchinit.native.torch_private import function_modes
 from torchinit.orthogonal.orthogonal import fill_orthogonal, fill_orthogonal_batch
 from torchinit.schemes import schemes
-from torchinit.schemes.draw import (
+from torchinit.schemes.distributions import (
     as_float,
     constant_draw,
     normal_draw,
@@ -272,7 +272,9 @@ def kaiming_uniform_(
         ArgumentError: a not finite, overlapping tensor.
     """
     if has_torch_function_unary(tensor):
-        return _hand_over(kaiming_uniform_, tensor, a=a, mode=mode, nonlinearity=nonlinearity, generator=generator)
+        return _hand_over(
+            kaiming_uniform_, tensor, a=a, mode=mode, nonlinearity=nonlinearity, generator=generator
+        )
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return fill(uniform_draw(0.0, 0.0), tensor, generator)
@@ -292,7 +294,9 @@ def kaiming_normal_(
     Arguments and errors as for ``kaiming_uniform_``.
     """
     if has_torch_function_unary(tensor):
-        return _hand_over(kaiming_normal_, tensor, a=a, mode=mode, nonlinearity=nonlinearity, generator=generator)
+        return _hand_over(
+            kaiming_normal_, tensor, a=a, mode=mode, nonlinearity=nonlinearity, generator=generator
+        )
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return fill(uniform_draw(0.0, 0.0), tensor, generator)
@@ -366,9 +370,7 @@ def sparse_(
     return _fill_at_once(torch_init.sparse_, tensor, sparsity, std, generator)
 
 
-def _fill_at_once(
-    function: Callable[..., Tensor], tensor: Tensor, *arguments: Any
-) -> Tensor:
+def _fill_at_once(function: Callable[..., Tensor], tensor: Tensor, *arguments: Any) -> Tensor:
     """Fills by a function of ``torch.nn.init`` wherever the tensor lies."""
     if is_native_memory(tensor):
         checks.check_memory(tensor)  # torch would crash on memory mapped read-only

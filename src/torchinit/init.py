@@ -22,7 +22,7 @@ from torchinit.schemes.fans import calculate_fan, calculate_fans
 # torch warns where they are called; so does each of these.
 _DEPRECATED = [name for name in torch_init.__all__ if f"{name}_" in _current]
 
-__all__ = [*_current, *_DEPRECATED]  # noqa: PLE0604
+__all__ = [*_current, *_DEPRECATED]
 
 
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill import checks
 from torchinit.fill.fill import fill
 from torchinit.fill.route import find_road
-from torchinit.schemes.draw import CONSTANT, NORMAL, TRUNCATED_NORMAL, UNIFORM, Draw, as_float
+from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, as_float, parameters_of
 from torchinit.schemes.schemes import (
     INIT_SCHEMES,
     SCHEMES,
@@ -120,22 +120,14 @@ def init_(
     return weight.data, bias
 
 
-# How a mode of torch sees the fill of a draw: as the function that makes the same.
-_FUNCTIONS = {
-    UNIFORM: functional.uniform_,
-    NORMAL: functional.normal_,
-    TRUNCATED_NORMAL: functional.trunc_normal_,
-}
-
-
 def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> None:
     if not has_torch_function_unary(tensor):
         fill(draw, tensor, generator)
-    elif draw[0] == CONSTANT:
-        functional.constant_(tensor, draw[1])
-    else:
-        count = 4 if draw[0] == TRUNCATED_NORMAL else 2
-        _FUNCTIONS[draw[0]](tensor, *draw[1 : 1 + count], generator=generator)
+        return
+    # A mode of torch sees the function that makes the same.
+    row = DISTRIBUTIONS[draw[0]]
+    keywords = {"generator": generator} if row.is_random else {}
+    getattr(functional, f"{row.name}_")(tensor, *parameters_of(draw), **keywords)
 
 
 _DEFAULTS = Arguments()
@@ -146,7 +138,7 @@ def _checked_arguments(
 ) -> Arguments:
     """The arguments in one; each is checked, whether or not the scheme uses it."""
     given = (mean, std, scale, groups, trunc_clip, gain)
-    if given == _DEFAULTS and type(groups) is int:
+    if type(groups) is int and type(trunc_clip) is tuple and tuple(_DEFAULTS) == given:
         return _DEFAULTS
     mean, std, scale = as_float("mean", mean), as_float("std", std), as_float("scale", scale)
     if gain is not None:
@@ -206,4 +198,6 @@ def _check_dimensions(weight: Tensor, init: str, scheme: Scheme, groups: int) ->
             f"weight of shape {tuple(weight.shape)} needs {wanted} dimensions for {init}"
         )
     if init == "dirac" and weight.shape[0] % groups != 0:
-        raise ArgumentError(f"groups={groups} does not divide shape[0] of weight, {weight.shape[0]}")
+        raise ArgumentError(
+            f"groups={groups} does not divide shape[0] of weight, {weight.shape[0]}"
+        )

@@ -15,14 +15,15 @@ from torchinit.commands.memory import Filled, count_values
 from torchinit.commands.models import Parameter
 from torchinit.commands.progress import progress
 from torchinit.schemes import schemes
-from torchinit.schemes.draw import (
+from torchinit.schemes.distributions import (
     Draw,
     constant_draw,
     normal_draw,
     truncated_draw,
     uniform_draw,
 )
-from torchinit.schemes.laws import Law, law_of
+from torchinit.schemes.distributions import law_of
+from torchinit.schemes.law import Law
 
 # Values widened at a time: what the cache holds, and what occupies a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**24}

@@ -16,7 +16,7 @@ from torchinit.fill import checks
 from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
-from torchinit.schemes.draw import CONSTANT, NORMAL, USUAL, Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, NORMAL, USUAL, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 
 # Draw, number of the dtype, key, tensor, address, and how often it had been written to (-1 where
@@ -103,9 +103,7 @@ class Batch:
 
     def collects(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""
-        return self.thread == get_ident() and self.task is (
-            _get_running_loop() and current_task()
-        )
+        return self.thread == get_ident() and self.task is (_get_running_loop() and current_task())
 
     def collect(
         self, draw: Draw, number: int, tensor: Tensor, stream: Stream, box: Box | None = None

@@ -10,7 +10,6 @@ from torchinit.errors import ArgumentError
 from torchinit.native import load
 from torchinit.native.torch_private import FakeTensor, dual_level
 
-
 # Addresses of memory that programs are given are greater than this on most systems. Smaller ones
 # may be an offset into a storage that was freed, and are looked at.
 LEAST_ADDRESS = 1 << 44

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn import init as torch_init
 
 from torchinit.dtypes import FLOAT8_DTYPES
-from torchinit.schemes.draw import CONSTANT, NORMAL, TRUNCATED_NORMAL, UNIFORM, Draw
+from torchinit.schemes.distributions import (
+    CONSTANT,
+    DISTRIBUTIONS,
+    TRUNCATED_NORMAL,
+    UNIFORM,
+    Draw,
+    parameters_of,
+)
 from torchinit.streams.keys import Stream
-
-_FUNCTIONS: dict[int, tuple[Callable[..., Tensor], int]] = {
-    UNIFORM: (torch_init.uniform_, 2),
-    NORMAL: (torch_init.normal_, 2),
-    TRUNCATED_NORMAL: (torch_init.trunc_normal_, 4),
-}
 
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream) -> Tensor:
@@ -31,8 +32,8 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream) -> Tensor:
         return by_torch(torch_init.constant_, tensor, draw[1])
     if isinstance(stream, int):
         raise RuntimeError(f"key={stream}: torch.nn.init, which fills this tensor, takes no keys")
-    function, count = _FUNCTIONS[draw[0]]
-    parameters = draw[1 : 1 + count]
+    function = getattr(torch_init, f"{DISTRIBUTIONS[draw[0]].name}_")
+    parameters = parameters_of(draw)
     if draw[0] == TRUNCATED_NORMAL:
         mean, std, a, b = parameters
         if std == 0:  # torch divides by it

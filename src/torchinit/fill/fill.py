@@ -1,4 +1,4 @@
-"""The door: every fill of values that are drawn one by one comes through here, and forks here alone.
+"""The door: every fill of values drawn one by one comes through here, and forks here alone.
 
 ``fill(draw, tensor, stream, box)`` is what the four questions come to: what values (schemes), which
 stream of random words (streams), where in the logical tensor (placement). It is then done by the
@@ -28,8 +28,9 @@ from torchinit.native.torch_private import (
     jit_trace,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.draw import CONSTANT, Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
+
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
     """Fills a tensor in place, outside autograd; leaves meta tensors alone.

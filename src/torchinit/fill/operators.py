@@ -25,43 +25,28 @@ from torchinit.native import calls
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import is_functionalizing
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.draw import (
+from torchinit.schemes.distributions import (
     CONSTANT,
+    DISTRIBUTIONS,
     NORMAL,
     TRUNCATED_NORMAL,
     UNIFORM,
     WORDS,
     Draw,
+    Row,
     check_draw,
+    parameters_of,
 )
 
 _FLOATS = frozenset(ALL_DTYPES)
 _INTEGERS = frozenset({torch.int32, torch.int64})
 
 
-class _Row(NamedTuple):
-    """A row of the table: one distribution as an operator."""
-
-    name: str
-    parameters: tuple[str, ...]
-    dtypes: frozenset[torch.dtype] = _FLOATS
-    has_key: bool = True  # and may be a box
-
-
-_TABLE = {
-    UNIFORM: _Row("uniform_", ("a", "b")),
-    NORMAL: _Row("normal_", ("mean", "std")),
-    TRUNCATED_NORMAL: _Row("trunc_normal_", ("mean", "std", "a", "b")),
-    CONSTANT: _Row("constant_", ("val",), has_key=False),
-    WORDS: _Row("random_words_", (), dtypes=_INTEGERS),
-}
-
-
 def fill(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
     """Fills by the operator of a draw, outside autograd; a key is drawn only if it takes one."""
-    row, operator = _TABLE[draw[0]], _OPERATORS[draw[0]]
-    parameters = [float(parameter) for parameter in draw[1 : 1 + len(row.parameters)]]
-    if row.has_key:
+    row, operator = DISTRIBUTIONS[draw[0]], _OPERATORS[draw[0]]
+    parameters = [float(parameter) for parameter in parameters_of(draw)]
+    if row.is_random:
         fill_by(operator, tensor, draw_key(), *parameters, *(box or ()))
     else:
         fill_by(operator, tensor, *parameters)
@@ -85,9 +70,9 @@ def fill_by(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
 
 def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | None, Draw, Any, Any]:
     """Key, draw, global_shape and offset of what an operator was called with."""
-    row = _TABLE[distribution]
-    key = arguments[0] if row.has_key else None
-    rest = list(arguments[1:] if row.has_key else arguments)
+    row = DISTRIBUTIONS[distribution]
+    key = arguments[0] if row.is_random else None
+    rest = list(arguments[1:] if row.is_random else arguments)
     count = len(row.parameters)
     draw = (distribution, *rest[:count], *[0.0] * (4 - count))
     global_shape, offset = (*rest[count:], None, None)[:2]
@@ -95,9 +80,14 @@ def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | No
 
 
 def _check(
-    distribution: int, tensor: Tensor, key: Tensor | None, draw: Draw, global_shape: Any, offset: Any
+    distribution: int,
+    tensor: Tensor,
+    key: Tensor | None,
+    draw: Draw,
+    global_shape: Any,
+    offset: Any,
 ) -> Box | None:
-    dtypes = _TABLE[distribution].dtypes
+    dtypes = _INTEGERS if distribution == WORDS else _FLOATS
     if tensor.dtype not in dtypes:
         raise TypeError(
             f"self has dtype {tensor.dtype}, expected one of {sorted(map(str, dtypes))}"
@@ -107,8 +97,7 @@ def _check(
     check_writable(tensor)
     if (global_shape is None) != (offset is None):
         raise ArgumentError(f"{global_shape=} and {offset=} must be given together")
-    if distribution != WORDS:
-        check_draw(draw, tensor.dtype)
+    check_draw(draw, tensor.dtype)
     if global_shape is None:
         return None
     box = Box(global_shape, offset)
@@ -163,9 +152,9 @@ class _OnBatched:
         self.distribution = distribution
 
     def __call__(self, info: Any, examples: Tensor, *arguments: Any) -> None:
-        writes, row = _OPERATORS[self.distribution].writes, _TABLE[self.distribution]
+        writes, row = _OPERATORS[self.distribution].writes, DISTRIBUTIONS[self.distribution]
         _, _, global_shape, _ = _arguments(self.distribution, arguments)
-        same = row.has_key and (info.randomness == "same" or global_shape is not None)
+        same = row.is_random and (info.randomness == "same" or global_shape is not None)
         fill_batched(info, examples, lambda some: writes(some, *arguments), same=same)
 
 
@@ -274,12 +263,12 @@ def _register(
     return getattr(torch.ops.torchinit, name).default
 
 
-def _define(distribution: int, row: _Row) -> Operator:
-    parts = ["Tensor key"] if row.has_key else []
+def _define(distribution: int, row: Row) -> Operator:
+    parts = ["Tensor key"] if row.is_random else []
     parts += [f"float {name}" for name in row.parameters]
-    parts += [_BOX] if row.has_key else []
+    parts += [_BOX] if row.is_random else []
     return define(
-        row.name,
+        f"{row.name}_",
         ", ".join(parts),
         _OnMemory(distribution),
         _OnFake(distribution),
@@ -287,7 +276,9 @@ def _define(distribution: int, row: _Row) -> Operator:
     )
 
 
-_OPERATORS = {distribution: _define(distribution, row) for distribution, row in _TABLE.items()}
+_OPERATORS = {
+    distribution: _define(distribution, row) for distribution, row in DISTRIBUTIONS.items()
+}
 uniform_, normal_ = _OPERATORS[UNIFORM].writes, _OPERATORS[NORMAL].writes
 trunc_normal_, constant_ = _OPERATORS[TRUNCATED_NORMAL].writes, _OPERATORS[CONSTANT].writes
 random_words_ = _OPERATORS[WORDS].writes

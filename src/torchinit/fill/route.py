@@ -87,7 +87,11 @@ def find_road(tensor: Tensor) -> Road:
 
 def is_native_memory(tensor: Tensor) -> bool:
     """Returns whether a tensor is of plain memory whose state can be looked at."""
-    return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and find_road(tensor) == "now"
+    return (
+        type(tensor) in PLAIN_TYPES
+        and tensor.layout is torch.strided
+        and find_road(tensor) == "now"
+    )
 
 
 def is_plain(tensor: Tensor) -> bool:

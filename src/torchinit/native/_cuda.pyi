@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torchinit._native import Box, Draw
+from torchinit.native._native import Box, Draw
 
 def architectures() -> str:
     """The architectures compiled for."""

@@ -60,6 +60,15 @@ def fill(
 ) -> None:
     """Fills ``count`` contiguous elements, logical indices from 0."""
 
+def quick_fill(draw: Draw, tensor: object, stream: object, /) -> bool:
+    """Fills, or gives to the open batch, a whole tensor in plain host memory.
+
+    False, and nothing done, where more has to be asked (csrc/python/quick_fill.h).
+    """
+
+def set_up_quick_fill(asks: dict[str, object], /) -> None:
+    """Hands over what ``quick_fill`` asks of torch."""
+
 def fill_box(
     distribution: int,
     dtype: int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def fill_list(
         columns = (draws, dtypes, keys, tensors, addresses, places)
         for device in dict.fromkeys(map(_device, tensors)):
             chosen = [i for i, tensor in enumerate(tensors) if tensor.device == device]
-            some = [[column[i] for i in chosen] for column in columns]
+            some: list[Any] = [[column[i] for i in chosen] for column in columns]
             if device.type == "cuda":
                 _queue(device, *some)
             else:

@@ -1,21 +1,8 @@
-"""The numbers that ``csrc/job`` gives to distributions and dtypes."""
+"""The numbers that ``csrc/job/dtype.h`` gives to dtypes; a test holds them against the module's."""
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import torch
-
-
-class Distribution(IntEnum):
-    """What is filled; tests hold it against the native module's own."""
-
-    WORDS = 0
-    UNIFORM = 1
-    NORMAL = 2
-    TRUNCATED_NORMAL = 3
-    CONSTANT = 4
-
 
 DTYPE_NUMBERS = {
     torch.float64: 0,

@@ -44,9 +44,10 @@ transforms: Callable[[], list[Any] | None] = _find(
 # What torch.jit.trace is recording, or None.
 jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: "unknown")
 # Tells autograd that tensors of an iterable were written to; inference tensors are passed over.
-count_writes: Callable[[Any], None] = _find("torch._C", "_increment_version", graph.increment_version)
+count_writes: Callable[[Any], None] = _find(
+    "torch._C", "_increment_version", graph.increment_version
+)
 FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
-
 
 
 def _level_unknown() -> int:

@@ -191,7 +191,12 @@ def form_by_blocks(q: Tensor, draw: DrawReflectors, gain: float) -> None:
         half_norms = norm_memory[: batch * b].view(*lead, b)
         signs = sign_memory[: batch * b].view(*lead, b)
         gram = gram_memory[: batch * b * b].view(*lead, b, b)
-        draw(vectors.view(batch, b, m - first), half_norms.view(batch, b), signs.view(batch, b), first)
+        draw(
+            vectors.view(batch, b, m - first),
+            half_norms.view(batch, b),
+            signs.view(batch, b),
+            first,
+        )
         _multiply(vectors, vectors.mT, gram)
         gram.diagonal(dim1=-2, dim2=-1).copy_(half_norms)  # more exact than the product's
         if inverts:

@@ -6,6 +6,7 @@ transforms: what it does with products stays within.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from torchinit.fill.route import find_road
 from torchinit.native import calls
 from torchinit.orthogonal.fallback import orthogonal_by_torch
 from torchinit.orthogonal.form import form
-from torchinit.schemes.draw import check_finite
+from torchinit.schemes.distributions import check_finite
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
 
@@ -102,7 +103,7 @@ def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
         for matrix in matrices
         if matrix.numel()
     )
-    if any(end > begin for (_, end), (begin, _) in zip(ranges, ranges[1:], strict=False)):
+    if any(end > begin for (_, end), (begin, _) in itertools.pairwise(ranges)):
         return [[i] for i in range(len(matrices))]  # tied or overlapping: one after the other
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, matrix in enumerate(matrices):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch.nn.init import calculate_gain
 
-from torchinit.schemes.draw import check_finite
+from torchinit.schemes.distributions import check_finite
 
 __all__ = ["calculate_fan", "calculate_fans", "calculate_gain", "kaiming_std", "xavier_std"]
 

@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 from torchinit.errors import ArgumentError, UnknownSchemeError
-from torchinit.schemes.draw import (
+from torchinit.schemes.distributions import (
     Draw,
     check_finite,
     constant_draw,
+    law_of,
     normal_draw,
     truncated_draw,
     uniform_draw,
 )
 from torchinit.schemes.fans import calculate_fans, kaiming_std, xavier_std
-from torchinit.schemes.laws import Law, law_of, law_of_orthogonal
+from torchinit.schemes.law import Law, law_of_orthogonal
 
 Shape = Sequence[int]
 

@@ -1,0 +1,247 @@
+"""The distributions: parameters, what they must be, and the law of the values.
+
+``DISTRIBUTIONS`` is the one list of them in Python: the operators, the fallback and ``init_`` read
+it. The kernels' side is a sampler in ``csrc/math/samplers.h`` (see CONTRIBUTING.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.errors import ArgumentError
+from torchinit.schemes.law import Law, law_of_constant
+
+
+class Distribution(IntEnum):
+    """The numbers of ``csrc/job/plan.h``; a test holds them against the native module's."""
+
+    WORDS = 0
+    UNIFORM = 1
+    NORMAL = 2
+    TRUNCATED_NORMAL = 3
+    CONSTANT = 4
+
+
+# As plain numbers: members of an IntEnum are slow to look up, and small fills are common.
+WORDS, UNIFORM, NORMAL, TRUNCATED_NORMAL, CONSTANT = map(int, Distribution)
+
+_LIMITS = {dtype: torch.finfo(dtype).max for dtype in ALL_DTYPES}
+# Largest values of the dtype that a fill is computed in.
+_WORKING_LIMITS = {dtype: max(_LIMITS[torch.float32], limit) for dtype, limit in _LIMITS.items()}
+_INFINITY = math.inf
+# Means and stds of less than this are within the range of every dtype that fills are computed in.
+USUAL = 1e38
+
+# A draw: (distribution, p0, p1, p2, p3), the parameters that a distribution has not being 0.
+#
+# UNIFORM (a, b) is U[a, b); NORMAL (mean, std); TRUNCATED_NORMAL (mean, std, a, b); CONSTANT (val),
+# val as it was given; WORDS are the random bits themselves. A plain tuple: a class of its own would
+# take a twentieth of the time of a small fill.
+Draw: TypeAlias = tuple[int, Any, float, float, float]
+
+
+def uniform_draw(a: float, b: float) -> Draw:
+    """U[a, b)."""
+    return UNIFORM, a, b, 0.0, 0.0
+
+
+def normal_draw(mean: float, std: float) -> Draw:
+    """N(mean, std^2)."""
+    return NORMAL, mean, std, 0.0, 0.0
+
+
+def truncated_draw(mean: float, std: float, a: float, b: float) -> Draw:
+    """N(mean, std^2) truncated to [a, b]."""
+    return TRUNCATED_NORMAL, mean, std, a, b
+
+
+def constant_draw(val: Any) -> Draw:
+    """One value."""
+    return CONSTANT, val, 0.0, 0.0, 0.0
+
+
+def as_float(name: str, value: Any) -> float:
+    """A number as a float; TypeError for what is none, strings included."""
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}") from None
+
+
+def check_finite(**arguments: float) -> None:
+    """Raises ArgumentError for the first argument that is NaN or infinite."""
+    for name, value in arguments.items():
+        if not -_INFINITY < value < _INFINITY:
+            raise ArgumentError(f"{name}={value} must be a finite number")
+
+
+def check_normal(mean: float, std: float) -> None:
+    """Raises ArgumentError unless mean is finite and std finite and not negative."""
+    if -_INFINITY < mean < _INFINITY and 0 <= std < _INFINITY:
+        return
+    check_finite(mean=mean, std=std)
+    raise ArgumentError(f"std={std} must not be negative")
+
+
+def check_interval(a: float, b: float) -> None:
+    """Raises ArgumentError unless a <= b, where a may be minus and b plus infinity."""
+    if not a <= b or a == _INFINITY or b == -_INFINITY:
+        raise ArgumentError(f"a={a} must not be greater than b={b}, and neither may be NaN")
+
+
+def _check_truncated(_dtype: torch.dtype, mean: float, std: float, a: float, b: float) -> None:
+    check_normal(mean, std)
+    check_interval(a, b)
+
+
+def _check_normal(dtype: torch.dtype, mean: float, std: float, *_: float) -> None:
+    limit = _WORKING_LIMITS[dtype]
+    if -limit <= mean <= limit and 0 <= std <= limit:
+        return
+    check_normal(mean, std)
+    name, value = ("std", std) if std > limit else ("mean", mean)
+    raise ArgumentError(
+        f"{name}={value} is out of the range that fills of {dtype} are computed in, up to {limit}"
+    )
+
+
+def _check_uniform(dtype: torch.dtype, a: float, b: float, *_: float) -> None:
+    limit = _LIMITS[dtype]
+    if -limit <= a <= b <= limit and b - a <= limit:
+        return
+    check_finite(a=a, b=b)
+    if a > b:
+        raise ArgumentError(f"a={a} must not be greater than b={b}")
+    for name, value in (("a", a), ("b", b)):
+        if not -limit <= value <= limit:
+            raise ArgumentError(
+                f"{name}={value} is out of the range of {dtype}, {-limit} to {limit}"
+            )
+    raise ArgumentError(f"the width of [a={a}, b={b}) exceeds the range of {dtype}, {limit}")
+
+
+def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
+    """Infinity is in most ranges."""
+    limit = _LIMITS[dtype]
+    if abs(val) > limit and (math.isfinite(val) or dtype == torch.float8_e4m3fn):
+        raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
+
+
+_STEPS = 2000  # of Simpson's rule, over an interval that holds all of the mass that counts
+_REACH = 40.0  # log of what is left out beyond the interval, and more
+
+
+def _uniform_law(a: float, b: float) -> Law:
+    if a == b:
+        return law_of_constant(a)
+    return Law(
+        mean=a + (b - a) / 2,
+        std=(b - a) / math.sqrt(12),
+        kurtosis=1.8,
+        low=a,
+        high=math.nextafter(b, -math.inf),
+        density=lambda x: 1 / (b - a) if a <= x < b else 0.0,
+        mean_shift=(b - a) / 4,
+    )
+
+
+def _normal_law(mean: float, std: float) -> Law:
+    if std == 0:
+        return law_of_constant(mean)
+    scale = 1 / (std * math.sqrt(2 * math.pi))
+    return Law(
+        mean, std, kurtosis=3.0, density=lambda x: scale * math.exp(-(((x - mean) / std) ** 2) / 2)
+    )
+
+
+def _truncated_law(mean: float, std: float, a: float, b: float) -> Law:
+    if std == 0 or a == b:
+        return law_of_constant(min(max(mean, a), b))
+    low, high = (a - mean) / std, (b - mean) / std
+    near = max(0.0, low, -high)  # where the density is greatest, in standard deviations
+    reach = _REACH / max(near, math.sqrt(_REACH))
+    start, stop = max(low, -near - reach), min(high, near + reach)
+    step = (stop - start) / _STEPS
+
+    def relative(z: float) -> float:
+        return math.exp((near - z) * (near + z) / 2)
+
+    # Moments about a point within the interval, so that narrow and remote ones keep their digits.
+    origin = min(max(0.0, start), stop)
+    sums = [0.0] * 5
+    for i in range(_STEPS + 1):
+        z = start + i * step
+        weight = (1 if i in (0, _STEPS) else 4 if i % 2 else 2) * relative(z)
+        for k in range(5):
+            sums[k] += weight * (z - origin) ** k
+    mass = sums[0] * step / 3
+    first, second, third, fourth = (total / sums[0] for total in sums[1:])
+    variance = second - first**2
+    central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    return Law(
+        mean=mean + std * (origin + first),
+        std=std * math.sqrt(variance),
+        kurtosis=central / variance**2,
+        low=a,
+        high=b,
+        density=lambda x: relative((x - mean) / std) / (mass * std) if a <= x <= b else 0.0,
+    )
+
+
+class Row(NamedTuple):
+    """One distribution.
+
+    Attributes:
+        name: of its function and of ``torch.nn.init``'s, without the underscore.
+        parameters: their names, in the order of a draw.
+        check: called with the dtype and the parameters; raises ArgumentError.
+        law: of the parameters; None for words, which are no numbers.
+        is_random: whether a fill takes a key.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    check: Callable[..., None]
+    law: Callable[..., Law] | None
+    is_random: bool = True
+
+
+DISTRIBUTIONS: dict[int, Row] = {
+    WORDS: Row("random_words", (), lambda *_: None, None),
+    UNIFORM: Row("uniform", ("a", "b"), _check_uniform, _uniform_law),
+    NORMAL: Row("normal", ("mean", "std"), _check_normal, _normal_law),
+    TRUNCATED_NORMAL: Row(
+        "trunc_normal", ("mean", "std", "a", "b"), _check_truncated, _truncated_law
+    ),
+    CONSTANT: Row("constant", ("val",), _check_constant, law_of_constant, is_random=False),
+}
+
+
+def parameters_of(draw: Draw) -> tuple[Any, ...]:
+    """As many parameters as the distribution of a draw has."""
+    return draw[1 : 1 + len(DISTRIBUTIONS[draw[0]].parameters)]
+
+
+def check_draw(draw: Draw, dtype: torch.dtype) -> None:
+    """Raises ArgumentError unless a fill of the dtype can have these parameters."""
+    DISTRIBUTIONS[draw[0]].check(dtype, *draw[1:])
+
+
+def law_of(draw: Draw) -> Law:
+    """The law of a draw.
+
+    Raises:
+        ValueError: for random words, which are no numbers.
+    """
+    law = DISTRIBUTIONS[draw[0]].law
+    if law is None:
+        raise ValueError(f"{draw} has no law")
+    return law(*parameters_of(draw))
