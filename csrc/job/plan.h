@@ -13,6 +13,11 @@ namespace torchinit {
 
 enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
 
+// In their order, as Python's tables have them (src/torchinit/schemes/distributions.py).
+constexpr const char* kDistributionNames[] = {"WORDS", "UNIFORM", "NORMAL", "TRUNCATED_NORMAL",
+                                              "CONSTANT"};
+constexpr int kDistributions = sizeof kDistributionNames / sizeof *kDistributionNames;
+
 // How the random words become values. A distribution may have several transforms, chosen by its
 // parameters; each is a sampler in math/samplers.h.
 enum class Transform : int16_t {

@@ -12,9 +12,9 @@ namespace py = pybind11;
 
 // What set_up_quick_fill was given; kept for ever, as the module is.
 struct Torch {
-  PyObject* plain_types = nullptr;     // of tensors that hold their values and nothing else
-  PyObject* dtype_numbers = nullptr;   // dict
-  PyObject* dispatch_modes = nullptr;  // () -> int
+  PyObject* plain_types = nullptr;          // of tensors that hold their values and nothing else
+  PyObject* dtype_numbers = nullptr;        // dict
+  PyObject* dispatch_modes = nullptr;       // () -> int
   PyObject* innermost_transform = nullptr;  // () -> object or None
   PyObject* jit_trace = nullptr;            // () -> object or None
   PyObject* dual_level = nullptr;           // () -> int
@@ -62,8 +62,8 @@ py::object call(PyObject* callable) { return owned(PyObject_CallNoArgs(callable)
 
 py::object call_method(PyObject* object, PyObject* name) {
   PyObject* const arguments[] = {object};
-  return owned(PyObject_VectorcallMethod(name, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                         nullptr));
+  return owned(
+      PyObject_VectorcallMethod(name, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
 }
 
 bool is_true(const py::object& object) { return object.ptr() == Py_True; }
@@ -137,8 +137,8 @@ bool collect(PyObject* batch, PyObject* draw, int64_t distribution, PyObject* nu
 
 bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
   if (!torch.plain_types) return false;
-  const int plain = PySequence_Contains(torch.plain_types,
-                                        reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
+  const int plain =
+      PySequence_Contains(torch.plain_types, reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
   if (plain < 0) throw py::error_already_set();
   if (!plain || is_observed()) return false;
   if (!is_true(owned(PyObject_GetAttr(tensor, names().is_cpu)))) return false;
@@ -176,8 +176,8 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
   if (!collects) {
     const uintptr_t place = reinterpret_cast<uintptr_t>(read_address(address.ptr()));
     if (place <= torch.least_address || !is_true(call_method(tensor, names().is_contiguous)) ||
-        !is_true(call_method(call_method(tensor, names().untyped_storage).ptr(),
-                             names().resizable)) ||
+        !is_true(
+            call_method(call_method(tensor, names().untyped_storage).ptr(), names().resizable)) ||
         is_true(call_method(tensor, names().is_inference)) ||
         is_true(call_method(tensor, names().is_neg)))
       return false;
@@ -253,8 +253,7 @@ void set_up(const py::dict& given) {
 void add_quick_fill(py::module_& module) {
   module.def("set_up_quick_fill", &set_up,
              "Hands over what quick_fill asks of torch (src/torchinit/fill/fill.py).");
-  module.add_object("quick_fill",
-                    owned(PyCFunction_NewEx(&entry, nullptr, nullptr)));
+  module.add_object("quick_fill", owned(PyCFunction_NewEx(&entry, nullptr, nullptr)));
 }
 
 }  // namespace torchinit

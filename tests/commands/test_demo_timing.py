@@ -57,7 +57,7 @@ def test_torch_is_timed_on_a_slice(capsys, monkeypatch):
 
 
 def test_each_time_is_warmed_up_for(monkeypatch):
-    """Right before, and on a tensor that gives every thread work: else it is that of their start."""
+    """Right before, on a tensor that gives every thread work, or their start is timed."""
     events = []
     clock, fill, zero = timing.time.perf_counter, timing._fill, timing._zero
 
