@@ -19,8 +19,8 @@ from torchinit.placement.box import Box
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 
-# Of each fill: draw, number of the dtype, key, tensor, address, and how often it had been written to
-# (-1 where torch does not count that).
+# Of each fill: draw, number of the dtype, key, tensor, address, and how often it had been written
+# to (-1 where torch does not count that).
 _Columns: TypeAlias = tuple[list[Draw], list[int], list[int], list[Tensor], list[int], list[int]]
 
 _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
