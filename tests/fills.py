@@ -1,4 +1,4 @@
-"""Every distribution and every transform of it (csrc/plan.h), dtypes, and equality of bits."""
+"""Every distribution and every transform of it (csrc/job/plan.h), dtypes, and equality of bits."""
 
 from __future__ import annotations
 
