@@ -9,7 +9,7 @@ NVCC ?= nvcc
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
-.PHONY: demo test lint format sanitize arm-check arm-compare cuda-compile benchmark clean
+.PHONY: demo test lint format sanitize golden arm-check arm-compare cuda-compile benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
@@ -39,26 +39,28 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(FORMATTED)
 
-# The kernels, and the bodies of the CUDA kernels run on the host, under the address and
-# undefined-behaviour sanitisers.
+# The kernels, and what the threads of the CUDA kernels do run on the host, under the address and
+# undefined-behaviour sanitisers; and the numbers themselves.
 BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
 SANITIZE := $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror \
   -fsanitize=address,undefined -fno-sanitize-recover=all
 CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
 CPU_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/sanitized/%.o)
-HOST_TESTS := build/sanitized/sanitized_fills build/sanitized/cuda_on_host
+HOST_TESTS := build/sanitized/sanitized_fills build/sanitized/cuda_on_host build/sanitized/digest
+CASES := tests/data
 
 build/sanitized/%.o: csrc/%.cpp $(SOURCES)
 	@mkdir -p $(@D)
 	$(CXX) $(SANITIZE) -c $< -o $@
 
-build/sanitized/%: tests/native/%.cpp $(CPU_OBJECTS)
+build/sanitized/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
 	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@
 
 .SECONDARY: $(CPU_OBJECTS)
 sanitize: $(HOST_TESTS)
-	build/sanitized/sanitized_fills
-	build/sanitized/cuda_on_host
+	build/sanitized/sanitized_fills $(CASES)
+	build/sanitized/cuda_on_host $(CASES)
+	build/sanitized/digest $(CASES) --check $(CASES)/golden.csv
 
 # The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
 ARM_CXX := aarch64-linux-gnu-g++
@@ -70,7 +72,7 @@ build/arm/%.o: csrc/%.cpp $(SOURCES)
 	@mkdir -p $(@D)
 	$(ARM_CXX) $(ARM_FLAGS) -c $< -o $@
 
-build/arm/%: tests/native/%.cpp $(ARM_OBJECTS)
+build/arm/%: tests/native/%.cpp tests/native/cases.h $(ARM_OBJECTS)
 	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@
 
 .SECONDARY: $(ARM_OBJECTS)
@@ -83,10 +85,15 @@ arm-check:
 
 # Every set of either machine must have the same cases with the same hashes.
 arm-compare: build/arm/sanitized_fills build/arm/digest build/sanitized/digest
-	$(ARM_RUN) build/arm/sanitized_fills
-	build/sanitized/digest > build/digest_here
-	$(ARM_RUN) build/arm/digest > build/digest_arm
+	$(ARM_RUN) build/arm/sanitized_fills $(CASES)
+	$(ARM_RUN) build/arm/digest $(CASES) --check $(CASES)/golden.csv
+	build/sanitized/digest $(CASES) > build/digest_here
+	$(ARM_RUN) build/arm/digest $(CASES) > build/digest_arm
 	$(PYTHON) tools/compare_digests.py here=build/digest_here Arm=build/digest_arm
+
+# After numbers have changed on purpose.
+golden:
+	$(PYTHON) tools/golden.py
 
 # Needs nvcc only: no GPU and no torch.
 CUDA_ARCHITECTURES := 80 90 100

@@ -10,6 +10,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
 #endif
 
 namespace torchinit::cpu {
@@ -29,36 +30,33 @@ namespace {
 std::atomic<bool> huge_pages_allowed{true};
 
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-// Below this the call costs more than the faults.
+// Below this, asking for huge pages costs more than the faults of small ones.
 constexpr size_t kLeastForHugePages = size_t{8} << 20;
 
-// MADV_POPULATE_WRITE (Linux 5.14): faults the page in as a write would, and fails where it may
-// not be written. Absent from older headers.
+// MADV_POPULATE_WRITE (Linux 5.14): faults pages in as a write would, and fails where one may not
+// be written. Absent from older headers.
 constexpr int kPopulateWrite = 23;
 
-bool mapped_read_only(uintptr_t address) {
+// Whether a part of the range is mapped without the permission to write. Reads the list of all
+// mappings, which takes tens to hundreds of microseconds.
+bool mapped_read_only(uintptr_t first, uintptr_t end) {
   FILE* maps = std::fopen("/proc/self/maps", "re");
   if (!maps) return false;
   bool read_only = false;
-  char line[512];
-  while (std::fgets(line, sizeof line, maps)) {
-    uintptr_t begin = 0, end = 0;
+  bool at_begin = true;  // of a line: names of files may make it longer than the buffer
+  char text[512];
+  while (!read_only && std::fgets(text, sizeof text, maps)) {
+    uintptr_t from = 0, to = 0;
     char permissions[5] = {};
-    if (std::sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s", &begin, &end, permissions) != 3 ||
-        address < begin || address >= end)
-      continue;
-    read_only = permissions[1] != 'w';
-    break;
+    if (at_begin &&
+        std::sscanf(text, "%" SCNxPTR "-%" SCNxPTR " %4s", &from, &to, permissions) == 3) {
+      if (from >= end) break;  // the mappings are in order
+      read_only = to > first && permissions[1] != 'w';
+    }
+    at_begin = std::strchr(text, '\n') != nullptr;
   }
   std::fclose(maps);
   return read_only;
-}
-
-bool page_is_writable(uintptr_t address, uintptr_t page) {
-  const uintptr_t start = address / page * page;
-  // The call also fails on old kernels and on memory of devices, so a failure proves nothing yet.
-  return madvise(reinterpret_cast<void*>(start), page, kPopulateWrite) == 0 ||
-         !mapped_read_only(start);
 }
 
 }  // namespace
@@ -78,11 +76,16 @@ void allow_huge_pages(bool allowed) {
 
 bool is_writable(const void* data, size_t bytes) {
   static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t first = reinterpret_cast<uintptr_t>(data);
   if (bytes == 0) return true;
-  const uintptr_t last = first + bytes - 1;
-  return page_is_writable(first, page) &&
-         (first / page == last / page || page_is_writable(last, page));
+  const uintptr_t first = reinterpret_cast<uintptr_t>(data) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes + page - 1) / page * page;
+  // Faulting a large range in here would take its huge pages from it, and its faults from the
+  // threads. The call also fails on old kernels and on memory of devices, so a failure proves
+  // nothing yet.
+  if (bytes < kLeastForHugePages &&
+      madvise(reinterpret_cast<void*>(first), end - first, kPopulateWrite) == 0)
+    return true;
+  return !mapped_read_only(first, end);
 }
 
 #else

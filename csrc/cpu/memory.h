@@ -16,8 +16,7 @@ void advise_huge_pages(void* data, size_t bytes);
 // Whether advise_huge_pages does anything: it does until told otherwise.
 void allow_huge_pages(bool allowed);
 
-// False only if the first or the last page of the range is known to be mapped read-only. Nothing
-// is written.
+// False only if a page of the range is known to be mapped read-only. Nothing is written.
 bool is_writable(const void* data, size_t bytes);
 
 }  // namespace torchinit::cpu

@@ -12,6 +12,11 @@
 
 namespace torchinit {
 
+// Whether fills never store an infinity: what exceeds the largest finite value becomes it.
+constexpr bool saturates(Dtype dtype) {
+  return dtype == Dtype::Float8E4M3 || dtype == Dtype::Float8E5M2;
+}
+
 // A quiet NaN of a narrow format.
 constexpr uint32_t nan_pattern(Dtype dtype) {
   return dtype == Dtype::Float16      ? 0x7e00
@@ -72,7 +77,8 @@ inline double decode(Dtype dtype, uint64_t bits) {
 
 inline double round_to_nearest(Dtype dtype, double x) { return decode(dtype, encode(dtype, x)); }
 
-// The neighbour of x, a finite value of the format, towards minus infinity.
+// The neighbour of x, a value of the format but not its lowest, towards minus infinity. Below the
+// lowest finite value of a format that has no infinity there is minus infinity all the same.
 inline double below(Dtype dtype, double x) {
   if (dtype == Dtype::Float8E4M3 && x == -448) return -std::numeric_limits<double>::infinity();
   const uint64_t sign = uint64_t{1} << (8 * element_size(dtype) - 1);
@@ -81,11 +87,22 @@ inline double below(Dtype dtype, double x) {
   return decode(dtype, x > 0 ? bits - 1 : bits + 1);
 }
 
-// The largest value of the format that is at most x, or less than x.
-inline double round_down(Dtype dtype, double x) {
-  if (std::isinf(x)) return x;
+inline double largest_finite(Dtype dtype) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  if (saturates(dtype)) return round_to_nearest(dtype, std::numeric_limits<double>::max());
+  return below(dtype, infinity);
+}
+inline double nearest_finite(Dtype dtype, double x) {
   const double nearest = round_to_nearest(dtype, x);
-  return nearest <= x ? nearest : std::isinf(nearest) ? nearest : below(dtype, nearest);
+  return std::isinf(nearest) ? std::copysign(largest_finite(dtype), x) : nearest;
+}
+
+// The largest value of the format that is at most x, or less than x. Infinity is such a value only
+// for an x that is infinite, and not of saturating formats; minus infinity also stands for none.
+inline double round_down(Dtype dtype, double x) {
+  if (std::isinf(x)) return x > 0 && saturates(dtype) ? largest_finite(dtype) : x;
+  const double nearest = round_to_nearest(dtype, x);
+  return nearest <= x ? nearest : below(dtype, nearest);
 }
 inline double round_below(Dtype dtype, double x) {
   const double value = round_down(dtype, x);

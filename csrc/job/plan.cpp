@@ -1,6 +1,7 @@
 // From a distribution's parameters to the constants of its fastest adequate transform.
 #include "plan.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -22,10 +23,10 @@ struct Bounds {
       : min(smallest == 0 ? 0.0 : smallest), max(largest == 0 ? -0.0 : largest) {}
 };
 
-// If the interval holds no value of the format, both are the value nearest to its lower end.
+// If the interval holds no value of the format, both are the finite one nearest to its lower end.
 Bounds bounds_or_nearest(Dtype dtype, double low, double min, double max) {
   if (min <= max) return {min, max};
-  const double nearest = round_to_nearest(dtype, low);
+  const double nearest = nearest_finite(dtype, low);
   return {nearest, nearest};
 }
 Bounds bounds_within(Dtype dtype, double a, double b) {  // [a, b]
@@ -88,7 +89,9 @@ Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds computed) {
 
   Plan plan{};
   plan.dtype = dtype;
-  if (single && step < std::numeric_limits<float>::min()) {
+  constexpr double range = std::numeric_limits<T>::max();
+  if (single &&
+      (step < std::numeric_limits<float>::min() || step > range || std::fabs(middle) > range)) {
     plan.transform = Transform::WideUniform;
     plan.uniform64 = affine<double>(middle, width * 0x1p-53, bounds);
   } else {
@@ -109,32 +112,72 @@ Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds bounds32) {
                                  : uniform<float>(dtype, a, b, bounds, bounds32);
 }
 
-Plan normal(Dtype dtype, double mean, double std) {
+// What the plain normal's |z| does not exceed: sqrt(-2 log 2^-31) = 6.556, in float64
+// sqrt(-2 log 2^-52) = 8.490, with room for rounding.
+template <class T>
+constexpr double kReach = sizeof(T) == 4 ? 6.57 : 8.5;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+template <class T>
+NormalParameters<T> normal_parameters(double mean, double std) {
+  return {static_cast<T>(mean), static_cast<T>(std)};
+}
+
+// Mean and std are divided by 2^scale, so that no sum or product of the sampler overflows; values
+// are scaled back at the end, and only those beyond the range of T become infinite.
+template <class T>
+ClampedNormalParameters<T> clamped_normal(double mean, double std, int scale, Bounds bounds) {
+  using Limits = std::numeric_limits<T>;
+  return {normal_parameters<T>(std::ldexp(mean, -scale), std::ldexp(std, -scale)),
+          static_cast<T>(std::ldexp(1.0, std::min(scale, Limits::max_exponent - 1))),
+          static_cast<T>(bounds.min), static_cast<T>(bounds.max)};
+}
+
+// The scale for which no sum or product of the sampler overflows: zero where none would anyway.
+template <class T>
+int scale_of_normal(double mean, double std) {
+  using Limits = std::numeric_limits<T>;
+  const bool fits = std <= Limits::max() / kReach<T> && std::fabs(mean) <= Limits::max();
+  if (fits || std::isinf(mean) || std::isinf(std)) return 0;
+  return std::max(std::ilogb(mean), std::ilogb(std) + 3) - (Limits::max_exponent - 4);
+}
+
+Plan normal(Dtype dtype, double mean, double std, Bounds bounds) {
+  const bool wide = dtype == Dtype::Float64;
+  const int scale = wide ? scale_of_normal<double>(mean, std) : scale_of_normal<float>(mean, std);
   Plan plan{};
-  plan.transform = Transform::Normal;
   plan.dtype = dtype;
-  if (dtype == Dtype::Float64) {
-    plan.normal64 = {mean, std};
+  if (scale == 0 && bounds.min == -kInfinity && bounds.max == kInfinity) {
+    plan.transform = Transform::Normal;
+    if (wide) {
+      plan.normal64 = normal_parameters<double>(mean, std);
+    } else {
+      plan.normal32 = normal_parameters<float>(mean, std);
+      plan.never_subnormal = never_subnormal(kNormalUnit, plan.normal32.std, plan.normal32.mean);
+    }
+    return plan;
+  }
+  plan.transform = Transform::ClampedNormal;
+  if (wide) {
+    plan.clamped_normal64 = clamped_normal<double>(mean, std, scale, bounds);
   } else {
-    plan.normal32 = {static_cast<float>(mean), static_cast<float>(std)};
-    plan.never_subnormal = never_subnormal(kNormalUnit, plan.normal32.std, plan.normal32.mean);
+    const auto& p = plan.clamped_normal32 = clamped_normal<float>(mean, std, scale, bounds);
+    plan.never_subnormal =
+        never_subnormal(kNormalUnit, {p.normal.mean, p.normal.std, p.min, p.max});
   }
   return plan;
 }
 
-// Whether the plain normal, |z| <= sqrt(-2 log 2^-31) = 6.556 (float64: 8.490), never leaves [a,
-// b]. The dtypes of 32-bit words decide alike: for all of them.
-bool always_within(Dtype dtype, double mean, double std, double a, double b) {
-  const auto holds = [&](Dtype format, double reach) {
-    return round_to_nearest(format, mean - reach * std) >= a &&
-           round_to_nearest(format, mean + reach * std) <= b;
-  };
-  if (dtype == Dtype::Float64) return holds(dtype, 8.5);
-  constexpr Dtype single[] = {Dtype::Float32, Dtype::BFloat16, Dtype::Float16, Dtype::Float8E4M3,
-                              Dtype::Float8E5M2};
-  for (const Dtype format : single)
-    if (!holds(format, 6.57)) return false;
-  return true;
+Plan normal(Dtype dtype, double mean, double std) {
+  return normal(dtype, mean, std, Bounds(-kInfinity, kInfinity));
+}
+
+// Whether no value of the plain normal, rounded to a format, leaves [a, b].
+bool always_within(Dtype format, double mean, double std, double a, double b) {
+  const double largest = format == Dtype::Float64 ? kReach<double> : kReach<float>;
+  const double reach = largest * std;
+  return round_to_nearest(format, mean - reach) >= a && round_to_nearest(format, mean + reach) <= b;
 }
 
 // Below this much of the mass, float32 probabilities lack digits.
@@ -204,7 +247,10 @@ Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) 
   const Bounds bounds = bounds_within(dtype, a, b);
   if (bounds.min == bounds.max) return constant(dtype, bounds.min);
   if (std == 0) return constant(dtype, std::fmin(std::fmax(mean, bounds.min), bounds.max));
-  if (always_within(dtype, mean, std, a, b)) return normal(dtype, mean, std);
+  // The dtypes of 32-bit words do as float32, and are then kept within the bounds.
+  if (always_within(dtype == Dtype::Float64 ? dtype : Dtype::Float32, mean, std, a, b))
+    return always_within(dtype, mean, std, a, b) ? normal(dtype, mean, std)
+                                                 : normal(dtype, mean, std, bounds);
 
   const double alpha = (a - mean) / std, beta = (b - mean) / std;
   const double near = std::fmax(0, std::fmax(alpha, -beta));
@@ -229,7 +275,8 @@ Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) 
   const auto within = [&](double sigmas) {
     return alpha >= -sigmas - kFlat && beta <= sigmas + kFlat;
   };
-  if (dtype == Dtype::Float64 || mass < kSmallMass) {
+  constexpr double range = std::numeric_limits<float>::max();
+  if (dtype == Dtype::Float64 || mass < kSmallMass || std::fabs(mean) > range || std > range) {
     plan.transform = dtype == Dtype::Float64 ? Transform::Truncated : Transform::WideTruncated;
     plan.truncated64 =
         truncated<double>(alpha, beta, mass, step64, affine<double>(mean, std, bounds));
@@ -276,6 +323,36 @@ Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4
       break;
   }
   return constant(dtype, first);
+}
+
+const char* name_of(Transform transform) {
+  switch (transform) {
+    case Transform::Words:
+      return "words";
+    case Transform::Uniform:
+      return "uniform";
+    case Transform::ClampedUniform:
+      return "clamped-uniform";
+    case Transform::WideUniform:
+      return "wide-uniform";
+    case Transform::Normal:
+      return "normal";
+    case Transform::ClampedNormal:
+      return "clamped-normal";
+    case Transform::TruncatedWithin2:
+      return "truncated-within-2";
+    case Transform::TruncatedWithin3:
+      return "truncated-within-3";
+    case Transform::Truncated:
+      return "truncated";
+    case Transform::WideTruncated:
+      return "wide-truncated";
+    case Transform::TruncatedTail:
+      return "truncated-tail";
+    case Transform::Constant:
+      break;
+  }
+  return "constant";
 }
 
 }  // namespace torchinit

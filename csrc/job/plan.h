@@ -19,12 +19,13 @@ enum class Transform : int16_t {
   Words,
   Uniform,         // rounding cannot leave the interval
   ClampedUniform,  // it can
-  WideUniform,     // an interval so short that float32 would lose it: in double precision
+  WideUniform,     // an interval too short or too long for float32: in double precision
   Normal,
+  ClampedNormal,     // rounding would lead out of the bounds, or parameters nearly out of the range
   TruncatedWithin2,  // bounds within two standard deviations: no logarithm
   TruncatedWithin3,  // within three
   Truncated,         // any bounds that keep a fair part of the mass
-  WideTruncated,     // narrow or remote bounds: double precision whatever the dtype
+  WideTruncated,     // what float32 lacks digits or range for: double precision whatever the dtype
   TruncatedTail,     // beyond the reach of a double's probabilities: in their logarithms
   Constant,
 };
@@ -38,6 +39,8 @@ struct Plan {
     Affine<double> uniform64;  // the same, and WideUniform
     NormalParameters<float> normal32;
     NormalParameters<double> normal64;
+    ClampedNormalParameters<float> clamped_normal32;
+    ClampedNormalParameters<double> clamped_normal64;
     TruncatedCentreParameters centre;
     TruncatedParameters<float> truncated32;
     TruncatedParameters<double> truncated64;  // also WideTruncated
@@ -50,5 +53,8 @@ struct Plan {
 // TruncatedNormal (mean, std, a, b); Constant (value); Words none.
 // They must have been checked: finite where required, std >= 0, low <= high, a <= b.
 Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4]);
+
+// The transform's name in small letters, as "clamped-normal".
+const char* name_of(Transform transform);
 
 }  // namespace torchinit

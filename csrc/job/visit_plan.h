@@ -66,6 +66,12 @@ TORCHINIT_INLINE void visit_plan(const Plan& plan, const Visitor& visit) {
       else
         visit_narrow<L>(visit, plan, NormalSampler<float>{plan.normal32});
       break;
+    case Transform::ClampedNormal:
+      if (wide)
+        visit.template run<L, StoreFloat64>(ClampedNormalSampler<double>{plan.clamped_normal64});
+      else
+        visit_narrow<L>(visit, plan, ClampedNormalSampler<float>{plan.clamped_normal32});
+      break;
     case Transform::TruncatedWithin2:
       visit_narrow<L>(visit, plan, Independent<TruncatedCentreValue<2>>{{plan.centre}});
       break;

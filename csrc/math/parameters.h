@@ -9,6 +9,15 @@ struct NormalParameters {
   T mean, std;
 };
 
+// (mean + std * z) * factor, kept within values of the destination's dtype. The factor, a power of
+// two, spares the product of std and a radius an overflow that the value has not.
+template <class T>
+struct ClampedNormalParameters {
+  NormalParameters<T> normal;
+  T factor;
+  T min, max;
+};
+
 // origin + x * scale, kept within values of the destination's dtype: x the random word as a signed
 // integer, or a normal quantile.
 template <class T>

@@ -127,6 +127,20 @@ struct NormalSampler {
   }
 };
 
+// For values that would leave the bounds when they are rounded to the dtype, or whose range exceeds
+// that of T.
+template <class T>
+struct ClampedNormalSampler {
+  ClampedNormalParameters<T> p;
+
+  template <class L, class W, class F>
+  TORCHINIT_INLINE void sample(W first, W second, F& x, F& y) const {
+    NormalSampler<T>{p.normal}.template sample<L>(first, second, x, y);
+    x = clamp<L>(x * p.factor, p.min, p.max);
+    y = clamp<L>(y * p.factor, p.min, p.max);
+  }
+};
+
 // The truncated normal by inverse CDF, at (s + 1/2) 2^-32 + 1/2 of its mass, s the signed word.
 
 // Bounds within `sigmas` (two or three) standard deviations of the mean.

@@ -76,6 +76,12 @@ PYBIND11_MODULE(_native, m) {
       "of contiguous elements from logical index 0 on, or (sizes, strides, global_shape, offset). "
       "Boxes that overlap in memory are filled in order.");
   m.def(
+      "transform",
+      [](int64_t distribution, int64_t dtype, double p0, double p1, double p2, double p3) {
+        return name_of(plan_of({distribution, {p0, p1, p2, p3}}, dtype).transform);
+      },
+      "The name of the transform that a fill takes.");
+  m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
          uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, int threads) {

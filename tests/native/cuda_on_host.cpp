@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "../../csrc/cpu/fill.h"
@@ -13,12 +12,12 @@
 #include "../../csrc/cuda/reflector_thread.h"
 #include "../../csrc/cuda/strided_thread.h"
 #include "../../csrc/job/plan.h"
+#include "cases.h"
 
 namespace {
 
 using namespace torchinit;
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 long fills = 0;
 
 // What visit_strided calls: every thread of a grid in turn.
@@ -195,32 +194,21 @@ void compare_reflectors(Dtype dtype, int64_t length, int64_t first, int64_t coun
 
 }  // namespace
 
-int main() {
-  const struct {
-    Distribution distribution;
-    double parameters[4];
-  } cases[] = {
-      {Distribution::Uniform, {-1, 1.3}},
-      {Distribution::Normal, {0.1, 2}},
-      {Distribution::TruncatedNormal, {0, 1, -2, 2}},
-      {Distribution::TruncatedNormal, {0, 1, -4, 5}},
-      {Distribution::TruncatedNormal, {0, 1, 8, 10}},
-      {Distribution::TruncatedNormal, {0, 1, -kInfinity, -50}},
-      {Distribution::Constant, {1.5}},
-  };
-  std::vector<Plan> plans;
-  for (const auto& c : cases)
-    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16,
-                              Dtype::Float8E4M3, Dtype::Float8E5M2})
-      plans.push_back(make_plan(c.distribution, dtype, c.parameters));
-  for (const Dtype dtype : {Dtype::Int32, Dtype::Int64})
-    plans.push_back(make_plan(Distribution::Words, dtype, cases[0].parameters));
+int main(int count, char** words) {
+  if (count != 2) tests::stop("usage: cuda_on_host tests/data");
+  std::vector<Plan> plans, constants;
+  for (const tests::Case& c : tests::one_of_each_transform(tests::read_cases(words[1])))
+    for (const tests::DtypeName& d : tests::kDtypes)
+      if (c.fills(d.dtype))
+        (c.distribution == Distribution::Constant ? constants : plans).push_back(c.plan(d.dtype));
+  const Plan some[] = {plans[1], plans[7], constants.back()};
+  plans.insert(plans.end(), constants.begin(), constants.end());
   for (const Plan& plan : plans) {
     compare_all(plan);
     compare_long(plan);
   }
   compare_list(plans);
-  compare_list({plans[1], plans[7], plans.end()[-3]});  // two kernels, and constants with them
+  compare_list({some[0], some[1], some[2]});  // two kernels, and constants with them
   for (const int64_t length : {1, 5, 64, 65, 300}) {
     for (const int64_t first : {int64_t{0}, length / 3, length - 1}) {
       const int64_t count = length - first < 17 ? length - first : 17;

@@ -1,118 +1,187 @@
-// Hashes of filled memory, one line each: instruction set, case, hash. Two machines that keep the
-// contract of docs/streams.md print the same hashes (`make arm-check` compares two).
+// Hashes of filled memory.
+//
+//     digest tests/data                             each instruction set: its name, case, hash
+//     digest tests/data --golden                    the table of tests/data/golden.csv
+//     digest tests/data --check tests/data/golden.csv   each instruction set against the table
+//
+// Machines that keep the contract of docs/streams.md print the same (`make arm-check` compares
+// two).
 #include <cinttypes>
-#include <cstdio>
-#include <limits>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
-#include "../../csrc/job/plan.h"
+#include "../../csrc/cpu/reflectors.h"
+#include "../../csrc/job/formats.h"
+#include "cases.h"
 
 namespace {
 
 using namespace torchinit;
+using namespace torchinit::tests;
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr uint64_t kKey = 0x9e3779b97f4a7c15u;
+constexpr int kValues = 3;
 
-struct Case {
-  const char* name;
-  Distribution distribution;
-  double parameters[4];
+struct Row {
+  std::string name, transform, hash, values;  // name: case, dtype and box between commas
+
+  std::string line() const { return name + "," + transform + "," + hash + "," + values; }
 };
 
-const Case kCases[] = {
-    {"uniform", Distribution::Uniform, {-1, 1.3}},
-    {"uniform-from-zero", Distribution::Uniform, {0, 1}},
-    {"uniform-clamped", Distribution::Uniform, {1, 1.0009765625}},
-    {"uniform-narrow", Distribution::Uniform, {0, 3e-38}},
-    {"uniform-float16-subnormal", Distribution::Uniform, {-1e-7, 3e-6}},
-    {"normal", Distribution::Normal, {0.1, 2}},
-    {"normal-float16-subnormal", Distribution::Normal, {0, 1e-6}},
-    {"normal-float16-overflow", Distribution::Normal, {0, 3e4}},
-    {"normal-float32-subnormal", Distribution::Normal, {0, 1e-39}},
-    {"truncated-2", Distribution::TruncatedNormal, {0, 1, -2, 2}},
-    {"truncated-2-below-zero", Distribution::TruncatedNormal, {0, 1, -2, 0}},
-    {"truncated-3", Distribution::TruncatedNormal, {0.5, 1, -2, 3}},
-    {"truncated-4", Distribution::TruncatedNormal, {0, 1, -4, 5}},
-    {"truncated-above", Distribution::TruncatedNormal, {0, 1, 1, kInfinity}},
-    {"truncated-plain", Distribution::TruncatedNormal, {0, 0.02, -2, 2}},
-    {"truncated-8", Distribution::TruncatedNormal, {0, 1, 8, 10}},
-    {"truncated-tail", Distribution::TruncatedNormal, {0, 1, -kInfinity, -50}},
-    {"truncated-flat", Distribution::TruncatedNormal, {0, 1, 1, 1 + 1e-8}},
-    // Values that underflow to a zero meet a bound that is the other zero.
-    {"truncated-at-minus-zero", Distribution::TruncatedNormal, {0, 2e-45, -0.0, 1e-44}},
-    {"truncated-at-zero", Distribution::TruncatedNormal, {0, 2e-45, -1e-44, 0}},
-    {"truncated-at-minus-zero-wide", Distribution::TruncatedNormal, {0, 1e-323, -0.0, 5e-323}},
-    {"truncated-at-zero-wide", Distribution::TruncatedNormal, {0, 1e-323, -5e-323, 0}},
-    {"constant", Distribution::Constant, {1.7}},
-};
-
-const struct {
-  Dtype dtype;
-  const char* name;
-} kDtypes[] = {
-    {Dtype::Float64, "float64"},
-    {Dtype::Float32, "float32"},
-    {Dtype::Float16, "float16"},
-    {Dtype::BFloat16, "bfloat16"},
-    {Dtype::Int32, "int32"},
-    {Dtype::Int64, "int64"},
-    {Dtype::Float8E4M3, "float8_e4m3fn"},
-    {Dtype::Float8E5M2, "float8_e5m2"},
-};
-
-// reach: the elements of memory from a box's first to its last.
-const struct {
-  const char* name;
-  Box box;
-  int64_t reach;
-} kBoxes[] = {
-    {"flat", flat_box(50003), 50003},
-    // Across the blocks where the upper half of the block number changes: 64- and 32-bit words.
-    {"far-wide", make_box({777}, {1}, {int64_t{1} << 40}, {(int64_t{1} << 33) - 333}), 777},
-    {"far", make_box({777}, {1}, {int64_t{1} << 40}, {(int64_t{1} << 34) - 333}), 777},
-    {"middle", make_box({4, 60, 5}, {300, 5, 1}, {9, 70, 11}, {3, 8, 2}), 1200},
-    {"transposed", make_box({4, 60, 5}, {1, 4, 240}, {9, 70, 11}, {3, 8, 2}), 1200},
-    {"padded-rows", make_box({3, 1111}, {1200, 1}, {3, 1111}, {0, 0}), 3600},
-};
-
-bool seen[static_cast<int>(Transform::Constant) + 1];
-
-uint64_t fnv(const std::vector<unsigned char>& bytes) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const unsigned char byte : bytes) hash = (hash ^ byte) * 0x100000001b3u;
-  return hash;
+std::string format(const char* how, uint64_t number) {
+  char text[32];
+  std::snprintf(text, sizeof text, how, number);
+  return text;
 }
 
-void print(const Case& c, Dtype dtype, const char* dtype_name) {
-  const Plan plan = make_plan(c.distribution, dtype, c.parameters);
-  const int transform = static_cast<int>(plan.transform);
-  seen[transform] = true;
-  for (const auto& b : kBoxes) {
-    std::vector<unsigned char> bytes(static_cast<size_t>(b.reach * element_size(dtype)));
-    cpu::fill(plan, 0x9e3779b97f4a7c15u, b.box, bytes.data(), 2);
-    std::printf("%s %s/transform-%d/%s/%s %016" PRIx64 "\n", cpu::active_set().name, c.name,
-                transform, dtype_name, b.name, fnv(bytes));
+std::string hash_of(const void* memory, size_t bytes) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (size_t i = 0; i < bytes; ++i)
+    hash = (hash ^ static_cast<const unsigned char*>(memory)[i]) * 0x100000001b3u;
+  return format("%016" PRIx64, hash);
+}
+
+std::string values_of(Dtype dtype, const void* memory, int64_t count) {
+  const size_t element = static_cast<size_t>(element_size(dtype));
+  std::string text;
+  for (int64_t i = 0; i < std::min<int64_t>(count, kValues); ++i) {
+    uint64_t bits = 0;  // little-endian, as all supported processors are
+    std::memcpy(&bits, static_cast<const unsigned char*>(memory) + i * element_size(dtype),
+                element);
+    char value[40];
+    if (is_integer(dtype))
+      std::snprintf(value, sizeof value, "%" PRIu64, bits);
+    else
+      std::snprintf(value, sizeof value, "%a", decode(dtype, bits));
+    text += (i ? " " : "") + std::string(value);
   }
+  return text;
+}
+
+Row row(const std::string& name, const char* transform, Dtype dtype, const void* memory,
+        int64_t count) {
+  return {name, transform, hash_of(memory, static_cast<size_t>(count * element_size(dtype))),
+          values_of(dtype, memory, count)};
+}
+
+void add_fills(const std::string& folder, std::vector<Row>& rows) {
+  const std::vector<NamedBox> boxes = read_boxes(folder);
+  for (const Case& c : read_cases(folder)) {
+    for (const DtypeName& d : kDtypes) {
+      if (!c.fills(d.dtype)) continue;
+      const Plan plan = c.plan(d.dtype);
+      for (const NamedBox& b : boxes) {
+        if (!b.is_for(d.name)) continue;
+        std::vector<unsigned char> bytes(static_cast<size_t>(b.reach * element_size(d.dtype)));
+        cpu::fill(plan, kKey, b.box, bytes.data(), 2);
+        rows.push_back(row(c.name + "," + d.name + "," + b.name, name_of(plan.transform), d.dtype,
+                           bytes.data(), b.reach));
+      }
+    }
+  }
+}
+
+// Blocks of reflectors of two matrices: their length, first, count.
+constexpr int64_t kBlocks[][3] = {{1, 0, 1}, {17, 5, 12}, {200, 0, 20}, {333, 300, 20}};
+// Orthogonal matrices, small enough to have the same bits everywhere (docs/streams.md).
+constexpr int64_t kShapes[][2] = {{1, 1}, {5, 3}, {64, 64}, {300, 50}};
+
+template <class T>
+void add_reflectors(Dtype dtype, const char* dtype_name, std::vector<Row>& rows) {
+  const int64_t keys[] = {static_cast<int64_t>(kKey), 42};
+  for (const auto& [length, first, count] : kBlocks) {
+    const int64_t scalars = 2 * count, width = length - first;
+    std::vector<T> vectors(static_cast<size_t>(scalars * width)),
+        half_norms(static_cast<size_t>(scalars)), signs(half_norms.size());
+    cpu::fill_reflectors(
+        {dtype, keys, 2, first, count, length, vectors.data(), half_norms.data(), signs.data()}, 2);
+    const std::string block =
+        std::to_string(length) + " " + std::to_string(first) + " " + std::to_string(count);
+    const auto name = [&](const char* part) {
+      return std::string(part) + "," + dtype_name + "," + block;
+    };
+    rows.push_back(row(name("reflector-vectors"), "", dtype, vectors.data(), scalars * width));
+    rows.push_back(row(name("reflector-half-norms"), "", dtype, half_norms.data(), scalars));
+    rows.push_back(row(name("reflector-signs"), "", dtype, signs.data(), scalars));
+  }
+  for (const auto& [m, n] : kShapes) {
+    std::vector<T> matrix(static_cast<size_t>(m * n));
+    void* const data[] = {matrix.data()};
+    cpu::fill_small_orthogonal({dtype, keys, 1, m, n, 0.5, data, n, 1}, 2);
+    rows.push_back(row(
+        "orthogonal," + std::string(dtype_name) + "," + std::to_string(m) + " " + std::to_string(n),
+        "", dtype, matrix.data(), m * n));
+  }
+}
+
+std::vector<Row> all_rows(const std::string& folder) {
+  std::vector<Row> rows;
+  add_fills(folder, rows);
+  add_reflectors<float>(Dtype::Float32, "float32", rows);
+  add_reflectors<double>(Dtype::Float64, "float64", rows);
+  return rows;
+}
+
+// Returns the number of rows that differ, or are in one of the tables alone.
+long differences(const std::vector<Row>& rows, const std::string& path) {
+  std::map<std::string, std::string> golden;
+  for (const auto& fields : read_table(path)) {
+    if (fields.size() != 6) stop("a line of golden.csv has not six fields");
+    std::string rest = fields[3] + "," + fields[4] + "," + fields[5];
+    golden[fields[0] + "," + fields[1] + "," + fields[2]] = rest;
+  }
+  long wrong = 0;
+  for (const Row& r : rows) {
+    const auto found = golden.find(r.name);
+    if (found == golden.end() || r.name + "," + found->second != r.line()) {
+      ++wrong;
+      std::fprintf(stderr, "%s: %s\n  golden: %s\n", cpu::active_set().name, r.line().c_str(),
+                   found == golden.end() ? "none" : found->second.c_str());
+    }
+    if (found != golden.end()) golden.erase(found);
+  }
+  for (const auto& left : golden)
+    std::fprintf(stderr, "golden, but no case: %s\n", left.first.c_str());
+  return wrong + static_cast<long>(golden.size());
 }
 
 }  // namespace
 
-int main() {
+int main(int count, char** words) {
+  const std::string mode = count > 2 ? words[2] : "";
+  if (count < 2 || (count == 3 && mode != "--golden") || (count == 4 && mode != "--check") ||
+      count > 4)
+    stop("usage: digest FOLDER [--golden | --check GOLDEN]");
+  const std::string folder = words[1];
+  one_of_each_transform(read_cases(folder));  // stops if one is missing
+  long wrong = 0;
   for (auto set = cpu::supported_sets(); *set; ++set) {
     if (!cpu::choose_set((*set)->name)) return 1;
-    for (const auto& d : kDtypes) {
-      if (d.dtype == Dtype::Int32 || d.dtype == Dtype::Int64)
-        print({"words", Distribution::Words, {}}, d.dtype, d.name);
-      else
-        for (const Case& c : kCases) print(c, d.dtype, d.name);
+    const std::vector<Row> rows = all_rows(folder);
+    if (mode == "--check") {
+      wrong += differences(rows, words[3]);
+      std::printf("%s: %zu golden values\n", (*set)->name, rows.size());
+    } else if (mode == "--golden") {
+      std::printf("case,dtype,box,transform,hash,values\n");
+      for (const Row& r : rows) std::printf("%s\n", r.line().c_str());
+      return 0;
+    } else {
+      for (const Row& r : rows) {
+        std::string name = r.name + "," + r.transform;
+        for (char& letter : name)
+          if (letter == ' ') letter = '-';
+        std::printf("%s %s %s\n", (*set)->name, name.c_str(), r.hash.c_str());
+      }
     }
   }
-  for (size_t transform = 0; transform < sizeof seen; ++transform) {
-    if (seen[transform]) continue;
-    std::fprintf(stderr, "no case has transform %zu\n", transform);
-    return 1;
-  }
+  if (wrong)
+    stop("NUMBERS CHANGED: " + std::to_string(wrong) +
+         " golden values. If that is intended, say which and why in CHANGELOG.md under the stream "
+         "version, and make the table anew: python tools/golden.py");
   return 0;
 }

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <vector>
 
@@ -15,36 +14,19 @@
 #include "../../csrc/cpu/reflectors.h"
 #include "../../csrc/job/plan.h"
 #include "../../csrc/simd/scalar.h"
+#include "cases.h"
 
 namespace {
 
 using namespace torchinit;
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-struct Case {
-  Distribution distribution;
-  double parameters[4];
-};
-
-const Case kCases[] = {
-    {Distribution::Uniform, {-1, 1.3}},
-    {Distribution::Normal, {0.1, 2}},
-    {Distribution::TruncatedNormal, {0, 1, -2, 2}},
-    {Distribution::TruncatedNormal, {0, 1, -4, 5}},
-    {Distribution::TruncatedNormal, {0, 1, 8, 10}},
-    {Distribution::TruncatedNormal, {0, 1, -kInfinity, -50}},
-    {Distribution::TruncatedNormal, {0, 1, 1, 1 + 1e-8}},
-    {Distribution::TruncatedNormal, {0, 0.01, -2, 2}},
-    {Distribution::Constant, {1.5}},
-};
+using tests::Case;
 
 long fills = 0;
 
 [[noreturn]] void fail(const char* what, const Case& c, Dtype dtype, int64_t size) {
-  std::fprintf(stderr, "%s: distribution %d dtype %d size %lld on %s\n", what,
-               static_cast<int>(c.distribution), static_cast<int>(dtype),
-               static_cast<long long>(size), cpu::active_set().name);
+  std::fprintf(stderr, "%s: case %s dtype %d size %lld on %s\n", what, c.name.c_str(),
+               static_cast<int>(dtype), static_cast<long long>(size), cpu::active_set().name);
   std::exit(1);
 }
 
@@ -80,7 +62,7 @@ void check_fma() {
 }
 
 void run_sizes(const Case& c, Dtype dtype) {
-  const Plan plan = make_plan(c.distribution, dtype, c.parameters);
+  const Plan plan = c.plan(dtype);
   const size_t element = static_cast<size_t>(element_size(dtype));
   for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 34) - 3}) {
     for (int64_t size : {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 257}) {
@@ -96,7 +78,7 @@ void run_sizes(const Case& c, Dtype dtype) {
 }
 
 void run_boxes(const Case& c, Dtype dtype) {
-  const Plan plan = make_plan(c.distribution, dtype, c.parameters);
+  const Plan plan = c.plan(dtype);
   const int64_t element = element_size(dtype);
   // A whole of 9 x 70 x 11, a box of 4 x 60 x 5 at (3, 8, 2), laid out last dimension first.
   const Box whole = flat_box(9 * 70 * 11);
@@ -118,19 +100,19 @@ void run_boxes(const Case& c, Dtype dtype) {
   }
 }
 
-void run_threads(Dtype dtype) {
-  const Plan plan = make_plan(Distribution::Normal, dtype, kCases[1].parameters);
+void run_threads(const Case& normal, Dtype dtype) {
+  const Plan plan = normal.plan(dtype);
   const int64_t size = 200003;
   std::vector<unsigned char> one(static_cast<size_t>(size * element_size(dtype))), four(one.size());
   cpu::fill(plan, 7, flat_box(size), one.data(), 1);
   cpu::fill(plan, 7, flat_box(size), four.data(), 4);
   fills += 2;
-  if (one != four) fail("the number of threads matters", kCases[1], dtype, size);
+  if (one != four) fail("the number of threads matters", normal, dtype, size);
 }
 
 // Blocks of reflectors, the inverses of triangles and small matrices, of sizes around the vectors'.
 template <class T>
-void run_reflectors(Dtype dtype) {
+void run_reflectors(const Case& normal, Dtype dtype) {
   const int64_t keys[] = {3, -1, 5};
   for (const int64_t length : {1, 2, 15, 16, 17, 63, 64, 65, 200}) {
     for (const int64_t first : {int64_t{0}, length / 2, length - 1}) {
@@ -145,7 +127,7 @@ void run_reflectors(Dtype dtype) {
             threads);
         ++fills;
       }
-      if (vectors[0] != vectors[1]) fail("threads matter to reflectors", kCases[1], dtype, length);
+      if (vectors[0] != vectors[1]) fail("threads matter to reflectors", normal, dtype, length);
     }
     for (const int64_t n : {int64_t{1}, (length + 1) / 2, std::min<int64_t>(length, 70)}) {
       std::vector<T> one(static_cast<size_t>(length * n)), two(one.size()), gram(n * n, T(0.5));
@@ -155,7 +137,7 @@ void run_reflectors(Dtype dtype) {
       for (int64_t i = 0; i < length; ++i)
         for (int64_t j = 0; j < n; ++j)
           if (one[static_cast<size_t>(i * n + j)] != two[static_cast<size_t>(j * length + i)])
-            fail("strides matter to small matrices", kCases[1], dtype, length);
+            fail("strides matter to small matrices", normal, dtype, length);
       cpu::invert_triangles(dtype, 1, n, gram.data(), 1);
       fills += 3;
     }
@@ -164,24 +146,24 @@ void run_reflectors(Dtype dtype) {
 
 }  // namespace
 
-int main() {
+int main(int count, char** words) {
+  if (count != 2) tests::stop("usage: sanitized_fills tests/data");
+  const std::vector<Case> all = tests::read_cases(words[1]);
+  const std::vector<Case> cases = tests::one_of_each_transform(all);
+  const Case& normal = tests::find_case(all, "normal");
   check_fma();
   for (auto set = cpu::supported_sets(); *set; ++set) {
     if (!cpu::choose_set((*set)->name)) return 1;
-    for (const Dtype dtype : {Dtype::Float64, Dtype::Float32, Dtype::Float16, Dtype::BFloat16,
-                              Dtype::Float8E4M3, Dtype::Float8E5M2}) {
-      for (const Case& c : kCases) {
-        run_sizes(c, dtype);
-        run_boxes(c, dtype);
+    for (const tests::DtypeName& d : tests::kDtypes) {
+      for (const Case& c : cases) {
+        if (!c.fills(d.dtype)) continue;
+        run_sizes(c, d.dtype);
+        run_boxes(c, d.dtype);
       }
-      run_threads(dtype);
+      if (normal.fills(d.dtype)) run_threads(normal, d.dtype);
     }
-    run_reflectors<float>(Dtype::Float32);
-    run_reflectors<double>(Dtype::Float64);
-    for (const Dtype dtype : {Dtype::Int32, Dtype::Int64}) {
-      run_sizes({Distribution::Words, {}}, dtype);
-      run_boxes({Distribution::Words, {}}, dtype);
-    }
+    run_reflectors<float>(normal, Dtype::Float32);
+    run_reflectors<double>(normal, Dtype::Float64);
   }
   std::printf("sanitized fills: %ld, no fault\n", fills);
   return 0;

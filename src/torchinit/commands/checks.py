@@ -18,11 +18,11 @@ from torchinit.schemes import schemes
 from torchinit.schemes.distributions import (
     Draw,
     constant_draw,
+    law_of,
     normal_draw,
     truncated_draw,
     uniform_draw,
 )
-from torchinit.schemes.distributions import law_of
 from torchinit.schemes.law import Law
 
 # Values widened at a time: what the cache holds, and what occupies a GPU.

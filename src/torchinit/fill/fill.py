@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor, get_num_threads
 from torch.compiler import is_dynamo_compiling
 
-from torchinit.fill import checks, fallback, operators
+from torchinit.fill import checks, fallback, operators, staged
 from torchinit.fill.batch import Batch, open_batch
 from torchinit.fill.checks import LEAST_ADDRESS
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road, obstacle
@@ -90,6 +90,8 @@ def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -
         return fallback.fill(draw, tensor, stream)
     if road == "now":
         return _fill_now(draw, tensor, stream, box)
+    if road == "staged":
+        return _fill_staged(draw, tensor, stream, box)
     if road == "nothing":
         check_draw(draw, tensor.dtype)
         return tensor
@@ -111,6 +113,19 @@ def _fill_now(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Te
     place = calls.place_of(tensor, box)
     if tensor.numel():
         calls.fill(tensor, draw, key, place)
+    calls.count_write(tensor)
+    return tensor
+
+
+def _fill_staged(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:
+    """Fills a tensor of a device without kernels, at once also where a batch is open."""
+    if box is not None:
+        check_box(tensor.shape, box)
+    check_draw(draw, tensor.dtype)
+    checks.check_writable(tensor)
+    key = 0 if draw[0] == CONSTANT else draw_key_number(stream)
+    if tensor.numel():
+        staged.fill(draw, tensor, key, box)
     calls.count_write(tensor)
     return tensor
 

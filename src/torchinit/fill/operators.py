@@ -1,4 +1,4 @@
-"""The operators ``torchinit::...``: schema, checks, and the CPU, CUDA, Fake and vmap rules.
+"""The operators ``torchinit::...``: schema, checks, and the kernel, Fake and vmap rules.
 
 ``x_`` fills its first argument in place and returns nothing; ``x`` returns such a tensor, filled.
 Each is a pure function of its arguments: the key is a tensor of one int64 on the CPU
@@ -20,7 +20,9 @@ from torch.compiler import is_compiling
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
+from torchinit.fill import staged
 from torchinit.fill.checks import check_memory, check_writable, forget_tangent
+from torchinit.fill.route import why_staged
 from torchinit.native import calls
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import is_functionalizing
@@ -116,7 +118,7 @@ def check_key(key: Tensor, shape: Sequence[int] = ()) -> None:
 
 
 class _OnMemory:
-    """The implementation for tensors in plain memory, on the CPU and on CUDA."""
+    """The implementation for tensors in plain memory, on whatever device."""
 
     def __init__(self, distribution: int) -> None:
         self.distribution = distribution
@@ -127,7 +129,10 @@ class _OnMemory:
         if tensor.numel() > 0:
             check_memory(tensor)
             number = 0 if key is None else int(key.item())
-            calls.fill(tensor, draw, number, calls.place_of(tensor, box))
+            if why_staged(tensor.device.type):
+                staged.fill(draw, tensor, number, box)
+            else:
+                calls.fill(tensor, draw, number, calls.place_of(tensor, box))
         calls.count_write(tensor)
 
 
@@ -256,8 +261,7 @@ def _register(
     LIBRARY.define(name + schema.replace("self, )", "self)"))
     # Not differentiable: nothing is recorded, and a leaf that requires grad may be filled.
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    LIBRARY.impl(name, on_memory, "CPU")
-    LIBRARY.impl(name, on_memory, "CUDA")
+    LIBRARY.impl(name, on_memory, "CompositeExplicitAutograd")  # on every device
     torch.library.register_fake(qualified, on_fake, lib=LIBRARY)
     torch.library.register_vmap(qualified, on_batched, lib=LIBRARY)
     return getattr(torch.ops.torchinit, name).default

@@ -30,9 +30,10 @@ _KNOWN_TYPES = PLAIN_TYPES | {FakeTensor}
 
 FLOAT_NUMBERS = {dtype: DTYPE_NUMBERS[dtype] for dtype in ALL_DTYPES}
 
-# now: the kernel at once, or in the open batch; operator: torch's dispatcher is to see the fill;
-# nothing: there is no memory; torch: torch.nn.init serves.
-Road = Literal["now", "operator", "nothing", "torch"]
+# now: the kernel at once, or in the open batch; staged: the kernel in host memory, and a copy;
+# operator: torch's dispatcher is to see the fill; nothing: there is no memory; torch: torch.nn.init
+# serves.
+Road = Literal["now", "staged", "operator", "nothing", "torch"]
 
 
 class Route(NamedTuple):
@@ -58,8 +59,11 @@ def which(tensor: Tensor, scheme: str) -> Route:
     """
     if why := find_scheme(scheme).why_torch:
         return Route("torch", why)
-    why = obstacle(tensor)
-    return Route("torch", why) if why else Route("native", "every condition is met")
+    if why := obstacle(tensor):
+        return Route("torch", why)
+    if why := why_staged(tensor.device.type):
+        return Route("staged", f"{why}: filled on the CPU and copied")
+    return Route("native", "every condition is met")
 
 
 def is_observed() -> bool:
@@ -82,11 +86,13 @@ def find_road(tensor: Tensor) -> Road:
         return "operator"
     if isinstance(tensor, FakeTensor):
         return "operator" if dispatch_modes() else "nothing"
-    return "operator" if is_observed() or is_functionalizing(tensor) else "now"
+    if is_observed() or is_functionalizing(tensor):
+        return "operator"
+    return "staged" if why_staged(tensor.device.type) else "now"
 
 
 def is_native_memory(tensor: Tensor) -> bool:
-    """Returns whether a tensor is of plain memory whose state can be looked at."""
+    """Returns whether a tensor is of plain memory that kernels fill, and may be looked at."""
     return (
         type(tensor) in PLAIN_TYPES
         and tensor.layout is torch.strided
@@ -109,7 +115,7 @@ def obstacle(tensor: Tensor) -> str:
     """Returns why neither kernels nor operators can serve a tensor; empty if they can."""
     if load.module is None:
         return load.reason
-    why = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout, tensor.device.type)
+    why = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout)
     if why or is_compiling():
         return why
     if tensor.is_neg():
@@ -119,18 +125,20 @@ def obstacle(tensor: Tensor) -> str:
     return ""
 
 
-def _obstacle_of_kind(
-    kind: type, dtype: torch.dtype, layout: torch.layout, device_type: str
-) -> str:
+def why_staged(device_type: str) -> str:
+    """Returns why tensors of a device are filled in host memory and copied; empty if not."""
+    if device_type == "cuda":
+        return load.cuda_reason if load.cuda is None else ""
+    if device_type in ("cpu", "meta"):
+        return ""
+    return f"device type {device_type} has no native kernels"
+
+
+def _obstacle_of_kind(kind: type, dtype: torch.dtype, layout: torch.layout) -> str:
     if kind not in _KNOWN_TYPES:
         return f"tensor subclass {kind.__name__} is not known"
     if dtype not in ALL_DTYPES:
         return f"dtype {dtype} is not one of the native ones"
-    if device_type == "cuda":
-        if load.cuda is None:
-            return load.cuda_reason
-    elif device_type not in ("cpu", "meta"):
-        return f"device type {device_type} has no native kernels"
     if layout is not torch.strided:
         return f"layout {layout} is not strided"
     return ""

@@ -49,7 +49,6 @@ def form(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> None:
     limit = _MODERATE_GAIN[working_dtype(tensors[0].dtype)]
     # A gain near the ends of the range would overflow, or lose digits, within the products.
     factor = gain if gain == 0 or 1 / limit <= abs(gain) <= limit else 1.0
-
     rest = gain / factor if factor else 1.0
 
     with torch.no_grad():

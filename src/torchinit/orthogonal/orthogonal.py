@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill import checks, operators
-from torchinit.fill.route import find_road
+from torchinit.fill.route import find_road, why_staged
 from torchinit.native import calls
 from torchinit.orthogonal.fallback import orthogonal_by_torch
 from torchinit.orthogonal.form import form
@@ -33,14 +33,23 @@ def fill_orthogonal(tensor: Tensor, gain: float, stream: Stream = None) -> None:
     """
     _check_arguments(tensor, gain)
     road = find_road(tensor)
-    if road == "now":
+    if road in ("now", "staged"):
         checks.check_target(tensor)
-        key = draw_key_number(stream)
-        if tensor.numel():
-            form([tensor], torch.tensor([key], device="cpu"), gain)
-        calls.count_write(tensor)
+        _form_one(tensor, torch.tensor([draw_key_number(stream)], device="cpu"), gain)
     else:
         _fill_by_road(road, tensor, gain, stream)
+
+
+def _form_one(tensor: Tensor, key: Tensor, gain: float) -> None:
+    if tensor.numel():
+        if why_staged(tensor.device.type):
+            matrix = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            form([matrix], key, gain)
+            with torch.no_grad():
+                tensor.copy_(matrix)
+        else:
+            form([tensor], key, gain)
+    calls.count_write(tensor)
 
 
 def fill_orthogonal_batch(
@@ -75,7 +84,7 @@ def fill_orthogonal_batch(
         _check_arguments(matrix, gain)
     roads = [find_road(matrix) for matrix in matrices]
     for matrix, road in zip(matrices, roads, strict=True):
-        if road == "now":
+        if road in ("now", "staged"):
             checks.check_target(matrix)
     here = [matrix for matrix, road in zip(matrices, roads, strict=True) if road == "now"]
     if len(here) == len(matrices):
@@ -125,6 +134,8 @@ def _fill_by_road(road: str, tensor: Tensor, gain: float, stream: Stream) -> Non
         if isinstance(stream, int):
             raise RuntimeError(f"key={stream}: torch, which fills this tensor, takes no keys")
         orthogonal_by_torch(tensor, gain, stream)
+    elif road == "staged":
+        fill_orthogonal(tensor, gain, stream)
     elif road == "operator":
         operators.fill_by(_ORTHOGONAL, tensor, draw_key(stream), gain)
 
@@ -141,10 +152,8 @@ def _check(tensor: Tensor, key: Tensor, gain: float) -> None:
 
 def _on_memory(tensor: Tensor, key: Tensor, gain: float) -> None:
     _check(tensor, key, gain)
-    if tensor.numel():
-        checks.check_memory(tensor)
-        form([tensor], key.view(1), gain)
-    calls.count_write(tensor)
+    checks.check_memory(tensor)
+    _form_one(tensor, key.view(1), gain)
 
 
 def _on_batched(info: Any, examples: Tensor, key: Tensor, gain: float) -> None:

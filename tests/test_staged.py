@@ -1,0 +1,140 @@
+"""Devices without kernels: the bits of the CPU, by way of host memory in pieces."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchinit
+from conftest import native_only
+from fills import KEY, assert_same_bits, cases
+from torchinit.fill import operators, route, staged
+from torchinit.fill.fill import fill
+from torchinit.native import load
+from torchinit.placement.box import Box
+from torchinit.schemes.distributions import normal_draw
+
+pytestmark = native_only
+
+
+def test_pieces_cover_every_shape():
+    for shape in [(), (0,), (1,), (7,), (5, 3), (2, 3, 4), (1, 1, 9), (3, 0, 2)]:
+        for limit in (1, 2, 5, 12, 100):
+            seen = torch.zeros(shape, dtype=torch.int64)
+            for start, size in staged.pieces(shape, limit):
+                assert math.prod(size) <= limit
+                part = seen
+                for dim, (first, length) in enumerate(zip(start, size, strict=True)):
+                    part = part.narrow(dim, first, length)
+                part += 1
+            assert (seen == 1).all()
+
+
+@pytest.fixture
+def _forced(monkeypatch):
+    """Takes the CPU for a device without kernels; pieces of 100 bytes."""
+    monkeypatch.setattr(route, "why_staged", lambda _: "forced")
+    monkeypatch.setattr(operators, "why_staged", lambda _: "forced")
+    monkeypatch.setattr(torchinit.orthogonal.orthogonal, "why_staged", lambda _: "forced")
+    monkeypatch.setattr(load.module, "quick_fill", lambda *_: False)
+    monkeypatch.setattr(staged, "PIECE", 100)
+
+
+LAYOUTS = {
+    "contiguous": lambda dtype: torch.empty((3, 8, 5), dtype=dtype),
+    "transposed": lambda dtype: torch.empty((5, 8, 3), dtype=dtype).permute(2, 1, 0),
+    "stepped": lambda dtype: torch.empty((3, 8, 10), dtype=dtype)[..., ::2],
+}
+
+
+@pytest.mark.parametrize(("each", "dtype"), list(cases()))
+@pytest.mark.usefixtures("_forced")
+def test_bits_of_every_fill_dtype_and_layout(each, dtype):
+    operator, parameters = each
+    expected = torch.empty((3, 8, 5), dtype=dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operators, "why_staged", lambda _: "")
+        operator(expected, KEY, *parameters)
+    for make in LAYOUTS.values():
+        tensor = make(dtype)
+        operator(tensor, KEY, *parameters)
+        assert_same_bits(tensor, expected)
+
+
+@pytest.mark.usefixtures("_forced")
+def test_boxes():
+    whole = fill(normal_draw(0.0, 1.0), torch.empty(9, 40), 7)
+    part = fill(normal_draw(0.0, 1.0), torch.empty(4, 30), 7, Box((9, 40), (3, 5)))
+    assert torch.equal(part, whole[3:7, 5:35])
+
+
+@pytest.mark.usefixtures("_forced")
+def test_the_route_and_its_reason():
+    found = torchinit.which(torch.empty(3), "normal")
+    assert found.kind == "staged"
+    assert "forced" in found.reason
+    assert torchinit.which(torch.empty(3), "eye").kind == "torch"
+
+
+@pytest.mark.usefixtures("_forced")
+def test_keys_and_errors_are_those_of_the_cpu():
+    torch.manual_seed(4)
+    tensor = torchinit.normal_(torch.empty(50))
+    later = torch.get_rng_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(route, "why_staged", lambda _: "")
+        torch.manual_seed(4)
+        assert torch.equal(torchinit.normal_(torch.empty(50)), tensor)
+    assert torch.equal(torch.get_rng_state(), later)
+    with pytest.raises(ValueError, match="std=-1"):
+        torchinit.normal_(tensor, std=-1.0)
+    with pytest.raises(ValueError, match="share memory"):
+        torchinit.normal_(torch.empty(1).expand(4))
+    assert torch.equal(torch.get_rng_state(), later)
+
+
+@pytest.mark.usefixtures("_forced")
+def test_orthogonal_matrices():
+    torch.manual_seed(4)
+    got = torchinit.orthogonal_(torch.empty(20, 20))
+    assert torch.allclose(got @ got.t(), torch.eye(20), atol=1e-5)
+    stack = torchinit.orthogonal_batch_([torch.empty(8, 8), torch.empty(9, 8)])
+    assert torch.allclose(stack[0] @ stack[0].t(), torch.eye(8), atol=1e-5)
+
+
+def test_a_device_of_torchs_without_hardware():
+    """Every dtype, direct, in a batch and by the operator, in a process of its own."""
+    program = Path(__file__).parent / "programs" / "device_without_hardware.py"
+    process = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) == 104
+
+
+MEMORY = """
+import torch, torchinit
+from torchinit.fill import route
+from torchinit.native import load
+route.why_staged = lambda _: "forced"
+load.module.quick_fill = lambda *_: False
+torchinit.normal_(torch.empty(100, 100))
+tensor = torch.ones(2**26)
+def status(name):
+    return int(open("/proc/self/status").read().split(name)[1].split()[0]) * 1024
+open("/proc/self/clear_refs", "w").write("5")  # forgets the peak so far
+before = status("VmRSS:")
+torchinit.normal_(tensor)
+print(status("VmHWM:") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_memory_beside_the_destination():
+    process = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    )
+    assert staged.PIECE // 2 <= int(process.stdout) <= 2**26
