@@ -98,6 +98,11 @@ def sources(*folders: str) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in found]
 
 
+def module_sources(*names: str) -> list[str]:
+    """The files of csrc/python that a module is made of."""
+    return [f"csrc/python/{name}.cpp" for name in (*names, "older_libraries")]
+
+
 def headers() -> list[str]:
     """What is compiled without being a source: a change of it is a reason to compile again."""
     found = [path for path in sorted((ROOT / "csrc").rglob("*")) if path.suffix in (".h", ".inc")]
@@ -108,7 +113,7 @@ def cpu_extension() -> Extension:
     """The CPU module; who builds it adds pybind11's headers."""
     return Extension(
         CPU,
-        ["csrc/python/native_module.cpp", "csrc/python/quick_fill.cpp", *sources("job", "cpu")],
+        [*module_sources("native_module", "quick_fill"), *sources("job", "cpu")],
         depends=headers(),
         extra_compile_args=COMPILE_FLAGS,
         language="c++",
@@ -157,9 +162,9 @@ def find_pybind11() -> tuple[str, str]:
     )
 
 
-def has_headers(home: str | Path | None) -> bool:
+def has_headers(home: str | Path) -> bool:
     """Whether a folder is that of a CUDA toolkit with what compiling needs."""
-    return bool(home) and (Path(str(home)) / "include" / "cuda_runtime.h").is_file()
+    return (Path(home) / "include" / "cuda_runtime.h").is_file()
 
 
 def find_cuda_home(guess: str | None) -> str:
@@ -167,10 +172,12 @@ def find_cuda_home(guess: str | None) -> str:
 
     torch takes the folder above the nvcc on the PATH, which may be a script that runs another.
     """
-    if guess and has_headers(guess):
-        return guess
+    found = shutil.which("nvcc")
+    for home in (guess, found and Path(found).parent.parent):
+        if home and has_headers(home):
+            return str(home)
     beside = [str(Path(guess) / "bin" / "nvcc")] if guess else []
-    asked = [nvcc for nvcc in (*beside, shutil.which("nvcc") or "") if nvcc and Path(nvcc).exists()]
+    asked = [nvcc for nvcc in (*beside, found or "") if nvcc and Path(nvcc).exists()]
     if not asked:
         raise NotBuiltError(
             "no nvcc" + (f" in CUDA_HOME={guess}" if guess else ""),
@@ -309,7 +316,7 @@ class Build(build_ext):  # type: ignore[misc]
         except Exception as error:
             if CHOICE != "auto":
                 raise
-            said = " ".join(str(part) for part in error.args) or type(error).__name__
+            said = say(error)
             remedy = "see the compiler's words in `python -m torchinit info`"
             state = not_built(f"the build failed: {shorten(said)}", remedy, words=words.lines())
         else:
@@ -372,13 +379,13 @@ class Build(build_ext):  # type: ignore[misc]
             )
         from torch.utils import cpp_extension
 
-        home = find_cuda_home(cpp_extension.CUDA_HOME or os.environ.get("CUDA_HOME"))
+        home = find_cuda_home(cpp_extension.CUDA_HOME)
         cpp_extension.CUDA_HOME = home
         nvcc = str(Path(home) / "bin" / "nvcc")
         self.record.tools["nvcc"] = version_of_nvcc(nvcc)
         extension = cpp_extension.CUDAExtension(
             CUDA,
-            ["csrc/python/cuda_module.cpp", *sources("job", "cuda")],
+            [*module_sources("cuda_module"), *sources("job", "cuda")],
             extra_compile_args={"cxx": COMPILE_FLAGS, "nvcc": NVCC_FLAGS},
         )
         # Nothing of libtorch is used, so that one build serves every torch.
@@ -434,6 +441,15 @@ class BuildPure(build_py):  # type: ignore[misc]
         if self.editable_mode:
             for module in source.glob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"):
                 module.unlink()  # of an earlier build, and pure Python is wanted
+
+
+def say(error: Exception) -> str:
+    """An error in words. torch hands some over unformatted, as a logger's arguments."""
+    text, *values = [*error.args, type(error).__name__][: max(len(error.args), 1)]
+    try:
+        return str(text) % tuple(values) if values else str(text)
+    except (TypeError, ValueError):
+        return str(error)
 
 
 def version_of_nvcc(nvcc: str) -> str:
