@@ -234,11 +234,21 @@ class LastWords:
             for descriptor in (*self._saved, self._read):
                 os.close(descriptor)
 
+    def said(self) -> list[str]:
+        """What was said, less the commands, each far longer than what its compiler says."""
+        lines = self._kept.decode(errors="replace").splitlines()
+        return [line for line in lines if not re.search(r"\s-(c|shared)\s.*\s-o\s", line)]
+
+    def first_error(self) -> str:
+        """The first line that a compiler calls an error."""
+        found = (line for line in self.said() if re.search(r"\b(error|fatal)\s*:", line))
+        return next(found, "")
+
     def lines(self) -> list[str]:
         """The last lines, few and short."""
         kept: list[str] = []
         room = CHARACTERS
-        for line in reversed(self._kept.decode(errors="replace").splitlines()[-LINES:]):
+        for line in reversed(self.said()[-LINES:]):
             short = line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
             room -= len(short) + 1
             if room < 0:
@@ -316,9 +326,9 @@ class Build(build_ext):  # type: ignore[misc]
         except Exception as error:
             if CHOICE != "auto":
                 raise
-            said = say(error)
-            remedy = "see the compiler's words in `python -m torchinit info`"
-            state = not_built(f"the build failed: {shorten(said)}", remedy, words=words.lines())
+            said = shorten(words.first_error() or say(error))
+            remedy = "mend what the build complains of, then install torchinit again"
+            state = not_built(f"the build failed: {said}", remedy, words=words.lines())
         else:
             self.extensions.append(built)
             self.record.modules[module.name] = {"built": True}
@@ -366,8 +376,7 @@ class Build(build_ext):  # type: ignore[misc]
             import torch
         except Exception as error:
             raise NotBuiltError(
-                f"torch cannot be imported to build ({shorten(str(error))}), and its CUDA is to be "
-                "met",
+                f"no torch to build with, whose CUDA it has to match ({shorten(str(error))})",
                 "install again with pip's --no-build-isolation",
             ) from error
         self.record.tools["torch"] = torch.__version__
@@ -444,8 +453,11 @@ class BuildPure(build_py):  # type: ignore[misc]
 
 
 def say(error: Exception) -> str:
-    """An error in words. torch hands some over unformatted, as a logger's arguments."""
-    text, *values = [*error.args, type(error).__name__][: max(len(error.args), 1)]
+    """An error in words: a command that failed without its words, a text of torch's filled in."""
+    command = re.search(r"Command '?\[?'?([^',\s]+).*((returned|died) .*)", str(error), re.DOTALL)
+    if command:
+        return f"{command[1]} {command[2]}"
+    text, *values = error.args or (type(error).__name__,)
     try:
         return str(text) % tuple(values) if values else str(text)
     except (TypeError, ValueError):

@@ -44,7 +44,7 @@ with warnings.catch_warnings(record=True) as caught:
     torchinit.normal_(torch.empty(3))
     {after}
 text = info._text(state)
-said = [[w.category.__name__, str(w.message)] for w in caught]
+said = [[w.category.__name__, str(w.message), w.filename] for w in caught]
 print(json.dumps({{"early": [imported, early], "said": said, "state": state, "text": text}}))
 """
 # A torch that says it was built for CUDA 13.0.
@@ -115,12 +115,13 @@ def look(lib: Path, before: str = "", after: str = "") -> dict:
 
 
 def assert_told_once(seen: dict, reason: str) -> None:
-    assert [category for category, _ in seen["said"]] == ["RuntimeWarning"]
-    message = seen["said"][0][1]
+    ((category, message, filename),) = seen["said"]
+    assert category == "RuntimeWarning"
+    assert filename == "<string>"  # who called the package, not the package
     assert reason in message
     assert "python -m torchinit info" in message
     assert "\n" not in message
-    assert reason in seen["text"]
+    assert reason.partition(". Remedy")[0] in seen["text"]
 
 
 def test_without_a_compiler(source, tmp_path):
@@ -149,7 +150,7 @@ def test_a_compiler_that_fails(source, tmp_path):
     lib, done = build(source, CXX=f"'{compiler}'", MAX_JOBS="2")
     assert done.returncode == 0, done.stderr
     seen = look(lib)
-    assert_told_once(seen, "was not built: the build failed")
+    assert_told_once(seen, "the build failed: bad.cpp:1:1: error: nothing compiles today. Remedy: ")
     words = seen["state"]["build"]["modules"]["_native"]["words"]
     assert "bad.cpp:1:1: error: nothing compiles today" in words
     assert len(words) <= 30

@@ -116,7 +116,9 @@ def _last_words(build: dict[str, Any]) -> list[str]:
     """Returns what compilers said last of the modules that failed, and what would help."""
     lines = []
     for name, module in build.get("modules", {}).items():
-        if module.get("remedy"):
+        # Without the CPU module there is none for CUDA, and torch may have no CUDA itself.
+        matters = name == "_native" or (load.module is not None and torch.version.cuda)
+        if module.get("remedy") and matters:
             lines += ["", f"to have {name}: {module['remedy']}"]
         if module.get("words"):
             lines += [f"last words of the build of {name}:"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
 from types import ModuleType
 
@@ -79,4 +80,12 @@ def warn_once(device_type: str = "cpu") -> None:
     if is_compiling() or not _unsaid:
         return
     if said := _unsaid.pop(device_type, ""):
-        warnings.warn(said, RuntimeWarning, stacklevel=2)
+        warnings.warn(said, RuntimeWarning, stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """Returns how far up, seen from who calls this, the code outside this package is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "torchinit":
+        frame, level = frame.f_back, level + 1
+    return level
