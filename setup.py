@@ -379,7 +379,7 @@ class Build(build_ext):  # type: ignore[misc]
                 f"no torch to build with, whose CUDA it has to match ({shorten(str(error))})",
                 "install again with pip's --no-build-isolation",
             ) from error
-        self.record.tools["torch"] = torch.__version__
+        self.record.tools["torch"] = f"torch {torch.__version__}"
         if not torch.version.cuda:
             raise NotBuiltError(
                 f"torch {torch.__version__}, which it was built beside, has no CUDA",
