@@ -20,8 +20,8 @@ test: $(STAMP) lint
 	$(BIN)/python -m pytest -n auto
 	TORCHINIT_DISABLE_NATIVE=1 $(BIN)/python -m pytest -n auto
 
-# torch comes first and from its own file: the build needs it, and is not isolated so that pip does
-# not fetch a second one.
+# torch comes first and from its own file. The build is not isolated: a CUDA module has to match the
+# torch that is there.
 $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja

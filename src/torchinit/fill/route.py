@@ -79,7 +79,7 @@ def is_observed() -> bool:
 def find_road(tensor: Tensor) -> Road:
     """Returns how a tensor is to be filled."""
     if obstacle(tensor):
-        if load.module is None and is_plain(tensor):
+        if load.module is None and not _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout):
             load.warn_once()
         return "torch"
     if tensor.is_meta:
