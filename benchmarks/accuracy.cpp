@@ -23,7 +23,9 @@
 #if defined(__FMA__)
 #define TORCHINIT_HARDWARE_FMA 1
 #endif
+#include "../csrc/job/plan.h"
 #include "../csrc/math/inverse_normal.h"
+#include "../csrc/math/samplers.h"
 #include "../csrc/simd/scalar.h"
 
 namespace {
@@ -194,6 +196,35 @@ void measure_quantile(const char* name, const char* interval, const Arguments& a
   });
 }
 
+// Every stride-th of the 2^25 words from either end of the signed words, whose values are the
+// remotest.
+struct OuterWords {
+  static constexpr uint64_t kSide = UINT64_C(1) << 25;
+  uint64_t count, step;
+
+  explicit OuterWords(const Options& options)
+      : count(2 * kSide / options.stride), step(options.stride) {}
+  uint32_t operator()(uint64_t i) const {
+    return static_cast<uint32_t>(0x80000000u - kSide + i * step);
+  }
+};
+
+// The whole sampler, from words on: what it adds to the inverse normal's error is the rounding of
+// the word, of the probability and of its scale.
+template <int sigmas>
+void measure_truncated(const char* name, double bound, const Options& options) {
+  using namespace torchinit;
+  const double parameters[4] = {0, 1, -bound, bound};
+  const Plan plan = make_plan(Distribution::TruncatedNormal, Dtype::Float32, parameters);
+  const TruncatedCentreValue<sigmas> value{plan.centre};
+  const Real mass = std::erf(bound * kRootHalf);
+  measure(name, "the 2^26 outermost words", OuterWords(options), 1, options, [&](uint32_t word) {
+    const float z = value.template of<L>(word) * static_cast<float>(options.factor);
+    const Real q = (static_cast<int32_t>(word) + 0.5L) * 0x1p-32L * mass;
+    return ulps(z, quantile_of_centre(q, z));
+  });
+}
+
 void measure_single(const Options& options) {
   constexpr float tiny = std::numeric_limits<float>::min(),
                   huge = std::numeric_limits<float>::max();
@@ -207,6 +238,8 @@ void measure_single(const Options& options) {
                    AllFloats(tiny, 0x1.61e1fep-10f, options), options, 0.0f);
   measure_quantile("inverse normal, p - 1/2 rounded, float32", "p in [Phi(-3), Phi(3)]",
                    AllFloats(0x1.61e2p-10f, 0.99865f, options), options, 0.0f);
+  measure_truncated<2>("truncated to [-2, 2], float32", 2, options);
+  measure_truncated<3>("truncated to [-2.99, 2.99], float32", 2.99, options);
 }
 
 void measure_double(const Options& options) {

@@ -18,11 +18,12 @@ from typing import NamedTuple
 from report import table
 
 SOURCE = Path(__file__).with_name("accuracy.cpp")
+CSRC = SOURCE.parent.parent / "csrc"
 COMPILER = (os.environ.get("CXX", "c++"), "-O2", "-march=native", "-pthread")
 # The bits of the functions depend on these, as those of the kernels do.
 FLAGS = [
     line.split()[1]
-    for line in (SOURCE.parent.parent / "csrc" / "flags.txt").read_text().splitlines()
+    for line in (CSRC / "flags.txt").read_text().splitlines()
     if line.startswith("cxx ")
 ]
 
@@ -48,7 +49,8 @@ def measure(stride: int, threads: int, samples: int, factor: float = 1.0) -> lis
     """
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "accuracy")
-        subprocess.run([*COMPILER, *FLAGS, SOURCE, "-o", program], check=True)
+        sources = [SOURCE, CSRC / "job" / "plan.cpp"]
+        subprocess.run([*COMPILER, *FLAGS, *sources, "-o", program], check=True)
         words = [program, *map(str, (stride, threads, samples, factor))]
         run = subprocess.run(words, check=True, capture_output=True, text=True)
     rows = [line.split("\t") for line in run.stdout.splitlines()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,22 +18,36 @@ DTYPES = (torch.float64, torch.float32, *NARROW)
 INF = math.inf
 GUARD = 64  # a value that every dtype has
 
+
+def _read():
+    """The table that the C++ tests read too; the operators for its distributions."""
+    operators = {
+        "uniform": ops.uniform_,
+        "normal": ops.normal_,
+        "truncated_normal": ops.trunc_normal_,
+        "words": ops.random_words_,
+    }
+    counts = {"uniform": 2, "normal": 2, "truncated_normal": 4, "words": 0}
+    path = Path(__file__).parent / "data" / "fills.csv"
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (name := row["distribution"]) in operators:
+                parameters = [float(row[f"p{i}"]) for i in range(counts[name])]
+                yield row["name"], (operators[name], tuple(parameters))
+
+
+_ALL = dict(_read())
+# At least one for every transform.
 FILLS = {
-    "uniform": (ops.uniform_, (-1.0, 1.3)),
-    "uniform far from zero": (ops.uniform_, (1000.0, 1001.0)),
-    "normal": (ops.normal_, (0.1, 2.0)),
-    "uniform, very short": (ops.uniform_, (0.0, 1e-30)),
-    "truncated within 2 std": (ops.trunc_normal_, (0.0, 0.02, -0.04, 0.04)),
-    "truncated within 3 std": (ops.trunc_normal_, (0.1, 1.0, 0.3, 2.5)),
-    "truncated, two tails": (ops.trunc_normal_, (0.0, 1.0, -4.0, 5.0)),
-    "truncated, one tail": (ops.trunc_normal_, (0.0, 1.0, -INF, -1.0)),
-    "truncated, not at all": (ops.trunc_normal_, (0.0, 0.01, -2.0, 2.0)),
-    "truncated, remote": (ops.trunc_normal_, (0.0, 1.0, 8.0, 10.0)),
-    "truncated, narrow": (ops.trunc_normal_, (0.0, 1.0, 1.0, 1.001)),
-    "truncated, very remote": (ops.trunc_normal_, (0.0, 1.0, -INF, -50.0)),
-    "truncated, flat": (ops.trunc_normal_, (0.0, 1.0, 1.0, 1.0 + 1e-8)),
-}
-WORDS = {"words": (ops.random_words_, ())}
+    name: _ALL[name]
+    for name in (
+        "uniform", "uniform-far-from-zero", "uniform-short", "normal", "truncated-2-scaled",
+        "truncated-3-right", "truncated-4", "truncated-below", "truncated-plain",
+        "truncated-plain-narrow", "truncated-8", "truncated-short", "truncated-tail",
+        "truncated-flat",
+    )
+}  # fmt: skip
+WORDS = {"words": _ALL["words"]}
 
 
 def fits(fill, dtype):

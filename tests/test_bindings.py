@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-native = pytest.importorskip("torchinit._native", reason="tests the native module")
+native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 Draw = namedtuple("Draw", ["distribution", "p0", "p1", "p2", "p3"])
 NORMAL = (2, 0.0, 1.0, 0.0, 0.0)

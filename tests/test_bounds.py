@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-native = pytest.importorskip("torchinit._native", reason="tests the native module")
+native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 INF = math.inf
 NORMAL, TRUNCATED = 2, 3

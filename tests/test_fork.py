@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-native = pytest.importorskip("torchinit._native", reason="tests the native module")
+native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 COUNT = 1 << 18  # worth several threads
 SECONDS = 30

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-native = pytest.importorskip("torchinit._native", reason="tests the native module")
+native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 DATA = Path(__file__).parent / "data"
 KEY = 0x9E3779B97F4A7C15 - 2**64

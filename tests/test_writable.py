@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-native = pytest.importorskip("torchinit._native", reason="tests the native module")
+native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 

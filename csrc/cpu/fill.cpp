@@ -133,7 +133,7 @@ class BoxFill {
   bool in_place_;
 };
 
-// Fills boxes that are not empty. Pieces are numbered through all of them.
+// Fills boxes none of which is empty, with one numbering of the pieces of all.
 void fill_all(const BoxFill* boxes, size_t count, int threads) {
   int64_t elements = 0;
   for (size_t i = 0; i < count; ++i) {

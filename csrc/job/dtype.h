@@ -17,6 +17,11 @@ enum class Dtype : int {
   Float8E5M2,
 };
 
+// In their order, as torch has them.
+constexpr const char* kDtypeNames[] = {"FLOAT64", "FLOAT32", "FLOAT16",       "BFLOAT16",
+                                       "INT32",   "INT64",   "FLOAT8_E4M3FN", "FLOAT8_E5M2"};
+constexpr int kDtypes = sizeof kDtypeNames / sizeof *kDtypeNames;
+
 TORCHINIT_INLINE constexpr bool is_integer(Dtype dtype) {
   return dtype == Dtype::Int32 || dtype == Dtype::Int64;
 }

@@ -48,7 +48,7 @@ inline uint64_t encode(Dtype dtype, double x) {
   return bits;
 }
 
-// From sign, exponent and fraction of so many bits.
+// The value of a pattern of one sign bit, so many exponent bits, and a fraction of so many digits.
 inline double decode_small(uint64_t bits, int digits, int exponent_bits, bool has_infinity) {
   const int exponent = static_cast<int>(bits >> digits) & ((1 << exponent_bits) - 1);
   const double fraction = static_cast<double>(bits & ((uint64_t{1} << digits) - 1));

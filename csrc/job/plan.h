@@ -13,17 +13,22 @@ namespace torchinit {
 
 enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
 
+// In their order, as Python's tables have them (src/torchinit/schemes/distributions.py).
+constexpr const char* kDistributionNames[] = {"WORDS", "UNIFORM", "NORMAL", "TRUNCATED_NORMAL",
+                                              "CONSTANT"};
+constexpr int kDistributions = sizeof kDistributionNames / sizeof *kDistributionNames;
+
 // How the random words become values. A distribution may have several transforms, chosen by its
 // parameters; each is a sampler in math/samplers.h.
 enum class Transform : int16_t {
   Words,
-  Uniform,         // rounding cannot leave the interval
-  ClampedUniform,  // it can
+  Uniform,         // rounding cannot lead out of the interval
+  ClampedUniform,  // rounding could, so values are kept within
   WideUniform,     // an interval too short or too long for float32: in double precision
   Normal,
   ClampedNormal,     // rounding would lead out of the bounds, or parameters nearly out of the range
   TruncatedWithin2,  // bounds within two standard deviations: no logarithm
-  TruncatedWithin3,  // within three
+  TruncatedWithin3,  // bounds within three: no logarithm either
   Truncated,         // any bounds that keep a fair part of the mass
   WideTruncated,     // what float32 lacks digits or range for: double precision whatever the dtype
   TruncatedTail,     // beyond the reach of a double's probabilities: in their logarithms
@@ -36,14 +41,14 @@ struct Plan {
   Dtype dtype;
   union {
     Affine<float> uniform32;   // Uniform, ClampedUniform
-    Affine<double> uniform64;  // the same, and WideUniform
+    Affine<double> uniform64;  // Uniform, ClampedUniform, WideUniform
     NormalParameters<float> normal32;
     NormalParameters<double> normal64;
     ClampedNormalParameters<float> clamped_normal32;
     ClampedNormalParameters<double> clamped_normal64;
     TruncatedCentreParameters centre;
     TruncatedParameters<float> truncated32;
-    TruncatedParameters<double> truncated64;  // also WideTruncated
+    TruncatedParameters<double> truncated64;  // Truncated, WideTruncated
     TruncatedTailParameters tail;
     uint64_t pattern;  // Constant: the bits of one element
   };
@@ -51,7 +56,7 @@ struct Plan {
 
 // Parameters by distribution: Uniform (low, high); Normal (mean, std);
 // TruncatedNormal (mean, std, a, b); Constant (value); Words none.
-// They must have been checked: finite where required, std >= 0, low <= high, a <= b.
+// The parameters must have been checked: finite where required, std >= 0, low <= high, a <= b.
 Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4]);
 
 // The transform's name in small letters, as "clamped-normal".

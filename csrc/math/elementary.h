@@ -40,7 +40,8 @@ struct MinusTwoLogF32 {
     return coefficients::LogF32::at(k) * factor;
   }
 };
-// The same for the series in z = s^2, s = f / (2 + f), in terms of (2 s)^2.
+// The series of log(1 + f) in z = s^2, s = f / (2 + f), turned into that of -2 log(1 + f) in terms
+// of (2 s)^2: every coefficient is multiplied by a power of two, which is exact.
 struct MinusTwoLogF64 {
   static constexpr int degree = coefficients::LogF64::degree;
   TORCHINIT_CONSTEXPR double at(int k) {

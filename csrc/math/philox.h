@@ -98,7 +98,8 @@ class BlockRun {
       last_round<L>(c[i], keys_, first + i * L::vectors, second + i * L::vectors);
   }
 
-  // 64 bits each, the even word below the odd one.
+  // The words of some groups, 64 bits each, the even word of a block below the odd one: first has
+  // words 0 and 1, second words 2 and 3.
   template <int groups>
   TORCHINIT_INLINE void words(typename L::u64 first[groups], typename L::u64 second[groups]) const {
     typename L::u64 c[groups][4];

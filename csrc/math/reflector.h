@@ -34,7 +34,7 @@ TORCHINIT_INLINE ReflectorPlace reflector_place(int64_t row, int64_t first, int6
           number * static_cast<uint64_t>(length) + number};
 }
 
-// The partial sum `lane`, as a CUDA thread makes it.
+// Partial sum number `lane` of the squares, as one CUDA thread makes it.
 template <class T>
 TORCHINIT_INLINE double partial_square_sum(const T* x, int64_t n, int lane) {
   double sum = 0;
@@ -43,7 +43,7 @@ TORCHINIT_INLINE double partial_square_sum(const T* x, int64_t n, int lane) {
   return sum;
 }
 
-// All of them, in an order that suits the memory.
+// The partial sums, all in one pass over the vector.
 template <class T>
 TORCHINIT_INLINE void partial_square_sums(const T* x, int64_t n, double sums[kPartialSums]) {
   for (int lane = 0; lane < kPartialSums; ++lane) sums[lane] = 0;

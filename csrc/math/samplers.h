@@ -11,35 +11,36 @@
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// Words to reals.
-
-// The word as a signed integer, rounded to float32: [-2^31, 2^31].
+// The 32-bit word as a signed integer, rounded to float32: [-2^31, 2^31].
 template <class L>
 TORCHINIT_INLINE typename L::f32 signed_word(typename L::u32 w) {
   return L::to_float(typename L::i32(w));
 }
-// The 53 upper bits of the word as a signed integer: [-2^52, 2^52).
+// The 53 upper bits of the 64-bit word as a signed integer: [-2^52, 2^52).
 template <class L>
 TORCHINIT_INLINE typename L::f64 signed_word(typename L::u64 w) {
   return L::to_double((w ^ 0x8000000000000000u) >> 11) - 0x1p52;
 }
 
-// The lower 31 bits of a word, made odd: never zero. Of 64, 52 bits.
+// The lower 31 bits of a 32-bit word, made odd so as never to be zero.
 template <class L>
 TORCHINIT_INLINE typename L::f32 odd_word(typename L::u32 w) {
   return L::to_float(typename L::i32((w & 0x7fffffffu) | 1u));
 }
+// The 52 bits below the top one of a 64-bit word's 53 upper ones, made odd so as never to be zero.
 template <class L>
 TORCHINIT_INLINE typename L::f64 odd_word(typename L::u64 w) {
   return L::to_double(((w >> 11) & 0xfffffffffffffu) | 1u);
 }
 
-// k + 1/2, k the distance of the signed word from the nearer end of its range; of 64 bits, 53.
+// k + 1/2, k the distance of the signed 32-bit word from the nearer end of its range.
 template <class L>
 TORCHINIT_INLINE typename L::f32 end_distance(typename L::u32 w) {
   const typename L::u32 positive = ~typename L::u32(typename L::i32(w) >> 31);
   return L::to_float(typename L::i32((w ^ positive) & 0x7fffffffu)) + 0.5f;
 }
+// k + 1/2, k the distance of a 64-bit word's 53 upper bits, signed, from the nearer end of their
+// range.
 template <class L>
 TORCHINIT_INLINE typename L::f64 end_distance(typename L::u64 w) {
   const typename L::u64 positive = (w >> 63) - 1u;
@@ -127,8 +128,8 @@ struct NormalSampler {
   }
 };
 
-// For values that would leave the bounds when they are rounded to the dtype, or whose range exceeds
-// that of T.
+// The plain normal kept within bounds: for values that rounding to the dtype would lead out of
+// them, and for parameters so large that products of the plain one would overflow.
 template <class T>
 struct ClampedNormalSampler {
   ClampedNormalParameters<T> p;

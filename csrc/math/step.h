@@ -57,7 +57,7 @@ struct StoreBFloat16 : StoreFloat32 {
   }
 };
 
-// By the processor's conversion, for values that are never subnormal.
+// bfloat16 by the processor's own conversion, for values that are never subnormal.
 struct StoreNormalBFloat16 : StoreBFloat16 {
   template <class L, bool streaming>
   static TORCHINIT_INLINE void put(Element* to, typename L::f32 x, typename L::f32 y) {
@@ -65,7 +65,7 @@ struct StoreNormalBFloat16 : StoreBFloat16 {
   }
 };
 
-// Saturating.
+// 8-bit formats: what exceeds the largest finite value becomes it.
 template <class Format>
 struct StoreFloat8 : StoreFloat32 {
   using Element = uint8_t;
@@ -104,13 +104,14 @@ struct StoreWords64 {
   }
 };
 
-// Elements of one group, and of one Philox block.
+// Elements that the Philox blocks of one group, L::blocks of them, make.
 template <class L, class Store>
 constexpr int group_size = 4 * L::blocks / Store::words;
+// Elements that one Philox block makes.
 template <class Store>
 constexpr int block_size = 4 / Store::words;
 
-// Some groups, one after the other: the elements of the blocks from where the run stands.
+// One step: fills the elements of some groups of blocks, from where the run stands.
 template <class L, class Sampler, class Store, bool streaming, int groups, class Run>
 TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const Run& run,
                                   typename Store::Element* to) {

@@ -9,8 +9,8 @@ namespace torchinit {
 // Fills smaller than this keep the interpreter lock: taking it back costs more than they do.
 constexpr int64_t kHoldLock = 1 << 15;
 
-inline void fill_one(const Draw& draw, int64_t dtype, int64_t key, uintptr_t address, const Box& box,
-              int threads) {
+inline void fill_one(const Draw& draw, int64_t dtype, int64_t key, uintptr_t address,
+                     const Box& box, int threads) {
   const Plan plan = plan_of(draw, dtype);
   void* const to = reinterpret_cast<void*>(address);
   if (box.count < kHoldLock) {

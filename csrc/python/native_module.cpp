@@ -26,21 +26,11 @@ PYBIND11_MODULE(_native, m) {
   using namespace torchinit;
   m.doc() = "Native fills. Arguments are not checked against the memory: call torchinit instead.";
 
-  py::enum_<Distribution>(m, "Distribution", "Kinds of fill.")
-      .value("WORDS", Distribution::Words)
-      .value("UNIFORM", Distribution::Uniform)
-      .value("NORMAL", Distribution::Normal)
-      .value("TRUNCATED_NORMAL", Distribution::TruncatedNormal)
-      .value("CONSTANT", Distribution::Constant);
-  py::enum_<Dtype>(m, "Dtype", "Element types.")
-      .value("FLOAT64", Dtype::Float64)
-      .value("FLOAT32", Dtype::Float32)
-      .value("FLOAT16", Dtype::Float16)
-      .value("BFLOAT16", Dtype::BFloat16)
-      .value("INT32", Dtype::Int32)
-      .value("INT64", Dtype::Int64)
-      .value("FLOAT8_E4M3FN", Dtype::Float8E4M3)
-      .value("FLOAT8_E5M2", Dtype::Float8E5M2);
+  py::enum_<Distribution> distributions(m, "Distribution", "Kinds of fill.");
+  for (int i = 0; i < kDistributions; ++i)
+    distributions.value(kDistributionNames[i], static_cast<Distribution>(i));
+  py::enum_<Dtype> dtypes(m, "Dtype", "Element types.");
+  for (int i = 0; i < kDtypes; ++i) dtypes.value(kDtypeNames[i], static_cast<Dtype>(i));
 
   add_quick_fill(m);
 

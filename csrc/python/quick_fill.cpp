@@ -12,12 +12,12 @@ namespace py = pybind11;
 
 // What set_up_quick_fill was given; kept for ever, as the module is.
 struct Torch {
-  PyObject* plain_types = nullptr;     // of tensors that hold their values and nothing else
-  PyObject* dtype_numbers = nullptr;   // dict
-  PyObject* dispatch_modes = nullptr;  // () -> int
+  PyObject* plain_types = nullptr;          // of tensors that hold their values and nothing else
+  PyObject* dtype_numbers = nullptr;        // dict
+  PyObject* dispatch_modes = nullptr;       // () -> int
   PyObject* innermost_transform = nullptr;  // () -> object or None
   PyObject* jit_trace = nullptr;            // () -> object or None
-  PyObject* dual_level = nullptr;           // () -> int
+  PyObject* dual_level = nullptr;           // module forward_ad, or () -> int
   PyObject* count_writes = nullptr;         // (iterable of tensors)
   PyObject* get_num_threads = nullptr;      // () -> int
   PyObject* check_draw = nullptr;           // (draw, dtype), raises
@@ -41,9 +41,8 @@ struct Names {
   PyObject* is_neg = PyUnicode_InternFromString("is_neg");
   PyObject* numel = PyUnicode_InternFromString("numel");
   PyObject* version = PyUnicode_InternFromString("_version");
-  PyObject* thread = PyUnicode_InternFromString("thread");
-  PyObject* task = PyUnicode_InternFromString("task");
-  PyObject* rows = PyUnicode_InternFromString("rows");
+  PyObject* quick = PyUnicode_InternFromString("quick");
+  PyObject* dual_level = PyUnicode_InternFromString("_current_level");
   PyObject* scratch = PyUnicode_InternFromString("torchinit.scratch");
   PyObject* lowest = PyLong_FromLongLong(INT64_MIN);
 };
@@ -62,17 +61,24 @@ py::object call(PyObject* callable) { return owned(PyObject_CallNoArgs(callable)
 
 py::object call_method(PyObject* object, PyObject* name) {
   PyObject* const arguments[] = {object};
-  return owned(PyObject_VectorcallMethod(name, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                         nullptr));
+  return owned(
+      PyObject_VectorcallMethod(name, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
 }
 
 bool is_true(const py::object& object) { return object.ptr() == Py_True; }
+
+// Whether a level of forward-mode differentiation is open; they are numbered from 0 in a variable
+// of torch's module.
+bool is_differentiating() {
+  if (!PyModule_Check(torch.dual_level)) return read_integer(call(torch.dual_level).ptr()) >= 0;
+  return read_integer(owned(PyObject_GetAttr(torch.dual_level, names().dual_level)).ptr()) >= 0;
+}
 
 // Whether a mode, a tracer, a transform or a derivative wants to see operators.
 bool is_observed() {
   return read_integer(call(torch.dispatch_modes).ptr()) != 0 ||
          !call(torch.innermost_transform).is_none() || !call(torch.jit_trace).is_none() ||
-         read_integer(call(torch.dual_level).ptr()) >= 0;
+         is_differentiating();
 }
 
 // Whether parameters are such as every dtype can have, so that nobody need be asked. Zero, one and
@@ -116,10 +122,9 @@ int64_t draw_key(PyObject* stream) {
   return *static_cast<const int64_t*>(read_address(PyTuple_GET_ITEM(scratch, 1)));
 }
 
-// Gives a fill to the open batch. False if the batch has to be asked itself.
-bool collect(PyObject* batch, PyObject* draw, int64_t distribution, PyObject* number,
+// Adds a fill to the columns of the open batch. False if the batch has to be asked itself.
+bool collect(PyObject* columns, PyObject* draw, int64_t distribution, PyObject* number,
              PyObject* tensor, PyObject* address, PyObject* stream) {
-  if (!owned(PyObject_GetAttr(batch, names().task)).is_none()) return false;
   PyObject* const version = PyObject_GetAttr(tensor, names().version);
   if (!version) {  // of an inference tensor, whose writes torch does not count
     PyErr_Clear();
@@ -128,17 +133,16 @@ bool collect(PyObject* batch, PyObject* draw, int64_t distribution, PyObject* nu
   const py::object counted = owned(version);
   const bool is_constant = distribution == static_cast<int64_t>(Distribution::Constant);
   const py::object key = owned(PyLong_FromLongLong(is_constant ? 0 : draw_key(stream)));
-  const py::object row =
-      owned(PyTuple_Pack(6, draw, number, key.ptr(), tensor, address, counted.ptr()));
-  const py::object rows = owned(PyObject_GetAttr(batch, names().rows));
-  if (PyList_Append(rows.ptr(), row.ptr())) throw py::error_already_set();
+  PyObject* const row[] = {draw, number, key.ptr(), tensor, address, counted.ptr()};
+  for (Py_ssize_t i = 0; i < 6; ++i)
+    if (PyList_Append(PyTuple_GET_ITEM(columns, i), row[i])) throw py::error_already_set();
   return true;
 }
 
 bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
   if (!torch.plain_types) return false;
-  const int plain = PySequence_Contains(torch.plain_types,
-                                        reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
+  const int plain =
+      PySequence_Contains(torch.plain_types, reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
   if (plain < 0) throw py::error_already_set();
   if (!plain || is_observed()) return false;
   if (!is_true(owned(PyObject_GetAttr(tensor, names().is_cpu)))) return false;
@@ -166,18 +170,20 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
   PyObject* current = nullptr;
   if (PyContextVar_Get(torch.open_batch, Py_None, &current)) throw py::error_already_set();
   const py::object batch = owned(current);
-  bool collects = false;
+  py::object quick = py::none();  // (thread, columns) of a batch that collects here
   if (!batch.is_none()) {
-    const py::object thread = owned(PyObject_GetAttr(batch.ptr(), names().thread));
-    collects = PyLong_AsUnsignedLong(thread.ptr()) == PyThread_get_thread_ident();
-    // Which asyncio task runs is asked in Python.
-    if (collects && !call(torch.running_loop).is_none()) return false;
+    quick = owned(PyObject_GetAttr(batch.ptr(), names().quick));
+    // Another asyncio task may run than the one that opened the batch: that is asked in Python.
+    if (quick.is_none() || !call(torch.running_loop).is_none()) return false;
+    const unsigned long thread = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(quick.ptr(), 0));
+    if (thread != PyThread_get_thread_ident()) return false;
   }
+  const bool collects = !quick.is_none();
   if (!collects) {
     const uintptr_t place = reinterpret_cast<uintptr_t>(read_address(address.ptr()));
     if (place <= torch.least_address || !is_true(call_method(tensor, names().is_contiguous)) ||
-        !is_true(call_method(call_method(tensor, names().untyped_storage).ptr(),
-                             names().resizable)) ||
+        !is_true(
+            call_method(call_method(tensor, names().untyped_storage).ptr(), names().resizable)) ||
         is_true(call_method(tensor, names().is_inference)) ||
         is_true(call_method(tensor, names().is_neg)))
       return false;
@@ -187,8 +193,8 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
     owned(PyObject_Vectorcall(torch.check_draw, arguments, 2, nullptr));
   }
   if (collects)
-    return collect(batch.ptr(), draw_object, draw.distribution, number, tensor, address.ptr(),
-                   stream);
+    return collect(PyTuple_GET_ITEM(quick.ptr(), 1), draw_object, draw.distribution, number, tensor,
+                   address.ptr(), stream);
 
   const int64_t count = read_integer(call_method(tensor, names().numel).ptr());
   const int threads = count < cpu::kLeastPerThread
@@ -253,8 +259,7 @@ void set_up(const py::dict& given) {
 void add_quick_fill(py::module_& module) {
   module.def("set_up_quick_fill", &set_up,
              "Hands over what quick_fill asks of torch (src/torchinit/fill/fill.py).");
-  module.add_object("quick_fill",
-                    owned(PyCFunction_NewEx(&entry, nullptr, nullptr)));
+  module.add_object("quick_fill", owned(PyCFunction_NewEx(&entry, nullptr, nullptr)));
 }
 
 }  // namespace torchinit

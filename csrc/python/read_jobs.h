@@ -80,9 +80,9 @@ inline bool operator==(const Draw& a, const Draw& b) {
 
 inline Plan plan_of(const Draw& draw, int64_t dtype) {
   const bool words = draw.distribution == static_cast<int64_t>(Distribution::Words);
-  if (draw.distribution < 0 || draw.distribution > static_cast<int64_t>(Distribution::Constant))
+  if (draw.distribution < 0 || draw.distribution >= kDistributions)
     throw std::invalid_argument("there is no distribution " + std::to_string(draw.distribution));
-  if (dtype < 0 || dtype > static_cast<int64_t>(Dtype::Float8E5M2))
+  if (dtype < 0 || dtype >= kDtypes)
     throw std::invalid_argument("there is no dtype " + std::to_string(dtype));
   if (words != is_integer(static_cast<Dtype>(dtype)))
     throw std::invalid_argument("distribution " + std::to_string(draw.distribution) +

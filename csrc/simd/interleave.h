@@ -1,7 +1,7 @@
 // Two vectors as one: every operation is done on both before the next.
 //
-// The transforms are long chains of dependent operations. Written out for two groups in turns, they
-// keep the processor busy where one group after the other would leave it waiting.
+// The transforms are long chains of dependent operations: one group after the other would leave the
+// processor waiting for each result. Two groups, interleaved so, keep it busy.
 #pragma once
 
 #include <cstdint>

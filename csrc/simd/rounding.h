@@ -75,7 +75,7 @@ TORCHINIT_INLINE typename L::u32 round_to_float8(typename L::f32 x) {
   return ((bits >> 24) & 0x80u) | ((exponent >> shift) - lowest + significand);
 }
 
-// Two of them in the lower half of each lane, x below y, zeros above.
+// Two 8-bit values in the lower half of each 32-bit lane, x below y, zeros above.
 template <class L, class Format>
 TORCHINIT_INLINE typename L::u32 float8_pairs(typename L::f32 x, typename L::f32 y) {
 #if TORCHINIT_DEVICE_ARCHITECTURE >= 890

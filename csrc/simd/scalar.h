@@ -122,8 +122,8 @@ struct ScalarLanes {
 #endif
   }
 
-  // Of zeros of either sign b, or else the smaller or greater by their signs: clamp has bounds for
-  // which these are the same.
+  // Of two zeros, min and max are b, or else the smaller or greater by their signs: clamp (math/
+  // samplers.h) has bounds for which it does not matter which.
 #if TORCHINIT_DEVICE_PASS
   static TORCHINIT_INLINE f32 min(f32 a, f32 b) { return fminf(a, b); }
   static TORCHINIT_INLINE f32 max(f32 a, f32 b) { return fmaxf(a, b); }

@@ -47,3 +47,9 @@ def finish(process):
 def run_command(*arguments, **options):
     """Runs ``python -m torchinit`` to its end."""
     return finish(start("-m", "torchinit", *arguments, **options))
+
+
+def lines_but_of_torch(err):
+    """Lines of standard error, without the note that torch fills, which is there without native."""
+    note = "torchinit: torch.nn.init fills everything"
+    return [line for line in err.splitlines() if not line.startswith(note)]

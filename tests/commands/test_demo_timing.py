@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -57,48 +56,39 @@ def test_torch_is_timed_on_a_slice(capsys, monkeypatch):
     assert not ones["torch_nn_init"]["extrapolated"]
 
 
-@pytest.mark.parametrize("library", [torchinit, torch_init])
-def test_each_scheme_is_warmed_up_right_before_it_is_timed(library, monkeypatch):
-    """On a tensor that gives every thread work, or the first time is that of their start."""
+def test_each_time_is_warmed_up_for(monkeypatch):
+    """Right before, on a tensor that gives every thread work, or their start is timed."""
     events = []
-    clock = timing.time.perf_counter
+    clock, fill, zero = timing.time.perf_counter, timing._fill, timing._zero
 
     def read_clock():
         events.append("clock")
         return clock()
 
-    monkeypatch.setattr(timing.time, "perf_counter", read_clock)
+    def record_fill(library, filled, *done):
+        events.append((library, filled[0][0].scheme, memory.count_values(filled)))
+        fill(library, filled, *done)
 
-    def record(scheme, original, tensor, **arguments):
-        events.append((scheme, tensor.numel()))
-        return original(tensor, **arguments)
-
-    schemes = ["normal", "trunc_normal", "ones"]
-    for scheme in schemes:
-        original = getattr(library, f"{scheme}_")
-        monkeypatch.setattr(library, f"{scheme}_", partial(record, scheme, original))
-    timing.initialise(allocate(), seed=0)
-
-    warm_ups = [i for i, event in enumerate(events) if event != "clock" and event[1] >= 2**20]
-    assert [events[i][0] for i in warm_ups] == schemes
-    for i in warm_ups:
-        assert events[i + 1] == "clock"
-        assert events[i + 2][0] == events[i][0]
-
-
-def test_zero_is_warmed_up_right_before_it_is_timed(monkeypatch):
-    sizes = []
-    zero = timing._zero
-
-    def record(filled):
-        filled = list(filled)
-        sizes.append(memory.count_values(filled))
+    def record_zero(filled):
+        events.append(("zero_", filled[0][0].scheme, memory.count_values(filled)))
         zero(filled)
 
-    monkeypatch.setattr(timing, "_zero", record)
-    timing.initialise(allocate(), seed=0)
-    values = [sum(t.numel() for _, t in g) for g in timing._by_scheme(allocate()).values()]
-    assert sizes == [size for each in values for size in (2**20, each, each, each)]
+    monkeypatch.setattr(timing, "_ZERO_REPEATS", 1)
+    monkeypatch.setattr(timing, "_fill", record_fill)
+    monkeypatch.setattr(timing, "_zero", record_zero)
+    filled = allocate()
+    values = {
+        scheme: memory.count_values(group) for scheme, group in timing._by_scheme(filled).items()
+    }
+    monkeypatch.setattr(timing.time, "perf_counter", read_clock)
+    timing.initialise(filled, seed=0)
+
+    def timed(what, scheme):
+        return [(what, scheme, 2**20), "clock", (what, scheme, values[scheme]), "clock"]
+
+    others = [timed(what, scheme) for scheme in values for what in ("zero_", torch_init)]
+    ours = [timed(torchinit, scheme) for scheme in values]
+    assert events == [event for time in others + ours for event in time]
 
 
 def test_warming_up_draws_nothing():

@@ -19,7 +19,7 @@ struct DtypeName {
   const char* name;
 };
 
-constexpr DtypeName kDtypes[] = {
+constexpr DtypeName kDtypeTable[] = {
     {Dtype::Float64, "float64"},
     {Dtype::Float32, "float32"},
     {Dtype::Float16, "float16"},
@@ -120,14 +120,14 @@ inline const Case& find_case(const std::vector<Case>& cases, const std::string& 
 // case at all.
 inline std::vector<Case> one_of_each_transform(const std::vector<Case>& cases) {
   constexpr int transforms = static_cast<int>(Transform::Constant) + 1;
-  bool seen[transforms] = {}, seen_for[transforms][sizeof kDtypes / sizeof *kDtypes] = {};
+  bool seen[transforms] = {}, seen_for[transforms][sizeof kDtypeTable / sizeof *kDtypeTable] = {};
   std::vector<Case> chosen;
   for (const Case& c : cases) {
     bool is_new = false;
-    for (const DtypeName& d : kDtypes) {
+    for (const DtypeName& d : kDtypeTable) {
       if (!c.fills(d.dtype)) continue;
       const int transform = static_cast<int>(c.plan(d.dtype).transform);
-      bool& known = seen_for[transform][&d - kDtypes];
+      bool& known = seen_for[transform][&d - kDtypeTable];
       is_new = is_new || !known;
       seen[transform] = known = true;
     }

@@ -198,7 +198,7 @@ int main(int count, char** words) {
   if (count != 2) tests::stop("usage: cuda_on_host tests/data");
   std::vector<Plan> plans, constants;
   for (const tests::Case& c : tests::one_of_each_transform(tests::read_cases(words[1])))
-    for (const tests::DtypeName& d : tests::kDtypes)
+    for (const tests::DtypeName& d : tests::kDtypeTable)
       if (c.fills(d.dtype))
         (c.distribution == Distribution::Constant ? constants : plans).push_back(c.plan(d.dtype));
   const Plan some[] = {plans[1], plans[7], constants.back()};

@@ -72,7 +72,7 @@ Row row(const std::string& name, const char* transform, Dtype dtype, const void*
 void add_fills(const std::string& folder, std::vector<Row>& rows) {
   const std::vector<NamedBox> boxes = read_boxes(folder);
   for (const Case& c : read_cases(folder)) {
-    for (const DtypeName& d : kDtypes) {
+    for (const DtypeName& d : kDtypeTable) {
       if (!c.fills(d.dtype)) continue;
       const Plan plan = c.plan(d.dtype);
       for (const NamedBox& b : boxes) {

@@ -154,7 +154,7 @@ int main(int count, char** words) {
   check_fma();
   for (auto set = cpu::supported_sets(); *set; ++set) {
     if (!cpu::choose_set((*set)->name)) return 1;
-    for (const tests::DtypeName& d : tests::kDtypes) {
+    for (const tests::DtypeName& d : tests::kDtypeTable) {
       for (const Case& c : cases) {
         if (!c.fills(d.dtype)) continue;
         run_sizes(c, d.dtype);

@@ -16,12 +16,12 @@ from torchinit.fill import checks
 from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
-from torchinit.schemes.distributions import CONSTANT, NORMAL, USUAL, Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 
-# Draw, number of the dtype, key, tensor, address, and how often it had been written to (-1 where
-# torch does not count that).
-_Row: TypeAlias = tuple[Draw, int, int, Tensor, int, int]
+# Of each fill: draw, number of the dtype, key, tensor, address, and how often it had been written
+# to (-1 where torch does not count that).
+_Columns: TypeAlias = tuple[list[Draw], list[int], list[int], list[Tensor], list[int], list[int]]
 
 _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
 
@@ -66,11 +66,16 @@ class Batch:
     def __init__(self, *, discards: bool = False) -> None:
         """With discards, a block that raises fills nothing."""
         self._discards = discards
-        self.rows: list[_Row] = []
-        self._boxes: dict[int, Box] = {}  # by row
-        self.thread = 0  # whose fills are collected, while the block is open
-        self.task: object = None
         self._entered = False
+        # Whose fills are collected, while the block is open.
+        self._thread = 0
+        self._task: object = None
+        # Column by column: thousands of small tensors are what this is for.
+        self._columns: _Columns = ([], [], [], [], [], [])
+        self._boxes: dict[int, Box] = {}  # by number of the fill
+        # For the native module's quick path: the thread, and the columns, to add whole tensors on
+        # the CPU to. None where more has to be asked: which asyncio task runs.
+        self.quick: tuple[int, _Columns] | None = None
         self._before: Batch | None = None
         self._part_of: Batch | None = None
 
@@ -81,9 +86,11 @@ class Batch:
         self._before = open_batch.get()
         if self._before is not None and self._before.collects():
             self._part_of = self._before
-        else:
-            self.thread, self.task = get_ident(), _get_running_loop() and current_task()
-            open_batch.set(self)
+            return
+        self._thread, self._task = get_ident(), _get_running_loop() and current_task()
+        if self._task is None:
+            self.quick = self._thread, self._columns
+        open_batch.set(self)
 
     def __exit__(
         self,
@@ -93,17 +100,19 @@ class Batch:
     ) -> None:
         if self._part_of is not None:
             return
-        self.thread = 0
+        self._thread, self.quick = 0, None
         # A generator may be closed in another thread or context, where it is not this batch's turn.
         if open_batch.get() is self:
             open_batch.set(self._before)
-        rows, self.rows = self.rows, []
-        if rows and not (self._discards and kind is not None):
-            _fill_rows(rows, self._boxes)
+        columns, self._columns = self._columns, ([], [], [], [], [], [])
+        if columns[0] and not (self._discards and kind is not None):
+            _fill_columns(columns, self._boxes)
 
     def collects(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""
-        return self.thread == get_ident() and self.task is (_get_running_loop() and current_task())
+        return self._thread == get_ident() and self._task is (
+            _get_running_loop() and current_task()
+        )
 
     def collect(
         self, draw: Draw, number: int, tensor: Tensor, stream: Stream, box: Box | None = None
@@ -116,37 +125,32 @@ class Batch:
             tensor: in memory that kernels fill; checked when the block ends.
             stream, box: as ``fill`` has them.
         """
-        if self.thread != get_ident() or self.task is not (_get_running_loop() and current_task()):
+        if not self.collects():
             return False
         try:
             address = tensor.data_ptr()
         except RuntimeError:  # it has no one address: torch's to fill
             return False
-        try:
-            version = tensor._version
-        except RuntimeError:  # of inference tensors torch does not count the writes
-            version = -1
-        distribution, p0, p1, _, _ = draw
-        if distribution != NORMAL or not (-USUAL < p0 < USUAL and 0 <= p1 < USUAL):
-            check_draw(draw, tensor.dtype)
-        key = 0 if distribution == CONSTANT else draw_key_number(stream)
-        self.rows.append((draw, number, key, tensor, address, version))
+        check_draw(draw, tensor.dtype)
+        key = 0 if draw[0] == CONSTANT else draw_key_number(stream)
         if box is not None:
-            self._boxes[len(self.rows) - 1] = box
+            self._boxes[len(self._columns[0])] = box
+        row = (draw, number, key, tensor, address, _version(tensor))
+        for column, value in zip(self._columns, row, strict=True):
+            column.append(value)  # type: ignore[attr-defined]
         return True
 
 
-def _fill_rows(rows: list[_Row], boxes: dict[int, Box]) -> None:
+def _fill_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
     """Fills what was collected; nothing if one of the tensors cannot be."""
-    # Column by column: thousands of small tensors are what this is for.
-    draws, dtypes, keys, tensors, addresses, versions = zip(*rows, strict=True)
+    draws, dtypes, keys, tensors, addresses, versions = columns
     counted = min(versions) >= 0
     if (
-        tuple(map(Tensor.data_ptr, tensors)) != addresses
-        or tuple(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != dtypes
-        or tuple(map(_counted_version if counted else _version, tensors)) != versions
+        list(map(Tensor.data_ptr, tensors)) != addresses
+        or list(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != dtypes
+        or list(map(_counted_version if counted else _version, tensors)) != versions
     ):
-        _complain(rows)
+        _complain(columns)
     if (
         counted
         and not boxes
@@ -155,7 +159,7 @@ def _fill_rows(rows: list[_Row], boxes: dict[int, Box]) -> None:
         and all(map(UntypedStorage.resizable, map(Tensor.untyped_storage, tensors)))
         and not any(map(Tensor.is_neg, tensors))
     ):
-        calls.fill_list(draws, dtypes, keys, tensors, addresses, tuple(map(Tensor.numel, tensors)))
+        calls.fill_list(draws, dtypes, keys, tensors, addresses, list(map(Tensor.numel, tensors)))
         return
     for tensor in tensors:
         if tensor.is_neg():
@@ -175,9 +179,10 @@ def _version(tensor: Tensor) -> int:
         return -1
 
 
-def _complain(rows: list[_Row]) -> None:
+def _complain(columns: _Columns) -> None:
     """Raises for the first tensor that is not what it was when its fill was collected."""
-    for _, dtype, _, tensor, address, version in rows:
+    _, dtypes, _, tensors, addresses, versions = columns
+    for dtype, tensor, address, version in zip(dtypes, tensors, addresses, versions, strict=True):
         shape = f"a tensor of shape {tuple(tensor.shape)}"
         since = "since its fill was collected by torchinit.batch()"
         if tensor.device.type not in ("cpu", "cuda"):

@@ -12,6 +12,7 @@ from asyncio import _get_running_loop
 from collections.abc import Sequence
 
 from torch import Tensor, get_num_threads
+from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from torchinit.fill import checks, fallback, operators, staged
@@ -26,6 +27,7 @@ from torchinit.native.torch_private import (
     dual_level,
     innermost_transform,
     jit_trace,
+    level_is_known,
 )
 from torchinit.placement.box import Box, check_box
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
@@ -141,7 +143,7 @@ def _set_up_quick_fill() -> None:
             "dispatch_modes": dispatch_modes,
             "innermost_transform": innermost_transform,
             "jit_trace": jit_trace,
-            "dual_level": dual_level,
+            "dual_level": forward_ad if level_is_known else dual_level,
             "count_writes": count_writes,
             "get_num_threads": get_num_threads,
             "check_draw": check_draw,

@@ -15,8 +15,8 @@ from torchinit.native import calls
 from torchinit.placement.box import Box
 from torchinit.schemes.distributions import Draw
 
-# Bytes of a piece: few enough that caches hold much of it until it is copied, and enough that waking
-# the threads for it counts little, also where other programs want the processors.
+# Bytes of a piece: few enough that caches hold much of it until it is copied, and enough that
+# waking the threads for it counts little, also where other programs want the processors.
 PIECE = 1 << 24
 
 

@@ -60,7 +60,8 @@ def _level() -> int:
 
 # The innermost open level of forward-mode differentiation; negative if there is none.
 dual_level: Callable[[], int] = _level
-if not hasattr(forward_ad, "_current_level"):
+level_is_known = hasattr(forward_ad, "_current_level")
+if not level_is_known:
     missing.append("torch.autograd.forward_ad._current_level")
     dual_level = _level_unknown
 

@@ -35,8 +35,6 @@ _LIMITS = {dtype: torch.finfo(dtype).max for dtype in ALL_DTYPES}
 # Largest values of the dtype that a fill is computed in.
 _WORKING_LIMITS = {dtype: max(_LIMITS[torch.float32], limit) for dtype, limit in _LIMITS.items()}
 _INFINITY = math.inf
-# Means and stds of less than this are within the range of every dtype that fills are computed in.
-USUAL = 1e38
 
 # A draw: (distribution, p0, p1, p2, p3), the parameters that a distribution has not being 0.
 #
