@@ -9,7 +9,8 @@ NVCC ?= nvcc
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
-.PHONY: demo test lint format sanitize golden arm-check arm-compare cuda-compile benchmark clean
+.PHONY: demo test lint format sanitize golden arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel \
+  wheel-check test-torch benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
@@ -19,8 +20,8 @@ test: $(STAMP) lint
 	$(BIN)/python -m pytest -n auto
 	TORCHINIT_DISABLE_NATIVE=1 $(BIN)/python -m pytest -n auto
 
-# torch comes first and from its own file: the build needs it, and is not isolated so that pip does
-# not fetch a second one.
+# torch comes first and from its own file. The build is not isolated: a CUDA module has to match the
+# torch that is there.
 $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
@@ -32,6 +33,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_includes.py
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 format: $(STAMP)
@@ -100,8 +103,53 @@ CUDA_ARCHITECTURES := 80 90 100
 cuda-compile:
 	$(PYTHON) tools/cuda_compile.py --nvcc $(NVCC) --arch $(CUDA_ARCHITECTURES)
 
+# A venv of its own for another torch. Some are gigabytes; `make clean` removes them.
+TORCH ?= 2.14.1
+OTHER = build/torch-$(TORCH)
+build/torch-%/.made:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
+	$(@D)/bin/python -m pip install --quiet torch==$* tqdm
+	touch $@
+
+# One wheel for every torch, so none is needed to make it.
+WHEEL := dist/.made
+WHEEL_PYTHON := build/wheel-venv/bin/python
+wheel: $(WHEEL)
+$(WHEEL): $(SOURCES) $(shell find src -name '*.py' -o -name '*.pyi') tools/make_wheel.py
+	test -x $(WHEEL_PYTHON) || $(PYTHON) -m venv build/wheel-venv
+	$(WHEEL_PYTHON) -m pip install --quiet --upgrade pip "setuptools>=77" wheel pybind11 auditwheel
+	$(WHEEL_PYTHON) tools/make_wheel.py
+	touch $@
+
+wheel-check: $(WHEEL) $(STAMP) $(OTHER)/.made
+	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/test_wheel.py
+
+# The suite with another torch, on the wheel: the binary that everybody gets.
+test-torch: $(WHEEL) $(OTHER)/.made
+	$(OTHER)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	$(OTHER)/bin/python -m pip install --quiet $$(ls dist/*.whl)[test]
+	$(OTHER)/bin/python -m pytest -n auto
+	TORCHINIT_DISABLE_NATIVE=1 $(OTHER)/bin/python -m pytest -n auto
+
+# Builds the CUDA module beside a torch that has CUDA, and imports it. Needs no GPU.
+cuda-build-check:
+	@if ! command -v $(NVCC) >/dev/null; then echo "cuda-build-check skipped: no $(NVCC)"; \
+	elif ! $(MAKE) --no-print-directory $(OTHER)/.made; then \
+	  echo "cuda-build-check skipped: torch $(TORCH) cannot be had"; \
+	else $(MAKE) --no-print-directory cuda-build; fi
+
+CUDA_BUILD := build/cuda-check
+cuda-build: $(OTHER)/.made
+	TORCHINIT_BUILD=cuda TORCH_CUDA_ARCH_LIST=$${TORCH_CUDA_ARCH_LIST:-9.0} $(OTHER)/bin/python \
+	  setup.py --quiet build --build-base $(CUDA_BUILD) --build-lib $(CUDA_BUILD)/lib
+	PYTHONPATH=$(CUDA_BUILD)/lib $(OTHER)/bin/python -c "from torchinit.native import load; \
+	  assert load.module and load.cuda, (load.reason, load.cuda_reason)"
+	PYTHONPATH=$(CUDA_BUILD)/lib $(OTHER)/bin/python -m torchinit info
+
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf build $(VENV) src/*.egg-info src/torchinit/*.so
+	rm -rf build dist $(VENV) src/*.egg-info src/torchinit/native/*.so \
+	  src/torchinit/native/_build.json

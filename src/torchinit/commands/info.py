@@ -11,7 +11,7 @@ import torch
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.route import which
-from torchinit.native import load, torch_private
+from torchinit.native import built, load, torch_private
 from torchinit.schemes.schemes import SCHEMES
 from torchinit.version import __version__
 
@@ -45,6 +45,7 @@ def collect() -> dict[str, Any]:
             "torch_architectures": torch.cuda.get_arch_list(),
             "devices": _cuda_devices(),
         },
+        "build": built.record,
         "torch_private_missing": list(torch_private.missing),
         "threads": torch.get_num_threads(),
         "environment": {
@@ -88,6 +89,7 @@ def _text(state: dict[str, Any]) -> str:
         "python": state["python"],
         "torch": state["torch"],
         "native module": native_state["reason"],
+        "  built with": _listed(list(state["build"].get("tools", {}).values())),
         "instruction set": native_state["instruction_set"] or "none",
         "  of": _listed(native_state["instruction_sets"]),
         "CUDA module": cuda["reason"],
@@ -99,6 +101,7 @@ def _text(state: dict[str, Any]) -> str:
         "environment": _listed(environment),
     }
     lines = [f"{name:16} {value}" for name, value in fields.items()]
+    lines += _last_words(state["build"])
     lines += ["", "who fills a tensor:"]
     for device, routes in state["which"].items():
         lines += [
@@ -107,6 +110,20 @@ def _text(state: dict[str, Any]) -> str:
         ]
     lines.append(f"  {_listed(state['always_torch'])}: torch everywhere")
     return "\n".join(lines)
+
+
+def _last_words(build: dict[str, Any]) -> list[str]:
+    """Returns what compilers said last of the modules that failed, and what would help."""
+    lines = []
+    for name, module in build.get("modules", {}).items():
+        # Without the CPU module there is none for CUDA, and torch may have no CUDA itself.
+        matters = name == "_native" or (load.module is not None and torch.version.cuda)
+        if module.get("remedy") and matters:
+            lines += ["", f"to have {name}: {module['remedy']}"]
+        if module.get("words"):
+            lines += [f"last words of the build of {name}:"]
+            lines += [f"  {line}" for line in module["words"]]
+    return lines
 
 
 def _private_names(missing: list[str]) -> str:

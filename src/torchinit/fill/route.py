@@ -79,6 +79,8 @@ def is_observed() -> bool:
 def find_road(tensor: Tensor) -> Road:
     """Returns how a tensor is to be filled."""
     if obstacle(tensor):
+        if load.module is None and not _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout):
+            load.warn_once()
         return "torch"
     if tensor.is_meta:
         return "nothing"
@@ -88,7 +90,10 @@ def find_road(tensor: Tensor) -> Road:
         return "operator" if dispatch_modes() else "nothing"
     if is_observed() or is_functionalizing(tensor):
         return "operator"
-    return "staged" if why_staged(tensor.device.type) else "now"
+    if why_staged(tensor.device.type):
+        load.warn_once(tensor.device.type)
+        return "staged"
+    return "now"
 
 
 def is_native_memory(tensor: Tensor) -> bool:

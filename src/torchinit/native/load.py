@@ -1,4 +1,4 @@
-"""Loads the native modules, or keeps the reasons why there are none.
+"""Loads the native modules, or keeps the reasons why there are none, and says them once.
 
 Environment variables, read once at import:
     TORCHINIT_DISABLE_NATIVE: anything but empty or ``0`` turns the native modules off.
@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+import warnings
 from types import ModuleType
 
-import torch  # noqa: F401  (its OpenMP runtime must be loaded first: ours uses the same)
+import torch  # its OpenMP runtime must be loaded first: ours uses the same
+from torch.compiler import is_compiling
+
+from torchinit.native import built
 
 
 def _is_set(name: str) -> bool:
@@ -21,19 +26,20 @@ def _is_set(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
 
 
-def _import(name: str) -> tuple[ModuleType | None, str]:
+def _import(name: str) -> tuple[ModuleType | None, built.Missing]:
     full = f"torchinit.native.{name}"
     try:
-        return importlib.import_module(full), "built and loaded"
+        return importlib.import_module(full), built.Missing("built and loaded", "", True, ())
     except ModuleNotFoundError:
-        return None, f"the module {full} was not built"
+        return None, built.find_missing(name)
     except ImportError as error:
-        return None, f"the module {full} cannot be loaded: {error}"
+        remedy = "install torchinit again, beside this torch"
+        return None, built.Missing(f"cannot be loaded: {error}", remedy, False, ())
 
 
-def _load() -> tuple[ModuleType | None, str]:
+def _load() -> tuple[ModuleType | None, built.Missing]:
     if _is_set("TORCHINIT_DISABLE_NATIVE"):
-        return None, "turned off by TORCHINIT_DISABLE_NATIVE"
+        return None, built.Missing("turned off by TORCHINIT_DISABLE_NATIVE", "", True, ())
     loaded, why = _import("_native")
     wanted = os.environ.get("TORCHINIT_ISA", "")
     if loaded and wanted and not loaded.choose_instruction_set(wanted):
@@ -46,5 +52,40 @@ def _load() -> tuple[ModuleType | None, str]:
     return loaded, why
 
 
-module, reason = _load()
-cuda, cuda_reason = _import("_cuda") if module else (None, reason)
+module, missing = _load()
+cuda, cuda_missing = _import("_cuda") if module else (None, missing)
+reason, cuda_reason = missing.reason, cuda_missing.reason
+
+# What is to be said at the first use that would have been native, by device type; each is taken
+# out when it is said. Nothing, where whoever built or runs this asked for it.
+_unsaid: dict[str, str] = {}
+if module is None and not missing.asked:
+    _unsaid["cpu"] = (
+        f"torchinit goes without its native module, so torch.nn.init's numbers and speed are what "
+        f"you get: it {reason}. Remedy: {missing.remedy}. `python -m torchinit info` tells more."
+    )
+elif cuda is None and not cuda_missing.asked and torch.version.cuda:
+    _unsaid["cuda"] = (
+        f"torchinit goes without its CUDA module, so CUDA tensors take longer to fill: it "
+        f"{cuda_reason}. Remedy: {cuda_missing.remedy}. `python -m torchinit info` tells more."
+    )
+
+
+def warn_once(device_type: str = "cpu") -> None:
+    """Warns that a fill would have been native, once a process and only if nobody asked for it.
+
+    Args:
+        device_type: ``cuda`` for what lacks the CUDA module alone, else ``cpu``.
+    """
+    if is_compiling() or not _unsaid:
+        return
+    if said := _unsaid.pop(device_type, ""):
+        warnings.warn(said, RuntimeWarning, stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """Returns how far up, seen from who calls this, the code outside this package is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "torchinit":
+        frame, level = frame.f_back, level + 1
+    return level
