@@ -395,10 +395,14 @@ def test_a_fill_done_at_once_after_a_collected_one_is_an_error():
 
 
 @native_only
-def test_negated_views_are_refused_at_the_end():
+def test_negated_views():
+    """Torch fills them, at once; contiguous ones, which torch makes inside alone, are refused."""
     view = torch.zeros(6, dtype=torch.complex64).conj().imag
+    with torchinit.batch():
+        torchinit.ones_(view)
+        assert (view == 1).all()
     with pytest.raises(ValueError, match="negative bit"), torchinit.batch():
-        torchinit.normal_(view)
+        torchinit.normal_(torch._neg_view(torch.zeros(6)))
 
 
 @native_only
@@ -442,3 +446,20 @@ def test_fill_list_writes_all_or_nothing():
     with pytest.raises(ValueError, match="std=-1"):
         fill_list([normal_draw(0.0, 1.0), normal_draw(0.0, -1.0)], [good, torch.empty(3)], [1, 2])
     assert (good == 7).all()
+
+
+@native_only
+@pytest.mark.parametrize("change", [lambda t: t[:2], lambda t: t.t(), lambda t: t[:, :3]])
+def test_another_view_of_the_same_memory_is_an_error(change):
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    with pytest.raises(RuntimeError, match="another shape"), torchinit.batch():  # noqa: PT012
+        torchinit.normal_(weight)
+        weight.data = change(weight.data)
+
+
+def test_a_constant_is_read_where_the_call_stands():
+    value, tensor = torch.tensor(2.0), torch.zeros(3)
+    with torchinit.batch():
+        torchinit.constant_(tensor, value)
+        value.fill_(9)
+    assert (tensor == 2).all()

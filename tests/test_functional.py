@@ -353,3 +353,41 @@ def test_float8_without_a_kernel(dtype):
         expected = function(torch.empty(shape), *arguments)
         assert (got[expected == 0] == 0).all()
         assert (got - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
+
+
+@pytest.mark.parametrize("generator", [5, 0, True, "x", torch.Generator])
+@pytest.mark.parametrize("name", RANDOM)
+def test_what_is_no_generator(name, generator):
+    with pytest.raises(TypeError, match="generator"):
+        getattr(torchinit, name)(torch.empty(3, 3), generator=generator)
+    with pytest.raises(TypeError, match="generator"):
+        torchinit.init_(torch.empty(3, 3), None, "normal", generator=generator)
+
+
+def test_zeros_of_tensors_that_are_not_dense():
+    assert torchinit.zeros_(torch.eye(3).to_sparse()).to_dense().sum() == 0
+    assert torchinit.zeros_(torch.ones(3, 3).to_mkldnn()).to_dense().sum() == 0
+
+
+@pytest.mark.parametrize("gain", ["2", None, 1j, [1.0]])
+def test_gains_that_are_no_numbers(gain):
+    for function in (torchinit.xavier_uniform_, torchinit.xavier_normal_):
+        with pytest.raises(TypeError, match="gain"):
+            function(torch.empty(3, 3), gain)
+
+
+@native_only
+@pytest.mark.parametrize("val", [2 + 0j, torch.tensor([2.0, 3.0]), [1.0]])
+def test_constants_that_are_no_numbers(val):
+    with pytest.raises(TypeError, match="val"):
+        torchinit.constant_(torch.empty(3), val)
+
+
+def test_remote_truncations_warn_where_the_call_stands():
+    for call in (
+        lambda: torchinit.trunc_normal_(torch.empty(3), 9.0, 1.0),
+        lambda: torchinit.init_(torch.empty(3), None, "trunc_normal", mean=9.0, std=1.0),
+    ):
+        with pytest.warns(UserWarning, match="mean is more than 2 std") as caught:
+            call()
+        assert caught[0].filename == __file__

@@ -159,3 +159,39 @@ def test_zeros_without_memory():
     for fill in (torchinit.normal_, torchinit.zeros_, torchinit.orthogonal_):
         with pytest.raises(RuntimeError, match="immutable"):
             fill(torch._efficientzerotensor(5, 5))
+
+
+@each_random
+@pytest.mark.parametrize("captured", [True, False])
+def test_vmap_over_a_tensor_that_is_one_for_all(fill, captured):
+    """It cannot have different values for every example: torch refuses too."""
+    outside = torch.empty(4, 4)
+
+    def noisy(x):
+        return fill(outside if captured else torch.empty(4, 4)) + x
+
+    for randomness, message in (("different", "not batched"), ("error", "randomness error mode")):
+        with pytest.raises(RuntimeError, match=message):
+            torch.vmap(noisy, randomness=randomness)(torch.zeros(3, 4, 4))
+    same = torch.vmap(noisy, randomness="same")(torch.zeros(3, 4, 4))
+    assert torch.equal(same[0], same[2])
+
+
+def test_vmap_within_a_compiled_graph():
+    compiled = torch.compile(
+        lambda x: torch.vmap(
+            lambda y: torchinit.normal_(torch.empty(2)) + y, randomness="different"
+        )(x),
+        backend="aot_eager",
+    )
+    with pytest.raises(RuntimeError, match="not batched"):
+        compiled(torch.zeros(4, 2))
+
+
+def test_vmap_with_a_generator():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.vmap(lambda x: torchinit.normal_(x, generator=generator), randomness="different")(
+        torch.zeros(5, 3)
+    )
+    expected = torchinit.normal_(torch.empty(5, 3), generator=generator.manual_seed(3))
+    assert torch.equal(x, expected)

@@ -57,6 +57,12 @@ py::object owned(PyObject* object) {
   return py::reinterpret_steal<py::object>(object);
 }
 
+// Torch's way to say that a tensor has not what was asked for; anything else goes on.
+void forget_runtime_error() {
+  if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) throw py::error_already_set();
+  PyErr_Clear();
+}
+
 py::object call(PyObject* callable) { return owned(PyObject_CallNoArgs(callable)); }
 
 py::object call_method(PyObject* object, PyObject* name) {
@@ -127,14 +133,15 @@ bool collect(PyObject* columns, PyObject* draw, int64_t distribution, PyObject* 
              PyObject* tensor, PyObject* address, PyObject* stream) {
   PyObject* const version = PyObject_GetAttr(tensor, names().version);
   if (!version) {  // of an inference tensor, whose writes torch does not count
-    PyErr_Clear();
+    forget_runtime_error();
     return false;
   }
   const py::object counted = owned(version);
   const bool is_constant = distribution == static_cast<int64_t>(Distribution::Constant);
+  const py::object count = call_method(tensor, names().numel);
   const py::object key = owned(PyLong_FromLongLong(is_constant ? 0 : draw_key(stream)));
-  PyObject* const row[] = {draw, number, key.ptr(), tensor, address, counted.ptr()};
-  for (Py_ssize_t i = 0; i < 6; ++i)
+  PyObject* const row[] = {draw, number, key.ptr(), tensor, address, counted.ptr(), count.ptr()};
+  for (Py_ssize_t i = 0; i < 7; ++i)
     if (PyList_Append(PyTuple_GET_ITEM(columns, i), row[i])) throw py::error_already_set();
   return true;
 }
@@ -161,7 +168,7 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
                                      1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
   }();
   if (!pointer) {  // it has no one address: sparse, or of another layout
-    PyErr_Clear();
+    forget_runtime_error();
     return false;
   }
   const py::object address = owned(pointer);
@@ -179,9 +186,10 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
     if (thread != PyThread_get_thread_ident()) return false;
   }
   const bool collects = !quick.is_none();
+  if (!is_true(call_method(tensor, names().is_contiguous))) return false;
   if (!collects) {
     const uintptr_t place = reinterpret_cast<uintptr_t>(read_address(address.ptr()));
-    if (place <= torch.least_address || !is_true(call_method(tensor, names().is_contiguous)) ||
+    if (place <= torch.least_address ||
         !is_true(
             call_method(call_method(tensor, names().untyped_storage).ptr(), names().resizable)) ||
         is_true(call_method(tensor, names().is_inference)) ||

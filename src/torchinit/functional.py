@@ -10,6 +10,7 @@ written:
 * NaN or infinite ``mean``, ``std``, ``gain`` and bounds of ``uniform_`` are errors, where torch
   fills with NaN. The bounds of ``trunc_normal_`` may be infinite.
 * Memory mapped read-only is an error, where torch crashes.
+* A tensor whose elements share memory (expanded) is one for constants too.
 
 These errors, and those for ``std < 0`` and ``a > b``, are ``ValueError`` and ``RuntimeError`` both.
 
@@ -87,6 +88,12 @@ def _hand_over(function: Callable[..., Tensor], tensor: Tensor, **arguments: Any
     return handle_torch_function(twin, (tensor,), tensor=tensor, **arguments)  # type: ignore[no-any-return]
 
 
+def _checked(generator: Generator | None) -> Generator | None:
+    if generator is None or isinstance(generator, Generator):
+        return generator
+    raise TypeError(f"generator={generator!r} must be a torch.Generator or None")
+
+
 # Not the public functions themselves: pickle would take those for torch's.
 _twins: dict[str, types.FunctionType] = {}
 
@@ -111,7 +118,7 @@ def uniform_(
         a = as_float("a", a)
     if type(b) is not float:
         b = as_float("b", b)
-    return fill(uniform_draw(a, b), tensor, generator)
+    return fill(uniform_draw(a, b), tensor, _checked(generator))
 
 
 def normal_(
@@ -133,7 +140,7 @@ def normal_(
         mean = as_float("mean", mean)
     if type(std) is not float:
         std = as_float("std", std)
-    return fill(normal_draw(mean, std), tensor, generator)
+    return fill(normal_draw(mean, std), tensor, _checked(generator))
 
 
 def trunc_normal_(
@@ -171,13 +178,8 @@ def trunc_normal_(
         a = as_float("a", a)
     if type(b) is not float:
         b = as_float("b", b)
-    if (mean < a - 2 * std or mean > b + 2 * std) and a <= b and not tensor.is_meta:
-        warnings.warn(
-            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
-            "The distribution of values may be incorrect.",
-            stacklevel=2,
-        )
-    return fill(truncated_draw(mean, std, a, b), tensor, generator)
+    warn_if_remote(tensor, mean, std, a, b)
+    return fill(truncated_draw(mean, std, a, b), tensor, _checked(generator))
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -189,8 +191,11 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """
     if has_torch_function_unary(tensor):
         return _hand_over(constant_, tensor, val=val)
-    if type(val) is not float and isinstance(val, str | bytes | bytearray | None):
-        as_float("val", val)
+    if type(val) is not float:
+        if type(val) is int and abs(val) <= 2**53:
+            val = float(val)
+        elif isinstance(val, str | bytes | bytearray | None):
+            as_float("val", val)
     return fill(constant_draw(val), tensor)
 
 
@@ -238,7 +243,7 @@ def xavier_uniform_(
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_uniform_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, generator)
+    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, _checked(generator))
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
@@ -248,7 +253,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_normal_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, generator)
+    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, _checked(generator))
 
 
 def kaiming_uniform_(
@@ -277,9 +282,9 @@ def kaiming_uniform_(
         )
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
-        return fill(uniform_draw(0.0, 0.0), tensor, generator)
+        return fill(uniform_draw(0.0, 0.0), tensor, _checked(generator))
     draw = schemes.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
-    return fill(draw, tensor, generator)
+    return fill(draw, tensor, _checked(generator))
 
 
 def kaiming_normal_(
@@ -299,9 +304,9 @@ def kaiming_normal_(
         )
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
-        return fill(uniform_draw(0.0, 0.0), tensor, generator)
+        return fill(uniform_draw(0.0, 0.0), tensor, _checked(generator))
     draw = schemes.kaiming_normal(tensor.shape, a, mode, nonlinearity)
-    return fill(draw, tensor, generator)
+    return fill(draw, tensor, _checked(generator))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
@@ -327,7 +332,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
         return _hand_over(orthogonal_, tensor, gain=gain, generator=generator)
     if type(gain) is not float:
         gain = as_float("gain", gain)
-    fill_orthogonal(tensor, gain, generator)
+    fill_orthogonal(tensor, gain, _checked(generator))
     return tensor
 
 
@@ -354,7 +359,7 @@ def orthogonal_batch_(
         ValueError: a tensor of fewer than two dimensions, a stack of fewer than three.
         ArgumentError: gain not finite, overlapping tensor. Nothing has been written then.
     """
-    fill_orthogonal_batch(tensors, as_float("gain", gain), generator)
+    fill_orthogonal_batch(tensors, as_float("gain", gain), _checked(generator))
     return tensors
 
 
@@ -368,6 +373,16 @@ def sparse_(
     if has_torch_function_unary(tensor):
         return _hand_over(sparse_, tensor, sparsity=sparsity, std=std, generator=generator)
     return _fill_at_once(torch_init.sparse_, tensor, sparsity, std, generator)
+
+
+def warn_if_remote(tensor: Tensor, mean: float, std: float, a: float, b: float) -> None:
+    """The warning of ``torch.nn.init.trunc_normal_``, for the caller's caller."""
+    if (mean < a - 2 * std or mean > b + 2 * std) and a <= b and not tensor.is_meta:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+            "The distribution of values may be incorrect.",
+            stacklevel=3,
+        )
 
 
 def _fill_at_once(function: Callable[..., Tensor], tensor: Tensor, *arguments: Any) -> Tensor:

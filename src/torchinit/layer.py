@@ -92,6 +92,8 @@ def init_(
         raise UnknownSchemeError(
             f"init={init!r} is not implemented, choose one of {', '.join(INIT_SCHEMES)}"
         )
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(f"generator={generator!r} must be a torch.Generator or None")
     arguments = _checked_arguments(mean, std, scale, groups, trunc_clip, gain)
     _check_tensor("weight", weight)
     _check_dimensions(weight, init, scheme, arguments.groups)
@@ -106,6 +108,8 @@ def init_(
     if weight.is_meta:
         return weight, bias
 
+    if init == "trunc_normal":
+        functional.warn_if_remote(weight, arguments.mean, arguments.std, *arguments.trunc_clip)
     if scheme.draw is not None:
         _fill(scheme.draw(weight.shape, arguments), weight, generator)
     elif init == "orthogonal":

@@ -16,12 +16,14 @@ from torchinit.fill import checks
 from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw, constant_draw
 from torchinit.streams.keys import Stream, draw_key_number
 
-# Of each fill: draw, number of the dtype, key, tensor, address, and how often it had been written
-# to (-1 where torch does not count that).
-_Columns: TypeAlias = tuple[list[Draw], list[int], list[int], list[Tensor], list[int], list[int]]
+# Of each fill: draw, number of the dtype, key, tensor, address, how often it had been written to
+# (-1 where torch does not count that), and the place of its values.
+_Columns: TypeAlias = tuple[
+    list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[calls.Place]
+]
 
 _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
 
@@ -47,6 +49,10 @@ def batch() -> Batch:
     been without the batch. A generator that is suspended inside the block keeps the batch open for
     the code that it is suspended for: close it, or let the batch end, before that fills.
 
+    Writes are told by torch's count of them, which what goes through ``.data`` has no part in:
+    ``layer.weight.data[row].zero_()`` inside the block is not seen, and lost. Inside a graph of
+    ``torch.compile`` a batch is a graph break.
+
     Raises:
         ArgumentError: at the end of the block, for a tensor that cannot be written to.
         RuntimeError: at the end of the block, if a collected tensor was written to, converted,
@@ -71,7 +77,7 @@ class Batch:
         self._thread = 0
         self._task: object = None
         # Column by column: thousands of small tensors are what this is for.
-        self._columns: _Columns = ([], [], [], [], [], [])
+        self._columns: _Columns = ([], [], [], [], [], [], [])
         self._boxes: dict[int, Box] = {}  # by number of the fill
         # For the native module's quick path: the thread, and the columns, to add whole tensors on
         # the CPU to. None where more has to be asked: which asyncio task runs.
@@ -104,7 +110,7 @@ class Batch:
         # A generator may be closed in another thread or context, where it is not this batch's turn.
         if open_batch.get() is self:
             open_batch.set(self._before)
-        columns, self._columns = self._columns, ([], [], [], [], [], [])
+        columns, self._columns = self._columns, ([], [], [], [], [], [], [])
         if columns[0] and not (self._discards and kind is not None):
             _fill_columns(columns, self._boxes)
 
@@ -132,10 +138,13 @@ class Batch:
         except RuntimeError:  # it has no one address: torch's to fill
             return False
         check_draw(draw, tensor.dtype)
+        if draw[0] == CONSTANT:
+            draw = constant_draw(float(draw[1]))  # a tensor may change before the block ends
         key = 0 if draw[0] == CONSTANT else draw_key_number(stream)
         if box is not None:
             self._boxes[len(self._columns[0])] = box
-        row = (draw, number, key, tensor, address, _version(tensor))
+        place = calls.place_of(tensor, box)
+        row = (draw, number, key, tensor, address, _version(tensor), place)
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)  # type: ignore[attr-defined]
         return True
@@ -143,33 +152,35 @@ class Batch:
 
 def _fill_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
     """Fills what was collected; nothing if one of the tensors cannot be."""
-    draws, dtypes, keys, tensors, addresses, versions = columns
+    draws, dtypes, keys, tensors, addresses, versions, places = columns
     counted = min(versions) >= 0
+    whole = not boxes and all(map(Tensor.is_contiguous, tensors))
     if (
         list(map(Tensor.data_ptr, tensors)) != addresses
         or list(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != dtypes
         or list(map(_counted_version if counted else _version, tensors)) != versions
+        or (list(map(Tensor.numel, tensors)) if whole else _places(tensors, boxes)) != places
     ):
-        _complain(columns)
-    if (
+        _complain(columns, boxes)
+    if not (
         counted
-        and not boxes
+        and whole
         and min(addresses) > checks.LEAST_ADDRESS
-        and all(map(Tensor.is_contiguous, tensors))
         and all(map(UntypedStorage.resizable, map(Tensor.untyped_storage, tensors)))
         and not any(map(Tensor.is_neg, tensors))
     ):
-        calls.fill_list(draws, dtypes, keys, tensors, addresses, list(map(Tensor.numel, tensors)))
-        return
-    for tensor in tensors:
-        if tensor.is_neg():
-            raise ArgumentError(
-                f"a tensor of shape {tuple(tensor.shape)} is a view with the negative bit set, "
-                "which torch.nn.init fills: fill it outside torchinit.batch()"
-            )
-        checks.check_target(tensor)
-    places = [calls.place_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
+        for tensor in tensors:
+            if tensor.is_neg():
+                raise ArgumentError(
+                    f"a tensor of shape {tuple(tensor.shape)} is a view with the negative bit set, "
+                    "which torch.nn.init fills: fill it outside torchinit.batch()"
+                )
+            checks.check_target(tensor)
     calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
+
+
+def _places(tensors: list[Tensor], boxes: dict[int, Box]) -> list[calls.Place]:
+    return [calls.place_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
 
 
 def _version(tensor: Tensor) -> int:
@@ -179,10 +190,11 @@ def _version(tensor: Tensor) -> int:
         return -1
 
 
-def _complain(columns: _Columns) -> None:
+def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
     """Raises for the first tensor that is not what it was when its fill was collected."""
-    _, dtypes, _, tensors, addresses, versions = columns
-    for dtype, tensor, address, version in zip(dtypes, tensors, addresses, versions, strict=True):
+    _, dtypes, _, tensors, addresses, versions, places = columns
+    for i, tensor in enumerate(tensors):
+        dtype, address, version = dtypes[i], addresses[i], versions[i]
         shape = f"a tensor of shape {tuple(tensor.shape)}"
         since = "since its fill was collected by torchinit.batch()"
         if tensor.device.type not in ("cpu", "cuda"):
@@ -194,3 +206,5 @@ def _complain(columns: _Columns) -> None:
             raise RuntimeError(f"{shape} has {lost} {since}: replace it after the block")
         if _version(tensor) != version:
             raise RuntimeError(f"{shape} was written to {since}: write to it after the block")
+        if calls.place_of(tensor, boxes.get(i)) != places[i]:
+            raise RuntimeError(f"{shape} had another shape or other strides {since}: view it after")

@@ -25,7 +25,7 @@ from torchinit.fill.checks import check_memory, check_writable, forget_tangent
 from torchinit.fill.route import why_staged
 from torchinit.native import calls
 from torchinit.native.library import operator_library
-from torchinit.native.torch_private import is_functionalizing
+from torchinit.native.torch_private import below_vmap, is_functionalizing, vmap_level
 from torchinit.placement.box import Box, check_box
 from torchinit.schemes.distributions import (
     CONSTANT,
@@ -163,13 +163,23 @@ class _OnBatched:
         fill_batched(info, examples, lambda some: writes(some, *arguments), same=same)
 
 
-def check_randomness(info: Any, name: str) -> None:
-    """Raises RuntimeError where vmap was told that nothing random happens, as torch does."""
-    if info.randomness == "error":
+def check_randomness(tensor: Tensor, name: str) -> None:
+    """Raises RuntimeError where vmap was told that nothing random happens, as torch does.
+
+    Or where it was to be different in every example of a tensor that is one for all.
+    """
+    randomness, is_batched = vmap_level(tensor)
+    if randomness == "error":
         raise RuntimeError(
             f"vmap: called random operation torchinit::{name} while in randomness error mode. "
             "Please either use the 'same' or 'different' randomness flags on vmap or perform the "
             "randomness operation out of vmap"
+        )
+    if randomness == "different" and not is_batched:
+        raise RuntimeError(
+            f"vmap: torchinit::{name} cannot give different values to the examples of a tensor "
+            "that is not batched. Make it of a batched one, as by torch.empty_like or new_empty, "
+            "or ask for randomness='same'"
         )
 
 
@@ -217,8 +227,6 @@ def define(
     def batched(info: Any, in_dims: Any, tensor: Tensor, arguments: Any) -> Tensor:
         if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
             raise NotImplementedError(f"torchinit::{name} under vmap takes one key for all")
-        if random:
-            check_randomness(info, name)
         examples = tensor.movedim(in_dims[0], 0)
         on_batched(info, examples, *arguments)
         return examples
@@ -241,11 +249,11 @@ def define(
         return filled
 
     writes = _register(
-        name, f"(Tensor(a!) self, {schema}) -> ()", on_memory, on_fake, write_batched
+        name, f"(Tensor(a!) self, {schema}) -> ()", on_memory, on_fake, write_batched, random
     )
     returns = _register(
         name.rstrip("_"), f"(Tensor self, {schema}) -> Tensor",
-        return_on_memory, return_on_fake, return_batched,
+        return_on_memory, return_on_fake, return_batched, random,
     )  # fmt: skip
     return Operator(writes, returns)
 
@@ -256,6 +264,7 @@ def _register(
     on_memory: Callable[..., Any],
     on_fake: Callable[..., Any],
     on_batched: Callable[..., Any],
+    random: bool,
 ) -> Any:
     qualified = f"torchinit::{name}"
     LIBRARY.define(name + schema.replace("self, )", "self)"))
@@ -264,7 +273,17 @@ def _register(
     LIBRARY.impl(name, on_memory, "CompositeExplicitAutograd")  # on every device
     torch.library.register_fake(qualified, on_fake, lib=LIBRARY)
     torch.library.register_vmap(qualified, on_batched, lib=LIBRARY)
-    return getattr(torch.ops.torchinit, name).default
+    overload = getattr(torch.ops.torchinit, name).default
+    if random:
+
+        def on_vmap(tensor: Tensor, *arguments: Any) -> Any:
+            check_randomness(tensor, name)
+            with below_vmap():
+                return overload(tensor, *arguments)
+
+        # Also where nothing is batched, which the rule above is not asked about.
+        LIBRARY.impl(name, on_vmap, "FuncTorchVmapMode")
+    return overload
 
 
 def _define(distribution: int, row: Row) -> Operator:

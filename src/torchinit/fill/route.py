@@ -97,11 +97,14 @@ def find_road(tensor: Tensor) -> Road:
 
 
 def is_native_memory(tensor: Tensor) -> bool:
-    """Returns whether a tensor is of plain memory that kernels fill, and may be looked at."""
+    """Returns whether a tensor is of plain memory that may be looked at."""
     return (
-        type(tensor) in PLAIN_TYPES
+        not is_compiling()
+        and type(tensor) in PLAIN_TYPES
         and tensor.layout is torch.strided
-        and find_road(tensor) == "now"
+        and tensor.device.type in ("cpu", "cuda")
+        and innermost_transform() is None
+        and not is_functionalizing(tensor)
     )
 
 

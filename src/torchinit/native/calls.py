@@ -5,7 +5,8 @@ For tensors, draws and boxes that have been checked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -44,6 +45,23 @@ def cuda_module() -> ModuleType:
     if load.cuda is None:
         raise RuntimeError(f"torchinit has no CUDA module: {load.cuda_reason}")
     return load.cuda
+
+
+@contextlib.contextmanager
+def serial_if_forked() -> Iterator[None]:
+    """Keeps torch's own operations on one thread in a child that was forked.
+
+    The OpenMP threads of the parent are not there, and torch would wait for them for ever.
+    """
+    if load.module is None or not load.module.is_forked():
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def place_of(tensor: Tensor, bounds: Bounds | None = None) -> Place:

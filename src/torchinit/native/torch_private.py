@@ -12,6 +12,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch.autograd import forward_ad, graph
 
 missing: list[str] = []
@@ -75,3 +76,20 @@ def is_functionalizing(tensor: Any) -> bool:
     if innermost_transform() is None:
         return _is_functional(tensor)
     return any(transform.key().name == "Functionalize" for transform in transforms() or ())
+
+
+def vmap_level(tensor: Any) -> tuple[str, bool]:
+    """The randomness that the innermost vmap was asked for, and whether it batches a tensor."""
+    from torch._C import _functorch
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+
+    interpreter: Any = retrieve_current_functorch_interpreter()
+    level = interpreter.level()
+    batched = _functorch.is_batchedtensor(tensor) and _functorch.maybe_get_level(tensor) == level
+    return interpreter.randomness(), bool(batched)
+
+
+def below_vmap() -> Any:
+    """A context in which the dispatcher is past vmap's own checks."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)
+    return torch._C._ExcludeDispatchKeyGuard(keys)

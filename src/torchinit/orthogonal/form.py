@@ -22,7 +22,7 @@ from torch import Tensor
 
 from torchinit.dtypes import working_dtype
 from torchinit.fill.fallback import copy_rounded
-from torchinit.native import load
+from torchinit.native import calls, load
 from torchinit.orthogonal import reflectors
 
 # Draws (vectors, half_norms, signs) of the reflectors from a number on: see reflectors.py.
@@ -54,9 +54,10 @@ def form(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> None:
     with torch.no_grad():
         if tensors[0].device.type != "cuda" and rows * columns <= _SMALL:
             if rest != 1 or not _fill_small_in_place(tensors, keys, gain):
-                in_batches(tensors, _filling_small(keys, factor), rest)
+                with calls.serial_if_forked():
+                    in_batches(tensors, _filling_small(keys, factor), rest)
             return
-        with products_alone(tensors[0].device):
+        with products_alone(tensors[0].device), calls.serial_if_forked():
             in_batches(tensors, _filling_by_blocks(keys, factor), rest)
 
 
@@ -240,11 +241,7 @@ def _subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
 
 @contextlib.contextmanager
 def products_alone(device: torch.device) -> Iterator[None]:
-    """Keeps products in their dtype, whatever autocast and ``allow_tf32`` say.
-
-    In a child that was forked they run on one thread: the OpenMP threads of the parent are not
-    there, and torch would wait for them for ever.
-    """
+    """Keeps products in their dtype, whatever autocast and ``allow_tf32`` say."""
     backends: Any = torch.backends
     backend = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
     precision = backend.fp32_precision
@@ -254,7 +251,4 @@ def products_alone(device: torch.device) -> Iterator[None]:
         if precision not in ("none", "ieee"):
             backend.fp32_precision = "ieee"
             stack.callback(setattr, backend, "fp32_precision", precision)
-        if load.module is not None and load.module.is_forked():
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(1)
         yield

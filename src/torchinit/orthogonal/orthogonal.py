@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill import checks, operators
-from torchinit.fill.route import find_road, why_staged
+from torchinit.fill.route import find_road, is_native_memory, why_staged
 from torchinit.native import calls
 from torchinit.orthogonal.fallback import orthogonal_by_torch
 from torchinit.orthogonal.form import form
@@ -84,7 +84,7 @@ def fill_orthogonal_batch(
         _check_arguments(matrix, gain)
     roads = [find_road(matrix) for matrix in matrices]
     for matrix, road in zip(matrices, roads, strict=True):
-        if road in ("now", "staged"):
+        if road in ("now", "staged") or is_native_memory(matrix):
             checks.check_target(matrix)
     here = [matrix for matrix, road in zip(matrices, roads, strict=True) if road == "now"]
     if len(here) == len(matrices):

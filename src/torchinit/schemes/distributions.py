@@ -128,6 +128,8 @@ def _check_uniform(dtype: torch.dtype, a: float, b: float, *_: float) -> None:
 
 def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
     """Infinity is in most ranges."""
+    if type(val) is not float:
+        val = as_float("val", val)
     limit = _LIMITS[dtype]
     if abs(val) > limit and (math.isfinite(val) or dtype == torch.float8_e4m3fn):
         raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")

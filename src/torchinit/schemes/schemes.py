@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.schemes.distributions import (
     Draw,
+    as_float,
     check_finite,
     constant_draw,
     law_of,
@@ -90,6 +91,8 @@ def fan_in_uniform(shape: Shape) -> Draw:
 
 
 def _check_gain(gain: float) -> None:
+    if type(gain) is not float:
+        gain = as_float("gain", gain)
     check_finite(gain=gain)
     if gain < 0:
         raise ArgumentError(f"gain={gain} must not be negative")

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from torchinit.native.library import operator_library
-from torchinit.native.torch_private import jit_trace
+from torchinit.native.torch_private import innermost_transform, jit_trace
 
 # Where a key comes from: drawn from a generator (None: torch's default CPU generator), or itself.
 Stream: TypeAlias = "Generator | int | None"
@@ -44,6 +44,9 @@ def draw_key(stream: Stream = None) -> Tensor:
         return _draw_key(_next_ordinal(), device=_CPU)  # type: ignore[no-any-return]
     if isinstance(stream, int):
         return torch.tensor(_signed(stream), dtype=torch.int64, device="cpu")
+    if not torch.compiler.is_compiling() and innermost_transform() is not None:
+        # Within an operator, which transforms do not look into.
+        return _draw_key(_next_ordinal(), device=_CPU, generator=stream)  # type: ignore[no-any-return]
     return draw_keys(1, stream)[0]
 
 
@@ -110,11 +113,21 @@ def _next_ordinal() -> int:
 _next_ordinal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _draw_key_eagerly(ordinal: int, *, device: torch.device) -> Tensor:  # noqa: ARG001
-    return torch.empty((), dtype=torch.int64, device="cpu").random_(_LOWEST, None)
+def _draw_key_eagerly(
+    ordinal: int,  # noqa: ARG001
+    *,
+    device: torch.device,  # noqa: ARG001
+    generator: Generator | None = None,
+) -> Tensor:
+    return draw_keys(1, generator)[0]
 
 
-def _draw_key_fake(ordinal: int, *, device: torch.device) -> Tensor:  # noqa: ARG001
+def _draw_key_fake(
+    ordinal: int,  # noqa: ARG001
+    *,
+    device: torch.device,  # noqa: ARG001
+    generator: Generator | None = None,  # noqa: ARG001
+) -> Tensor:
     return torch.empty((), dtype=torch.int64, device="cpu")
 
 
@@ -123,7 +136,8 @@ def _draw_key_fake(ordinal: int, *, device: torch.device) -> Tensor:  # noqa: AR
 # replays random operators for activation checkpoints which generator to keep.
 _LIBRARY = operator_library("streams.keys")
 _LIBRARY.define(
-    "draw_key(int ordinal, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+    "draw_key(int ordinal, *, Device device, Generator? generator=None) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
 )
 _LIBRARY.impl("draw_key", _draw_key_eagerly, "CompositeExplicitAutograd")
 torch.library.register_fake("torchinit::draw_key", _draw_key_fake, lib=_LIBRARY)
