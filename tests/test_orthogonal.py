@@ -615,3 +615,14 @@ def test_memory_that_torch_allocates(shape):
     events.sort(key=lambda event: event.start_ns())
     peak = max(itertools.accumulate(event.nbytes() for event in events))
     assert 0.02 <= peak / tensor.nbytes <= 0.15
+
+
+def test_subclasses_of_16_bits_are_torchs():
+    """Copying a plain matrix into a DTensor would mix the two: torch's own error is clearer."""
+
+    class Other(torch.Tensor):
+        pass
+
+    tensor = torch.empty(4, 4, dtype=torch.bfloat16).as_subclass(Other)
+    with pytest.raises(RuntimeError, match="not implemented for 'BFloat16'"):
+        torchinit.orthogonal_(tensor)

@@ -10,7 +10,7 @@ from torch.nn import init as torch_init
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.fallback import copy_rounded
-from torchinit.fill.route import is_observed, is_plain
+from torchinit.fill.route import PLAIN_TYPES, is_observed, is_plain
 from torchinit.orthogonal.form import form_by_blocks, in_batches, matrix_shape, products_alone
 
 # The same method starts to be faster than torch's QR at about this many columns.
@@ -20,7 +20,8 @@ _WORTH_REFLECTORS = 192
 def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None) -> Tensor:
     """Fills one matrix from torch's own stream.
 
-    ``torch.nn.init.orthogonal_`` knows no 16- and 8-bit dtypes: they go by way of float32.
+    ``torch.nn.init.orthogonal_`` knows no 16- and 8-bit dtypes: they go by way of float32, but for
+    subclasses, whose values may lie elsewhere (a DTensor's, on other ranks).
     """
     pays = (
         not torch.compiler.is_compiling()
@@ -38,7 +39,8 @@ def orthogonal_by_torch(tensor: Tensor, gain: float, generator: Generator | None
         with torch.no_grad(), products_alone(tensor.device):
             in_batches([tensor], lambda q, _: form_by_blocks(q, draw, gain))
         return tensor
-    if tensor.dtype not in ALL_DTYPES or tensor.dtype.itemsize > 2 or tensor.is_meta:
+    is_narrow = tensor.dtype in ALL_DTYPES and tensor.dtype.itemsize <= 2
+    if not is_narrow or tensor.is_meta or type(tensor) not in PLAIN_TYPES:
         return torch_init.orthogonal_(tensor, gain, generator)
     single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
     torch_init.orthogonal_(single, gain, generator)
