@@ -81,43 +81,6 @@ def test_fake_tensors():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def layer_like(weight, bias):
-    torchinit.init_(weight, bias, "kaiming_uniform")
-    torchinit.trunc_normal_(bias, std=0.02)
-    torchinit.constant_(bias[:2], 3.0)
-    return weight * 2, bias + 1
-
-
-@native_only
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("wrap", [torch.Tensor, torch.nn.Parameter])
-def test_full_graph_compilation(backend, wrap):
-    torch._dynamo.reset()
-    compiled = torch.compile(layer_like, fullgraph=True, backend=backend)
-    outcomes = []
-    for function in (layer_like, compiled, compiled):
-        torch.manual_seed(4)
-        with torch.no_grad():
-            outcomes.append(function(wrap(torch.empty(6, 5)), wrap(torch.empty(6))))
-    for outcome in outcomes[1:]:
-        assert torch.equal(outcome[0], outcomes[0][0])
-        assert torch.equal(outcome[1], outcomes[0][1])
-
-
-@native_only
-def test_a_compiled_graph_draws_anew():
-    torch._dynamo.reset()
-
-    @torch.compile(fullgraph=True, backend="aot_eager")
-    def two_fills(x, y):
-        return torchinit.normal_(x) + 0, torchinit.normal_(y) + 0
-
-    first, second = two_fills(torch.empty(9), torch.empty(9))
-    third, _ = two_fills(torch.empty(9), torch.empty(9))
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, third)
-
-
 def test_inference_mode():
     plain = torch.empty(5)
     with torch.inference_mode():

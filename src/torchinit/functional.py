@@ -88,7 +88,8 @@ def _hand_over(function: Callable[..., Tensor], tensor: Tensor, **arguments: Any
     return handle_torch_function(twin, (tensor,), tensor=tensor, **arguments)  # type: ignore[no-any-return]
 
 
-def _checked(generator: Generator | None) -> Generator | None:
+def check_generator(generator: Generator | None) -> Generator | None:
+    """Returns a generator; TypeError for what is none."""
     if generator is None or isinstance(generator, Generator):
         return generator
     raise TypeError(f"generator={generator!r} must be a torch.Generator or None")
@@ -118,7 +119,7 @@ def uniform_(
         a = as_float("a", a)
     if type(b) is not float:
         b = as_float("b", b)
-    return fill(uniform_draw(a, b), tensor, _checked(generator))
+    return fill(uniform_draw(a, b), tensor, check_generator(generator))
 
 
 def normal_(
@@ -140,7 +141,7 @@ def normal_(
         mean = as_float("mean", mean)
     if type(std) is not float:
         std = as_float("std", std)
-    return fill(normal_draw(mean, std), tensor, _checked(generator))
+    return fill(normal_draw(mean, std), tensor, check_generator(generator))
 
 
 def trunc_normal_(
@@ -179,7 +180,7 @@ def trunc_normal_(
     if type(b) is not float:
         b = as_float("b", b)
     warn_if_remote(tensor, mean, std, a, b)
-    return fill(truncated_draw(mean, std, a, b), tensor, _checked(generator))
+    return fill(truncated_draw(mean, std, a, b), tensor, check_generator(generator))
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -243,7 +244,7 @@ def xavier_uniform_(
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_uniform_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, _checked(generator))
+    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, check_generator(generator))
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
@@ -253,7 +254,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_normal_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, _checked(generator))
+    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, check_generator(generator))
 
 
 def kaiming_uniform_(
@@ -282,9 +283,9 @@ def kaiming_uniform_(
         )
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
-        return fill(uniform_draw(0.0, 0.0), tensor, _checked(generator))
+        return fill(uniform_draw(0.0, 0.0), tensor, check_generator(generator))
     draw = schemes.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
-    return fill(draw, tensor, _checked(generator))
+    return fill(draw, tensor, check_generator(generator))
 
 
 def kaiming_normal_(
@@ -304,9 +305,9 @@ def kaiming_normal_(
         )
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
-        return fill(uniform_draw(0.0, 0.0), tensor, _checked(generator))
+        return fill(uniform_draw(0.0, 0.0), tensor, check_generator(generator))
     draw = schemes.kaiming_normal(tensor.shape, a, mode, nonlinearity)
-    return fill(draw, tensor, _checked(generator))
+    return fill(draw, tensor, check_generator(generator))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
@@ -332,7 +333,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
         return _hand_over(orthogonal_, tensor, gain=gain, generator=generator)
     if type(gain) is not float:
         gain = as_float("gain", gain)
-    fill_orthogonal(tensor, gain, _checked(generator))
+    fill_orthogonal(tensor, gain, check_generator(generator))
     return tensor
 
 
@@ -359,7 +360,7 @@ def orthogonal_batch_(
         ValueError: a tensor of fewer than two dimensions, a stack of fewer than three.
         ArgumentError: gain not finite, overlapping tensor. Nothing has been written then.
     """
-    fill_orthogonal_batch(tensors, as_float("gain", gain), _checked(generator))
+    fill_orthogonal_batch(tensors, as_float("gain", gain), check_generator(generator))
     return tensors
 
 

@@ -92,8 +92,7 @@ def init_(
         raise UnknownSchemeError(
             f"init={init!r} is not implemented, choose one of {', '.join(INIT_SCHEMES)}"
         )
-    if generator is not None and not isinstance(generator, Generator):
-        raise TypeError(f"generator={generator!r} must be a torch.Generator or None")
+    functional.check_generator(generator)
     arguments = _checked_arguments(mean, std, scale, groups, trunc_clip, gain)
     _check_tensor("weight", weight)
     _check_dimensions(weight, init, scheme, arguments.groups)

@@ -28,9 +28,9 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream) -> Tensor:
     Raises:
         RuntimeError: for a key as the stream: torch has no streams that keys choose.
     """
-    if draw[0] == CONSTANT and draw == (CONSTANT, 0.0, 0.0, 0.0, 0.0) and type(draw[1]) is float:
-        return by_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
     if draw[0] == CONSTANT:
+        if type(draw[1]) is float and draw[1] == 0:
+            return by_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
         return by_torch(torch_init.constant_, tensor, draw[1])
     if isinstance(stream, int):
         raise RuntimeError(f"key={stream}: torch.nn.init, which fills this tensor, takes no keys")

@@ -107,12 +107,11 @@ def _check(
     return box
 
 
-def check_key(key: Tensor, shape: Sequence[int] = ()) -> None:
-    """Raises TypeError unless a tensor holds keys: int64 on the CPU, of the shape given."""
-    if key.dtype != torch.int64 or tuple(key.shape) != tuple(shape) or not key.is_cpu:
-        kind = f"of shape {tuple(shape)}" if shape else "0-dimensional"
+def check_key(key: Tensor) -> None:
+    """Raises TypeError unless a tensor holds one key: 0-dimensional int64 on the CPU."""
+    if key.dtype != torch.int64 or key.dim() or not key.is_cpu:
         raise TypeError(
-            f"key must be a {kind} int64 tensor on the CPU, "
+            "key must be a 0-dimensional int64 tensor on the CPU, "
             f"got {key.dtype} of shape {tuple(key.shape)} on {key.device}"
         )
 

@@ -121,7 +121,6 @@ class Scheme(NamedTuple):
         draw: the weight's, of its shape; None where elements are not drawn one by one.
         bias_draw: the bias's, of the weight's shape.
         dimensions: how many the weight may have, at least and at most.
-        fans: whether the scale follows from the fans.
         function: the function of ``functional.py`` that fills so; None if it has no name there.
         why_torch: why ``torch.nn.init`` serves it everywhere; empty for the native ones.
         in_init: whether ``init_`` has it; the others are functions alone.
@@ -132,7 +131,6 @@ class Scheme(NamedTuple):
     draw: Callable[[Shape, Arguments], Draw] | None = None
     bias_draw: Callable[[Shape, Arguments], Draw] = _zeros
     dimensions: tuple[float, float] = (0, math.inf)
-    fans: bool = False
     function: str | None = None
     why_torch: str = ""
     in_init: bool = True
@@ -150,7 +148,6 @@ def _fan_scheme(name: str, weight: str, draw: Callable[[Shape], Draw]) -> Scheme
         draw=lambda shape, _: draw(shape),
         bias_draw=lambda shape, _: fan_in_uniform(shape),
         dimensions=(2, math.inf),
-        fans=True,
         function=f"{name}_",
     )
 
