@@ -1,0 +1,1 @@
+"""Calls of torch.nn.init that existing code makes, served by torchinit."""

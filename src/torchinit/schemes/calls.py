@@ -1,0 +1,110 @@
+"""What a call of one of ``torch.nn.init``'s functions asks for: its draw, from shape and arguments.
+
+For code that is not called with a tensor to fill: rules that name a function, and calls that are
+recorded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch.nn import init as torch_init
+
+from torchinit.schemes import schemes
+from torchinit.schemes.distributions import (
+    Draw,
+    as_float,
+    constant_draw,
+    normal_draw,
+    truncated_draw,
+    uniform_draw,
+)
+
+Shape = Sequence[int]
+
+
+class Call(NamedTuple):
+    """A call of a function, without the tensor.
+
+    Attributes:
+        name: of the function, such as ``normal_``.
+        arguments: every other argument but the generator, by name, defaults included.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def read_call(name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Call:
+    """Reads the arguments after the tensor of a call.
+
+    Args:
+        name: of a function of ``torch.nn.init`` that fills, with its underscore.
+        args, kwargs: as it was called with, without the tensor; a generator is dropped.
+
+    Raises:
+        TypeError: for arguments that the function does not take, or that it needs.
+    """
+    bound = _SIGNATURES[name].bind(None, *args, **(kwargs or {}))
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    arguments.pop("tensor")
+    arguments.pop("generator", None)
+    return Call(name, arguments)
+
+
+def draw_of(call: Call, shape: Shape) -> Draw | None:
+    """The draw of a call on a tensor of a shape.
+
+    Returns:
+        The draw; None for functions whose values are not drawn one by one (``orthogonal_``,
+        ``eye_``, ``dirac_``, ``sparse_``).
+
+    Raises:
+        ValueError: as the function, for a shape without fans or arguments that cannot be.
+    """
+    draw = _DRAWS.get(call.name)
+    return None if draw is None else draw(shape, **call.arguments)
+
+
+def _normal(_shape: Shape, mean: float, std: float) -> Draw:
+    return normal_draw(as_float("mean", mean), as_float("std", std))
+
+
+def _uniform(_shape: Shape, a: float, b: float) -> Draw:
+    return uniform_draw(as_float("a", a), as_float("b", b))
+
+
+def _trunc_normal(_shape: Shape, mean: float, std: float, a: float, b: float) -> Draw:
+    return truncated_draw(
+        as_float("mean", mean), as_float("std", std), as_float("a", a), as_float("b", b)
+    )
+
+
+def _kaiming(draw: Callable[..., Draw]) -> Callable[..., Draw]:
+    def of_shape(shape: Shape, **arguments: Any) -> Draw:
+        # As the functions do: fans of nothing are no error.
+        return uniform_draw(0.0, 0.0) if 0 in shape else draw(shape, **arguments)
+
+    return of_shape
+
+
+_DRAWS: dict[str, Callable[..., Draw]] = {
+    "uniform_": _uniform,
+    "normal_": _normal,
+    "trunc_normal_": _trunc_normal,
+    "constant_": lambda _shape, val: constant_draw(val),
+    "ones_": lambda _shape: constant_draw(1.0),
+    "zeros_": lambda _shape: constant_draw(0.0),
+    "xavier_uniform_": schemes.xavier_uniform,
+    "xavier_normal_": schemes.xavier_normal,
+    "kaiming_uniform_": _kaiming(schemes.kaiming_uniform),
+    "kaiming_normal_": _kaiming(schemes.kaiming_normal),
+}
+
+# What fills a tensor, by name.
+FUNCTIONS: tuple[str, ...] = (*_DRAWS, "orthogonal_", "eye_", "dirac_", "sparse_")
+
+_SIGNATURES = {name: inspect.signature(getattr(torch_init, name)) for name in FUNCTIONS}
