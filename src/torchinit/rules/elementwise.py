@@ -1,0 +1,258 @@
+"""Schemes that draw every value alone: of one law, or of one that the fans decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torchinit.errors import ArgumentError
+from torchinit.rules.part import Part, Region, Shape
+from torchinit.rules.scheme import Scheme, Target
+from torchinit.schemes.calls import Call, draw_of
+from torchinit.schemes.distributions import (
+    Draw,
+    as_float,
+    check_finite,
+    check_interval,
+    check_normal,
+    constant_draw,
+    normal_draw,
+    truncated_draw,
+    uniform_draw,
+)
+
+
+class Elementwise(Scheme):
+    """A scheme whose values follow from a draw."""
+
+    __slots__ = ()
+
+    def draw(self, shape: Shape) -> Draw:
+        """The draw for a logical tensor, or for one matrix of a stack."""
+        raise NotImplementedError
+
+    def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
+        """One: all of the region."""
+        return [Part(region, self.draw(region.matrix_shape))]
+
+
+@dataclass(frozen=True)
+class _Fixed(Elementwise):
+    """A draw that no shape changes."""
+
+    _draw: Draw = field(init=False, repr=False, compare=False)
+
+    is_uniform = True
+
+    def draw(self, shape: Shape) -> Draw:  # noqa: ARG002
+        """The same for every shape."""
+        return self._draw
+
+
+def _set(scheme: object, **values: object) -> None:
+    """What a frozen dataclass does in ``__init__``."""
+    for name, value in values.items():
+        object.__setattr__(scheme, name, value)
+
+
+@dataclass(frozen=True)
+class Normal(_Fixed):
+    """N(mean, std^2).
+
+    Raises:
+        ArgumentError: std negative, or either not finite.
+    """
+
+    std: float
+    mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        std, mean = as_float("std", self.std), as_float("mean", self.mean)
+        check_normal(mean, std)
+        _set(self, std=std, mean=mean, _draw=normal_draw(mean, std))
+
+
+@dataclass(frozen=True)
+class TruncNormal(_Fixed):
+    """N(mean, std^2) truncated to mean +- cut std.
+
+    Args:
+        std, mean: of the normal before it is truncated; with corrected, std is that of the values.
+        cut: where it is truncated, **in standard deviations** (``torch.nn.init.trunc_normal_``
+            takes values). At 3 the values' std is 0.987 std, at 2 it is 0.880 std.
+        corrected: whether the normal is widened so that the values have the std that was asked.
+
+    Raises:
+        ArgumentError: std negative, cut not positive, or a number not finite.
+    """
+
+    std: float
+    mean: float = 0.0
+    cut: float = 3.0
+    corrected: bool = False
+
+    def __post_init__(self) -> None:
+        std, mean, cut = (as_float(n, getattr(self, n)) for n in ("std", "mean", "cut"))
+        check_normal(mean, std)
+        check_finite(cut=cut)
+        if cut <= 0:
+            raise ArgumentError(f"cut={cut} must be positive: it is in standard deviations")
+        wide = std / truncated_std(cut) if self.corrected else std
+        draw = truncated_draw(mean, wide, mean - cut * wide, mean + cut * wide)
+        _set(self, std=std, mean=mean, cut=cut, _draw=draw)
+
+
+def truncated_std(cut: float) -> float:
+    """The standard deviation of N(0, 1) truncated to +- cut."""
+    mass = math.erf(cut / math.sqrt(2))
+    if cut < 1e-3:  # where the difference below has no digits left: a uniform's
+        return cut / math.sqrt(3)
+    density = math.exp(-cut * cut / 2) / math.sqrt(2 * math.pi)
+    return math.sqrt(1 - 2 * cut * density / mass)
+
+
+@dataclass(frozen=True)
+class Uniform(_Fixed):
+    """U[a, b).
+
+    Raises:
+        ArgumentError: a > b, or either not finite.
+    """
+
+    a: float
+    b: float
+
+    def __post_init__(self) -> None:
+        a, b = as_float("a", self.a), as_float("b", self.b)
+        check_finite(a=a, b=b)
+        check_interval(a, b)
+        _set(self, a=a, b=b, _draw=uniform_draw(a, b))
+
+
+@dataclass(frozen=True)
+class Constant(_Fixed):
+    """One value."""
+
+    val: float
+
+    def __post_init__(self) -> None:
+        val = as_float("val", self.val)
+        _set(self, val=val, _draw=constant_draw(val))
+
+
+_Mode = Literal["fan_in", "fan_out", "fan_avg"]
+_Shape = Literal["normal", "truncated_normal", "uniform"]
+_MODES, _DISTRIBUTIONS = ("fan_in", "fan_out", "fan_avg"), ("normal", "truncated_normal", "uniform")
+_CUT = 2.0
+
+
+@dataclass(frozen=True)
+class VarianceScaling(Elementwise):
+    """Values of variance scale / fan: LeCun's (1, fan_in), He's (2, fan_in), Glorot's (1, fan_avg).
+
+    Args:
+        scale: finite, not negative.
+        mode: ``fan_in``, ``fan_out`` or ``fan_avg``, their mean.
+        distribution: ``normal``; ``uniform``; or ``truncated_normal``, cut at two standard
+            deviations and widened before, so that its variance is what was asked.
+        in_axes, out_axes: the dimensions that count inputs and outputs, negative ones from the end;
+            the others are positions of a kernel, and multiply both fans. None for both is torch's
+            layout, ``(out, in, *kernel)``.
+
+    Raises:
+        ArgumentError: for an argument that is none of these.
+
+    As ``jax.nn.initializers.variance_scaling``. Sources: LeCun et al. 1998, Glorot and Bengio 2010,
+    He et al. 2015.
+    """
+
+    scale: float = 1.0
+    mode: _Mode = "fan_in"
+    distribution: _Shape = "normal"
+    in_axes: Sequence[int] | int | None = None
+    out_axes: Sequence[int] | int | None = None
+
+    def __post_init__(self) -> None:
+        scale = as_float("scale", self.scale)
+        check_finite(scale=scale)
+        if scale < 0:
+            raise ArgumentError(f"scale={scale} must not be negative")
+        if self.mode not in _MODES:
+            raise ArgumentError(f"mode={self.mode!r} must be one of {', '.join(_MODES)}")
+        if self.distribution not in _DISTRIBUTIONS:
+            raise ArgumentError(
+                f"distribution={self.distribution!r} must be one of {', '.join(_DISTRIBUTIONS)}"
+            )
+        if (self.in_axes is None) != (self.out_axes is None):
+            raise ArgumentError(
+                f"in_axes={self.in_axes} and out_axes={self.out_axes} must be given together"
+            )
+        _set(self, scale=scale, in_axes=_axes(self.in_axes), out_axes=_axes(self.out_axes))
+
+    def fans(self, shape: Shape) -> tuple[int, int]:
+        """(fan_in, fan_out) of a logical tensor.
+
+        Raises:
+            ArgumentError: for a shape without such dimensions.
+        """
+        if len(shape) < 2:
+            raise ArgumentError(f"shape {shape} has no fans: give a vector another scheme")
+        if self.in_axes is None or self.out_axes is None:
+            ins, outs = {1}, {0}
+        else:
+            ins, outs = (_dims(axes, shape) for axes in (self.in_axes, self.out_axes))
+        if ins & outs:
+            raise ArgumentError(f"{self} counts dimension {min(ins & outs)} of {shape} twice")
+        kernel = math.prod(size for dim, size in enumerate(shape) if dim not in ins | outs)
+        return (
+            kernel * math.prod(shape[dim] for dim in ins),
+            kernel * math.prod(shape[dim] for dim in outs),
+        )
+
+    def draw(self, shape: Shape) -> Draw:
+        """The draw for a logical tensor; a fan of 0 gives zeros."""
+        fan_in, fan_out = self.fans(shape)
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
+        std = math.sqrt(self.scale / fan) if fan else 0.0
+        if self.distribution == "normal":
+            return normal_draw(0.0, std)
+        if self.distribution == "uniform":
+            return uniform_draw(-math.sqrt(3) * std, math.sqrt(3) * std)
+        wide = std / truncated_std(_CUT)
+        return truncated_draw(0.0, wide, -_CUT * wide, _CUT * wide)
+
+
+def _axes(axes: Sequence[int] | int | None) -> tuple[int, ...] | None:
+    return None if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
+
+
+def _dims(axes: Sequence[int] | int, shape: Shape) -> set[int]:
+    dims = set()
+    for axis in _axes(axes) or ():
+        if not -len(shape) <= axis < len(shape):
+            raise ArgumentError(f"axis {axis} is none of shape {shape}")
+        dims.add(axis % len(shape))
+    return dims
+
+
+@dataclass(frozen=True)
+class Called(Elementwise):
+    """What a call of a function of ``torch.nn.init`` fills with."""
+
+    call: Call
+
+    def draw(self, shape: Shape) -> Draw:
+        """The call's draw."""
+        draw = draw_of(self.call, shape)
+        if draw is None:
+            raise ArgumentError(f"{self.call.name} draws no values one by one")
+        return draw
+
+    def __hash__(self) -> int:
+        return hash(self.call.name)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.call.arguments.items())
+        return f"{self.call.name}({arguments})"
