@@ -30,7 +30,7 @@ from torchinit.native.torch_private import (
     level_is_known,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw, constant_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
 
 
@@ -82,6 +82,28 @@ def fill_list(
             draws, tensors, streams, boxes or [None] * len(tensors), strict=True
         ):
             fill(draw, tensor, stream, box)
+
+
+def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
+    """Fills tensors that the caller has just allocated: whole, contiguous, plain, nobody else's.
+
+    What could be wrong with any other tensor is not asked; the draws have been checked.
+
+    Args:
+        draws, tensors, keys: one for each fill; constants take no notice of their key.
+    """
+    if tensors and any(find_road(tensor) != "now" for tensor in _one_of_each_kind(tensors)):
+        fill_list(draws, tensors, keys)
+        return
+    numbers = [DTYPE_NUMBERS[tensor.dtype] for tensor in tensors]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    sizes = [tensor.numel() for tensor in tensors]
+    draws = [constant_draw(float(d[1])) if d[0] == CONSTANT else d for d in draws]
+    calls.fill_list(draws, numbers, keys, tensors, addresses, sizes)
+
+
+def _one_of_each_kind(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return list({(tensor.dtype, tensor.device): tensor for tensor in tensors}.values())
 
 
 def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:

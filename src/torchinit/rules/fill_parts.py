@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     others: list[tuple[Tensor, Part, Stream]] = []
     for (tensor, part), stream in zip(parts, streams, strict=True):
         region, values = part
-        if isinstance(values, Matrix | Call | Function):
+        if isinstance(values, Matrix | Call | Function | Tensor):
             others.append((tensor, part, stream))
         elif not isinstance(values, Kept):
             view = region.of(tensor)
@@ -88,9 +89,25 @@ def _fill_whole(view: Tensor, values: Any, stream: Stream) -> None:
     if isinstance(values, Matrix):
         fill_orthogonal(view, values.gain, _usable(stream, view))
     elif isinstance(values, Call):
-        getattr(functional, values.name)(view, **values.arguments)
+        # sparse_ draws from torch's default generator alone, whatever it is given (torch 2.13).
+        with seeded(stream if values.name == "sparse_" else None, view.device):
+            getattr(functional, values.name)(view, **values.arguments)
+    elif isinstance(values, Tensor):
+        with torch.no_grad():
+            view.copy_(values)
     else:
         values.function(view)
+
+
+@contextmanager
+def seeded(key: Stream, device: torch.device) -> Iterator[None]:
+    """Seeds torch's default generators with a key within a block; does nothing without a key."""
+    if not isinstance(key, int):
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(key)
+        yield
 
 
 def _usable(stream: Stream, tensor: Tensor, draw: Draw | None = None) -> Stream:

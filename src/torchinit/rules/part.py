@@ -13,6 +13,8 @@ from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 
 Shape: TypeAlias = tuple[int, ...]
+# Sizes, strides and offset of a view of a parameter; None for the parameter as it is.
+Geometry: TypeAlias = "tuple[Shape, Shape, int] | None"
 
 
 class Region(NamedTuple):
@@ -26,6 +28,7 @@ class Region(NamedTuple):
         number: of the one matrix of a stack that the region is, if it is one.
         offset: index in the logical tensor of the region's first element; None if all of the
             logical tensor lies there.
+        geometry: of the view of the parameter that everything else refers to.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Region(NamedTuple):
     cuts: tuple[tuple[int, int, int], ...] = ()
     number: int | None = None
     offset: Shape | None = None
+    geometry: Geometry = None
 
     @property
     def matrix_shape(self) -> Shape:
@@ -42,6 +46,8 @@ class Region(NamedTuple):
 
     def of(self, tensor: Tensor) -> Tensor:
         """The region of a parameter, as a view."""
+        if self.geometry is not None:
+            tensor = tensor.as_strided(*self.geometry)
         for dim, start, length in self.cuts:
             tensor = tensor.narrow(dim, start, length)
         return tensor if self.number is None else tensor.select(0, self.number)
@@ -68,9 +74,9 @@ class Kept(NamedTuple):
     """What is there stays."""
 
 
-# Values drawn one by one; a matrix; a function of torch.nn.init that draws nothing (eye_, dirac_);
-# any other callable; nothing.
-Values: TypeAlias = Draw | Matrix | Call | Function | Kept
+# Values drawn one by one; a matrix; a function of torch.nn.init that is torch's everywhere (eye_,
+# dirac_, sparse_); any other callable; values that are there already; nothing.
+Values: TypeAlias = Draw | Matrix | Call | Function | Tensor | Kept
 
 
 class Part(NamedTuple):

@@ -230,6 +230,17 @@ def parameters_of(draw: Draw) -> tuple[Any, ...]:
     return draw[1 : 1 + len(DISTRIBUTIONS[draw[0]].parameters)]
 
 
+def draw_in_words(draw: Draw) -> str:
+    """A draw as its function would be called.
+
+    >>> draw_in_words(normal_draw(0.0, 0.02))
+    'normal(mean=0, std=0.02)'
+    """
+    row = DISTRIBUTIONS[draw[0]]
+    values = zip(row.parameters, parameters_of(draw), strict=True)
+    return f"{row.name}({', '.join(f'{name}={value:g}' for name, value in values)})"
+
+
 def check_draw(draw: Draw, dtype: torch.dtype) -> None:
     """Raises ArgumentError unless a fill of the dtype can have these parameters."""
     DISTRIBUTIONS[draw[0]].check(dtype, *draw[1:])

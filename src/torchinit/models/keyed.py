@@ -1,0 +1,110 @@
+"""Runs code that fills tensors, each draw by the key of a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import init as torch_init
+from torch.overrides import TorchFunctionMode
+
+from torchinit.fill.fill import fill
+from torchinit.fill.route import obstacle
+from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.patch.swap import Handler, intercept
+from torchinit.rules.fill_parts import seeded
+from torchinit.schemes.calls import FUNCTIONS, Call, draw_of, read_call
+from torchinit.schemes.distributions import DISTRIBUTIONS
+from torchinit.streams.names import part_of
+
+KeyOfName = Callable[[str], int]
+
+
+class KeyedFills:
+    """Fills tensors by keys of names: of all of a named tensor by its name, else by a part of it.
+
+    Args:
+        key_of_name: under the seed.
+        named: names and tensors, in memory of their own.
+        default: the name whose parts draws into any other tensor are.
+    """
+
+    def __init__(
+        self, key_of_name: KeyOfName, named: Iterable[tuple[str, Tensor]], default: str
+    ) -> None:
+        self._key_of_name = key_of_name
+        self._named = {storage(tensor): (name, tensor.numel()) for name, tensor in named}
+        self._ordinals: dict[str, int] = {}
+        self.default = default
+
+    def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:  # noqa: ARG002
+        """Does what a call asks for; returns whether it did."""
+        draw = draw_of(call, tensor.shape)
+        is_matrix = call.name == "orthogonal_"
+        if tensor.is_meta or obstacle(tensor) or (draw is None and not is_matrix):
+            return False
+        key = 0
+        if draw is None or DISTRIBUTIONS[draw[0]].is_random:
+            name, numel = self._named.get(storage(tensor), (self.default, -1))
+            key = self._key_of_name(name if tensor.numel() == numel else self._part(name))
+        if draw is None:
+            fill_orthogonal(tensor, float(call.arguments["gain"]), key)
+        else:
+            fill(draw, tensor, key)
+        return True
+
+    def _part(self, name: str) -> str:
+        ordinal = self._ordinals.get(name, 0)
+        self._ordinals[name] = ordinal + 1
+        return part_of(name, ordinal)
+
+
+class _OwnFunctions(TorchFunctionMode):
+    """Shows a handler the calls of torchinit's functions too, which no hook is in."""
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__()
+        self._handler = handler
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", None)
+        if (
+            name in FUNCTIONS
+            and func.__module__ == torch_init.__name__
+            and func is not getattr(torch_init, name)  # those, their hooks show
+        ):
+            arguments = dict(kwargs)
+            tensor = arguments.pop("tensor") if "tensor" in arguments else args[0]
+            call = read_call(name, args[1:], arguments)
+            if self._handler.fill(call, tensor, kwargs.get("generator")):
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def filling_by(handler: Handler) -> Iterator[None]:
+    """A block whose fills, by torch or by torchinit, a handler is asked about; without autograd."""
+    with torch.no_grad(), intercept(handler), _OwnFunctions(handler):
+        yield
+
+
+def run_callable(
+    function: Callable[[Tensor], object], tensor: Tensor, name: str, key_of_name: KeyOfName
+) -> None:
+    """Calls a function on a tensor, all of whose randomness is to follow from a name.
+
+    What it draws past the patch (``torch.randperm``, ``bernoulli_``) comes from torch's generators,
+    seeded by the name's key for as long as it runs.
+    """
+    handler = KeyedFills(key_of_name, [(name, tensor)], name)
+    with seeded(key_of_name(name), tensor.device), filling_by(handler):
+        function(tensor)
+
+
+def storage(tensor: Tensor) -> int:
+    """Which memory a tensor lies in; meta tensors too have one each."""
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,81 @@
+"""Memory for parameters and buffers that are on the meta device, and their places in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Buffer, Parameter
+
+from torchinit.errors import ArgumentError
+from torchinit.models.names import Named, Slot
+
+_set_attribute = nn.Module.__setattr__
+
+
+def allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory of a meta tensor's shape and strides."""
+    if meta.is_contiguous():
+        return torch.empty(meta.shape, dtype=dtype, device=device)
+    return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
+
+
+def attach(named: Named, memory: Tensor) -> None:
+    """Puts memory in place of a parameter, everywhere that it is registered."""
+    old = named.tensor
+    new = Parameter(memory, old.requires_grad)
+    if attributes := old.__dict__:
+        new.__dict__.update(attributes)
+    for slot in named.slots:
+        put_parameter(slot, new)
+
+
+def put_parameter(slot: Slot, parameter: Parameter) -> None:
+    """Registers a parameter in place of another."""
+    if type(slot.module).__setattr__ is _set_attribute:
+        slot.module._parameters[slot.attribute] = parameter
+    else:  # recurrent layers keep a list of their weights besides
+        setattr(slot.module, slot.attribute, parameter)
+
+
+def attach_buffer(named: Named, memory: Tensor) -> None:
+    """Puts memory in place of a buffer, everywhere that it is registered."""
+    if isinstance(named.tensor, Buffer):
+        memory = Buffer(memory, persistent=named.tensor.persistent)
+    memory.__dict__.update(named.tensor.__dict__)
+    for slot in named.slots:
+        slot.module._buffers[slot.attribute] = memory
+
+
+def check_apart(parameters: Iterable[Named]) -> None:
+    """Raises ArgumentError for meta parameters that are views of one storage.
+
+    They would become separate, and what was one memory two.
+    """
+    storages: dict[int, str] = {}
+    for name, tensor, _ in parameters:
+        if not tensor.is_meta:
+            continue
+        other = storages.setdefault(tensor.untyped_storage()._cdata, name)
+        if other is not name:
+            raise ArgumentError(
+                f"parameters {other!r} and {name!r} are views of one memory on the meta device, "
+                "and would no longer be: build the model on a device, or make one parameter of both"
+            )
+
+
+def target_device(device: Any) -> torch.device:
+    """Where meta parameters go.
+
+    Raises:
+        ArgumentError: for the meta device, asked for or by default.
+    """
+    found = torch.get_default_device() if device is None else torch.device(device)
+    if found.type == "meta":
+        raise ArgumentError(
+            f"device={device} is the meta device, where nothing has values: "
+            "give the device that the model is to lie on, or leave torch.device('meta')"
+        )
+    return found

@@ -1,0 +1,306 @@
+"""The model's own initialisation: recorded while its parameters are on the meta device.
+
+So what it does costs nothing until it is known what is to stay, and draws can be keyed by name.
+Buffers are filled as it goes. What a parameter gets that no record can say (arithmetic on values)
+is made by the same calls again, on memory of those parameters alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from torchinit.errors import ArgumentError
+from torchinit.models.assign import Assignment, some
+from torchinit.models.conventions import Step, find_steps
+from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
+from torchinit.models.materialise import allocate, put_parameter
+from torchinit.models.names import Named, Slot
+from torchinit.models.recorder import Operation, Record, Recorder
+from torchinit.models.scratch import check_written, mark_unwritten
+from torchinit.rules.fill_parts import seeded
+from torchinit.rules.part import Matrix, Part, Region
+from torchinit.schemes.calls import Call
+from torchinit.schemes.distributions import Draw, draw_in_words
+
+_FLAG = "_is_hf_initialized"
+
+
+class _KeyedSteps(KeyedFills):
+    """Fills by keys of names, step by step."""
+
+    def begin(self, number: int, name: str) -> None:  # noqa: ARG002
+        """Before a step's call: draws that are nobody's are parts of its module's name."""
+        self.default = name
+
+
+_Handler: TypeAlias = "Recorder | _KeyedSteps"
+
+
+class OwnInit(NamedTuple):
+    """What a model's own initialisation came to.
+
+    Attributes:
+        records: of the parameters, in their order.
+        values: of parameters that had to be computed, by name.
+        buffers: what each buffer that was on the meta device, or was written to, has become.
+        raised: labels of the calls that raised, and the errors.
+        labels: of all calls.
+    """
+
+    records: list[Record]
+    values: dict[str, Tensor]
+    buffers: list[tuple[Named, Tensor]]
+    raised: list[tuple[str, Exception]]
+    labels: list[str]
+
+
+def run_own_init(
+    model: nn.Module,
+    parameters: Sequence[Named],
+    buffers: Sequence[Named],
+    device: torch.device,
+    key_of_name: KeyOfName,
+    *,
+    dtype: torch.dtype | None = None,
+    only_buffers: bool = False,
+) -> OwnInit:
+    """Runs what a model initialises itself by; the model is afterwards as it was.
+
+    Args:
+        model: with parameters anywhere.
+        parameters, buffers: all of them.
+        device: where what is on the meta device is to lie.
+        key_of_name: under the seed.
+        dtype: of parameters on the meta device; None is their own.
+        only_buffers: what is done to parameters is not wanted.
+
+    Raises:
+        ArgumentError: for values that were to be computed, and are not all there.
+    """
+    with _restored(parameters, model):
+        twins = [named._replace(tensor=_twin(named)) for named in parameters]
+        for twin in twins:
+            for slot in twin.slots:
+                put_parameter(slot, twin.tensor)
+        memory = [named._replace(tensor=_buffer_memory(named, device)) for named in buffers]
+        for named in memory:
+            for slot in named.slots:
+                slot.module._buffers[slot.attribute] = named.tensor
+        steps = find_steps(model, device)
+        recorder = Recorder(twins, memory, key_of_name)
+        raised = _run(list(enumerate(steps)), recorder, key_of_name, device)
+        records = [recorder.records[storage(twin.tensor)] for twin in twins]
+        filled = list(_buffers_after(buffers, memory, recorder.written))
+        values: dict[str, Tensor] = {}
+        if not only_buffers and any(record.computed for record in records):
+            values = _compute(steps, records, device, key_of_name, dtype)
+    return OwnInit(records, values, filled, raised, [step.label for step in steps])
+
+
+def parts_of(record: Record) -> list[Part]:
+    """The operations of a record as parts, to be filled in order."""
+    return [_part(record, operation) for operation in record.operations]
+
+
+def _part(record: Record, operation: Operation) -> Part:
+    values: Any = operation.values
+    geometry = operation.geometry
+    shape = tuple(record.named.tensor.shape) if geometry is None else geometry[0]
+    if operation.call is not None and operation.call.name == "orthogonal_":
+        values = Matrix(float(operation.call.arguments["gain"]))
+    return Part(Region(operation.name, shape, geometry=geometry), values)
+
+
+def _twin(named: Named) -> Parameter:
+    """A parameter on the meta device that stands for another, without what marks it as filled."""
+    old = named.tensor
+    if old.is_meta and type(old) is Parameter and _FLAG not in old.__dict__:
+        return old
+    meta = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="meta")
+    twin = Parameter(meta, old.requires_grad)
+    twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _FLAG})
+    return twin
+
+
+def _buffer_memory(named: Named, device: torch.device) -> Tensor:
+    old: Tensor = named.tensor
+    if not old.is_meta:
+        return old.clone()
+    new = allocate(old, old.dtype, device)
+    mark_unwritten(new)
+    return new
+
+
+@contextlib.contextmanager
+def _restored(parameters: Iterable[Named], model: nn.Module) -> Iterator[None]:
+    """Puts every parameter and buffer back, whatever becomes of them in the block."""
+    registered = [(module, dict(module._buffers)) for module in model.modules()]
+    for module, _ in registered:
+        module.__dict__.pop(_FLAG, None)
+    try:
+        yield
+    finally:
+        for named in parameters:
+            for slot in named.slots:
+                put_parameter(slot, named.tensor)
+        for module, buffers in registered:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+def _run(
+    steps: Sequence[tuple[int, Step]],
+    handler: _Handler,
+    key_of_name: KeyOfName,
+    device: torch.device,
+) -> list[tuple[str, Exception]]:
+    """Makes calls; what they draw past the patch is seeded by the name of the module they fill."""
+    raised: list[tuple[str, Exception]] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(seeded(0, device))
+        stack.enter_context(filling_by(handler))
+        if torch.get_default_device().type == "meta":
+            stack.enter_context(torch.device("cpu"))
+        if isinstance(handler, Recorder):
+            stack.enter_context(handler)
+        for number, step in steps:
+            handler.begin(number, step.name)
+            torch.default_generator.manual_seed(key_of_name(step.name) % 2**64)
+            try:
+                step.run()
+            except Exception as error:
+                raised.append((step.label, error))
+    return raised
+
+
+def _buffers_after(
+    before: Sequence[Named], memory: Sequence[Named], written: set[int]
+) -> Iterator[tuple[Named, Tensor]]:
+    """What buffers have become: written to in place, or replaced by other tensors."""
+    for old, new in zip(before, memory, strict=True):
+        slot: Slot = new.slots[0]
+        now = slot.module._buffers.get(slot.attribute)
+        if now is not None and now is not new.tensor and not now.is_meta:
+            yield old, now
+        elif storage(new.tensor) in written:
+            yield old, new.tensor
+
+
+def _compute(
+    steps: Sequence[Step],
+    records: Sequence[Record],
+    device: torch.device,
+    key_of_name: KeyOfName,
+    dtype: torch.dtype | None,
+) -> dict[str, Tensor]:
+    """Makes the calls that touch computed parameters again, with memory for these."""
+    chosen = [record for record in records if record.computed]
+    while True:
+        numbers = set().union(*(record.steps for record in chosen))
+        touched = [record for record in records if record.steps & numbers]
+        if len(touched) == len(chosen):
+            break
+        chosen = touched
+    values: dict[str, Tensor] = {}
+    for record in chosen:
+        meta = record.named.tensor
+        floats = dtype if dtype is not None and meta.dtype.is_floating_point else meta.dtype
+        memory = allocate(meta, floats, device)
+        mark_unwritten(memory)
+        real = Parameter(memory, meta.requires_grad)
+        real.__dict__.update(meta.__dict__)
+        values[record.named.name] = real.detach()
+        for slot in record.named.slots:
+            put_parameter(slot, real)
+    handler = _KeyedSteps(key_of_name, values.items(), "")
+    again = [(number, steps[number]) for number in sorted(numbers)]
+    raised = _run(again, handler, key_of_name, device)
+    for record in chosen:
+        label = ", ".join(dict.fromkeys(steps[number].label for number in sorted(record.steps)))
+        if raised:
+            said, error = raised[0]
+            raise ArgumentError(
+                f"{said} raised {type(error).__name__}: {error}; parameter "
+                f"{record.named.name!r} has no value without it"
+            ) from error
+        check_written(record.named.name, values[record.named.name], label)
+    return values
+
+
+def assign_own(
+    parameters: Sequence[Named], own: OwnInit, dtype: torch.dtype | None
+) -> list[Assignment]:
+    """What the model's own initialisation gives each parameter.
+
+    Raises:
+        ArgumentError: for parameters that it leaves unfilled.
+    """
+    assignments, unfilled = [], []
+    for named, record in zip(parameters, own.records, strict=True):
+        takes = named.tensor.is_meta and named.tensor.dtype.is_floating_point
+        final = dtype if dtype is not None and takes else named.tensor.dtype
+        labels = ", ".join(dict.fromkeys(own.labels[step] for step in sorted(record.steps)))
+        draw: Draw | None = None
+        parts: list[Part] = []
+        if record.computed:
+            scheme: Any = "computed"
+        elif not record.operations:
+            unfilled.append(named.name)
+            continue
+        else:
+            parts = parts_of(record)
+            scheme = " + ".join(map(_in_words, parts))
+            first = parts[0]
+            if len(parts) == 1 and first.region.geometry is None and _is_draw(first.values):
+                draw, parts = first.values, []  # type: ignore[assignment]
+        assignments.append(Assignment(named, final, draw, parts, labels, scheme))
+    if unfilled:
+        raise ArgumentError(
+            f"the model's own initialisation leaves {len(unfilled)} of {len(parameters)} "
+            f"parameters unfilled: {some(unfilled)}"
+            + _what_raised(own)
+            + ". Their values are known to a constructor alone: give rules"
+        )
+    return assignments
+
+
+def check_buffers(buffers: Sequence[Named], own: OwnInit) -> None:
+    """Raises ArgumentError for buffers on the meta device that nobody has filled."""
+    filled = {id(old.tensor) for old, _ in own.buffers}
+    left = [n.name for n in buffers if n.tensor.is_meta and id(n.tensor) not in filled]
+    if left:
+        raise ArgumentError(
+            f"{len(left)} buffers on the meta device have no values that anybody knows: "
+            f"{some(left)}{_what_raised(own)}. Give them memory and values before, or their module "
+            "a reset_parameters"
+        )
+
+
+def _what_raised(own: OwnInit) -> str:
+    if not own.raised:
+        return ""
+    said = "; ".join(
+        f"{label} ({type(error).__name__}: {error})" for label, error in own.raised[:5]
+    )
+    return f" (raised: {said})"
+
+
+def _in_words(part: Part) -> str:
+    values = part.values
+    if isinstance(values, Tensor):
+        return "values"
+    if isinstance(values, Matrix):
+        return f"orthogonal(gain={values.gain})"
+    if isinstance(values, Call):
+        return values.name
+    return draw_in_words(values)  # type: ignore[arg-type]
+
+
+def _is_draw(values: object) -> bool:
+    return isinstance(values, tuple) and not isinstance(values, Matrix | Call)

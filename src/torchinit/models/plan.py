@@ -1,0 +1,128 @@
+"""The plan: who gets what, to be read before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from torchinit.models.assign import Assignment
+from torchinit.rules.part import Call, Function, Kept, Matrix, Part
+from torchinit.schemes.distributions import DISTRIBUTIONS, draw_in_words, law_of
+from torchinit.schemes.fans import calculate_fans
+from torchinit.schemes.law import Law, law_of_orthogonal
+
+_HEADINGS = ("parameter", "shape", "dtype", "rule", "fills with", "fan_in", "fan_out", "std")
+
+
+class Row(NamedTuple):
+    """One part of one parameter, or all of it.
+
+    Attributes:
+        name: of the parameter, or of the part where it is not fused.
+        parameter: that the part lies in.
+        shape: of the logical tensor.
+        dtype: of the parameter.
+        rule: the pattern or type that matched; of a model's own initialisation, what was called.
+        values: what it is filled with, in words.
+        fans: (fan_in, fan_out) as torch counts them; None of a vector.
+        law: mean, std and bounds of the values; None where nothing is known of them.
+        shares: into how many pieces of the parameter it is cut.
+    """
+
+    name: str
+    parameter: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rule: str
+    values: str
+    fans: tuple[int, int] | None
+    law: Law | None
+    shares: int = 1
+
+
+class Plan(Sequence[Row]):
+    """Rows, one for each parameter or part of one, in the model's order. Printed, a table."""
+
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        self._rows = [row for assignment in assignments for row in _rows(assignment)]
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __str__(self) -> str:
+        cells = [_HEADINGS, *map(_cells, self._rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if number > 4 else cell.ljust(width)
+                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    fan_in, fan_out = map(str, row.fans or ("", ""))
+    std = "" if row.law is None else f"{row.law.std:.4g}"
+    name = row.name if row.shares == 1 else f"{row.name} ({row.shares} pieces)"
+    name = name.replace("\0", "#")
+    shape = "x".join(map(str, row.shape))
+    return name, shape, str(row.dtype)[6:], row.rule, row.values, fan_in, fan_out, std
+
+
+def _rows(assignment: Assignment) -> Iterator[Row]:
+    named, dtype, draw, parts, rule, scheme = assignment
+    shape = tuple(named.tensor.shape)
+    said = repr(rule) if isinstance(rule, str) else getattr(rule, "__name__", str(rule))
+    if not parts:
+        values = "computed" if draw is None else draw_in_words(draw)
+        law = None if draw is None else law_of(draw)
+        yield Row(named.name, named.name, shape, dtype, said, values, _fans(shape), law)
+        return
+    del scheme
+    shares: dict[str, list[Part]] = {}
+    for part in parts:
+        shares.setdefault(part.region.name, []).append(part)
+    for name, pieces in shares.items():
+        region = pieces[0].region
+        yield Row(
+            name, named.name, region.shape, dtype, said, _values(pieces[0]),
+            _fans(region.matrix_shape), _law(pieces[0]), len(pieces),
+        )  # fmt: skip
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    return calculate_fans(shape) if len(shape) > 1 else None
+
+
+def _values(part: Part) -> str:
+    values = part.values
+    if isinstance(values, Kept):
+        return "keep"
+    if isinstance(values, Matrix):
+        return f"orthogonal(gain={values.gain:g})"
+    if isinstance(values, Call):
+        return values.name.rstrip("_")
+    if isinstance(values, Function):
+        return getattr(values.function, "__qualname__", None) or repr(values.function)
+    if isinstance(values, torch.Tensor):
+        return "computed values"
+    return draw_in_words(values)
+
+
+def _law(part: Part) -> Law | None:
+    values = part.values
+    if isinstance(values, Matrix):
+        rows, *rest = part.region.matrix_shape
+        return law_of_orthogonal(rows, torch.Size(rest).numel(), values.gain)
+    if isinstance(values, Kept | Call | Function | torch.Tensor):
+        return None
+    return law_of(values) if values[0] in DISTRIBUTIONS else None
