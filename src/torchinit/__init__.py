@@ -27,6 +27,7 @@ from torchinit.functional import (
     zeros_,
 )
 from torchinit.layer import init_
+from torchinit.patch.patch import patch_nn_init
 from torchinit.schemes.schemes import InitializationType, cast_init_type
 from torchinit.version import __version__
 
@@ -50,6 +51,7 @@ __all__ = [
     "ones_",
     "orthogonal_",
     "orthogonal_batch_",
+    "patch_nn_init",
     "sparse_",
     "trunc_normal_",
     "uniform_",

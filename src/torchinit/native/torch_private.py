@@ -93,3 +93,40 @@ def below_vmap() -> Any:
     """A context in which the dispatcher is past vmap's own checks."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)
     return torch._C._ExcludeDispatchKeyGuard(keys)
+
+
+# The TorchFunctionModes that are on, outermost first.
+function_mode_stack: Callable[[], list[Any]] = _find(
+    "torch.overrides", "_get_current_function_mode_stack", lambda: ["unknown"]
+)
+
+
+class _NoDeviceContext:
+    """Stands in for DeviceContext: nothing is an instance."""
+
+
+# What ``with torch.device(...)`` and ``torch.set_default_device`` put on that stack.
+DeviceContext: type = _find("torch.utils._device", "DeviceContext", _NoDeviceContext)
+# The functions that it gives its device to: a set that torch makes once and keeps.
+device_constructors: Callable[[], object] = _find(
+    "torch.utils._device", "_device_constructors", lambda: None
+)
+
+
+class _StrongReference:
+    """Stands in for StorageWeakRef: nothing expires."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+        self.cdata = id(storage)
+
+    def expired(self) -> bool:
+        return False
+
+
+# Knows whether a storage is alive without keeping it so; its address is not given anew meanwhile.
+StorageWeakRef: Any = _find("torch.multiprocessing.reductions", "StorageWeakRef", _StrongReference)
+# The storage of such a reference's cdata, or None if it is no more; None if that cannot be had.
+storage_of_reference: Callable[[int], Any] | None = _find(
+    "torch", "UntypedStorage._new_with_weak_ptr", None
+)

@@ -1,0 +1,69 @@
+"""The handler that fills at once, as torchinit's functions of the same names do."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Generator, Tensor
+
+from torchinit import functional
+from torchinit.dtypes import FLOAT8_DTYPES
+from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road
+from torchinit.native import load
+from torchinit.schemes.calls import Call
+from torchinit.schemes.distributions import as_float
+
+CONSTANTS = frozenset({"constant_", "ones_", "zeros_"})
+# torchinit has torch do these.
+TORCHS = frozenset({"eye_", "dirac_", "sparse_"})
+# Constants of fewer bytes are torch's: it writes the same, and is quicker.
+SMALL = 1 << 20
+
+_TRUNCATED = ("mean", "std", "a", "b")
+
+
+class Eager:
+    """Fills with keys from the generator given, or from torch's default one."""
+
+    def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
+        """As torchinit's function of the name, on what it serves itself."""
+        if not serves(call, tensor):
+            return False
+        function = getattr(functional, call.name)
+        if call.name in CONSTANTS:
+            function(tensor, **call.arguments)
+        else:
+            function(tensor, **call.arguments, generator=generator)
+        return True
+
+
+def serves(call: Call, tensor: Tensor) -> bool:
+    """Whether a call is torchinit's to serve, rather than torch's."""
+    if call.name in CONSTANTS:
+        if tensor.dtype not in FLOAT8_DTYPES and tensor.nbytes < SMALL:
+            return False
+    elif call.name in TORCHS:
+        return False
+    return _is_native(tensor)
+
+
+def _is_native(tensor: Tensor) -> bool:
+    if (
+        type(tensor) in PLAIN_TYPES
+        and tensor.is_cpu
+        and tensor.dtype in FLOAT_NUMBERS
+        and tensor.layout is torch.strided
+        and load.module is not None
+    ):
+        return True  # quicker than to find out which of our roads it takes
+    return find_road(tensor) != "torch"
+
+
+def warn_as_functional(call: Call, tensor: Tensor) -> None:
+    """The warnings of the function of a call, for those that fill by its draw."""
+    if call.name == "trunc_normal_":
+        mean, std, a, b = (as_float(name, call.arguments[name]) for name in _TRUNCATED)
+        functional.warn_if_remote(tensor, mean, std, a, b)
+    elif call.name.startswith("kaiming") and 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)

@@ -1,0 +1,94 @@
+"""Who is asked: the handler of the innermost open block of this thread or asyncio task."""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop, current_task
+from contextvars import ContextVar
+from threading import get_ident
+from typing import Any, Protocol
+
+from torch import Generator, Tensor
+
+from torchinit.schemes.calls import Call
+
+
+class Made(Call):
+    """A call for a tensor that a factory (``torch.randn``) has just made."""
+
+    __slots__ = ()
+
+
+class Handler(Protocol):
+    """Takes the fills that code inside a block asks torch for.
+
+    A handler may also have a method ``passed(tensor)``: called before the original runs on a tensor
+    that ``fill`` was not asked about.
+    """
+
+    def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
+        """Fills a tensor, or leaves it alone.
+
+        While this runs, and while the original runs after it, nothing is intercepted: either may
+        call the functions of ``torch.nn.init``.
+
+        Args:
+            call: the function's name and arguments (of methods and factories: ``normal_`` or
+                ``uniform_``); the arguments are as they were given, and not checked.
+            tensor: as it was given: any type, dtype, device, meta included.
+            generator: as it was given.
+
+        Returns:
+            False if the original is to run.
+        """
+
+
+class Frame:
+    """An open block."""
+
+    __slots__ = ("_before", "_task", "_thread", "busy", "handler", "passed")
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.passed: Any = getattr(handler, "passed", None)
+        # Whether the handler, or an original, is at work: then nobody is asked.
+        self.busy = False
+        self._thread = 0
+        self._task: object = None
+        self._before: Frame | None = None
+
+    def open(self) -> None:
+        """Makes this block the innermost one of the caller."""
+        self._thread, self._task = get_ident(), _get_running_loop() and current_task()
+        self._before = _innermost.get()
+        _innermost.set(self)
+
+    def close(self) -> None:
+        """Ends the block; a generator may do so in another thread or context than it began."""
+        self._thread = 0
+        if _innermost.get() is self:
+            _innermost.set(self._before)
+
+    def is_callers(self) -> bool:
+        """Whether the block is open, and the caller's: contexts are copied to other tasks."""
+        return self._thread == get_ident() and self._task is (
+            _get_running_loop() and current_task()
+        )
+
+    def ask(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
+        """Whether the handler takes a call."""
+        self.busy = True
+        try:
+            return self.handler.fill(call, tensor, generator)
+        finally:
+            self.busy = False
+
+
+_innermost: ContextVar[Frame | None] = ContextVar("torchinit.patch", default=None)
+
+
+def current() -> Frame | None:
+    """The block whose handler is to be asked."""
+    frame = _innermost.get()
+    if frame is None or frame.busy or not frame.is_callers():
+        return None
+    return frame

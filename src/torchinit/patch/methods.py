@@ -1,0 +1,67 @@
+"""``Tensor.normal_`` and ``Tensor.uniform_``: methods that ask first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.overrides import has_torch_function_unary
+
+from torchinit.native.torch_private import innermost_transform
+from torchinit.patch.frames import current
+from torchinit.schemes.calls import Call
+
+# By name of the method: what the init function of that name calls its parameters, and the keywords
+# that it takes for them itself. Their defaults are 0 and 1.
+_PARAMETERS = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
+_KEYWORDS = {"normal_": {"mean": "mean", "std": "std"}, "uniform_": {"from": "a", "to": "b"}}
+
+
+def read_method_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    """What a method's call asks for; None if torch is to say what is wrong with it."""
+    if len(args) > 2:
+        return None
+    arguments: dict[str, Any] = dict(zip(_PARAMETERS[name], (0.0, 1.0), strict=True))
+    arguments.update(zip(_PARAMETERS[name], args, strict=False))
+    for keyword, value in kwargs.items():
+        if keyword == "generator":
+            continue
+        parameter = _KEYWORDS[name].get(keyword)
+        if parameter is None or parameter in _PARAMETERS[name][: len(args)]:
+            return None
+        arguments[parameter] = value
+    return Call(name, arguments)
+
+
+def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method that takes a method's place."""
+    # Dynamo cannot trace the method of the base class, but the operator.
+    operator = getattr(torch.ops.aten, name).default
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if is_dynamo_compiling():
+            return operator(self, *args, **kwargs)  # type: ignore[no-any-return]
+        frame = current()
+        # Of modes and subclasses torch comes back here, when they are through.
+        if frame is None or has_torch_function_unary(self) or is_compiling():
+            return original(self, *args, **kwargs)
+        call = read_method_call(name, args, kwargs)
+        if (
+            call is not None
+            and innermost_transform() is None
+            # Autograd is to see it, or to refuse.
+            and not (self.requires_grad and torch.is_grad_enabled())
+        ):
+            if frame.ask(call, self, kwargs.get("generator")):
+                return self
+        elif frame.passed:
+            frame.passed(self)
+        return original(self, *args, **kwargs)
+
+    method.__name__ = name
+    method.__qualname__ = f"Tensor.{name}"
+    method.__doc__ = original.__doc__
+    return method

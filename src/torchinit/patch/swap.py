@@ -1,0 +1,123 @@
+"""Interception: exchanges what torch calls for what asks first, while any block is open anywhere.
+
+The hooks are there for every thread, and ask only for those inside a block: everybody else passes
+straight on to torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from torchinit.native.torch_private import device_constructors
+from torchinit.patch import factories, functions, methods
+from torchinit.patch.frames import Frame, Handler, Made, current
+
+__all__ = ["Frame", "Handler", "Made", "current", "intercept"]
+
+_FACTORIES = ("randn", "rand", "randn_like", "rand_like", "normal")
+_METHODS = ("normal_", "uniform_")
+
+_MISSING: Any = object()
+
+
+@contextlib.contextmanager
+def intercept(handler: Handler) -> Iterator[None]:
+    """Lets a handler take what code inside asks of torch: the innermost one of this thread or task.
+
+    The hook goes to the original without asking where a compiler traces, where a transform of
+    ``torch.func`` is open, for tensors with a ``__torch_function__`` of their own, and for methods
+    of tensors that require grad while grad mode is on. Function modes are shown the call first.
+    """
+    frame = enter(handler)
+    try:
+        yield
+    finally:
+        leave(frame)
+
+
+def enter(handler: Handler) -> Frame:
+    """What ``intercept`` does at the beginning of a block."""
+    frame = Frame(handler)
+    _hooks.need()
+    frame.open()
+    return frame
+
+
+def leave(frame: Frame) -> None:
+    """What ``intercept`` does at the end of a block."""
+    frame.close()
+    _hooks.need_no_more()
+
+
+class _Attribute:
+    """An attribute of torch's that is replaced by a function that knows the one before."""
+
+    def __init__(self, owner: Any, name: str, make: Callable[[str, Any], Any]) -> None:
+        self._owner, self._name = owner, name
+        self._own = vars(owner).get(name, _MISSING)  # a class may inherit it
+        self._hook = make(name, getattr(owner, name))
+
+    def do(self) -> None:
+        setattr(self._owner, self._name, self._hook)
+
+    def undo(self) -> None:
+        """Puts back what was there, unless somebody else has put something there since.
+
+        A hook that stays, because such a one puts it back later, does no harm: without a block it
+        passes on.
+        """
+        if vars(self._owner).get(self._name) is not self._hook:
+            return
+        if self._own is _MISSING:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._own)
+
+
+class _Hooks:
+    """The hooks, in place while somebody needs them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._exchanges: list[functions.Exchange] = []
+        self._attributes: list[_Attribute] = []
+
+    def need(self) -> None:
+        with self._lock:
+            if self._count == 0:
+                self._put_in_place()
+            self._count += 1
+
+    def need_no_more(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._take_away()
+
+    def _put_in_place(self) -> None:
+        device_constructors()  # torch remembers the functions: these are not to be hooks
+        if not self._exchanges:
+            self._exchanges = functions.exchanges()
+        self._attributes = [
+            *(_Attribute(torch.Tensor, name, methods.hook) for name in _METHODS),
+            *(_Attribute(torch, name, factories.hook) for name in _FACTORIES),
+        ]
+        for one in self._all():
+            one.do()
+
+    def _take_away(self) -> None:
+        for one in self._all():
+            one.undo()
+        self._attributes = []
+
+    def _all(self) -> list[functions.Exchange | _Attribute]:
+        return [*self._exchanges, *self._attributes]
+
+
+_hooks = _Hooks()
