@@ -27,17 +27,32 @@ from torchinit.functional import (
     zeros_,
 )
 from torchinit.layer import init_
+from torchinit.models.init_model import init_model_, plan_model
+from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
+from torchinit.rules.composed import Blocks, Stack, by
+from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
+from torchinit.rules.structured import Orthogonal
 from torchinit.schemes.schemes import InitializationType, cast_init_type
 from torchinit.version import __version__
 
 __all__ = [
     "ArgumentError",
+    "Blocks",
+    "Constant",
     "InitializationType",
+    "Normal",
+    "Orthogonal",
+    "Plan",
     "Route",
+    "Stack",
+    "TruncNormal",
+    "Uniform",
     "UnknownSchemeError",
+    "VarianceScaling",
     "__version__",
     "batch",
+    "by",
     "calculate_gain",
     "cast_init_type",
     "constant_",
@@ -45,6 +60,7 @@ __all__ = [
     "eye_",
     "init",
     "init_",
+    "init_model_",
     "kaiming_normal_",
     "kaiming_uniform_",
     "normal_",
@@ -52,6 +68,7 @@ __all__ = [
     "orthogonal_",
     "orthogonal_batch_",
     "patch_nn_init",
+    "plan_model",
     "sparse_",
     "trunc_normal_",
     "uniform_",

@@ -80,7 +80,7 @@ def assign(
     checked: set[tuple[Draw, torch.dtype]] = set()
     assignments = []
     for named, number in zip(parameters, found, strict=True):
-        key, scheme = chosen[number]
+        scheme = chosen[number].scheme
         own = named.tensor.dtype
         final = (
             dtype if dtype is not None and named.tensor.is_meta and own.is_floating_point else own
@@ -90,7 +90,7 @@ def assign(
             if (draw, final) not in checked:
                 _check_draw(named, draw, final)
                 checked.add((draw, final))
-            assignments.append(Assignment(named, final, draw, (), key, scheme))
+            assignments.append(Assignment(named, final, draw, (), chosen[number].title, scheme))
         else:
             assignments.append(_assign_one(named, chosen[number].title, scheme, final))
     return assignments

@@ -197,6 +197,6 @@ def _call(
         check_written(name, scratch, by)
     elif scratch._version == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(
-            f"{by} wrote nothing of parameter {name!r}: it must fill the tensor it is given in place"
+            f"{by} wrote nothing of parameter {name!r}: it must fill what it is given in place"
         )
     return scratch

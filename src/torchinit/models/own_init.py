@@ -245,7 +245,8 @@ def assign_own(
     for named, record in zip(parameters, own.records, strict=True):
         takes = named.tensor.is_meta and named.tensor.dtype.is_floating_point
         final = dtype if dtype is not None and takes else named.tensor.dtype
-        labels = ", ".join(dict.fromkeys(own.labels[step] for step in sorted(record.steps)))
+        steps = record.computed or [operation.step for operation in record.operations]
+        labels = ", ".join(dict.fromkeys(own.labels[step] for step in sorted(steps)))
         draw: Draw | None = None
         parts: list[Part] = []
         if record.computed:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from torchinit.models.assign import Assignment
-from torchinit.rules.part import Call, Function, Kept, Matrix, Part
+from torchinit.rules.part import Function, Kept, Matrix, Part
+from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import DISTRIBUTIONS, draw_in_words, law_of
 from torchinit.schemes.fans import calculate_fans
 from torchinit.schemes.law import Law, law_of_orthogonal
@@ -81,7 +82,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _rows(assignment: Assignment) -> Iterator[Row]:
     named, dtype, draw, parts, rule, scheme = assignment
     shape = tuple(named.tensor.shape)
-    said = repr(rule) if isinstance(rule, str) else getattr(rule, "__name__", str(rule))
+    said = rule if isinstance(rule, str) else getattr(rule, "__name__", str(rule))
     if not parts:
         values = "computed" if draw is None else draw_in_words(draw)
         law = None if draw is None else law_of(draw)

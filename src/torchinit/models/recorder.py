@@ -32,6 +32,7 @@ class Operation(NamedTuple):
         name: whose key it takes.
         geometry: what of the tensor it fills.
         is_whole: whether that is all of it.
+        step: number of the step that did it.
     """
 
     values: Draw | Call | Tensor
@@ -39,6 +40,7 @@ class Operation(NamedTuple):
     name: str
     geometry: Geometry
     is_whole: bool
+    step: int
 
 
 class Record:
@@ -128,7 +130,7 @@ class Recorder(TorchDispatchMode):
         if not is_whole and isinstance(values, tuple) and _is_random(values):
             name = part_of(name, record.parts)
             record.parts += 1
-        record.add(Operation(values, call, name, _geometry(tensor, parameter), is_whole))
+        record.add(Operation(values, call, name, _geometry(tensor, parameter), is_whole, self.step))
 
     # The mode.
 

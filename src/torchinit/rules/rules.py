@@ -34,7 +34,7 @@ class Rule(NamedTuple):
     def title(self) -> str:
         """The key in words."""
         if isinstance(self.key, str):
-            return repr(self.key)
+            return self.key
         if isinstance(self.key, re.Pattern):
             return f"re.compile({self.key.pattern!r})"
         return self.key.__name__
@@ -142,7 +142,7 @@ def check_unused(rules: Rules, used: Iterable[int], names: Sequence[str]) -> Non
         said = []
         for rule in unused:
             near = nearest(rule, names)
-            said.append(f"{rule.title}" + (f" (nearest: {near})" if near else ""))
+            said.append(f"{rule.title!r}" + (f" (nearest: {near})" if near else ""))
         raise ArgumentError(
             f"{len(unused)} of {len(rules.rules)} rules match no parameter: {'; '.join(said)}. "
             "With strict=False, as for a stage of a pipeline, they may"
