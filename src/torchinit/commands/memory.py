@@ -16,8 +16,8 @@ from torchinit.commands.models import MODELS, Model
 from torchinit.commands.shell import out_of_memory
 
 _GIB = 2**30
-# Memory asked for, as a multiple of the parameters: room for a head that is built before it is tied,
-# torch's temporaries and the checks.
+# Memory asked for, as a multiple of the parameters: room for a head that is built before it is
+# tied, torch's temporaries and the checks.
 _HEADROOM = 1.5
 # And what any run takes, however small the model: warming up, the checks, stacks of the threads.
 _RESERVE = 2**26
