@@ -12,7 +12,7 @@ from torchinit.errors import ArgumentError
 from torchinit.models.assign import assign, check_kinds
 from torchinit.models.carry_out import carry_out
 from torchinit.models.materialise import attach_buffer, check_apart, target_device
-from torchinit.models.names import Named, Rename, buffer_slots, gather, parameter_slots
+from torchinit.models.names import Named, Rename, named_buffers, named_parameters, places_of
 from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
 from torchinit.models.plan import Plan
 from torchinit.rules.rules import Rules
@@ -71,10 +71,11 @@ def init_model_(
     """
     _check_model(model)
     key_of_name = keys_of_names(seed)
-    parameters = gather(parameter_slots(model, rename))
+    places = places_of(model)
+    parameters = named_parameters(places, rename)
     check_kinds(parameters)
     check_apart(parameters)
-    buffers = gather(buffer_slots(model, rename))
+    buffers = named_buffers(places, rename)
     there = target_device(device) if _any_meta(parameters, buffers) else torch.device("cpu")
     if dtype is not None and not dtype.is_floating_point:
         raise ArgumentError(f"dtype={dtype} must be a floating-point one")
@@ -88,7 +89,7 @@ def init_model_(
             own = run_own_init(model, parameters, buffers, there, key_of_name, only_buffers=True)
     if own is not None:
         check_buffers(buffers, own)
-    carry_out(assignments, there, key_of_name, own.values if own else {}, pads=rules is not None)
+    carry_out(assignments, there, key_of_name, own.values if own else {})
     if own is not None:
         _put_buffers(own, also_real=rules is None)
     return model
@@ -118,12 +119,13 @@ def plan_model(
     torchinit.errors.ArgumentError: ...
     """
     _check_model(model)
-    parameters = gather(parameter_slots(model, rename))
+    places = places_of(model)
+    parameters = named_parameters(places, rename)
     check_kinds(parameters)
     check_apart(parameters)
     if rules is not None:
         return Plan(assign(parameters, Rules(rules), None, strict=strict))
-    buffers = gather(buffer_slots(model, rename))
+    buffers = named_buffers(places, rename)
     own = run_own_init(
         model, parameters, buffers, torch.device("cpu"), keys_of_names(0), only_buffers=True
     )

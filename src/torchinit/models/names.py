@@ -8,23 +8,35 @@ PEFT moves a whole model down. A key by name must not depend on any of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import Tensor, nn
-from torch.nn.parameter import Parameter
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from torchinit.errors import ArgumentError
 
 Rename: TypeAlias = "Mapping[str, str] | Callable[[str], str] | None"
 
+# What a named tuple's own constructor does, in half the time: models have thousands of parameters.
+new_tuple: Callable[..., Any] = tuple.__new__
+
 _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+# Children that may have no part in names.
+_TRANSPARENT = _WRAPPERS | {"parametrizations", "base_layer", "original_module"}
 # Modules whose child "module" is the model: (where they are defined, name).
 _ROOTS = (
     ("torch.nn.parallel.distributed", "DistributedDataParallel"),
     ("torch.nn.parallel.data_parallel", "DataParallel"),
     ("torch.optim.swa_utils", "AveragedModel"),
 )
+
+
+# A module at one of its places in a model: the prefix of its parameters' canonical names, with a
+# dot at the end or empty; itself; and, of a module that holds the parametrizations of a parameter,
+# the module that this one belongs to and its name.
+Place: TypeAlias = "tuple[str, nn.Module, tuple[nn.Module, str] | None]"
 
 
 class Slot(NamedTuple):
@@ -44,56 +56,52 @@ class Slot(NamedTuple):
     owner: nn.Module
 
 
-def parameter_slots(model: nn.Module, rename: Rename = None) -> Iterator[tuple[Slot, Parameter]]:
-    """All places that parameters are registered at, of tied ones every one."""
-    change = _renamer(rename)
-    for prefix, module in canonical_modules(model):
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                yield _slot(prefix, module, attribute, change), parameter
-
-
-def buffer_slots(model: nn.Module, rename: Rename = None) -> Iterator[tuple[Slot, Tensor]]:
-    """All places that buffers are registered at."""
-    change = _renamer(rename)
-    for prefix, module in canonical_modules(model):
-        for attribute, buffer in module._buffers.items():
-            if buffer is not None:
-                yield _slot(prefix, module, attribute, change), buffer
-
-
-class Prefix(NamedTuple):
-    """What stands before the names of a module's own parameters.
+class Named(NamedTuple):
+    """A parameter or buffer, and where it is registered.
 
     Attributes:
-        text: with a dot at the end, unless it is empty.
-        parametrized: the module whose parametrizations this one holds, and the name of the
-            parameter; None for any other module.
+        name: the smallest of its canonical names, which its key is made of.
+        tensor: itself.
+        module, attribute, owner: of the first place that it is registered at, as in a Slot.
+        ties: all places, of a tensor that has more than one.
     """
 
-    text: str
-    parametrized: tuple[nn.Module, str] | None = None
+    name: str
+    tensor: Any
+    module: nn.Module
+    attribute: str
+    owner: nn.Module
+    ties: Sequence[Slot] = ()
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """All places."""
+        return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
-def canonical_modules(model: nn.Module) -> Iterator[tuple[Prefix, nn.Module]]:
+def places_of(model: nn.Module) -> list[Place]:
     """All modules of a model, shared ones at every place, parents before children."""
-    yield from _walk(Prefix(""), _inner(model))
-    if _inner(model) is not model:
-        yield from _wrapper_buffers(model)
-
-
-def _wrapper_buffers(model: nn.Module) -> Iterator[tuple[Prefix, nn.Module]]:
-    inner, module = _inner(model), model
-    while module is not inner:
-        yield Prefix(""), module
-        module = _below(module) or inner
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The model within the wrappers of a root."""
+    places: list[Place] = []
     while (below := _below(model)) is not None:
+        places.append(("", model, None))  # a wrapper, which may have buffers of its own
         model = below
-    return model
+    places.append(("", model, None))
+    _walk("", model, None, places)
+    return places
+
+
+def named_parameters(places: Sequence[Place], rename: Rename = None) -> list[Named]:
+    """All parameters, tied ones once.
+
+    Raises:
+        ArgumentError: for two parameters of one name, or a rename that gives no name.
+    """
+    return _gather(places, "_parameters", _renamer(rename))
+
+
+def named_buffers(places: Sequence[Place], rename: Rename = None) -> list[Named]:
+    """All buffers; raises as ``named_parameters``."""
+    return _gather(places, "_buffers", _renamer(rename))
 
 
 def _below(module: nn.Module) -> nn.Module | None:
@@ -117,47 +125,37 @@ def _is_a(module: nn.Module, where: str, name: str) -> bool:
     return kind is not None and isinstance(module, kind)
 
 
-def _walk(prefix: Prefix, module: nn.Module) -> Iterator[tuple[Prefix, nn.Module]]:
-    yield prefix, module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _walk(_child_prefix(prefix, module, name, child), child)
-
-
-def _child_prefix(prefix: Prefix, module: nn.Module, name: str, child: nn.Module) -> Prefix:
-    text = prefix.text
-    if name in _WRAPPERS:
-        return prefix
-    if name == "parametrizations" and hasattr(module, "parametrizations"):
-        return Prefix(text, (module, ""))
-    if prefix.parametrized is not None and prefix.parametrized[1] == "":
-        return Prefix(text, (prefix.parametrized[0], name))
-    if prefix.parametrized is not None:
-        return Prefix(f"{text}parametrizations.{prefix.parametrized[1]}.{name}.")
-    if name in ("base_layer", "original_module") and _is_adapted(module, name):
-        return prefix
-    del child
-    return Prefix(f"{text}{name}.")
+def _walk(
+    prefix: str, module: nn.Module, within: tuple[nn.Module, str] | None, places: list[Place]
+) -> None:
+    """Adds what lies below a module; within is as in a Place, in a container without a name."""
+    for name, child in module.__dict__["_modules"].items():
+        if child is None:
+            continue
+        below, inside = f"{prefix}{name}.", None
+        if within is not None:
+            owner, parameter = within
+            if parameter:
+                below = f"{prefix}parametrizations.{parameter}.{name}."
+            else:
+                below, inside = prefix, (owner, name)
+        elif name in _TRANSPARENT:
+            if name == "parametrizations" and is_parametrized(module):
+                below, inside = prefix, (module, "")
+            elif name in _WRAPPERS or _is_adapted(module, name):
+                below = prefix
+        places.append((below, child, inside))
+        if child.__dict__["_modules"]:
+            _walk(below, child, inside, places)
 
 
 def _is_adapted(module: nn.Module, name: str) -> bool:
+    """Whether a child is what PEFT has put an adapter around."""
     if name == "base_layer":
         return _is_a(module, "peft.tuners.tuners_utils", "BaseTunerLayer")
-    return _is_a(module, "peft.utils.other", "AuxiliaryTrainingWrapper")
-
-
-def _slot(
-    prefix: Prefix, module: nn.Module, attribute: str, change: Callable[[str], str] | None
-) -> Slot:
-    if prefix.parametrized is None:
-        name, owner = prefix.text + attribute, module
-    else:
-        owner, parameter = prefix.parametrized
-        if attribute == "original":
-            name = prefix.text + parameter
-        else:
-            name = f"{prefix.text}parametrizations.{parameter}.{attribute}"
-    return Slot(name if change is None else change(name), module, attribute, owner)
+    return name == "original_module" and _is_a(
+        module, "peft.utils.other", "AuxiliaryTrainingWrapper"
+    )
 
 
 def _renamer(rename: Rename) -> Callable[[str], str] | None:
@@ -182,39 +180,41 @@ def _renamer(rename: Rename) -> Callable[[str], str] | None:
     return checked
 
 
-class Named(NamedTuple):
-    """A parameter or buffer, and the places that it is registered at.
-
-    Attributes:
-        name: the smallest of its canonical names, which its key is made of.
-        tensor: itself.
-        slots: the places.
-    """
-
-    name: str
-    tensor: Any
-    slots: list[Slot]
-
-
-def gather(slots: Iterator[tuple[Slot, Any]]) -> list[Named]:
-    """Tensors once each, in the order of their first place.
-
-    Raises:
-        ArgumentError: for two tensors of one name: they would be the same values.
-    """
-    found: dict[int, tuple[Any, list[Slot]]] = {}
-    for slot, tensor in slots:
-        known = found.get(id(tensor))
-        if known is None:
-            found[id(tensor)] = tensor, [slot]
-        else:
-            known[1].append(slot)
-    names: set[str] = set()
-    gathered = []
-    for tensor, places in found.values():
-        name = places[0].name if len(places) == 1 else min(slot.name for slot in places)
-        if name in names:
-            raise ArgumentError(f"two parameters are named {name!r}: they would have equal values")
-        names.add(name)
-        gathered.append(Named(name, tensor, places))
+def _gather(
+    places: Sequence[Place], registry: str, change: Callable[[str], str] | None
+) -> list[Named]:
+    found: dict[int, Named] = {}
+    for prefix, module, parametrizes in places:
+        registered = module.__dict__[registry]
+        if not registered:
+            continue
+        for attribute, tensor in registered.items():
+            if tensor is None:
+                continue
+            name, owner = prefix + attribute, module
+            if parametrizes is not None:
+                owner = parametrizes[0]
+                name = f"{prefix}{_parametrized(parametrizes[1], attribute)}"
+            if change is not None:
+                name = change(name)
+            number = id(tensor)
+            if number in found:
+                found[number] = _tie(found[number], Slot(name, module, attribute, owner))
+            else:
+                found[number] = new_tuple(Named, (name, tensor, module, attribute, owner, ()))
+    gathered = list(found.values())
+    if len({named[0] for named in gathered}) < len(gathered):
+        name, _ = Counter(named.name for named in gathered).most_common(1)[0]
+        raise ArgumentError(f"two parameters are named {name!r}: they would have equal values")
     return gathered
+
+
+def _tie(named: Named, slot: Slot) -> Named:
+    ties = (*named.slots, slot)
+    return named._replace(name=min(slot.name for slot in ties), ties=ties)
+
+
+def _parametrized(parameter: str, attribute: str) -> str:
+    if attribute == "original":
+        return parameter
+    return f"parametrizations.{parameter}.{attribute}"

@@ -48,6 +48,14 @@ jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda
 count_writes: Callable[[Any], None] = _find(
     "torch._C", "_increment_version", graph.increment_version
 )
+# What Parameter(data, requires_grad) does, without its questions.
+make_parameter: Callable[[type, Any, bool], Any] = _find(
+    "torch", "Tensor._make_subclass", lambda kind, data, requires_grad: kind(data, requires_grad)
+)
+# A number that tensors share if they share their storage, on the meta device too.
+storage_number: Callable[[Any], int] = _find(
+    "torch", "_C._storage_id", lambda tensor: tensor.untyped_storage()._cdata
+)
 FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
 
 
