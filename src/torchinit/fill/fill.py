@@ -87,7 +87,7 @@ def fill_list(
             fill(draw, tensor, stream, box)
 
 
-def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
+def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[int]) -> bool:
     """Fills tensors that the caller has just allocated: whole, contiguous, plain, nobody else's.
 
     What could be wrong with any other tensor is not asked; the draws have been checked.
@@ -95,19 +95,18 @@ def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[
     Args:
         draws, tensors, keys: one for each fill, all on one device; constants take no notice of
             their key, and are of type float.
+
+    Returns:
+        False if it cannot be done at once, and nothing is.
     """
-    if tensors and any(find_road(tensor) != "now" for tensor in one_of_each(tensors)):
-        fill_list(draws, tensors, keys)
-        return
-    numbers = list(map(DTYPE_NUMBERS.__getitem__, map(_dtype, tensors)))
+    dtypes = list(map(_dtype, tensors))
+    kinds = dict(zip(dtypes, tensors, strict=True)).values()
+    if not all(find_road(tensor) == "now" for tensor in kinds):
+        return False
+    numbers = list(map(DTYPE_NUMBERS.__getitem__, dtypes))
     addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
     calls.fill_list(draws, numbers, keys, tensors, addresses, sizes)
-
-
-def one_of_each(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A tensor of each dtype."""
-    # Not by device: a caller's new tensors are all on one.
-    return list(dict(zip(map(_dtype, tensors), tensors, strict=True)).values())
+    return True
 
 
 def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:

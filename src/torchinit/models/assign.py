@@ -31,6 +31,7 @@ class Assignment(NamedTuple):
         named: the parameter.
         dtype: that it has in the end.
         draw: of all of it; None if it takes more than a draw.
+        is_plain: whether it is on the meta device, and the draw is all it takes.
         parts: of it, where draw is None.
         pads: rows that stand for padding, and are zeroed in the end.
         rule: in words, where it comes from.
@@ -39,6 +40,7 @@ class Assignment(NamedTuple):
     named: Named
     dtype: torch.dtype
     draw: Draw | None
+    is_plain: bool
     parts: Sequence[Part]
     pads: Sequence[int]
     rule: str
@@ -81,7 +83,8 @@ def assign(
             _check_draw(named, draw, dtype_)
             checked.add((number, dtype_))
         pads = padding_rows(named) if ties or "padding_idx" in owner.__dict__ else ()
-        one = (named, dtype_, draw, (), pads, titles[number])
+        is_plain = tensor.is_meta and not pads
+        one = (named, dtype_, draw, is_plain, (), pads, titles[number])
         assignments.append(new_tuple(Assignment, one))
     if unmatched:
         raise ArgumentError(
@@ -147,7 +150,7 @@ def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> 
     if len(parts) == 1 and isinstance(scheme, Elementwise):
         draw = parts[0].values
         parts = []
-    return Assignment(named, dtype, draw, parts, padding_rows(named), rule)  # type: ignore[arg-type]
+    return Assignment(named, dtype, draw, False, parts, padding_rows(named), rule)  # type: ignore[arg-type]
 
 
 def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None:

@@ -47,7 +47,7 @@ def find_steps(model: nn.Module, device: torch.device) -> list[Step]:
         device: where buffers are to lie, for conventions that ask.
     """
     places = places_of(model)
-    names = {id(module): prefix.rstrip(".") for prefix, module, _ in reversed(places)}
+    names = {id(module): prefix.rstrip(".") for prefix, module in reversed(places)}
     steps: list[Step] = []
     seen: set[int] = set()
     _collect(model, None, names, device, steps, seen)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torchinit.errors import ArgumentError
 from torchinit.models.names import Named, Slot
 from torchinit.native.torch_private import make_parameter, storage_number
 
+_tensor = attrgetter("tensor")
 _set_attribute = nn.Module.__setattr__
 
 
@@ -59,23 +60,23 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
         slot.module._buffers[slot.attribute] = memory
 
 
-def check_apart(parameters: Iterable[Named]) -> None:
+def check_apart(parameters: Sequence[Named]) -> None:
     """Raises ArgumentError for meta parameters that are views of one storage.
 
     They would become separate, and what was one memory two.
     """
-    metas = [named for named in parameters if named[1].is_meta]
-    numbers = [storage_number(named[1]) for named in metas]
+    numbers = list(map(storage_number, map(_tensor, parameters)))
     if len(set(numbers)) == len(numbers):
         return
-    for number, _ in Counter(numbers).most_common(1):
-        one, other = [named.name for named, n in zip(metas, numbers, strict=True) if n == number][
-            :2
-        ]
-        raise ArgumentError(
-            f"parameters {one!r} and {other!r} are views of one memory on the meta device, and "
-            "would no longer be: build the model on a device, or make one parameter of both"
-        )
+    first: dict[int, Named] = {}
+    for number, named in zip(numbers, parameters, strict=True):
+        other = first.setdefault(number, named)
+        if other is not named and named.tensor.is_meta:
+            raise ArgumentError(
+                f"parameters {other.name!r} and {named.name!r} are views of one memory on the meta "
+                "device, and would no longer be: build the model on a device, or make one "
+                "parameter of both"
+            )
 
 
 def target_device(device: Any) -> torch.device:

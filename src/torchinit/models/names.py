@@ -33,10 +33,12 @@ _ROOTS = (
 )
 
 
-# A module at one of its places in a model: the prefix of its parameters' canonical names, with a
-# dot at the end or empty; itself; and, of a module that holds the parametrizations of a parameter,
-# the module that this one belongs to and its name.
-Place: TypeAlias = "tuple[str, nn.Module, tuple[nn.Module, str] | None]"
+# The prefix of the canonical names of a module's parameters, with a dot at the end or empty; the
+# module.
+Place: TypeAlias = "tuple[str, nn.Module]"
+# Of a module that holds the parametrizations of a parameter: the module that this one belongs to,
+# and its name; of the container of all parametrizations, no name.
+_Within: TypeAlias = "tuple[nn.Module, str] | None"
 
 
 class Slot(NamedTuple):
@@ -82,29 +84,114 @@ class Named(NamedTuple):
 def places_of(model: nn.Module) -> list[Place]:
     """All modules of a model, shared ones at every place, parents before children."""
     places: list[Place] = []
-    while (below := _below(model)) is not None:
-        places.append(("", model, None))  # a wrapper, which may have buffers of its own
-        model = below
-    places.append(("", model, None))
-    _walk("", model, None, places)
+    model = _unwrap(model, lambda wrapper: places.append(("", wrapper)))
+
+    def visit(prefix: str, module: nn.Module, within: _Within) -> None:
+        places.append((prefix, module))
+        for name, child in module._modules.items():
+            if child is not None:
+                visit(*_below(prefix, module, within, name, child))
+
+    visit("", model, None)
     return places
 
 
-def named_parameters(places: Sequence[Place], rename: Rename = None) -> list[Named]:
-    """All parameters, tied ones once.
+def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[Named]]:
+    """All parameters, and all buffers, of a model; tied ones once.
 
     Raises:
-        ArgumentError: for two parameters of one name, or a rename that gives no name.
+        ArgumentError: for two of one name, or a rename that gives no name.
     """
-    return _gather(places, "_parameters", _renamer(rename))
+    change = _renamer(rename)
+    parameters: dict[int, Named] = {}
+    buffers: dict[int, Named] = {}
+
+    def visit(above: str, parent: nn.Module, outside: _Within, children: Any) -> None:
+        # Models have thousands of modules: what most of them need is done in this loop.
+        for name, module in children:
+            if module is None:
+                continue
+            if outside is None and name not in _TRANSPARENT:
+                prefix, within = f"{above}{name}.", None
+            else:
+                prefix, _, within = _below(above, parent, outside, name, module)
+            own = module.__dict__
+            if within is None and change is None:
+                for attribute, tensor in own["_parameters"].items():
+                    if tensor is None:
+                        continue
+                    number = id(tensor)
+                    if number in parameters:
+                        slot = Slot(prefix + attribute, module, attribute, module)
+                        parameters[number] = _tie(parameters[number], slot)
+                    else:
+                        named = (prefix + attribute, tensor, module, attribute, module, ())
+                        parameters[number] = new_tuple(Named, named)
+            elif own["_parameters"]:
+                _register(parameters, own["_parameters"], prefix, module, within, change)
+            if own["_buffers"]:
+                _register(buffers, own["_buffers"], prefix, module, within, change)
+            if own["_modules"]:
+                visit(prefix, module, within, own["_modules"].items())
+
+    def take_wrapper(wrapper: nn.Module) -> None:
+        _register(buffers, wrapper._buffers, "", wrapper, None, change)
+
+    root = _unwrap(model, take_wrapper)
+    _register(parameters, root._parameters, "", root, None, change)
+    _register(buffers, root._buffers, "", root, None, change)
+    visit("", root, None, root._modules.items())
+    return _checked(parameters, "parameters"), _checked(buffers, "buffers")
 
 
-def named_buffers(places: Sequence[Place], rename: Rename = None) -> list[Named]:
-    """All buffers; raises as ``named_parameters``."""
-    return _gather(places, "_buffers", _renamer(rename))
+def _checked(found: dict[int, Named], what: str) -> list[Named]:
+    gathered = list(found.values())
+    if len({named[0] for named in gathered}) < len(gathered):
+        name, _ = Counter(named.name for named in gathered).most_common(1)[0]
+        raise ArgumentError(f"two {what} are named {name!r}: they would have equal values")
+    return gathered
 
 
-def _below(module: nn.Module) -> nn.Module | None:
+def _register(
+    found: dict[int, Named],
+    registered: Mapping[str, Any],
+    prefix: str,
+    module: nn.Module,
+    within: _Within,
+    change: Callable[[str], str] | None,
+) -> None:
+    """Adds a module's own parameters or buffers to those found."""
+    for attribute, tensor in registered.items():
+        if tensor is None:
+            continue
+        name, owner = prefix + attribute, module
+        if within is not None:
+            owner, parameter = within
+            tail = f"parametrizations.{parameter}.{attribute}"
+            name = prefix + (parameter if attribute == "original" else tail)
+        if change is not None:
+            name = change(name)
+        number = id(tensor)
+        if number in found:
+            found[number] = _tie(found[number], Slot(name, module, attribute, owner))
+        else:
+            found[number] = Named(name, tensor, module, attribute, owner)
+
+
+def _tie(named: Named, slot: Slot) -> Named:
+    ties = (*named.slots, slot)
+    return named._replace(name=min(slot.name for slot in ties), ties=ties)
+
+
+def _unwrap(model: nn.Module, see: Callable[[nn.Module], None]) -> nn.Module:
+    """The model within the wrappers of a root, each of which is shown."""
+    while (inner := _wrapped(model)) is not None:
+        see(model)
+        model = inner
+    return model
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
     for name in _WRAPPERS:
         if name in module._modules:
             return module._modules[name]
@@ -125,28 +212,20 @@ def _is_a(module: nn.Module, where: str, name: str) -> bool:
     return kind is not None and isinstance(module, kind)
 
 
-def _walk(
-    prefix: str, module: nn.Module, within: tuple[nn.Module, str] | None, places: list[Place]
-) -> None:
-    """Adds what lies below a module; within is as in a Place, in a container without a name."""
-    for name, child in module.__dict__["_modules"].items():
-        if child is None:
-            continue
-        below, inside = f"{prefix}{name}.", None
-        if within is not None:
-            owner, parameter = within
-            if parameter:
-                below = f"{prefix}parametrizations.{parameter}.{name}."
-            else:
-                below, inside = prefix, (owner, name)
-        elif name in _TRANSPARENT:
-            if name == "parametrizations" and is_parametrized(module):
-                below, inside = prefix, (module, "")
-            elif name in _WRAPPERS or _is_adapted(module, name):
-                below = prefix
-        places.append((below, child, inside))
-        if child.__dict__["_modules"]:
-            _walk(below, child, inside, places)
+def _below(
+    prefix: str, module: nn.Module, within: _Within, name: str, child: nn.Module
+) -> tuple[str, nn.Module, _Within]:
+    """The prefix of a child's names, the child, and what it is within."""
+    if within is not None:
+        owner, parameter = within
+        if not parameter:
+            return prefix, child, (owner, name)
+        return f"{prefix}parametrizations.{parameter}.{name}.", child, None
+    if name == "parametrizations" and is_parametrized(module):
+        return prefix, child, (module, "")
+    if name in _WRAPPERS or _is_adapted(module, name):
+        return prefix, child, None
+    return f"{prefix}{name}.", child, None
 
 
 def _is_adapted(module: nn.Module, name: str) -> bool:
@@ -178,43 +257,3 @@ def _renamer(rename: Rename) -> Callable[[str], str] | None:
         return new
 
     return checked
-
-
-def _gather(
-    places: Sequence[Place], registry: str, change: Callable[[str], str] | None
-) -> list[Named]:
-    found: dict[int, Named] = {}
-    for prefix, module, parametrizes in places:
-        registered = module.__dict__[registry]
-        if not registered:
-            continue
-        for attribute, tensor in registered.items():
-            if tensor is None:
-                continue
-            name, owner = prefix + attribute, module
-            if parametrizes is not None:
-                owner = parametrizes[0]
-                name = f"{prefix}{_parametrized(parametrizes[1], attribute)}"
-            if change is not None:
-                name = change(name)
-            number = id(tensor)
-            if number in found:
-                found[number] = _tie(found[number], Slot(name, module, attribute, owner))
-            else:
-                found[number] = new_tuple(Named, (name, tensor, module, attribute, owner, ()))
-    gathered = list(found.values())
-    if len({named[0] for named in gathered}) < len(gathered):
-        name, _ = Counter(named.name for named in gathered).most_common(1)[0]
-        raise ArgumentError(f"two parameters are named {name!r}: they would have equal values")
-    return gathered
-
-
-def _tie(named: Named, slot: Slot) -> Named:
-    ties = (*named.slots, slot)
-    return named._replace(name=min(slot.name for slot in ties), ties=ties)
-
-
-def _parametrized(parameter: str, attribute: str) -> str:
-    if attribute == "original":
-        return parameter
-    return f"parametrizations.{parameter}.{attribute}"

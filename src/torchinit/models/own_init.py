@@ -256,7 +256,8 @@ def assign_own(
             first = parts[0]
             if len(parts) == 1 and first.region.geometry is None and _is_draw(first.values):
                 draw, parts = first.values, []  # type: ignore[assignment]
-        assignments.append(Assignment(named, final, draw, parts, (), labels))
+        is_plain = draw is not None and named.tensor.is_meta
+        assignments.append(Assignment(named, final, draw, is_plain, parts, (), labels))
     if unfilled:
         raise ArgumentError(
             f"the model's own initialisation leaves {len(unfilled)} of {len(parameters)} "

@@ -80,7 +80,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _rows(assignment: Assignment) -> Iterator[Row]:
-    named, dtype, draw, parts, _, rule = assignment
+    named, dtype, draw, _, parts, _, rule = assignment
     shape = tuple(named.tensor.shape)
     if not parts:
         values = "computed" if draw is None else draw_in_words(draw)
