@@ -115,7 +115,7 @@ class Deferred:
             is_seen
             and (is_pending or tensor.nbytes >= LEAST)
             and self._is_open
-            and serves(call, tensor)
+            and (serves(call, tensor) or (is_pending and _is_plain_constant(call)))
             and call.name != "orthogonal_"
             and _is_deferrable(tensor)
         ):
@@ -135,6 +135,9 @@ class Deferred:
         except BaseException:
             self.pending.put_back(storage._cdata, taken)
             raise
+        if not is_done:  # the original, which may yet fail
+            self.pending.put_back(storage._cdata, taken)
+            self.pending.do(storage._cdata)
         return is_done
 
     def _write_down(
@@ -223,6 +226,13 @@ class Deferred:
             if taken is not None:
                 self.pending.put_back(identity, taken)
             raise
+
+
+def _is_plain_constant(call: Call) -> bool:
+    """Whether a call writes one number: small ones too, where they are to come after others."""
+    return call.name in ("ones_", "zeros_") or (
+        call.name == "constant_" and type(call.arguments["val"]) in (int, float)
+    )
 
 
 def _is_deferrable(tensor: Tensor) -> bool:
