@@ -14,23 +14,23 @@ from torchinit import ArgumentError, recipes
 
 transformers = pytest.importorskip("transformers")
 
-LLAMA = dict(
-    vocab_size=320, hidden_size=48, intermediate_size=112, num_hidden_layers=2,
-    num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=64,
-)  # fmt: skip
-GPT2 = dict(vocab_size=300, n_embd=48, n_layer=3, n_head=4, n_positions=40)
-VIT = dict(
-    hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-    image_size=32, patch_size=8,
-)  # fmt: skip
-BERT = dict(
-    vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-    num_attention_heads=4, max_position_embeddings=40,
-)  # fmt: skip
-T5 = dict(
-    vocab_size=300, d_model=48, d_kv=8, d_ff=96, num_layers=2, num_heads=4,
-    relative_attention_num_buckets=16, decoder_start_token_id=0,
-)  # fmt: skip
+LLAMA = {
+    "vocab_size": 320, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+GPT2 = {"vocab_size": 300, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 40}
+VIT = {
+    "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+BERT = {
+    "vocab_size": 300, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 40,
+}  # fmt: skip
+T5 = {
+    "vocab_size": 300, "d_model": 48, "d_kv": 8, "d_ff": 96, "num_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 16, "decoder_start_token_id": 0,
+}  # fmt: skip
 
 # (recipe, config class, model classes, what each of several configs has besides the smallest one)
 DECODER_HEADS = ("Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering",
@@ -48,7 +48,10 @@ FAMILIES = [
         ],
     ),
     # Relatives of Llama: biases of q, k and v without a word in the config; norms of q and k.
-    ("llama", "Qwen2", LLAMA, ("ForCausalLM", "ForTokenClassification"), [{}, {"tie_word_embeddings": True}]),
+    (
+        "llama", "Qwen2", LLAMA, ("ForCausalLM", "ForTokenClassification"),
+        [{}, {"tie_word_embeddings": True}],
+    ),
     ("llama", "Qwen3", LLAMA | {"head_dim": 16}, ("ForCausalLM",), [{}, {"attention_bias": True}]),
     ("llama", "Mistral", LLAMA, ("ForCausalLM",), [{}]),
     (

@@ -26,7 +26,7 @@ _ZERO, _ONE = Constant(0.0), Constant(1.0)
 
 
 def llama(config: Any) -> Recipe:
-    """Rules for Llama, and for what is built like it: Mistral, Qwen 2 and 3, with or without biases.
+    """Rules for Llama, and for what is built like it: Mistral, Qwen 2 and 3, biases or not.
 
     Norms 1, biases 0, all else N(0, initializer_range^2).
 
