@@ -74,8 +74,8 @@ def shrink(fields: Mapping[str, Any], size: Size) -> dict[str, Any]:
 
 
 def _shrink(name: str, value: Any, size: Size, counts: set[int]) -> Any:
-    if isinstance(value, Mapping):
-        return shrink(value, size)
+    if isinstance(value, Mapping):  # labels have numbers for names
+        return shrink(value, size) if all(isinstance(key, str) for key in value) else value
     if isinstance(value, list | tuple) and value and size.fewer:
         if all(map(_is_int, value)) and _STAGES.search(name):
             return [min(number, 2) for number in value]
@@ -160,8 +160,9 @@ def _smallest(kind: Any, model_class: Any) -> tuple[Any, Size, int]:
     fields = kind().to_dict()
     first: Exception | None = None
     for size in SIZES:
+        small = shrink(fields, size)
         try:
-            config = kind.from_dict(shrink(fields, size)) if size != SIZES[-1] else kind()
+            config = kind.from_dict(small) if size != SIZES[-1] else kind()
             with torch.device("meta"):
                 model = model_class(config)
             return config, size, sum(p.numel() for p in model.parameters())
