@@ -143,7 +143,7 @@ def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> 
         said = (
             str(error) if isinstance(error, ArgumentError) else f"{type(error).__name__}: {error}"
         )
-        raise ArgumentError(f"{where}: {said}{error}") from error
+        raise ArgumentError(f"{where}: {said}") from error
     for part in parts:
         _check_part(named, part, dtype, rule)
     draw = None

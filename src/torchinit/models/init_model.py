@@ -115,9 +115,9 @@ def plan_model(
             that has been called can tell.
 
     >>> import torchinit
-    >>> plan = torchinit.plan_model(torch.nn.Linear(8, 4), {"**": torchinit.Uniform(-1, 1)})
-    Traceback (most recent call last):
-    torchinit.errors.ArgumentError: ...
+    >>> plan = torchinit.plan_model(torch.nn.Linear(8, 4), {"**": torchinit.Constant(1)})
+    >>> [(row.name, row.rule, row.fans) for row in plan]
+    [('weight', '**', (8, 4)), ('bias', '**', None)]
     """
     _check_model(model)
     parameters, buffers = gather(model, rename)
