@@ -270,6 +270,6 @@ def test_address_space_that_is_limited():
     )
     code, out, err = finish(start("-c", program))
     assert code == 0, err
-    assert '"model": "a tiny decoder in plain torch.nn"' in out
+    assert '"model": "a decoder in plain torch.nn, as large as GPT-2"' in out
     assert len(err.splitlines()) == 1
-    assert "are available: taking a tiny decoder" in err
+    assert "are available: taking a decoder in plain torch.nn, as large as GPT-2" in err

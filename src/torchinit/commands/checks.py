@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import torchinit
 from torchinit.commands.progress import progress
-from torchinit.models.names import gather, parameter_slots
 from torchinit.models.plan import Plan
 from torchinit.schemes.law import Law
 
@@ -61,13 +60,22 @@ class Moments:
 def check_all(model: nn.Module, laws: Laws) -> list[Failure]:
     """Returns the parameters of a model whose values are not what was promised."""
     failures = []
-    parameters = [(named.name, named.tensor.detach()) for named in gather(parameter_slots(model))]
+    parameters = list(_by_name(model))
     with progress(sum(tensor.numel() for _, tensor in parameters), "checking") as bar:
         for name, tensor in parameters:
             if problems := check(tensor, laws[name]):
                 failures.append(Failure(name, problems))
             bar.update(tensor.numel())
     return failures
+
+
+def _by_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter once, by the name that its key is made of: the smallest of a tied one's."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for parameter in model.parameters():
+        yield min(names[id(parameter)]), parameter.detach()
 
 
 def check(tensor: Tensor, law: Law | None) -> list[str]:
