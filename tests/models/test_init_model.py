@@ -368,6 +368,7 @@ def test_meta_parameters_alone_take_device_and_dtype():
         init_model_(on_meta(), RULES, seed=0, dtype=torch.int32)
 
 
+@native_only  # torch draws in the order of memory
 def test_strides_survive():
     with torch.device("meta"):
         model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
