@@ -99,6 +99,8 @@ def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[
     Returns:
         False if it cannot be done at once, and nothing is.
     """
+    if not tensors:
+        return True
     dtypes = list(map(_dtype, tensors))
     kinds = dict(zip(dtypes, tensors, strict=True)).values()
     if not all(find_road(tensor) == "now" for tensor in kinds):

@@ -15,10 +15,9 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.names import Named, new_tuple
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region
+from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw, check_draw
 
 _SHOWN = 10  # names in an error
@@ -94,7 +93,30 @@ def assign(
         )
     if strict and len(used) < len(chosen):
         check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
+    _check_keys(assignments)
     return assignments
+
+
+def _check_keys(assignments: Sequence[Assignment]) -> None:
+    """Raises ArgumentError if a part of a fused parameter is called like another parameter."""
+    owners: dict[str, str] = {}
+    for one in assignments:
+        for part in one.parts:
+            owners.setdefault(part.region.name, one.named.name)
+            if owners[part.region.name] != one.named.name:
+                _complain_of_key(part.region.name, owners[part.region.name], one.named.name)
+    if owners:
+        for one in assignments:
+            name = one.named.name
+            if owners.get(name, name) != name:
+                _complain_of_key(name, owners[name], name)
+
+
+def _complain_of_key(name: str, one: str, other: str) -> None:
+    raise ArgumentError(
+        f"parameters {one!r} and {other!r} would both have values of the name {name!r}: call the "
+        "parts otherwise, or rename a parameter"
+    )
 
 
 def check_kinds(parameters: Sequence[Named]) -> None:
@@ -172,8 +194,8 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
             f"parameter {named.name!r} has dtype {dtype}, which cannot be initialised: give it the "
             "rule 'keep', or a callable"
         )
-    if isinstance(values, tuple) and not isinstance(values, Matrix | Call | Function):
-        _check_draw(named, values, dtype)
+    if (draw := draw_in(values)) is not None:
+        _check_draw(named, draw, dtype)
 
 
 def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:

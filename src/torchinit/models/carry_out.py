@@ -23,7 +23,7 @@ from torchinit.models.materialise import allocate, attach, parameter_like
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.native.torch_private import make_parameter
 from torchinit.rules.fill_parts import fill_parts
-from torchinit.rules.part import Function, Kept, Part, Region
+from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.schemes.distributions import CONSTANT, Draw
 
 
@@ -51,12 +51,8 @@ def carry_out(
     homes = _allocate(others, device, ready)
     with no_collection():
         fresh = _fill_plain(plain, device, key_of_name)
-    for one, home in zip(others, homes, strict=True):
-        _fill_parts(one, home, key_of_name)
-        if not _is_kept(one):
-            with torch.no_grad():
-                for row in one.pads:
-                    home[row].zero_()
+    with torch.no_grad():
+        _fill_others(others, homes, key_of_name)
     for one, memory in zip(plain, fresh, strict=True):
         attach(one[0], memory)
     for one, home in zip(others, homes, strict=True):
@@ -144,24 +140,33 @@ def _numel(shape: Sequence[int]) -> int:
     return torch.Size(shape).numel()
 
 
-def _fill_parts(one: Assignment, home: Tensor, key_of_name: KeyOfName) -> None:
-    """Fills a parameter part by part; where order matters, one after the other."""
-    if one.draw is not None:
-        draw, name = one.draw, one.named.name
-        key = 0 if draw[0] == CONSTANT else key_of_name(name)
-        fill_parts([(home, Part(Region(name, tuple(home.shape)), draw))], [key])
-        return
-    if not one.parts:
-        return  # computed before
-    keys = [key_of_name(part.region.name) for part in one.parts]
-    pairs = [(home, part) for part in one.parts]
-    if one.parts[0].region.geometry is None and len({p.region.geometry for p in one.parts}) == 1:
-        fill_parts(pairs, keys)
-    else:
-        for pair, key in zip(pairs, keys, strict=True):
-            fill_parts([pair], [key])
-    if _may_leave_gaps(one):
-        check_written(one.named.name, home, str(one.rule))
+def _fill_others(
+    assignments: Sequence[Assignment], homes: Sequence[Tensor], key_of_name: KeyOfName
+) -> None:
+    """Fills parameters part by part: together, but for those where the order of parts matters."""
+    together: list[tuple[Tensor, Part]] = []
+    in_order: list[tuple[Tensor, Part]] = []
+    for one, home in zip(assignments, homes, strict=True):
+        parts = one.parts
+        if one.draw is not None:
+            parts = [Part(Region(one.named.name, tuple(home.shape)), one.draw)]
+        views = any(part.region.geometry is not None for part in parts)
+        (in_order if views else together).extend((home, part) for part in parts)
+    fill_parts(together, [_key(part, key_of_name) for _, part in together])
+    for pair in in_order:
+        fill_parts([pair], [_key(pair[1], key_of_name)])
+    for one, home in zip(assignments, homes, strict=True):
+        if one.parts and _may_leave_gaps(one):
+            check_written(one.named.name, home, one.rule)
+        if not _is_kept(one):
+            for row in one.pads:
+                home[row].zero_()
+
+
+def _key(part: Part, key_of_name: KeyOfName) -> int:
+    draw = draw_in(part.values)
+    is_constant = draw is not None and draw[0] == CONSTANT
+    return 0 if is_constant else key_of_name(part.region.name)
 
 
 def _run_callables(

@@ -24,8 +24,7 @@ from torchinit.models.names import Named
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.rules.fill_parts import seeded
-from torchinit.rules.part import Matrix, Part, Region
-from torchinit.schemes.calls import Call
+from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
 
 _FLAG = "_is_hf_initialized"
@@ -254,8 +253,9 @@ def assign_own(
         if not record.computed:
             parts = parts_of(record)
             first = parts[0]
-            if len(parts) == 1 and first.region.geometry is None and _is_draw(first.values):
-                draw, parts = first.values, []  # type: ignore[assignment]
+            if len(parts) == 1 and first.region.geometry is None:
+                draw = draw_in(first.values)
+                parts = parts if draw is None else []
         is_plain = draw is not None and named.tensor.is_meta
         assignments.append(Assignment(named, final, draw, is_plain, parts, (), labels))
     if unfilled:
@@ -287,7 +287,3 @@ def _what_raised(own: OwnInit) -> str:
         f"{label} ({type(error).__name__}: {error})" for label, error in own.raised[:5]
     )
     return f" (raised: {said})"
-
-
-def _is_draw(values: object) -> bool:
-    return isinstance(values, tuple) and not isinstance(values, Matrix | Call)
