@@ -79,7 +79,10 @@ def run(name: str, mode: str) -> dict[str, Any]:
     case = {**CASES, **SMOKE}[name]
     build = case.prepare(case.dtype)
     rules = case.rules() if case.rules else None
+    _on_meta(build)
+    start = perf_counter()
     meta = _on_meta(build)
+    meta_seconds = perf_counter() - start
     parameters = list(meta.parameters())
     size = sum(parameter.nbytes for parameter in parameters)
     torch.manual_seed(_SEED)
@@ -97,6 +100,7 @@ def run(name: str, mode: str) -> dict[str, Any]:
     ]
     return {
         "seconds": seconds,
+        "meta_seconds": meta_seconds,
         "cpu_seconds": process_time() - cpu,
         "parameters": len(parameters),
         "values": sum(parameter.numel() for parameter in parameters),

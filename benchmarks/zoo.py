@@ -12,6 +12,7 @@ from torch import nn
 import torchinit
 from torchinit.commands.build import Build, builder
 from torchinit.commands.models import MODELS, Model
+from torchinit.rules.scheme import Target
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def _x_transformers(_dtype: torch.dtype) -> Build:
 
     def build() -> nn.Module:
         layers = Decoder(dim=1024, depth=24, heads=16)
-        model = TransformerWrapper(num_tokens=50257, max_seq_len=1024, attn_layers=layers)
-        return model  # type: ignore[no-any-return]
+        return TransformerWrapper(  # type: ignore[no-any-return]
+            num_tokens=50257, max_seq_len=1024, attn_layers=layers
+        )
 
     return build
 
@@ -58,8 +60,9 @@ def _x_transformers(_dtype: torch.dtype) -> Build:
 def _x_transformers_rules() -> Mapping[Any, Any]:
     """As the constructors fill: gains are offsets from 1; layers as torch.nn.Linear."""
 
-    def as_linear(target: torchinit.rules.scheme.Target) -> Any:
-        bound = target.module.in_features**-0.5  # type: ignore[union-attr, operator]
+    def as_linear(target: Target) -> torchinit.Uniform:
+        assert isinstance(target.module, nn.Linear)
+        bound = target.module.in_features**-0.5
         return torchinit.Uniform(-bound, bound)
 
     return {
