@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -363,3 +366,16 @@ def test_device_constructors_are_not_remembered_as_hooks():
         assert torch.randn(3).is_meta
     with torch.device("meta"):
         assert torch.randn(3).is_meta
+
+
+@BOTH
+def test_compilers_that_are_loaded_inside_remember_torchs_functions(defer):
+    program = Path(__file__).parents[1] / "programs" / "compilers_in_patch.py"
+    process = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(program), str(int(defer))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr

@@ -12,7 +12,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import torchinit
@@ -277,7 +276,7 @@ WAYS = {
     "sparse values": sparse_values,
     "vmap": lambda w: torch.vmap(lambda x: x + 1)(w),
     "grad": lambda w: torch.func.grad(lambda x: (w * x).sum())(torch.ones(N, N)),
-    "normalize": F.normalize,
+    "normalize": nn.functional.normalize,
     "weight norm": lambda _: nn.utils.parametrizations.weight_norm(nn.Linear(N, N)).weight,
     "orthogonal": lambda _: nn.utils.parametrizations.orthogonal(nn.Linear(N, N)).weight,
     "complex": lambda w: torch.view_as_complex(w.detach().view(N, N // 2, 2)).abs(),

@@ -8,6 +8,7 @@ by the operators, which need none of these: slower for small tensors, right all 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from operator import attrgetter
@@ -138,6 +139,45 @@ push_function_mode: Callable[[Any], None] | None = _find(
 )
 # A context in which no function mode and no subclass is shown anything.
 unseen: Callable[[], Any] = _find("torch._C", "DisableTorchFunction", nullcontext)
+
+
+# Teaches torch.jit that a Python function stands for one of its operators, and what it knows.
+_teach_jit: Callable[[Any, str], None] = _find(
+    "torch.jit._builtins", "_register_builtin", lambda *_: None
+)
+_known_to_jit: Callable[[], dict[int, str]] = _find(
+    "torch.jit._builtins", "_get_builtin_table", dict
+)
+
+
+def teach_jit(function: Any, operator: str) -> None:
+    """Lets ``torch.jit.script`` take a function for an operator."""
+    _teach_jit(function, operator)
+
+
+def unteach_jit(function: Any) -> None:
+    """Undoes ``teach_jit``."""
+    _known_to_jit().pop(id(function), None)
+
+
+_DYNAMO = "torch._dynamo.trace_rules"
+# What torch.compile remembers of torch's own functions, by their identity.
+_MEMORIES = ("get_torch_obj_rule_map", "get_tensor_method")
+
+
+def remember_functions() -> bool:
+    """Has ``torch.compile`` remember torch's functions as they are; False if it is not loaded."""
+    rules = sys.modules.get(_DYNAMO)
+    for name in _MEMORIES if rules else ():
+        getattr(rules, name, bool)()
+    return rules is not None
+
+
+def forget_functions() -> None:
+    """Has ``torch.compile`` look at torch's functions anew."""
+    rules = sys.modules.get(_DYNAMO)
+    for name in _MEMORIES if rules else ():
+        getattr(getattr(rules, name, None), "cache_clear", bool)()
 
 
 def remove_function_mode(mode: Any) -> None:

@@ -61,6 +61,7 @@ class Deferred:
         self.frame: Frame | None = None
         self.pending = Pending()
         self._is_open = False
+        self._siblings: list[Deferred] = []  # those of the thread, this one too
         # Set by the mode around a call that it passes on: what comes after it, the mode will see.
         self.is_seen = False
         # A type of its own: torch.compile knows modes by their types, and is to trace anew in each
@@ -72,13 +73,13 @@ class Deferred:
         self.frame, self._is_open = frame, True
         assert push_function_mode is not None
         push_function_mode(self.mode)
-        _of_thread().append(self)
+        self._siblings = _of_thread()
+        self._siblings.append(self)
 
     def end(self) -> None:
         """Does what was written down."""
         self._is_open = False
-        if self in _of_thread():
-            _of_thread().remove(self)
+        self._siblings.remove(self)
         remove_function_mode(self.mode)
         self.pending.do_all()
 
