@@ -62,8 +62,6 @@ class Deferred:
         self.pending = Pending()
         self._is_open = False
         self._siblings: list[Deferred] = []  # those of the thread, this one too
-        # Set by the mode around a call that it passes on: what comes after it, the mode will see.
-        self.is_seen = False
         # A type of its own: torch.compile knows modes by their types, and is to trace anew in each
         # block.
         self.mode = type("FlushingMode", (_FlushingMode,), {})(self)
@@ -71,6 +69,7 @@ class Deferred:
     def begin(self, frame: Frame) -> None:
         """Begins to write down, in the block of a frame."""
         self.frame, self._is_open = frame, True
+        frame.mode = self.mode
         assert push_function_mode is not None
         push_function_mode(self.mode)
         self._siblings = _of_thread()
@@ -90,12 +89,13 @@ class Deferred:
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Takes what the inner handler takes."""
-        if self.is_seen:
-            self.is_seen = False
-            return self._fill(call, tensor, generator, is_seen=True)
+        frame = self.frame
+        assert frame is not None  # begun
+        # What comes after a call that the mode was shown, it will be shown too.
+        is_seen, frame.is_seen = frame.is_seen, False
         if not has_torch_function_unary(tensor):
-            return self._fill(call, tensor, generator, is_seen=False)
-        # A factory's new tensor, under the mode.
+            return self._fill(call, tensor, generator, is_seen)
+        # A factory's new tensor, where not only the block's own mode is on.
         is_seen = isinstance(call, Made) and any(
             mode is self.mode for mode in function_mode_stack()
         )
@@ -104,9 +104,13 @@ class Deferred:
 
     def passed(self, tensor: Tensor) -> None:
         """Before the original runs."""
+        if self.frame is not None:
+            self.frame.is_seen = False
         self.flush(tensor)
 
     def _fill(self, call: Call, tensor: Tensor, generator: Generator | None, is_seen: bool) -> bool:
+        if not self.pending and (not is_seen or tensor.nbytes < LEAST):
+            return self.inner.fill(call, tensor, generator)
         storage = storage_of(tensor) if type(tensor) in PLAIN_TYPES else None
         if storage is None or not tensor.is_cpu:
             self.flush(tensor)
@@ -260,11 +264,11 @@ class _FlushingMode(QuietMode):
         if func in swap.intercepted():
             frame = current()
             if frame is not None and frame is deferred.frame:
-                deferred.is_seen = True
+                frame.is_seen = True
                 try:
                     return func(*args, **(kwargs or {}))
                 finally:
-                    deferred.is_seen = False
+                    frame.is_seen = False
         if deferred.pending and not is_harmless(func, args):
             if args and func in _WRITERS:
                 return deferred.writes(func, args, kwargs or {})

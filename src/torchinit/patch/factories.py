@@ -17,6 +17,7 @@ from torchinit.native.torch_private import (
     function_modes,
     innermost_transform,
     jit_trace,
+    unseen,
 )
 from torchinit.patch.frames import Frame, Made, current
 
@@ -47,7 +48,13 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not is_compiling():
             frame = current()
             if frame is not None and _is_seen_by_torch_alone():
-                made = make(frame, args, kwargs)
+                if frame.has_only_mode():
+                    with unseen():
+                        frame.is_seen = True
+                        made = make(frame, args, kwargs)
+                        frame.is_seen = False
+                else:
+                    made = make(frame, args, kwargs)
                 if made is not None:
                     return made
         return original(*args, **kwargs)
