@@ -206,6 +206,8 @@ ORIGINALS = {
     "out": lambda: torch.randn(3, out=torch.empty(3)),
     "means": lambda: torch.normal(torch.zeros(3), torch.ones(3)),
     "sparse_": lambda: torch.nn.init.sparse_(torch.empty(5, 5), 0.2),
+    "sparse layout": lambda: torch.nn.init.zeros_(torch.eye(3).to_sparse()).to_dense(),
+    "compressed layout": lambda: torch.nn.init.zeros_(torch.eye(3).to_sparse_csr()).to_dense(),
     "small constant": lambda: torch.nn.init.constant_(torch.empty(5), 0.2),
 }
 

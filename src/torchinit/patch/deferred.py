@@ -109,7 +109,7 @@ class Deferred:
         self.flush(tensor)
 
     def _fill(self, call: Call, tensor: Tensor, generator: Generator | None, is_seen: bool) -> bool:
-        if not self.pending and (not is_seen or tensor.nbytes < LEAST):
+        if not self.pending and (not is_seen or _size(tensor) < LEAST):
             return self.inner.fill(call, tensor, generator)
         storage = storage_of(tensor) if type(tensor) in PLAIN_TYPES else None
         if storage is None or not tensor.is_cpu:
@@ -118,7 +118,7 @@ class Deferred:
         is_pending = storage._cdata in self.pending
         if (
             is_seen
-            and (is_pending or tensor.nbytes >= LEAST)
+            and (is_pending or _size(tensor) >= LEAST)
             and self._is_open
             and (serves(call, tensor) or (is_pending and _is_plain_constant(call)))
             and call.name != "orthogonal_"
@@ -231,6 +231,11 @@ class Deferred:
             if taken is not None:
                 self.pending.put_back(identity, taken)
             raise
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of the elements, of any layout."""
+    return tensor.numel() * tensor.element_size()
 
 
 def _is_plain_constant(call: Call) -> bool:
