@@ -15,7 +15,7 @@ torch.manual_seed(3)
 a = torchinit.normal_(torch.empty(4))
 with torchinit.batch():
     b = torchinit.uniform_(torch.empty(4))
-with torchinit.patch_nn_init(), torch.device("cpu"):
+with torchinit.patch_nn_init():
     c = torch.nn.init.normal_(torch.empty(4)).tolist() + torch.randn(3).tolist()
 with torchinit.patch_nn_init(defer=True):
     d = torch.nn.init.normal_(torch.empty(200, 200))[3, :9].tolist()
