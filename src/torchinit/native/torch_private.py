@@ -28,6 +28,10 @@ def _find(module: str, name: str, stand_in: Any) -> Any:
         return stand_in
 
 
+# Neither None nor what torch would say: fills go by the operators, which find out themselves.
+_UNKNOWN = "unknown"
+
+
 class _NoFakeTensor:
     """Stands in for FakeTensor: nothing is an instance."""
 
@@ -38,14 +42,14 @@ dispatch_modes: Callable[[], int] = _find("torch._C", "_len_torch_dispatch_stack
 function_modes: Callable[[], int] = _find("torch._C", "_len_torch_function_stack", lambda: 0)
 # The innermost transform of torch.func, or None.
 innermost_transform: Callable[[], object] = _find(
-    "torch._C._functorch", "peek_interpreter_stack", lambda: "unknown"
+    "torch._C._functorch", "peek_interpreter_stack", lambda: _UNKNOWN
 )
 # All of them, outermost first; None if there are none.
 transforms: Callable[[], list[Any] | None] = _find(
     "torch._C._functorch", "get_interpreter_stack", lambda: None
 )
 # What torch.jit.trace is recording, or None.
-jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: "unknown")
+jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: _UNKNOWN)
 # Tells autograd that tensors of an iterable were written to; inference tensors are passed over.
 count_writes: Callable[[Any], None] = _find(
     "torch._C", "_increment_version", graph.increment_version
@@ -78,6 +82,16 @@ def is_functionalizing(tensor: Any) -> bool:
     if innermost_transform() is None:
         return _is_functional(tensor)
     return any(transform.key().name == "Functionalize" for transform in transforms() or ())
+
+
+def is_transforming() -> bool:
+    """Whether a transform of torch.func is known to be open."""
+    return innermost_transform() not in (None, _UNKNOWN)
+
+
+def is_tracing() -> bool:
+    """Whether torch.jit.trace is known to be recording."""
+    return jit_trace() not in (None, _UNKNOWN)
 
 
 def vmap_level(tensor: Any) -> tuple[str, bool]:

@@ -22,7 +22,7 @@ from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.native.torch_private import (
     function_mode_stack,
-    innermost_transform,
+    is_transforming,
     pop_function_mode,
     push_function_mode,
     remove_function_mode,
@@ -214,7 +214,7 @@ class Deferred:
             type(value) in (int, float)
             and not (tensor.requires_grad and torch.is_grad_enabled())
             and _is_deferrable(tensor)
-            and innermost_transform() is None
+            and not is_transforming()
         ):
             self._write_down(
                 Call("constant_", {"val": value}), constant_draw(value), tensor, storage, None
@@ -277,7 +277,7 @@ class _FlushingMode(QuietMode):
         if deferred.pending and not is_harmless(func, args):
             if args and func in _WRITERS:
                 return deferred.writes(func, args, kwargs or {})
-            if innermost_transform() is not None:
+            if is_transforming():
                 deferred.pending.do_all()
             else:
                 deferred.flush_arguments(args)

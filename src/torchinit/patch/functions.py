@@ -18,7 +18,7 @@ from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import function_modes, innermost_transform, unseen
+from torchinit.native.torch_private import function_modes, is_transforming, unseen
 from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import FUNCTIONS, Call
 
@@ -114,7 +114,7 @@ def _hook(function: FunctionType, original: FunctionType, name: str) -> Callable
         return serve(frame, tensor, values)
 
     def serve(frame: Frame, tensor: Tensor, values: tuple[Any, ...]) -> Tensor:
-        if innermost_transform() is not None or has_torch_function_unary(tensor):
+        if is_transforming() or has_torch_function_unary(tensor):
             if frame.passed:
                 frame.passed(tensor)
         else:

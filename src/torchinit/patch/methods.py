@@ -11,7 +11,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import has_torch_function_unary
 
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import innermost_transform, unseen
+from torchinit.native.torch_private import is_transforming, unseen
 from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import Call
 
@@ -61,7 +61,7 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         call = read_method_call(name, args, kwargs)
         if (
             call is not None
-            and innermost_transform() is None
+            and not is_transforming()
             # Autograd is to see it, or to refuse.
             and not (self.requires_grad and torch.is_grad_enabled())
         ):
