@@ -322,8 +322,8 @@ def assign_own(
     """
     if own.lost:
         raise ArgumentError(
-            f"the model's own initialisation cannot be followed{_what_raised(own.lost)}: what these "
-            "would have done is unknown. Give rules"
+            "the model's own initialisation cannot be followed" + _what_raised(own.lost) + ": what "
+            "these would have done is unknown. Give rules"
         )
     assignments, unfilled = [], []
     for named, record in zip(parameters, own.records, strict=True):
@@ -362,8 +362,8 @@ def check_buffers(buffers: Sequence[Named], own: OwnInit) -> None:
     if left:
         raise ArgumentError(
             f"{len(left)} buffers on the meta device have no values that anybody knows: "
-            f"{some(left)}{_what_raised(own.raised)}. Give them memory and values before, or their module "
-            "a reset_parameters"
+            f"{some(left)}{_what_raised(own.raised)}. Give them memory and values before, or their "
+            "module a reset_parameters"
         )
 
 
