@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 import torchinit
 
-_LARGEST = 60_000_000  # parameters of a model that is built in memory
+_LARGEST = 20_000_000  # parameters of a model that is built in memory
 _SAMPLE = 20_000  # elements of a parameter that distributions are compared by
 _NEVER = 1e-10  # chance of an alarm about one parameter by accident
 _WIDTHS = (16, 8, 4, 2, 1)  # what widths are divided by: the first that a model can be built with
