@@ -55,7 +55,8 @@ class Record:
 
     def __init__(self, named: Named) -> None:
         self.named = named
-        self.storage = _storage(named.tensor)
+        # Storages are told apart by address, so none may be freed that another could be taken for.
+        self.memory = [named.tensor.untyped_storage()]
         self.operations: list[Operation] = []
         self.steps: set[int] = set()
         self.computed: set[int] = set()
@@ -87,6 +88,7 @@ class Recorder(TorchDispatchMode):
             for slot in named.slots:
                 self._slots[id(slot.module), slot.attribute] = record
         self.buffers = {_storage(named.tensor): named for named in buffers}
+        self._memory = [named.tensor.untyped_storage() for named in self.buffers.values()]
         self.written: set[int] = set()  # storages of buffers
         self.step, self.step_name = -1, ""
         self._key_of_name = key_of_name
@@ -106,6 +108,7 @@ class Recorder(TorchDispatchMode):
                 record = self._slots.get((id(below), attribute))
                 if record is not None:
                     self.records[_storage(now)] = record
+                    record.memory.append(now.untyped_storage())
                     self.must_compute(record, self.step)
 
     def must_compute(self, record: Record, step: int) -> None:
