@@ -1,4 +1,4 @@
-"""Schemes made of others: every matrix of a stack, parts of a fused weight, what a function says."""
+"""Schemes made of others: every matrix of a stack, fused parts, what a function says."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ def test_a_stack_of_orthogonal_matrices_is_one_by_one_by_number():
 def test_matrices_of_a_stack_by_a_callable():
     stack = fill({"experts.w": EXPERTS}, Stack(custom))["experts.w"]
     assert len({matrix[0, 0].item() for matrix in stack}) == EXPERTS[0]
-    assert torch.equal(stack[1] - stack[1, 0, 0], stack[0] - stack[0, 0, 0])
+    rest = fill({"experts.w": (2, *EXPERTS[1:])}, Stack(custom))["experts.w"]
+    assert torch.equal(rest, stack[:2])
 
 
 @native_only
@@ -286,10 +287,10 @@ def test_depth_without_a_number_names_the_parameter():
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda p: None, "None is no scheme"),
-        (lambda p: 0.02, "0.02 is no scheme"),
-        (lambda p: "normal", "write Normal"),
-        (lambda p: 1 / 0, "ZeroDivisionError"),
+        (lambda _: None, "None is no scheme"),
+        (lambda _: 0.02, "0.02 is no scheme"),
+        (lambda _: "normal", "write Normal"),
+        (lambda _: 1 / 0, "ZeroDivisionError"),
         (lambda p: Normal(-p.shape[0]), "std=-2.0"),
         (lambda p: p.module.heads, "AttributeError"),
     ],
@@ -299,16 +300,14 @@ def test_functions_that_give_no_scheme_name_the_parameter(function, said):
         rows_of(by(function), (2, 2))
 
 
-@pytest.mark.parametrize("value", [Normal(1.0), "zeros", 3])
+@pytest.mark.parametrize("value", ["zeros", 3, None])
 def test_by_takes_a_function(value):
-    if isinstance(value, Normal):
-        pytest.skip("a scheme is callable")
     with pytest.raises(TypeError, match="by takes a function"):
         by(value)
 
 
 def test_by_within_by_and_what_stands_for_schemes():
-    scheme = by(lambda p: by(lambda q: "ones" if q.shape == (2, 2) else torchinit.zeros_))
+    scheme = by(lambda _: by(lambda q: "ones" if q.shape == (2, 2) else torchinit.zeros_))
     got = fill({"a": (2, 2), "b": (2,)}, scheme)
     assert (got["a"].unique().tolist(), got["b"].unique().tolist()) == ([1], [0])
 
@@ -325,10 +324,10 @@ def test_by_within_blocks_and_stack_sees_one_part_and_one_matrix():
 
 
 def test_by_is_equal_if_its_function_is():
-    def same(p):
+    def same(_):
         return "zeros"
 
-    assert by(same) == by(same) != by(lambda p: "zeros")
+    assert by(same) == by(same) != by(lambda _: "zeros")
     assert repr(by(same)).startswith("by(")
     assert "same" in repr(by(same))
 
