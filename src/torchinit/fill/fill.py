@@ -92,7 +92,9 @@ def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[
     Args:
         draws, tensors, keys: one for each fill; constants take no notice of their key.
     """
-    if tensors and any(find_road(tensor) != "now" for tensor in _one_of_each_kind(tensors)):
+    if not tensors:
+        return
+    if any(find_road(tensor) != "now" for tensor in _one_of_each_kind(tensors)):
         fill_list(draws, tensors, keys)
         return
     numbers = [DTYPE_NUMBERS[tensor.dtype] for tensor in tensors]
