@@ -102,6 +102,28 @@ def test_the_plan_names_parts_and_their_fans():
 
 
 @pytest.mark.parametrize(
+    "shapes",
+    [
+        {"a.wqkv_l0": (12, 4), "a.wqkv_l1": (12, 4)},
+        {"a.wqkv_l0": (12, 4), "a.q": (4, 4)},
+        {"a.q": (4, 4), "a.wqkv_l0": (12, 4)},
+    ],
+    ids=str,
+)
+def test_parts_of_one_name_are_an_error_as_their_values_would_be_equal(shapes):
+    blocks = Blocks({"q": 4, "k": 4, "v": 4}, {"q": Normal(1), "k": "zeros", "v": "ones"})
+    model = model_of(shapes)
+    with pytest.raises(
+        ArgumentError, match=r"'a\.q' names values of parameter 'a\..*' and of 'a\..*'"
+    ):
+        torchinit.plan_model(model, {"**.wqkv*": blocks, "**": Normal(1)}, strict=False)
+    for ours, others in (("ones", Normal(1)), (Normal(1), "ones")):
+        if ours == "ones" or "a.q" in shapes:  # constants may be equal
+            rules = {"**.wqkv*": Blocks({"q": 4, "k": 8}, ours), "**": others}
+            assert torchinit.plan_model(model, rules, strict=False)
+
+
+@pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: Blocks({}, Normal(1)), "must map"),

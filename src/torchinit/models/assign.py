@@ -19,7 +19,7 @@ from torchinit.rules.part import Function, Kept, Matrix, Part, Region
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call
-from torchinit.schemes.distributions import Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 
 _SHOWN = 10  # names in an error
 
@@ -93,7 +93,30 @@ def assign(
             assignments.append(Assignment(named, final, draw, (), chosen[number].title, scheme))
         else:
             assignments.append(_assign_one(named, chosen[number].title, scheme, final))
+    _check_part_names(assignments)
     return assignments
+
+
+def _check_part_names(assignments: Sequence[Assignment]) -> None:
+    """Raises ArgumentError if parts of two parameters go by one name: they would be equal."""
+    if all(not one.parts or one.parts[0].region.name == one.named.name for one in assignments):
+        return
+    owners: dict[str, str] = {}
+    for one in assignments:
+        name = one.named.name
+        filled = [(p.region.name, p.values) for p in one.parts] or [(name, one.draw)]
+        for part, values in filled:
+            if _is_random(values) and owners.setdefault(part, name) != name:
+                raise ArgumentError(
+                    f"{part!r} names values of parameter {owners[part]!r} and of {name!r}, which "
+                    "would be equal: name the parts of Blocks otherwise"
+                )
+
+
+def _is_random(values: Any) -> bool:
+    if isinstance(values, Kept | Call | torch.Tensor):
+        return False
+    return isinstance(values, Matrix | Function) or values[0] != CONSTANT
 
 
 def check_kinds(parameters: Sequence[Named]) -> None:
