@@ -104,7 +104,9 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
     owners: dict[str, str] = {}
     for one in assignments:
         name = one.named.name
-        filled = [(p.region.name, p.values) for p in one.parts] or [(name, one.draw)]
+        filled: list[tuple[str, Any]] = [(p.region.name, p.values) for p in one.parts] or [
+            (name, one.draw)
+        ]
         for part, values in filled:
             if _is_random(values) and owners.setdefault(part, name) != name:
                 raise ArgumentError(
