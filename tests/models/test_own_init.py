@@ -1,4 +1,4 @@
-"""``init_model_(model, seed=...)`` without rules: what a model's own code does, by keys of names."""
+"""``init_model_(model, seed=...)`` without rules: what a model's own code does, by names' keys."""
 
 from __future__ import annotations
 
@@ -167,7 +167,9 @@ def test_transformers_flags_are_dropped() -> None:
     for parameter in model.parameters():
         parameter._is_hf_initialized = True
     init_model_(model, seed=0, device="cpu")
-    assert float(model.layers[0].self_attn.q_proj.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
+    assert float(model.layers[0].self_attn.q_proj.weight.detach().std()) == pytest.approx(
+        0.02, rel=0.2
+    )
     assert not any("_is_hf_initialized" in vars(module) for module in model.modules())
 
 
@@ -194,6 +196,22 @@ def test_defaults_of_parents_come_before_transformers_init() -> None:
         return Model(transformers.BertConfig())
 
     assert_alike(build)
+
+
+def test_transformers_init_may_ask_what_is_done() -> None:
+    """ViTMAE's embeddings leave themselves alone if what lies below is marked, as it always is."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    with pytest.raises(ArgumentError, match=r"2 of 22 .*: embeddings.cls_token, embeddings.posi"):
+        made(lambda: transformers.ViTMAEModel(config))
+
+
+def test_conv1d_of_transformers() -> None:
+    utilities = pytest.importorskip("transformers.pytorch_utils")
+    assert_alike(lambda: utilities.Conv1D(48, 32))
 
 
 # Other conventions.
@@ -455,7 +473,7 @@ def test_buffers_that_nobody_fills_are_named() -> None:
     model = on_meta(Table)
     before, table = dict(model.named_parameters()), model.table
     for rules in (None, {"**": torchinit.Normal(0.02)}):
-        with pytest.raises(ArgumentError, match="1 buffers .*: table"):
+        with pytest.raises(ArgumentError, match=r"1 buffers .*: table"):
             init_model_(model, rules, seed=0, device="cpu")
     assert model.table is table
     assert all(value is before[name] for name, value in model.named_parameters())

@@ -11,6 +11,7 @@ constructors would do comes before all that ``_init_weights`` does, as when it i
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from torch.nn.utils.parametrize import cached, is_parametrized
 from torchinit.models.names import places_of
 
 _OWN = ("reset_parameters", "_reset_parameters")
+# What Transformers marks modules and parameters by that are loaded, or initialised.
+HF_FLAG = "_is_hf_initialized"
 _BUFFERS = ("init_non_persistent_buffers", "_init_self_buffers")
 
 
@@ -94,10 +97,11 @@ class _Walk:
     def _add(self, module: nn.Module, label: str, call: Callable[[], object]) -> None:
         self.steps.append(Step(self._names.get(id(module), ""), label, module, call))
 
-    def _apply(self, owner: nn.Module, module: nn.Module) -> None:
+    def _apply(self, owner: nn.Module, module: nn.Module, *, marks: bool = False) -> None:
         function: Callable[[nn.Module], object] = owner._init_weights  # type: ignore[assignment]
         label = f"{type(owner).__name__}._init_weights({type(module).__name__})"
-        self._add(module, label, partial(function, module))
+        call = partial(_run_marked, function, module) if marks else partial(function, module)
+        self._add(module, label, call)
 
     def _defaults(self, module: nn.Module) -> None:
         """What a constructor would do."""
@@ -106,6 +110,9 @@ class _Walk:
                 if method in _OWN and _has_weight_norm(module):
                     call = partial(_reset_normed, module, call)
                 self._add(module, f"{type(module).__name__}.{method}()", call)
+        conv = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+        if conv is not None and type(module) is conv:
+            self._add(module, "Conv1D()", partial(_reset_conv1d, module))
 
     def _by_transformers(self, module: nn.Module, owner: nn.Module, left: set[int]) -> None:
         """``_init_weights`` of the nearest model above, for every module but those done before."""
@@ -116,7 +123,20 @@ class _Walk:
             owner = module
         for child in module.children():
             self._by_transformers(child, owner, left)
-        self._apply(owner, module)
+        self._apply(owner, module, marks=True)
+
+
+def _run_marked(function: Callable[[nn.Module], object], module: nn.Module) -> None:
+    """Transformers marks every module that is through, and init of modules above may ask."""
+    module.__dict__.pop(HF_FLAG, None)
+    function(module)
+    module.__dict__[HF_FLAG] = True
+
+
+def _reset_conv1d(module: nn.Module) -> None:
+    """What GPT-2's linear layer does when it is built; it has no method that does."""
+    nn.init.normal_(module.weight, std=0.02)  # type: ignore[arg-type]
+    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def _has_weight_norm(module: nn.Module) -> bool:

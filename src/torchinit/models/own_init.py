@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, some
-from torchinit.models.conventions import Step, find_steps
+from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
 from torchinit.models.names import Named
@@ -27,8 +27,6 @@ from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
-
-_FLAG = "_is_hf_initialized"
 
 
 class _KeyedSteps(KeyedFills):
@@ -148,11 +146,11 @@ def _part(record: Record, operation: Operation) -> Part:
 def _twin(named: Named) -> Parameter:
     """A parameter on the meta device that stands for another, without what marks it as filled."""
     old = named.tensor
-    if old.is_meta and type(old) is Parameter and _FLAG not in old.__dict__:
+    if old.is_meta and type(old) is Parameter and HF_FLAG not in old.__dict__:
         return old
     meta = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="meta")
     twin = Parameter(meta, old.requires_grad)
-    twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _FLAG})
+    twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != HF_FLAG})
     return twin
 
 
@@ -172,11 +170,12 @@ def _restored(parameters: Iterable[Named], model: nn.Module) -> Iterator[None]:
         (module, dict(module._parameters), dict(module._buffers)) for module in model.modules()
     ]
     for module, _, _ in registered:
-        module.__dict__.pop(_FLAG, None)
+        module.__dict__.pop(HF_FLAG, None)
     try:
         yield
     finally:
         for module, its_parameters, buffers in registered:
+            module.__dict__.pop(HF_FLAG, None)
             module._parameters.clear()
             module._parameters.update(its_parameters)
             module._buffers.clear()
