@@ -21,7 +21,7 @@ from torchinit.models.assign import Assignment, some
 from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
-from torchinit.models.names import Named
+from torchinit.models.names import Named, Slot
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.rules.fill_parts import seeded
@@ -306,7 +306,8 @@ def _value_after(
 
 
 def _now(slot: Slot) -> Tensor | None:
-    return slot.module._parameters.get(slot.attribute)
+    found: Tensor | None = slot.module._parameters.get(slot.attribute)
+    return found
 
 
 def assign_own(
