@@ -15,7 +15,7 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.names import Named, new_tuple
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.part import Function, Kept, Part, Region, draw_in
+from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call
