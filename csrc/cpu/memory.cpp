@@ -31,15 +31,19 @@ namespace {
 
 std::atomic<bool> huge_pages_allowed{true};
 
+constexpr uintptr_t kSmallPage = uintptr_t{4} << 10;
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
 // Below this, asking for huge pages costs more than the faults of small ones.
 constexpr size_t kLeastForHugePages = size_t{8} << 20;
 
 // Ranges that are so near lie side by side: between them is what an allocator notes of each.
-constexpr uintptr_t kNeighbours = uintptr_t{4} << 10;
+constexpr uintptr_t kNeighbours = kSmallPage;
 
-// It is advice: a refusal (shared or file-backed memory, no support) changes nothing.
+// It is advice: a refusal (shared or file-backed memory, no support) changes nothing. Mappings may
+// begin where a huge page does (Linux 6.7), with what the allocator notes before the data: a page
+// that the range begins in belongs to its huge page.
 void advise(uintptr_t first, uintptr_t end) {
+  first -= first % kSmallPage;
   const uintptr_t begin = (first + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t stop = end / kHugePage * kHugePage;
   if (begin < stop) (void)madvise(reinterpret_cast<void*>(begin), stop - begin, MADV_HUGEPAGE);
