@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import gc
 import json
+import resource
 import sys
 from collections.abc import Callable, Mapping
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -90,9 +91,10 @@ def run(name: str, mode: str) -> dict[str, Any]:
     touch(int(size * _HEADROOM))
     gc.collect()
     give_back(_CPU)
-    cpu, start = process_time(), perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
     made = _zeros(meta) if mode == "zero" else MODES[mode](build, rules)
     seconds = perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
     tensors = list(made.parameters()) if isinstance(made, nn.Module) else made
     assert isinstance(tensors, list)
     assert [(t.shape, t.dtype, t.is_meta) for t in tensors] == [
@@ -101,7 +103,9 @@ def run(name: str, mode: str) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "meta_seconds": meta_seconds,
-        "cpu_seconds": process_time() - cpu,
+        "user_seconds": after.ru_utime - before.ru_utime,
+        "kernel_seconds": after.ru_stime - before.ru_stime,
+        "page_faults": after.ru_minflt - before.ru_minflt,
         "parameters": len(parameters),
         "values": sum(parameter.numel() for parameter in parameters),
         "bytes": size,
