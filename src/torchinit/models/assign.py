@@ -12,7 +12,6 @@ from torch.nn.parameter import Parameter, is_lazy
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.models.names import Named, new_tuple
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
@@ -20,6 +19,7 @@ from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.streams.canonical import Named, new_tuple
 
 _SHOWN = 10  # names in an error
 
