@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from torchinit.models.names import canonical_modules
+from torchinit.models.names import places_of
 
 _OWN = ("reset_parameters", "_reset_parameters")
 _BUFFERS = ("init_non_persistent_buffers", "_init_self_buffers")
@@ -46,13 +46,11 @@ def find_steps(model: nn.Module, device: torch.device) -> list[Step]:
         model: of any kind.
         device: where buffers are to lie, for conventions that ask.
     """
-    modules = list(canonical_modules(model))
-    if not modules:
-        return []
-    names = {id(module): prefix.text.rstrip(".") for prefix, module in reversed(modules)}
+    places = places_of(model)
+    names = {id(module): prefix.rstrip(".") for prefix, module in reversed(places)}
     steps: list[Step] = []
     seen: set[int] = set()
-    _collect(modules[0][1], None, names, device, steps, seen)
+    _collect(model, None, names, device, steps, seen)
     return steps
 
 

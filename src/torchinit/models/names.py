@@ -8,23 +8,37 @@ PEFT moves a whole model down. A key by name must not depend on any of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import Tensor, nn
-from torch.nn.parameter import Parameter
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from torchinit.errors import ArgumentError
 
 Rename: TypeAlias = "Mapping[str, str] | Callable[[str], str] | None"
 
+# What a named tuple's own constructor does, in half the time: models have thousands of parameters.
+new_tuple: Callable[..., Any] = tuple.__new__
+
 _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+# Children that may have no part in names.
+_TRANSPARENT = _WRAPPERS | {"parametrizations", "base_layer", "original_module"}
 # Modules whose child "module" is the model: (where they are defined, name).
 _ROOTS = (
     ("torch.nn.parallel.distributed", "DistributedDataParallel"),
     ("torch.nn.parallel.data_parallel", "DataParallel"),
     ("torch.optim.swa_utils", "AveragedModel"),
 )
+
+
+# The prefix of the canonical names of a module's parameters, with a dot at the end or empty; the
+# module.
+Place: TypeAlias = "tuple[str, nn.Module]"
+# Of a module that holds the parametrizations of a parameter: the module that this one belongs to,
+# and its name; of the container of all parametrizations, no name.
+_Within: TypeAlias = "tuple[nn.Module, str] | None"
 
 
 class Slot(NamedTuple):
@@ -44,59 +58,140 @@ class Slot(NamedTuple):
     owner: nn.Module
 
 
-def parameter_slots(model: nn.Module, rename: Rename = None) -> Iterator[tuple[Slot, Parameter]]:
-    """All places that parameters are registered at, of tied ones every one."""
-    change = _renamer(rename)
-    for prefix, module in canonical_modules(model):
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                yield _slot(prefix, module, attribute, change), parameter
-
-
-def buffer_slots(model: nn.Module, rename: Rename = None) -> Iterator[tuple[Slot, Tensor]]:
-    """All places that buffers are registered at."""
-    change = _renamer(rename)
-    for prefix, module in canonical_modules(model):
-        for attribute, buffer in module._buffers.items():
-            if buffer is not None:
-                yield _slot(prefix, module, attribute, change), buffer
-
-
-class Prefix(NamedTuple):
-    """What stands before the names of a module's own parameters.
+class Named(NamedTuple):
+    """A parameter or buffer, and where it is registered.
 
     Attributes:
-        text: with a dot at the end, unless it is empty.
-        parametrized: the module whose parametrizations this one holds, and the name of the
-            parameter; None for any other module.
+        name: the smallest of its canonical names, which its key is made of.
+        tensor: itself.
+        module, attribute, owner: of the first place that it is registered at, as in a Slot.
+        ties: all places, of a tensor that has more than one.
     """
 
-    text: str
-    parametrized: tuple[nn.Module, str] | None = None
+    name: str
+    tensor: Any
+    module: nn.Module
+    attribute: str
+    owner: nn.Module
+    ties: Sequence[Slot] = ()
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """All places."""
+        return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
-def canonical_modules(model: nn.Module) -> Iterator[tuple[Prefix, nn.Module]]:
+def places_of(model: nn.Module) -> list[Place]:
     """All modules of a model, shared ones at every place, parents before children."""
-    yield from _walk(Prefix(""), _inner(model))
-    if _inner(model) is not model:
-        yield from _wrapper_buffers(model)
+    places: list[Place] = []
+    model = _unwrap(model, lambda wrapper: places.append(("", wrapper)))
+
+    def visit(prefix: str, module: nn.Module, within: _Within) -> None:
+        places.append((prefix, module))
+        for name, child in module._modules.items():
+            if child is not None:
+                visit(*_below(prefix, module, within, name, child))
+
+    visit("", model, None)
+    return places
 
 
-def _wrapper_buffers(model: nn.Module) -> Iterator[tuple[Prefix, nn.Module]]:
-    inner, module = _inner(model), model
-    while module is not inner:
-        yield Prefix(""), module
-        module = _below(module) or inner
+def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[Named]]:
+    """All parameters, and all buffers, of a model; tied ones once.
+
+    Raises:
+        ArgumentError: for two of one name, or a rename that gives no name.
+    """
+    change = _renamer(rename)
+    parameters: dict[int, Named] = {}
+    buffers: dict[int, Named] = {}
+
+    def visit(above: str, parent: nn.Module, outside: _Within, children: Any) -> None:
+        # Models have thousands of modules: what most of them need is done in this loop.
+        for name, module in children:
+            if module is None:
+                continue
+            if outside is None and name not in _TRANSPARENT:
+                prefix, within = f"{above}{name}.", None
+            else:
+                prefix, _, within = _below(above, parent, outside, name, module)
+            own = module.__dict__
+            if within is None and change is None:
+                for attribute, tensor in own["_parameters"].items():
+                    if tensor is None:
+                        continue
+                    number = id(tensor)
+                    if number in parameters:
+                        slot = Slot(prefix + attribute, module, attribute, module)
+                        parameters[number] = _tie(parameters[number], slot)
+                    else:
+                        named = (prefix + attribute, tensor, module, attribute, module, ())
+                        parameters[number] = new_tuple(Named, named)
+            elif own["_parameters"]:
+                _register(parameters, own["_parameters"], prefix, module, within, change)
+            if own["_buffers"]:
+                _register(buffers, own["_buffers"], prefix, module, within, change)
+            if own["_modules"]:
+                visit(prefix, module, within, own["_modules"].items())
+
+    def take_wrapper(wrapper: nn.Module) -> None:
+        _register(buffers, wrapper._buffers, "", wrapper, None, change)
+
+    root = _unwrap(model, take_wrapper)
+    _register(parameters, root._parameters, "", root, None, change)
+    _register(buffers, root._buffers, "", root, None, change)
+    visit("", root, None, root._modules.items())
+    return _checked(parameters, "parameters"), _checked(buffers, "buffers")
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """The model within the wrappers of a root."""
-    while (below := _below(model)) is not None:
-        model = below
+def _checked(found: dict[int, Named], what: str) -> list[Named]:
+    gathered = list(found.values())
+    if len({named[0] for named in gathered}) < len(gathered):
+        name, _ = Counter(named.name for named in gathered).most_common(1)[0]
+        raise ArgumentError(f"two {what} are named {name!r}: they would have equal values")
+    return gathered
+
+
+def _register(
+    found: dict[int, Named],
+    registered: Mapping[str, Any],
+    prefix: str,
+    module: nn.Module,
+    within: _Within,
+    change: Callable[[str], str] | None,
+) -> None:
+    """Adds a module's own parameters or buffers to those found."""
+    for attribute, tensor in registered.items():
+        if tensor is None:
+            continue
+        name, owner = prefix + attribute, module
+        if within is not None:
+            owner, parameter = within
+            tail = f"parametrizations.{parameter}.{attribute}"
+            name = prefix + (parameter if attribute == "original" else tail)
+        if change is not None:
+            name = change(name)
+        number = id(tensor)
+        if number in found:
+            found[number] = _tie(found[number], Slot(name, module, attribute, owner))
+        else:
+            found[number] = Named(name, tensor, module, attribute, owner)
+
+
+def _tie(named: Named, slot: Slot) -> Named:
+    ties = (*named.slots, slot)
+    return named._replace(name=min(slot.name for slot in ties), ties=ties)
+
+
+def _unwrap(model: nn.Module, see: Callable[[nn.Module], None]) -> nn.Module:
+    """The model within the wrappers of a root, each of which is shown."""
+    while (inner := _wrapped(model)) is not None:
+        see(model)
+        model = inner
     return model
 
 
-def _below(module: nn.Module) -> nn.Module | None:
+def _wrapped(module: nn.Module) -> nn.Module | None:
     for name in _WRAPPERS:
         if name in module._modules:
             return module._modules[name]
@@ -117,47 +212,29 @@ def _is_a(module: nn.Module, where: str, name: str) -> bool:
     return kind is not None and isinstance(module, kind)
 
 
-def _walk(prefix: Prefix, module: nn.Module) -> Iterator[tuple[Prefix, nn.Module]]:
-    yield prefix, module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _walk(_child_prefix(prefix, module, name, child), child)
-
-
-def _child_prefix(prefix: Prefix, module: nn.Module, name: str, child: nn.Module) -> Prefix:
-    text = prefix.text
-    if name in _WRAPPERS:
-        return prefix
-    if name == "parametrizations" and hasattr(module, "parametrizations"):
-        return Prefix(text, (module, ""))
-    if prefix.parametrized is not None and prefix.parametrized[1] == "":
-        return Prefix(text, (prefix.parametrized[0], name))
-    if prefix.parametrized is not None:
-        return Prefix(f"{text}parametrizations.{prefix.parametrized[1]}.{name}.")
-    if name in ("base_layer", "original_module") and _is_adapted(module, name):
-        return prefix
-    del child
-    return Prefix(f"{text}{name}.")
+def _below(
+    prefix: str, module: nn.Module, within: _Within, name: str, child: nn.Module
+) -> tuple[str, nn.Module, _Within]:
+    """The prefix of a child's names, the child, and what it is within."""
+    if within is not None:
+        owner, parameter = within
+        if not parameter:
+            return prefix, child, (owner, name)
+        return f"{prefix}parametrizations.{parameter}.{name}.", child, None
+    if name == "parametrizations" and is_parametrized(module):
+        return prefix, child, (module, "")
+    if name in _WRAPPERS or _is_adapted(module, name):
+        return prefix, child, None
+    return f"{prefix}{name}.", child, None
 
 
 def _is_adapted(module: nn.Module, name: str) -> bool:
+    """Whether a child is what PEFT has put an adapter around."""
     if name == "base_layer":
         return _is_a(module, "peft.tuners.tuners_utils", "BaseTunerLayer")
-    return _is_a(module, "peft.utils.other", "AuxiliaryTrainingWrapper")
-
-
-def _slot(
-    prefix: Prefix, module: nn.Module, attribute: str, change: Callable[[str], str] | None
-) -> Slot:
-    if prefix.parametrized is None:
-        name, owner = prefix.text + attribute, module
-    else:
-        owner, parameter = prefix.parametrized
-        if attribute == "original":
-            name = prefix.text + parameter
-        else:
-            name = f"{prefix.text}parametrizations.{parameter}.{attribute}"
-    return Slot(name if change is None else change(name), module, attribute, owner)
+    return name == "original_module" and _is_a(
+        module, "peft.utils.other", "AuxiliaryTrainingWrapper"
+    )
 
 
 def _renamer(rename: Rename) -> Callable[[str], str] | None:
@@ -180,41 +257,3 @@ def _renamer(rename: Rename) -> Callable[[str], str] | None:
         return new
 
     return checked
-
-
-class Named(NamedTuple):
-    """A parameter or buffer, and the places that it is registered at.
-
-    Attributes:
-        name: the smallest of its canonical names, which its key is made of.
-        tensor: itself.
-        slots: the places.
-    """
-
-    name: str
-    tensor: Any
-    slots: list[Slot]
-
-
-def gather(slots: Iterator[tuple[Slot, Any]]) -> list[Named]:
-    """Tensors once each, in the order of their first place.
-
-    Raises:
-        ArgumentError: for two tensors of one name: they would be the same values.
-    """
-    found: dict[int, tuple[Any, list[Slot]]] = {}
-    for slot, tensor in slots:
-        known = found.get(id(tensor))
-        if known is None:
-            found[id(tensor)] = tensor, [slot]
-        else:
-            known[1].append(slot)
-    names: set[str] = set()
-    gathered = []
-    for tensor, places in found.values():
-        name = places[0].name if len(places) == 1 else min(slot.name for slot in places)
-        if name in names:
-            raise ArgumentError(f"two parameters are named {name!r}: they would have equal values")
-        names.add(name)
-        gathered.append(Named(name, tensor, places))
-    return gathered

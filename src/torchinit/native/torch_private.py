@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import Any
 
@@ -47,6 +48,14 @@ jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda
 # Tells autograd that tensors of an iterable were written to; inference tensors are passed over.
 count_writes: Callable[[Any], None] = _find(
     "torch._C", "_increment_version", graph.increment_version
+)
+# What Parameter(data, requires_grad) does, without its questions.
+make_parameter: Callable[[type, Any, bool], Any] = _find(
+    "torch", "Tensor._make_subclass", lambda kind, data, requires_grad: kind(data, requires_grad)
+)
+# A number that tensors share if they share their storage, on the meta device too.
+storage_number: Callable[[Any], int] = _find(
+    "torch", "_C._storage_id", lambda tensor: tensor.untyped_storage()._cdata
 )
 FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
 
@@ -130,3 +139,24 @@ StorageWeakRef: Any = _find("torch.multiprocessing.reductions", "StorageWeakRef"
 storage_of_reference: Callable[[int], Any] | None = _find(
     "torch", "UntypedStorage._new_with_weak_ptr", None
 )
+# Takes a function mode off the stack, and puts one there.
+pop_function_mode: Callable[[], Any] | None = _find("torch._C", "_pop_torch_function_stack", None)
+push_function_mode: Callable[[Any], None] | None = _find(
+    "torch._C", "_push_on_torch_function_stack", None
+)
+# A context in which no function mode and no subclass is shown anything.
+unseen: Callable[[], Any] = _find("torch._C", "DisableTorchFunction", nullcontext)
+
+
+def remove_function_mode(mode: Any) -> None:
+    """Takes a mode off this thread's stack, wherever it stands; nothing if it does not."""
+    if pop_function_mode is None or push_function_mode is None:
+        return
+    above = []
+    while function_modes():
+        top = pop_function_mode()
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        push_function_mode(other)

@@ -13,6 +13,7 @@ from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road
 from torchinit.native import load
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import as_float
+from torchinit.streams.keys import Stream
 
 CONSTANTS = frozenset({"constant_", "ones_", "zeros_"})
 # torchinit has torch do these.
@@ -36,6 +37,13 @@ class Eager:
         else:
             function(tensor, **call.arguments, generator=generator)
         return True
+
+    def stream_of(self, call: Call, tensor: Tensor, generator: Generator | None) -> Stream:  # noqa: ARG002
+        """Where the key of a random fill comes from."""
+        return functional.check_generator(generator)
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Says at the end of the block what was not as asked for."""
 
 
 def serves(call: Call, tensor: Tensor) -> bool:

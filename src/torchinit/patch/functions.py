@@ -36,7 +36,7 @@ class Exchange:
     """One function, and its two code objects."""
 
     def __init__(self, function: FunctionType, name: str) -> None:
-        self._function = function
+        self.function = function
         self._before = function.__code__
         originals[function.__name__] = original = FunctionType(
             function.__code__,
@@ -52,12 +52,12 @@ class Exchange:
 
     def do(self) -> None:
         """Lets the function ask."""
-        self._function.__code__ = self._ours
+        self.function.__code__ = self._ours
 
     def undo(self) -> None:
         """Gives the function its code back, unless somebody else has exchanged it since."""
-        if self._function.__code__ is self._ours:
-            self._function.__code__ = self._before
+        if self.function.__code__ is self._ours:
+            self.function.__code__ = self._before
 
 
 def exchanges() -> list[Exchange]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
+from torchinit.patch.deferred import Deferred, can_defer
 from torchinit.patch.eager import Eager
 from torchinit.patch.frames import Frame
 from torchinit.patch.named import Named
@@ -52,7 +53,14 @@ class Patch:
         self._open: list[Frame] = []
 
     def __enter__(self) -> None:
-        self._open.append(enter(self._handler()))
+        handler = self._handler()
+        if not self._defer or not can_defer():
+            self._open.append(enter(handler))
+            return
+        deferred = Deferred(handler)
+        frame = enter(deferred)
+        self._open.append(frame)
+        deferred.begin(frame)
 
     def _handler(self) -> Eager:
         if self._seed is None or self._names_from is None:
@@ -68,8 +76,12 @@ class Patch:
     ) -> None:
         frame = self._last()
         leave(frame)
-        if kind is None and isinstance(frame.handler, Named):
-            frame.handler.warn()
+        handler = frame.handler
+        if isinstance(handler, Deferred):
+            handler.end()
+            handler = handler.inner
+        if kind is None and isinstance(handler, Eager):
+            handler.warn()
 
     def _last(self) -> Frame:
         """The block to be ended: the last that the caller has begun, whatever others have."""

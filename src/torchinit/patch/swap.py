@@ -87,6 +87,7 @@ class _Hooks:
         self._count = 0
         self._exchanges: list[functions.Exchange] = []
         self._attributes: list[_Attribute] = []
+        self.shown: frozenset[Any] = frozenset()
 
     def need(self) -> None:
         with self._lock:
@@ -110,6 +111,10 @@ class _Hooks:
         ]
         for one in self._all():
             one.do()
+        self.shown = frozenset(
+            [one.function for one in self._exchanges]
+            + [getattr(torch.Tensor, name) for name in _METHODS]
+        )
 
     def _take_away(self) -> None:
         for one in self._all():
@@ -121,3 +126,8 @@ class _Hooks:
 
 
 _hooks = _Hooks()
+
+
+def intercepted() -> frozenset[Any]:
+    """The functions that ask, as a function mode is shown them."""
+    return _hooks.shown
