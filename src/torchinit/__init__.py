@@ -27,6 +27,7 @@ from torchinit.functional import (
     zeros_,
 )
 from torchinit.layer import init_
+from torchinit.models import recipes
 from torchinit.models.init_model import init_model_, plan_model
 from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
@@ -69,6 +70,7 @@ __all__ = [
     "orthogonal_batch_",
     "patch_nn_init",
     "plan_model",
+    "recipes",
     "sparse_",
     "trunc_normal_",
     "uniform_",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections.abc import Sequence
+from operator import attrgetter
 
 from torch import Tensor, get_num_threads
 from torch.autograd import forward_ad
@@ -30,8 +31,10 @@ from torchinit.native.torch_private import (
     level_is_known,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw, constant_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
+
+_dtype = attrgetter("dtype")
 
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
@@ -84,26 +87,28 @@ def fill_list(
             fill(draw, tensor, stream, box)
 
 
-def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[int]) -> None:
+def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[int]) -> bool:
     """Fills tensors that the caller has just allocated: whole, contiguous, plain, nobody else's.
 
     What could be wrong with any other tensor is not asked; the draws have been checked.
 
     Args:
-        draws, tensors, keys: one for each fill; constants take no notice of their key.
+        draws, tensors, keys: one for each fill, all on one device; constants take no notice of
+            their key, and are of type float.
+
+    Returns:
+        False if it cannot be done at once, and nothing is.
     """
-    if tensors and any(find_road(tensor) != "now" for tensor in _one_of_each_kind(tensors)):
-        fill_list(draws, tensors, keys)
-        return
-    numbers = [DTYPE_NUMBERS[tensor.dtype] for tensor in tensors]
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    sizes = [tensor.numel() for tensor in tensors]
-    draws = [constant_draw(float(d[1])) if d[0] == CONSTANT else d for d in draws]
+    if not tensors:
+        return True
+    dtypes = list(map(_dtype, tensors))
+    kinds = dict(zip(dtypes, tensors, strict=True)).values()
+    if not all(find_road(tensor) == "now" for tensor in kinds):
+        return False
+    numbers = list(map(DTYPE_NUMBERS.__getitem__, dtypes))
+    addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
     calls.fill_list(draws, numbers, keys, tensors, addresses, sizes)
-
-
-def _one_of_each_kind(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return list({(tensor.dtype, tensor.device): tensor for tensor in tensors}.values())
+    return True
 
 
 def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,14 +12,13 @@ from torch.nn.parameter import Parameter, is_lazy
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.models.names import Named
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region
+from torchinit.rules.part import Function, Kept, Matrix, Part, Region, Values, draw_in
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.schemes.calls import Call
-from torchinit.schemes.distributions import Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.streams.canonical import Named, new_tuple
 
 _SHOWN = 10  # names in an error
 
@@ -31,17 +30,19 @@ class Assignment(NamedTuple):
         named: the parameter.
         dtype: that it has in the end.
         draw: of all of it; None if it takes more than a draw.
+        is_plain: whether it is on the meta device, and the draw is all it takes.
         parts: of it, where draw is None.
+        pads: rows that stand for padding, and are zeroed in the end.
         rule: in words, where it comes from.
-        scheme: in words, what it is.
     """
 
     named: Named
     dtype: torch.dtype
     draw: Draw | None
+    is_plain: bool
     parts: Sequence[Part]
-    rule: Any
-    scheme: Any
+    pads: Sequence[int]
+    rule: str
 
 
 def assign(
@@ -56,49 +57,81 @@ def assign(
         TypeError: for a parameter that is none of plain memory.
     """
     find, chosen = rules.find, rules.rules
-    found: list[int] = []
+    titles = [rule.title for rule in chosen]
+    # The draw of each rule that gives the same one to every parameter.
+    draws = [getattr(rule.scheme, "_draw", None) for rule in chosen]
     used: set[int] = set()
     unmatched: list[str] = []
+    checked: set[tuple[int, torch.dtype]] = set()
+    assignments: list[Assignment] = []
     for named in parameters:
-        name, _, slots = named
-        number = find(slots[0].name, slots[0].owner)
-        if len(slots) > 1:
-            number = _agree(named, rules, used)
+        name, tensor, _, _, owner, ties = named
+        number = _agree(named, rules, used) if ties else find(name, owner)
         if number < 0:
             unmatched.append(name)
-        found.append(number)
-    used.update(found)
+            continue
+        used.add(number)
+        dtype_ = tensor.dtype
+        if dtype is not None and tensor.is_meta and dtype_.is_floating_point:
+            dtype_ = dtype
+        draw = draws[number]
+        if draw is None or type(tensor) is not Parameter:
+            assignments.append(_assign_one(named, titles[number], chosen[number].scheme, dtype_))
+            continue
+        if (number, dtype_) not in checked:
+            _check_draw(named, draw, dtype_)
+            checked.add((number, dtype_))
+        pads = padding_rows(named) if ties or "padding_idx" in owner.__dict__ else ()
+        is_plain = tensor.is_meta and not pads
+        one = (named, dtype_, draw, is_plain, (), pads, titles[number])
+        assignments.append(new_tuple(Assignment, one))
     if unmatched:
         raise ArgumentError(
             f"no rule matches {len(unmatched)} of {len(parameters)} parameters: "
             f"{some(unmatched)}. Give them a rule, 'keep' to leave them alone, or end the rules "
             "with '**'"
         )
-    if strict:
-        names = [slot.name for named in parameters for slot in named.slots]
-        check_unused(rules, used, names)
-    checked: set[tuple[Draw, torch.dtype]] = set()
-    assignments = []
-    for named, number in zip(parameters, found, strict=True):
-        scheme = chosen[number].scheme
-        own = named.tensor.dtype
-        final = (
-            dtype if dtype is not None and named.tensor.is_meta and own.is_floating_point else own
-        )
-        if scheme.is_uniform and type(named.tensor) is Parameter:
-            draw: Draw = scheme._draw  # type: ignore[attr-defined]
-            if (draw, final) not in checked:
-                _check_draw(named, draw, final)
-                checked.add((draw, final))
-            assignments.append(Assignment(named, final, draw, (), chosen[number].title, scheme))
-        else:
-            assignments.append(_assign_one(named, chosen[number].title, scheme, final))
+    if strict and len(used) < len(chosen):
+        check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
+    _check_keys(assignments)
     return assignments
+
+
+def _check_keys(assignments: Sequence[Assignment]) -> None:
+    """Raises ArgumentError if a part of a fused parameter is called like another parameter.
+
+    Constants, which draw nothing, may share a name: the biases of two layers, say.
+    """
+    owners: dict[str, str] = {}
+    for one in assignments:
+        for region, values in one.parts:
+            if _draws(values):
+                owners.setdefault(region.name, one.named.name)
+                if owners[region.name] != one.named.name:
+                    _complain_of_key(region.name, owners[region.name], one.named.name)
+    if owners:
+        for one in assignments:
+            name = one.named.name
+            if owners.get(name, name) != name and (one.draw is None or _draws(one.draw)):
+                _complain_of_key(name, owners[name], name)
+
+
+def _draws(values: Values) -> bool:
+    """Whether values may be drawn by a key."""
+    draw = draw_in(values)
+    return draw[0] != CONSTANT if draw is not None else isinstance(values, Matrix | Function)
+
+
+def _complain_of_key(name: str, one: str, other: str) -> None:
+    raise ArgumentError(
+        f"parameters {one!r} and {other!r} would both have values of the name {name!r}: call the "
+        "parts otherwise, or rename a parameter"
+    )
 
 
 def check_kinds(parameters: Sequence[Named]) -> None:
     """Raises for parameters that are not yet, or that nobody but their own class can write."""
-    for name, tensor, _ in parameters:
+    for name, tensor, *_ in parameters:
         if type(tensor) is Parameter:
             continue
         if is_lazy(tensor):
@@ -110,7 +143,7 @@ def check_kinds(parameters: Sequence[Named]) -> None:
 
 def _agree(named: Named, rules: Rules, used: set[int]) -> int:
     """The number of the rule for all names of a tied parameter."""
-    numbers = {slot.name: rules.find(slot.name, slot.owner) for slot in named.slots}
+    numbers = {slot.name: rules.find(slot.name, named.owner) for slot in named.slots}
     matched = {name: number for name, number in numbers.items() if number >= 0}
     if not matched:
         return -1
@@ -129,11 +162,11 @@ def _agree(named: Named, rules: Rules, used: set[int]) -> int:
 
 
 def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> Assignment:
-    name, tensor, slots = named
+    name, tensor = named.name, named.tensor
     shape = tuple(tensor.shape)
     where = f"parameter {name!r} of shape {shape} and its rule {rule}"
     try:
-        target = Target(name, shape, dtype, slots[0].owner)
+        target = Target(name, shape, dtype, named.owner)
         region = Region(name, shape)
         if isinstance(scheme, By):
             scheme = scheme.scheme(region, target)
@@ -142,14 +175,16 @@ def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> 
         said = (
             str(error) if isinstance(error, ArgumentError) else f"{type(error).__name__}: {error}"
         )
-        raise ArgumentError(f"{where}: {said}{error}") from error
+        raise ArgumentError(f"{where}: {said}") from error
     for part in parts:
         _check_part(named, part, dtype, rule)
     draw = None
     if len(parts) == 1 and isinstance(scheme, Elementwise):
         draw = parts[0].values
         parts = []
-    return Assignment(named, dtype, draw, parts, rule, scheme)  # type: ignore[arg-type]
+    pads = padding_rows(named)
+    is_plain = draw is not None and tensor.is_meta and type(tensor) is Parameter and not pads
+    return Assignment(named, dtype, draw, is_plain, parts, pads, rule)  # type: ignore[arg-type]
 
 
 def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None:
@@ -171,8 +206,8 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
             f"parameter {named.name!r} has dtype {dtype}, which cannot be initialised: give it the "
             "rule 'keep', or a callable"
         )
-    if isinstance(values, tuple) and not isinstance(values, Matrix | Call | Function):
-        _check_draw(named, values, dtype)
+    if (draw := draw_in(values)) is not None:
+        _check_draw(named, draw, dtype)
 
 
 def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
@@ -195,12 +230,11 @@ def some(names: Sequence[str]) -> str:
 
 def padding_rows(named: Named) -> list[int]:
     """Rows of an embedding that stand for padding, and are zero."""
-    return sorted(
-        {
-            slot.owner.padding_idx
-            for slot in named.slots
-            if isinstance(slot.owner, nn.Embedding | nn.EmbeddingBag)
-            and slot.owner.padding_idx is not None
-            and slot.name.rsplit(".", 1)[-1] == "weight"
-        }
-    )
+    rows = []
+    for _, _, attribute, owner in named.slots:
+        row = owner.__dict__.get("padding_idx")
+        if row is None or attribute not in ("weight", "original"):
+            continue
+        if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+            rows.append(row)
+    return rows

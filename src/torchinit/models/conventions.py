@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import cached, is_parametrized
 
-from torchinit.models.names import canonical_modules
+from torchinit.streams.canonical import places_of
 
 _OWN = ("reset_parameters", "_reset_parameters")
 # What Transformers marks modules and parameters by that are loaded, or initialised.
@@ -52,12 +52,9 @@ def find_steps(model: nn.Module, device: torch.device) -> list[Step]:
         model: of any kind.
         device: where buffers are to lie, for conventions that ask.
     """
-    modules = list(canonical_modules(model))
-    if not modules:
-        return []
-    names = {id(module): prefix.text.rstrip(".") for prefix, module in reversed(modules)}
+    names = {id(module): prefix.rstrip(".") for prefix, module in reversed(places_of(model))}
     walk = _Walk(names, device)
-    walk.collect(modules[0][1])
+    walk.collect(model)
     return walk.steps
 
 

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import assign, check_kinds
+from torchinit.models.assign import Assignment, assign, check_kinds
 from torchinit.models.carry_out import carry_out
+from torchinit.models.collection import no_collection
 from torchinit.models.materialise import attach_buffer, check_apart, target_device
-from torchinit.models.names import Named, Rename, buffer_slots, gather, parameter_slots
 from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
 from torchinit.models.plan import Plan
 from torchinit.rules.rules import Rules
+from torchinit.streams.canonical import Named, Rename, gather
 from torchinit.streams.names import keys_of_names
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -71,24 +72,25 @@ def init_model_(
     """
     _check_model(model)
     key_of_name = keys_of_names(seed)
-    parameters = gather(parameter_slots(model, rename))
-    check_kinds(parameters)
-    check_apart(parameters)
-    buffers = gather(buffer_slots(model, rename))
-    there = target_device(device) if _any_meta(parameters, buffers) else torch.device("cpu")
     if dtype is not None and not dtype.is_floating_point:
         raise ArgumentError(f"dtype={dtype} must be a floating-point one")
+    assignments: list[Assignment] = []
+    with no_collection():
+        parameters, buffers = gather(model, rename)
+        check_kinds(parameters)
+        check_apart(parameters)
+        if rules is not None:
+            assignments = assign(parameters, Rules(rules), dtype, strict=strict)
+    there = target_device(device) if _any_meta(parameters, buffers) else torch.device("cpu")
     own: OwnInit | None = None
     if rules is None:
         own = run_own_init(model, parameters, buffers, there, key_of_name, dtype=dtype)
         assignments = assign_own(parameters, own, dtype)
-    else:
-        assignments = assign(parameters, Rules(rules), dtype, strict=strict)
-        if any(named.tensor.is_meta for named in buffers):
-            own = run_own_init(model, parameters, buffers, there, key_of_name, only_buffers=True)
+    elif any(named.tensor.is_meta for named in buffers):
+        own = run_own_init(model, parameters, buffers, there, key_of_name, only_buffers=True)
     if own is not None:
         check_buffers(buffers, own)
-    carry_out(assignments, there, key_of_name, own.values if own else {}, pads=rules is not None)
+    carry_out(assignments, there, key_of_name, own.values if own else {})
     if own is not None:
         _put_buffers(own, also_real=rules is None)
     return model
@@ -113,17 +115,16 @@ def plan_model(
             that has been called can tell.
 
     >>> import torchinit
-    >>> plan = torchinit.plan_model(torch.nn.Linear(8, 4), {"**": torchinit.Uniform(-1, 1)})
-    Traceback (most recent call last):
-    torchinit.errors.ArgumentError: ...
+    >>> plan = torchinit.plan_model(torch.nn.Linear(8, 4), {"**": torchinit.Constant(1)})
+    >>> [(row.name, row.rule, row.fans) for row in plan]
+    [('weight', '**', (8, 4)), ('bias', '**', None)]
     """
     _check_model(model)
-    parameters = gather(parameter_slots(model, rename))
+    parameters, buffers = gather(model, rename)
     check_kinds(parameters)
     check_apart(parameters)
     if rules is not None:
         return Plan(assign(parameters, Rules(rules), None, strict=strict))
-    buffers = gather(buffer_slots(model, rename))
     own = run_own_init(
         model, parameters, buffers, torch.device("cpu"), keys_of_names(0), only_buffers=True
     )

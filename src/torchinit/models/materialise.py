@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import Buffer, Parameter
 
 from torchinit.errors import ArgumentError
-from torchinit.models.names import Named, Slot
+from torchinit.native.torch_private import make_parameter, storage_number
+from torchinit.streams.canonical import Named, Slot
 
+_tensor = attrgetter("tensor")
 _set_attribute = nn.Module.__setattr__
 
 
@@ -22,14 +25,22 @@ def allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
 
 
-def attach(named: Named, memory: Tensor) -> None:
-    """Puts memory in place of a parameter, everywhere that it is registered."""
-    old = named.tensor
-    new = Parameter(memory, old.requires_grad)
+def parameter_like(old: Tensor, memory: Tensor) -> Parameter:
+    """A parameter in new memory with everything else of an old one."""
+    new: Parameter = make_parameter(Parameter, memory, old.requires_grad)
     if attributes := old.__dict__:
         new.__dict__.update(attributes)
-    for slot in named.slots:
-        put_parameter(slot, new)
+    return new
+
+
+def attach(named: Named, new: Parameter) -> None:
+    """Puts a parameter in place of another, everywhere that it is registered."""
+    _, _, module, attribute, _, ties = named
+    if type(module).__setattr__ is _set_attribute and not ties:
+        module.__dict__["_parameters"][attribute] = new
+    else:
+        for place in named.slots:
+            put_parameter(place, new)
 
 
 def put_parameter(slot: Slot, parameter: Parameter) -> None:
@@ -49,20 +60,22 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
         slot.module._buffers[slot.attribute] = memory
 
 
-def check_apart(parameters: Iterable[Named]) -> None:
+def check_apart(parameters: Sequence[Named]) -> None:
     """Raises ArgumentError for meta parameters that are views of one storage.
 
     They would become separate, and what was one memory two.
     """
-    storages: dict[int, str] = {}
-    for name, tensor, _ in parameters:
-        if not tensor.is_meta:
-            continue
-        other = storages.setdefault(tensor.untyped_storage()._cdata, name)
-        if other is not name:
+    numbers = list(map(storage_number, map(_tensor, parameters)))
+    if len(set(numbers)) == len(numbers):
+        return
+    first: dict[int, Named] = {}
+    for number, named in zip(numbers, parameters, strict=True):
+        other = first.setdefault(number, named)
+        if other is not named and named.tensor.is_meta:
             raise ArgumentError(
-                f"parameters {other!r} and {name!r} are views of one memory on the meta device, "
-                "and would no longer be: build the model on a device, or make one parameter of both"
+                f"parameters {other.name!r} and {named.name!r} are views of one memory on the meta "
+                "device, and would no longer be: build the model on a device, or make one "
+                "parameter of both"
             )
 
 

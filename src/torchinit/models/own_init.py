@@ -21,13 +21,12 @@ from torchinit.models.assign import Assignment, some
 from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
-from torchinit.models.names import Named, Slot
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.rules.fill_parts import seeded
-from torchinit.rules.part import Matrix, Part, Region
-from torchinit.schemes.calls import Call
-from torchinit.schemes.distributions import Draw, draw_in_words
+from torchinit.rules.part import Matrix, Part, Region, draw_in
+from torchinit.schemes.distributions import Draw
+from torchinit.streams.canonical import Named, Slot
 
 
 class _KeyedSteps(KeyedFills):
@@ -217,8 +216,7 @@ def _buffers_after(
 ) -> Iterator[tuple[Named, Tensor]]:
     """What buffers have become: written to in place, or replaced by other tensors."""
     for old, new in zip(before, memory, strict=True):
-        slot: Slot = new.slots[0]
-        now = slot.module._buffers.get(slot.attribute)
+        now = new.module._buffers.get(new.attribute)
         if now is not None and now is not new.tensor and not now.is_meta:
             yield old, now
         elif storage(new.tensor) in written:
@@ -308,7 +306,8 @@ def _value_after(
 
 
 def _now(slot: Slot) -> Tensor | None:
-    return slot.module._parameters.get(slot.attribute)
+    found: Tensor | None = slot.module._parameters.get(slot.attribute)
+    return found
 
 
 def assign_own(
@@ -332,18 +331,17 @@ def assign_own(
         labels = ", ".join(dict.fromkeys(own.labels[step] for step in sorted(steps)))
         draw: Draw | None = None
         parts: list[Part] = []
-        if record.computed:
-            scheme: Any = "computed"
-        elif not record.operations:
+        if not record.computed and not record.operations:
             unfilled.append(named.name)
             continue
-        else:
+        if not record.computed:
             parts = parts_of(record)
-            scheme = " + ".join(map(_in_words, parts))
             first = parts[0]
-            if len(parts) == 1 and first.region.geometry is None and _is_draw(first.values):
-                draw, parts = first.values, []  # type: ignore[assignment]
-        assignments.append(Assignment(named, final, draw, parts, labels, scheme))
+            if len(parts) == 1 and first.region.geometry is None:
+                draw = draw_in(first.values)
+                parts = parts if draw is None else []
+        is_plain = draw is not None and named.tensor.is_meta
+        assignments.append(Assignment(named, final, draw, is_plain, parts, (), labels))
     if unfilled:
         raise ArgumentError(
             f"the model's own initialisation leaves {len(unfilled)} of {len(parameters)} "
@@ -371,18 +369,3 @@ def _what_raised(raised: Sequence[tuple[str, Exception]]) -> str:
         return ""
     said = "; ".join(f"{label} ({type(error).__name__}: {error})" for label, error in raised[:5])
     return f" (raised: {said})"
-
-
-def _in_words(part: Part) -> str:
-    values = part.values
-    if isinstance(values, Tensor):
-        return "values"
-    if isinstance(values, Matrix):
-        return f"orthogonal(gain={values.gain})"
-    if isinstance(values, Call):
-        return values.name
-    return draw_in_words(values)  # type: ignore[arg-type]
-
-
-def _is_draw(values: object) -> bool:
-    return isinstance(values, tuple) and not isinstance(values, Matrix | Call)

@@ -80,22 +80,20 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _rows(assignment: Assignment) -> Iterator[Row]:
-    named, dtype, draw, parts, rule, scheme = assignment
+    named, dtype, draw, _, parts, _, rule = assignment
     shape = tuple(named.tensor.shape)
-    said = rule if isinstance(rule, str) else getattr(rule, "__name__", str(rule))
     if not parts:
         values = "computed" if draw is None else draw_in_words(draw)
         law = None if draw is None else law_of(draw)
-        yield Row(named.name, named.name, shape, dtype, said, values, _fans(shape), law)
+        yield Row(named.name, named.name, shape, dtype, rule, values, _fans(shape), law)
         return
-    del scheme
     shares: dict[str, list[Part]] = {}
     for part in parts:
         shares.setdefault(part.region.name, []).append(part)
     for name, pieces in shares.items():
         region = pieces[0].region
         yield Row(
-            name, named.name, region.shape, dtype, said, _values(pieces[0]),
+            name, named.name, region.shape, dtype, rule, _values(pieces[0]),
             _fans(region.matrix_shape), _law(pieces[0]), len(pieces),
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road
 from torchinit.native import load
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import as_float
+from torchinit.streams.keys import Stream
 
 CONSTANTS = frozenset({"constant_", "ones_", "zeros_"})
 # torchinit has torch do these.
@@ -37,13 +38,23 @@ class Eager:
             function(tensor, **call.arguments, generator=generator)
         return True
 
+    def stream_of(self, call: Call, tensor: Tensor, generator: Generator | None) -> Stream:  # noqa: ARG002
+        """Where the key of a random fill comes from."""
+        return functional.check_generator(generator)
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Says at the end of the block what was not as asked for."""
+
 
 def serves(call: Call, tensor: Tensor) -> bool:
     """Whether a call is torchinit's to serve, rather than torch's."""
-    if call.name in CONSTANTS:
-        if tensor.dtype not in FLOAT8_DTYPES and tensor.nbytes < SMALL:
-            return False
-    elif call.name in TORCHS:
+    if call.name in TORCHS or tensor.layout is not torch.strided:
+        return False
+    if (
+        call.name in CONSTANTS
+        and tensor.dtype not in FLOAT8_DTYPES
+        and tensor.numel() * tensor.element_size() < SMALL
+    ):
         return False
     return _is_native(tensor)
 

@@ -79,7 +79,7 @@ class Named(Eager):
                 if attempt == 0:
                     self._names = Names(self._list_names())
         self._count(tensor)
-        return generator
+        return super().stream_of(call, tensor, generator)
 
     def _count(self, tensor: Tensor) -> None:
         self._unnamed[tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")] += 1

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from torchinit import functional
-from torchinit.fill.fill import fill_list
+from torchinit.fill.fill import fill, fill_list
 from torchinit.fill.route import obstacle
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
@@ -39,6 +39,9 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
             others.append((tensor, part, stream))
         elif not isinstance(values, Kept):
             view = region.of(tensor)
+            if region.offset is not None and obstacle(view):
+                others.append((tensor, part, stream))  # torch knows no boxes
+                continue
             elementwise.append((values, view, _usable(stream, view, values), region.box))
     if elementwise:
         fill_list(*zip(*elementwise, strict=True))
@@ -95,8 +98,10 @@ def _fill_whole(view: Tensor, values: Any, stream: Stream) -> None:
     elif isinstance(values, Tensor):
         with torch.no_grad():
             view.copy_(values)
-    else:
+    elif isinstance(values, Function):
         values.function(view)
+    else:
+        fill(values, view, _usable(stream, view, values))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from torch import Tensor
 
@@ -77,6 +77,11 @@ class Kept(NamedTuple):
 # Values drawn one by one; a matrix; a function of torch.nn.init that is torch's everywhere (eye_,
 # dirac_, sparse_); any other callable; values that are there already; nothing.
 Values: TypeAlias = Draw | Matrix | Call | Function | Tensor | Kept
+
+
+def draw_in(values: Values) -> Draw | None:
+    """The draw, if that is what the values are."""
+    return cast(Draw, values) if type(values) is tuple else None
 
 
 class Part(NamedTuple):

@@ -64,15 +64,44 @@ class Rules:
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise type(error)(f"the rule for {key!r}: {error}") from error
         self._matchers = _matchers(self.rules)
+        self._alike = _alike(rules)
+        self._memory: dict[tuple[bytes, type], int] = {}
 
     def find(self, name: str, owner: nn.Module) -> int:
-        """The number of the first rule that matches a name or its owner; -1 if none does."""
-        found = -1
+        """The number of the first rule that matches a name or its owner; -1 if none does.
+
+        Layers are many, and match the same rules: what was found for one is remembered.
+        """
+        if self._alike is None:
+            return self._search(name, owner)
+        case = name.encode().translate(self._alike), type(owner)
+        found = self._memory.get(case)
+        if found is None:
+            found = self._memory[case] = self._search(name, owner)
+        return found
+
+    def _search(self, name: str, owner: nn.Module) -> int:
         for matcher in self._matchers:
             found = matcher(name, owner)
             if found >= 0:
-                break
-        return found
+                return found
+        return -1
+
+
+def _alike(keys: Iterable[Any]) -> bytes | None:
+    """What makes names that no pattern tells apart equal: digits that are in none become one.
+
+    Returns:
+        A table for ``bytes.translate``; None where compiled patterns may tell any digit apart.
+    """
+    digits = set("0123456789")
+    for key in keys:
+        if isinstance(key, re.Pattern):
+            return None
+        if isinstance(key, str):
+            digits -= set(key)
+    same = ord(min(digits, default="0"))
+    return bytes(same if chr(code) in digits else code for code in range(256))
 
 
 def _matchers(rules: Sequence[Rule]) -> list[_Matcher]:

@@ -95,7 +95,7 @@ _DRAWS: dict[str, Callable[..., Draw]] = {
     "uniform_": _uniform,
     "normal_": _normal,
     "trunc_normal_": _trunc_normal,
-    "constant_": lambda _shape, val: constant_draw(val),
+    "constant_": lambda _shape, val: constant_draw(as_float("val", val)),
     "ones_": lambda _shape: constant_draw(1.0),
     "zeros_": lambda _shape: constant_draw(0.0),
     "xavier_uniform_": schemes.xavier_uniform,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
+from struct import Struct
 from typing import Any
 
 _BYTES = 8
@@ -30,12 +31,14 @@ def keys_of_names(seed: int) -> Callable[[str], int]:
     The key is the keyed hash BLAKE2b (RFC 7693) of the name in UTF-8, with digests of 8 bytes, the
     seed's 8 bytes being the hash's key; both little-endian.
     """
-    secret = check_seed(seed).to_bytes(_BYTES, "little")
-    read = int.from_bytes
+    # To copy a hash that has taken the seed in is twice as quick as to begin a new one.
+    copy = blake2b(digest_size=_BYTES, key=check_seed(seed).to_bytes(_BYTES, "little")).copy
+    unpack = Struct("<q").unpack
 
     def key_of_name(name: str) -> int:
-        digest = blake2b(name.encode(), digest_size=_BYTES, key=secret).digest()
-        return read(digest, "little", signed=True)
+        state = copy()
+        state.update(name.encode())
+        return unpack(state.digest())[0]  # type: ignore[no-any-return]
 
     return key_of_name
 
