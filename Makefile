@@ -26,7 +26,7 @@ $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,lint,demo]"
 	touch $@
 
 lint: $(STAMP)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
+
+import pytest
+import torch
+
+import torchinit
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -48,3 +54,73 @@ def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
     rows = [line for line in run.stdout.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 26
     assert all(float(row.split("|")[2]) > 0 for row in rows)
+
+
+def test_models_run_and_report(tmp_path):
+    data, page = tmp_path / "models.json", tmp_path / "models.md"
+    run = subprocess.run(
+        [
+            *(sys.executable, BENCHMARKS / "models.py", "--quick"),
+            *("--models", "tiny,tiny-bfloat16", "--json", data, "--markdown", page),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == page.read_text().strip()
+    results = json.loads(data.read_text())
+    assert [model["dtype"] for model in results["models"]] == ["float32", "bfloat16"]
+    for model in results["models"]:
+        assert list(model["modes"]) == ["plain", "patch", "deferred", "init_model_", "zero"]
+        for mode, (sample,) in model["modes"].items():
+            assert "error" not in sample, (mode, sample)
+            assert sample["values"] == 136_960
+            assert sample["others"] >= 0
+        assert f"{model['title']}, {model['dtype']}, 0.137 M |" in run.stdout
+    assert [samples["parameters"] for samples in results["small"]] == [200, 200]
+
+
+@pytest.fixture
+def models_module(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("models")
+
+
+def sample(seconds, others):
+    return {"seconds": seconds, "others": others}
+
+
+def test_busy_rounds_are_left_out_or_marked(models_module):
+    some_quiet = [sample(1.0, 0.0), sample(0.5, 0.9), sample(2.0, 0.1)]
+    assert models_module.counted(some_quiet) == ([1.0, 2.0], True)
+    assert models_module.seconds_cell(some_quiet) == "1.000 (1.500, 2.000)"
+    none_quiet = [sample(3.0, 0.9), sample(4.0, 0.5)]
+    assert models_module.seconds_cell(none_quiet) == "~3.000 (3.500, 4.000)"
+    model = {"modes": {"plain": none_quiet, "patch": some_quiet, "zero": [{"error": "no"}]}}
+    assert models_module.ratio_cell(model, "plain", "patch", 1) == "~3.0"
+    assert models_module.ratio_cell(model, "patch", "zero", 1) == "-"
+    assert models_module.seconds_cell([{"error": "no"}]) == "no"
+
+
+def test_a_measurement_that_fails_is_reported(models_module):
+    assert "KeyError" in models_module.measure("no such model", "plain")["error"]
+
+
+@pytest.mark.parametrize("name", ["clip", "x-transformers"])
+def test_rules_of_the_benchmark_are_the_models_own(name, models_module):
+    """Each parameter's std is that of the plain build."""
+    pytest.importorskip({"clip": "transformers", "x-transformers": "x_transformers"}[name])
+    case = models_module.CASES[name]
+    build = case.prepare(case.dtype)
+    torch.manual_seed(0)
+    plain = dict(build().named_parameters())
+    with torch.device("meta"):
+        plan = torchinit.plan_model(build(), case.rules())
+    assert len(plan) == len(plain)
+    for row in plan:
+        values = plain[row.parameter].detach()
+        if row.law.std == 0:
+            assert values.eq(row.law.mean).all(), row.name
+        else:
+            tolerance = 6 / (2 * values.numel()) ** 0.5
+            assert values.std() == pytest.approx(row.law.std, rel=tolerance), row.name

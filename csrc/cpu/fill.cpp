@@ -51,10 +51,11 @@ class BoxFill {
 
   int64_t count() const { return box_.count; }
 
-  // Asks for huge pages where every element between the first and the last belongs to the box.
-  void advise() const {
-    if (in_place_ && box_.dimensions.size() == 1)
-      advise_huge_pages(data_, static_cast<size_t>(box_.count * element_));
+  // The memory between the first and the last element where all of it belongs to the box; else
+  // empty.
+  Range memory() const {
+    const bool is_dense = in_place_ && box_.dimensions.size() == 1;
+    return {data_, is_dense ? static_cast<size_t>(box_.count * element_) : 0};
   }
 
   void fill(int64_t begin, int64_t end) const {
@@ -136,10 +137,12 @@ class BoxFill {
 // Fills boxes none of which is empty, with one numbering of the pieces of all.
 void fill_all(const BoxFill* boxes, size_t count, int threads) {
   int64_t elements = 0;
+  std::vector<Range> ranges(count);
   for (size_t i = 0; i < count; ++i) {
     elements += boxes[i].count();
-    boxes[i].advise();
+    ranges[i] = boxes[i].memory();
   }
+  advise_huge_pages(ranges);
   const int64_t workers = useful_threads(elements, threads);
   if (workers <= 1) {
     on_threads(1, [&](const auto&) {

@@ -1,6 +1,8 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <atomic>
+#include <functional>
 
 #include "../base/platform.h"
 
@@ -29,9 +31,23 @@ namespace {
 
 std::atomic<bool> huge_pages_allowed{true};
 
+constexpr uintptr_t kSmallPage = uintptr_t{4} << 10;
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
 // Below this, asking for huge pages costs more than the faults of small ones.
 constexpr size_t kLeastForHugePages = size_t{8} << 20;
+
+// Ranges that are so near lie side by side: between them is what an allocator notes of each.
+constexpr uintptr_t kNeighbours = kSmallPage;
+
+// It is advice: a refusal (shared or file-backed memory, no support) changes nothing. Mappings may
+// begin where a huge page does (Linux 6.7), with what the allocator notes before the data: a page
+// that the range begins in belongs to its huge page.
+void advise(uintptr_t first, uintptr_t end) {
+  first -= first % kSmallPage;
+  const uintptr_t begin = (first + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t stop = end / kHugePage * kHugePage;
+  if (begin < stop) (void)madvise(reinterpret_cast<void*>(begin), stop - begin, MADV_HUGEPAGE);
+}
 
 // MADV_POPULATE_WRITE (Linux 5.14): faults pages in as a write would, and fails where one may not
 // be written. Absent from older headers.
@@ -61,13 +77,21 @@ bool mapped_read_only(uintptr_t first, uintptr_t end) {
 
 }  // namespace
 
-void advise_huge_pages(void* data, size_t bytes) {
-  if (bytes < kLeastForHugePages || !huge_pages_allowed.load(std::memory_order_relaxed)) return;
-  const uintptr_t first = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t begin = (first + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (first + bytes) / kHugePage * kHugePage;
-  // It is advice: a refusal (shared or file-backed memory, no support) changes nothing.
-  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+void advise_huge_pages(std::vector<Range>& ranges) {
+  if (!huge_pages_allowed.load(std::memory_order_relaxed)) return;
+  std::sort(ranges.begin(), ranges.end(), [](const Range& one, const Range& other) {
+    return std::less<>()(one.data, other.data);
+  });
+  for (size_t i = 0; i < ranges.size();) {
+    const uintptr_t first = reinterpret_cast<uintptr_t>(ranges[i].data);
+    uintptr_t end = first + ranges[i].bytes;
+    for (++i; i < ranges.size(); ++i) {
+      const uintptr_t next = reinterpret_cast<uintptr_t>(ranges[i].data);
+      if (next > end + kNeighbours) break;
+      end = std::max(end, next + ranges[i].bytes);
+    }
+    if (end - first >= kLeastForHugePages) advise(first, end);
+  }
 }
 
 void allow_huge_pages(bool allowed) {
@@ -91,7 +115,7 @@ bool is_writable(const void* data, size_t bytes) {
 #else
 
 int64_t last_level_cache() { return int64_t{32} << 20; }
-void advise_huge_pages(void*, size_t) {}
+void advise_huge_pages(std::vector<Range>&) {}
 void allow_huge_pages(bool) {}
 bool is_writable(const void*, size_t) { return true; }
 

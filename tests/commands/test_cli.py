@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from processes import BARE, TINY, finish, run_command, start
+from processes import BARE, TINY, finish, lines_but_of_torch, run_command, start
 
 import torchinit
-from torchinit.commands import cli
+from torchinit.commands import cli, memory, models
 from torchinit.commands.models import MODELS
 from torchinit.dtypes import FLOATING_DTYPES
 
@@ -28,6 +30,24 @@ from torchinit.dtypes import FLOATING_DTYPES
 def test_bad_usage(arguments, capsys):
     assert cli.main(arguments) == 2
     assert "usage: torchinit" in capsys.readouterr().err
+
+
+def test_a_model_that_needs_transformers(capsys, monkeypatch):
+    monkeypatch.setattr(models, "has_transformers", lambda: False)
+    assert cli.main(["demo", "--model", "gpt2-medium"]) == 2
+    err = capsys.readouterr().err
+    assert "'gpt2-medium' needs Transformers 5: pip install 'torchinit[demo]'" in err
+
+
+def test_without_transformers_a_model_of_torch_is_taken(capsys, monkeypatch):
+    monkeypatch.setattr(models, "has_transformers", lambda: False)
+    monkeypatch.setattr(memory, "available_memory", lambda _device: 0)
+    assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["model"] == MODELS["tiny"].title
+    first, second = lines_but_of_torch(err)
+    assert first.startswith(f"torchinit: taking {MODELS['decoder'].title}, for want of Transf")
+    assert second.endswith(f"taking {MODELS['tiny'].title}")
 
 
 def test_version(capsys):
@@ -53,7 +73,7 @@ def test_help_and_usage_need_no_torch(arguments, code, expected):
 try:
     sys.exit(cli.main({arguments}))
 finally:
-    assert not {{"torch", "numpy", "tqdm"}} & set(sys.modules)
+    assert not {{"torch", "numpy", "tqdm", "transformers"}} & set(sys.modules)
 """
     found, out, err = finish(start("-c", program))
     assert found == code, err

@@ -1,119 +1,115 @@
-"""The demo's checks of parameters, and the laws that they hold them to."""
+"""The demo's checks of parameters."""
 
 from __future__ import annotations
 
-import inspect
 import math
 
 import pytest
 import torch
-from scipy import stats
 from torch.nn import init as torch_init
 
 import torchinit
 from conftest import native_only
-from torchinit.commands import checks, models
-from torchinit.commands.models import Parameter
+from torchinit.commands import checks
 from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.native import load
-
-
-@pytest.mark.parametrize(
-    ("scheme", "arguments", "frozen"),
-    [
-        ("normal", {}, stats.norm(0, 1)),
-        ("normal", {"mean": 1.0, "std": 2.0}, stats.norm(1, 2)),
-        ("uniform", {}, stats.uniform(0, 1)),
-        ("uniform", {"a": -1.0, "b": 3.0}, stats.uniform(-1, 4)),
-        ("trunc_normal", {}, stats.truncnorm(-2, 2)),
-        ("trunc_normal", {"std": 0.02, "a": -0.06, "b": 0.06}, stats.truncnorm(-3, 3, 0, 0.02)),
-        (
-            "trunc_normal",
-            {"mean": 1.0, "std": 2.0, "a": 0.0, "b": 3.0},
-            stats.truncnorm(-0.5, 1, 1, 2),
-        ),
-        ("trunc_normal", {"std": 0.02}, stats.norm(0, 0.02)),
-        ("kaiming_uniform", {}, stats.uniform(-(0.5**0.5), 2 * 0.5**0.5)),
-        # gain 1 / sqrt(3) for fan_in 12: U(-r, r) with r = 1 / sqrt(12)
-        ("kaiming_uniform", {"a": math.sqrt(5)}, stats.uniform(-(12**-0.5), 2 * 12**-0.5)),
-    ],
+from torchinit.schemes.distributions import (
+    constant_draw,
+    law_of,
+    normal_draw,
+    truncated_draw,
+    uniform_draw,
 )
-def test_laws_agree_with_scipy(scheme, arguments, frozen):
-    found = checks.law(Parameter("p", (8, 3, 2, 2), scheme, arguments))
-    mean, variance, excess = (float(moment) for moment in frozen.stats("mvk"))
-    assert found.mean == pytest.approx(mean, abs=1e-12)
-    assert found.std == pytest.approx(math.sqrt(variance))
-    assert found.kurtosis == pytest.approx(3 + excess)
 
-
-@pytest.mark.parametrize(("scheme", "value"), [("zeros", 0.0), ("ones", 1.0)])
-def test_laws_of_constants(scheme, value):
-    found = checks.law(Parameter("p", (3,), scheme))
-    assert (found.mean, found.std, found.low, found.high) == (value, 0.0, value, value)
-
-
-def test_every_parameter_has_a_law():
-    parameters = [p for make in models.MODELS.values() for p in make().parameters]
-    assert {p.scheme for p in parameters} == set(checks._DRAWS)
-    for parameter in parameters:
-        found = checks.law(parameter)
-        assert found.low <= found.mean <= found.high
-
-
-@pytest.mark.parametrize("scheme", checks._DRAWS)
-def test_defaults_are_those_of_torch(scheme):
-    theirs = inspect.signature(getattr(torch_init, f"{scheme}_")).parameters
-    ours = inspect.signature(checks._DRAWS[scheme]).parameters
-    assert [(p.name, p.default) for p in list(ours.values())[1:]] == [
-        (p.name, p.default) for p in list(theirs.values())[1:] if p.name != "generator"
-    ]
+LAWS = {
+    "normal": law_of(normal_draw(0.0, 0.02)),
+    "trunc_normal": law_of(truncated_draw(0.0, 0.02, -0.04, 0.04)),
+    "uniform": law_of(uniform_draw(-0.1, 0.1)),
+    "ones": law_of(constant_draw(1.0)),
+}
+FILLS = {
+    "normal": {"std": 0.02},
+    "trunc_normal": {"std": 0.02, "a": -0.04, "b": 0.04},
+    "uniform": {"a": -0.1, "b": 0.1},
+    "ones": {},
+}
 
 
 @pytest.mark.parametrize("dtype", FLOATING_DTYPES)
 @pytest.mark.parametrize("library", [torchinit, torch_init])
-def test_correct_fills_pass(library, dtype, monkeypatch):
+@pytest.mark.parametrize("name", LAWS)
+def test_correct_fills_pass(name, library, dtype, monkeypatch):
     if library is torch_init:
         monkeypatch.setattr(load, "module", None)
     torch.manual_seed(1)
-    seen = set()
-    for parameter in models.vit_large().parameters[:16]:
-        tensor = torch.empty(parameter.shape, dtype=dtype)
-        parameter.fill(library, tensor)
-        assert checks.check(parameter, tensor) == []
-        seen.add(parameter.scheme)
-    assert seen == {"normal", "trunc_normal", "kaiming_uniform", "uniform", "ones", "zeros"}
+    tensor = getattr(library, f"{name}_")(torch.empty(512, 384, dtype=dtype), **FILLS[name])
+    assert checks.check(tensor, LAWS[name]) == []
 
 
-NORMAL = Parameter("p", (512, 512), "normal", {"std": 0.02})
-BOUNDED = Parameter("p", (512, 512), "uniform", {"a": -1.0, "b": 1.0})
+def test_constants_are_rounded_to_the_dtype():
+    law = law_of(constant_draw(0.1))
+    assert checks.check(torch.full((4,), 0.1, dtype=torch.bfloat16), law) == []
+    assert checks.check(torch.full((4,), 0.11, dtype=torch.bfloat16), law)
+
+
+def test_laws_come_from_the_plan():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Embedding(5, 4, padding_idx=0))
+    parts = {
+        "0.weight": torchinit.Blocks({"q": 2, "k": 2}, {"q": "zeros", "k": "ones"}),
+        "0.bias": lambda tensor: tensor.zero_(),
+        "**": torchinit.Normal(0.5),
+    }
+    laws = checks.laws_of(torchinit.plan_model(model, parts))
+    assert list(laws) == ["0.weight", "0.bias", "1.weight"]
+    assert laws["0.weight"] is None
+    assert laws["0.bias"] is None
+    assert laws["1.weight"].std == 0.5
+
+
+def test_every_parameter_is_checked():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    with torch.no_grad():
+        model[1].bias[3] = math.nan
+        model[0].weight.mul_(2)
+    laws = checks.laws_of(torchinit.plan_model(torch.nn.Sequential(*model)))
+    failures = {failure.name: failure.problems for failure in checks.check_all(model, laws)}
+    assert list(failures) == ["0.weight", "1.bias"]
+    assert "1 of 64 values NaN, 0 infinite" in failures["1.bias"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_has_no_law_is_finite(value):
+    assert checks.check(torch.ones(5), None) == []
+    assert checks.check(torch.tensor([1.0, value]), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("parameter", "spoil", "problem"),
+    ("name", "spoil", "problem"),
     [
-        (NORMAL, lambda t: t[-1, -1:].fill_(math.nan), "1 of 262144 values unfilled"),
-        (NORMAL, lambda t: t[0, :2].fill_(-math.inf), "2 infinite"),
-        (NORMAL, lambda t: t.add_(0.001), "mean"),
-        (NORMAL, lambda t: t.mul_(1.03), "std"),
-        (NORMAL, lambda t: t[:16].zero_(), "std"),
-        (BOUNDED, lambda t: t[0, 0].fill_(1.25), "expected within -1 and"),
-        (Parameter("p", (4,), "ones"), lambda t: t[2].fill_(0), "expected within 1 and 1"),
+        ("normal", lambda t: t[-1, -1:].fill_(math.nan), "1 of 262144 values NaN"),
+        ("normal", lambda t: t[0, :2].fill_(-math.inf), "2 infinite"),
+        ("normal", lambda t: t.add_(0.001), "mean"),
+        ("normal", lambda t: t.mul_(1.03), "std"),
+        ("normal", lambda t: t[:16].zero_(), "std"),
+        ("uniform", lambda t: t[0, 0].fill_(0.125), "expected within -0.1 and"),
+        ("ones", lambda t: t[2].fill_(0), "expected within 1 and 1"),
     ],
 )
-def test_wrong_fills_fail(parameter, spoil, problem, dtype):
+def test_wrong_fills_fail(name, spoil, problem, dtype):
     torch.manual_seed(2)
-    tensor = torch.empty(parameter.shape, dtype=dtype)
-    parameter.fill(torchinit, tensor)
+    tensor = torch.empty(512, 512, dtype=dtype)
+    getattr(torchinit, f"{name}_")(tensor, **FILLS[name])
     spoil(tensor)
-    assert problem in "; ".join(checks.check(parameter, tensor))
+    assert problem in "; ".join(checks.check(tensor, LAWS[name]))
 
 
 @native_only
 def test_bounds_of_native_fills_are_exact():
+    law = law_of(uniform_draw(-1.0, 1.0))
     tensor = torch.zeros(512, 512, dtype=torch.bfloat16).uniform_(-1, 1)
     tensor[0, 0] = 1.0
-    assert any("expected within" in problem for problem in checks.check(BOUNDED, tensor))
+    assert any("expected within" in problem for problem in checks.check(tensor, law))
 
 
 @pytest.mark.parametrize("dtype", FLOATING_DTYPES)

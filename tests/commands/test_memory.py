@@ -11,42 +11,51 @@ import torch
 from processes import TINY, lines_but_of_torch
 
 from torchinit.commands import cli, memory, models
-from torchinit.commands.models import MODELS, Model, Parameter
+from torchinit.commands.models import MODELS, Model
 
 CPU = torch.device("cpu")
-HUGE = Model("huge", (Parameter("p", (2**40, 2**20), "ones"),))
-LESS_HUGE = Model("less huge", (Parameter("p", (2**38, 2**20), "ones"),))
+HUGE = Model("huge", 2**58, {})
+LESS_HUGE = Model("less huge", 2**56, {})
+LLAMA, DECODER, GPT2, VIT, T5, SMALL, SMALLEST = (model.title for model in MODELS.values())
 
 
 def test_small_memory_takes_a_smaller_model(capsys, monkeypatch):
+    monkeypatch.setattr(models, "has_transformers", lambda: True)
     monkeypatch.setattr(memory, "available_memory", lambda _device: 2**20)
     assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["model"] == "tiny Llama"
+    assert json.loads(out)["model"] == SMALLEST
     assert lines_but_of_torch(err) == [
-        "torchinit: Llama 3.2 1B needs 2.9 GiB and 0.0 GiB are available: taking tiny Llama"
+        f"torchinit: {LLAMA} needs 3.5 GiB and 0.0 GiB are available: taking {SMALLEST}"
     ]
 
 
 @pytest.mark.parametrize(
     ("gigabytes", "titles"),
     [
-        (None, ["Llama 3.2 1B", "GPT-2 medium", "ViT-L/16", "tiny Llama"]),
-        (4, ["Llama 3.2 1B", "GPT-2 medium", "ViT-L/16", "tiny Llama"]),
-        (2, ["GPT-2 medium", "ViT-L/16", "tiny Llama"]),
-        (0.9, ["ViT-L/16", "tiny Llama"]),
-        (0, ["tiny Llama"]),
+        (None, [LLAMA, DECODER, GPT2, VIT, T5, SMALL, SMALLEST]),
+        (4, [LLAMA, DECODER, GPT2, VIT, T5, SMALL, SMALLEST]),
+        (3, [DECODER, GPT2, VIT, T5, SMALL, SMALLEST]),
+        (1, [VIT, T5, SMALL, SMALLEST]),
+        (0, [SMALLEST]),
     ],
 )
-def test_models_that_fit(gigabytes, titles):
+def test_models_that_fit(gigabytes, titles, monkeypatch):
+    monkeypatch.setattr(models, "has_transformers", lambda: True)
     available = None if gigabytes is None else int(gigabytes * 1e9)
     fitting = memory.fitting_models("llama-3.2-1b", torch.bfloat16, available)
     assert [model.title for model in fitting] == titles
 
 
+def test_models_that_need_what_is_not_there_do_not_fit(monkeypatch):
+    monkeypatch.setattr(models, "has_transformers", lambda: False)
+    fitting = memory.fitting_models("decoder", torch.bfloat16, None)
+    assert [model.title for model in fitting] == [DECODER, SMALL, SMALLEST]
+
+
 def test_only_smaller_models_are_tried():
-    fitting = memory.fitting_models("vit-large", torch.bfloat16, None)
-    assert [model.title for model in fitting] == ["ViT-L/16", "tiny Llama"]
+    fitting = memory.fitting_models("decoder-small", torch.bfloat16, None)
+    assert [model.title for model in fitting] == [SMALL, SMALLEST]
 
 
 def available_beside(monkeypatch, limit):
@@ -83,36 +92,43 @@ def test_memory_limits(tmp_path):
 
 
 def test_failed_allocation(capsys, monkeypatch):
-    monkeypatch.setattr(memory, "MODELS", {"tiny": lambda: HUGE})
+    monkeypatch.setattr(memory, "available_memory", lambda _device: None)
+    monkeypatch.setattr(memory, "MODELS", {"tiny": HUGE})
     assert cli.main(TINY) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("torchinit: huge does not fit into memory: can't allocate memory")
+    assert err.startswith("torchinit: huge does not fit into memory: ")
     assert len(err.splitlines()) == 1
 
 
 def test_failed_allocation_takes_a_smaller_model(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda _device: None)
-    monkeypatch.setattr(
-        memory, "MODELS", {"a": lambda: HUGE, "b": lambda: LESS_HUGE, "tiny": models.tiny}
-    )
+    small = {"a": HUGE, "b": LESS_HUGE, "tiny": MODELS["tiny"]}
+    monkeypatch.setattr(memory, "MODELS", small)
     notes = []
-    model, filled = memory.allocate_largest("a", torch.bfloat16, CPU, notes.append)
-    assert model.title == "tiny Llama"
-    assert memory.count_values(filled) == model.numel
+    model = memory.reserve_largest("a", torch.bfloat16, CPU, notes.append)
+    assert model is MODELS["tiny"]
     (note,) = notes
-    assert note.startswith("huge does not fit into memory: can't allocate memory")
-    assert note.endswith(": taking tiny Llama")
+    assert note.startswith("huge does not fit into memory: ")
+    assert note.endswith(f": taking {SMALLEST}")
 
 
 def test_no_note_if_the_model_fits():
     notes = []
-    model, filled = memory.allocate_largest("tiny", torch.float32, CPU, notes.append)
-    assert model.title == MODELS["tiny"]().title
-    assert [tensor.shape for _, tensor in filled] == [p.shape for p in model.parameters]
+    assert memory.reserve_largest("tiny", torch.float32, CPU, notes.append) is MODELS["tiny"]
     assert notes == []
 
 
-def test_other_errors_of_allocation_are_bugs():
-    with pytest.raises(RuntimeError, match="negative"):
-        memory.allocate(Model("bad", (Parameter("p", (-1,), "ones"),)), torch.float32, CPU)
+@pytest.mark.parametrize("nbytes", [2**60, 2**70])
+def test_memory_that_cannot_be_had(nbytes):
+    with pytest.raises(MemoryError):
+        memory.reserve(nbytes, CPU)
+
+
+def test_other_errors_of_reserving_are_bugs(monkeypatch):
+    def bug(_nbytes):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(memory, "touch", bug)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        memory.reserve(1, CPU)

@@ -162,15 +162,15 @@ def interrupt(process, ready):
 
 def test_interrupt_from_outside():
     program = (
-        "import sys, time, torchinit\n"
-        "from torchinit.commands import cli\n"
-        "def slow(tensor, **arguments):\n"
-        "    print('filling', flush=True)\n"
+        "import sys, time\n"
+        "from torchinit.commands import cli, demo\n"
+        "def slow(*_):\n"
+        "    print('building', flush=True)\n"
         "    time.sleep(60)\n"
-        "torchinit.normal_ = slow\n"
+        "demo.take = slow\n"
         f"sys.exit(cli.main({TINY}))\n"
     )
-    interrupt(start("-c", program), "filling")
+    interrupt(start("-c", program), "building")
 
 
 @pytest.mark.parametrize("arguments", [TINY, INFO])
@@ -225,7 +225,7 @@ def raise_memory_error():
         (raise_memory_error, "torchinit: out of memory"),
     ],
 )
-@pytest.mark.parametrize("step", ["initialise", "check_all"])
+@pytest.mark.parametrize("step", ["take", "check_all"])
 def test_memory_that_runs_out_later(step, fail, message, capsys, monkeypatch):
     monkeypatch.setattr(demo, step, lambda *_: fail())
     assert cli.main(TINY) == 1
@@ -252,7 +252,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(monkeypatch):
     def bug(*_arguments):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(demo, "initialise", bug)
+    monkeypatch.setattr(demo, "take", bug)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         cli.main(TINY)
 
@@ -270,6 +270,6 @@ def test_address_space_that_is_limited():
     )
     code, out, err = finish(start("-c", program))
     assert code == 0, err
-    assert '"model": "tiny Llama"' in out
+    assert '"model": "a decoder in plain torch.nn, as large as GPT-2"' in out
     assert len(err.splitlines()) == 1
-    assert "are available: taking tiny Llama" in err
+    assert "are available: taking a decoder in plain torch.nn, as large as GPT-2" in err

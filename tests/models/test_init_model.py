@@ -252,7 +252,7 @@ def test_a_part_that_stands_in_the_model_too_is_an_error():
     model = on_meta(FusedBlock)
     with torch.device("meta"):
         model.q = nn.Linear(16, 16)
-    rules = {"qkv.*": Blocks({"q": 16, "k": 8, "v": 8}, Normal(1.0)), "**": "ones"}
+    rules = {"qkv.*": Blocks({"q": 16, "k": 8, "v": 8}, Normal(1.0)), "**": Normal(1.0)}
     with pytest.raises(torchinit.ArgumentError, match=r"q\.weight"):
         init_model_(model, rules, seed=0, device="cpu")
 

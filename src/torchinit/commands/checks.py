@@ -1,28 +1,17 @@
-"""Checks that the values of a parameter are what its scheme promises."""
+"""Checks that the values of a model's parameters are what the plan of it promises."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import torchinit
-from torchinit.commands.memory import Filled, count_values
-from torchinit.commands.models import Parameter
 from torchinit.commands.progress import progress
-from torchinit.schemes import schemes
-from torchinit.schemes.distributions import (
-    Draw,
-    constant_draw,
-    law_of,
-    normal_draw,
-    truncated_draw,
-    uniform_draw,
-)
+from torchinit.models.plan import Plan
 from torchinit.schemes.law import Law
 
 # Values widened at a time: what the cache holds, and what occupies a GPU.
@@ -31,17 +20,8 @@ _CHUNK = {"cpu": 2**20, "cuda": 2**24}
 _TOLERANCE = 6.0
 # How often that happens to a correct fill.
 FALSE_ALARM = math.erfc(_TOLERANCE / math.sqrt(2))
-
-# What the functions of torch.nn.init draw, by their names and with their defaults.
-_DRAWS: dict[str, Callable[..., Draw]] = {
-    "zeros": lambda _: constant_draw(0.0),
-    "ones": lambda _: constant_draw(1.0),
-    "uniform": lambda _, a=0.0, b=1.0: uniform_draw(a, b),
-    "normal": lambda _, mean=0.0, std=1.0: normal_draw(mean, std),
-    "trunc_normal": lambda _, mean=0.0, std=1.0, a=-2.0, b=2.0: truncated_draw(mean, std, a, b),
-    "kaiming_uniform": schemes.kaiming_uniform,
-}
-_law_of = functools.cache(law_of)  # a model has hundreds of parameters and a handful of laws
+# Of what nothing is known.
+_ANY = Law(mean=0.0, std=0.0)
 
 
 @dataclass(frozen=True)
@@ -52,9 +32,19 @@ class Failure:
     problems: list[str]
 
 
-def law(parameter: Parameter) -> Law:
-    """Returns what the values of a parameter must follow."""
-    return _law_of(_DRAWS[parameter.scheme](parameter.shape, **parameter.arguments))
+# What each parameter's values must follow, by its name; None where nothing is known of them.
+Laws = Mapping[str, "Law | None"]
+
+
+def laws_of(plan: Plan) -> Laws:
+    """The laws of all parameters, by the names that keys are made of.
+
+    A parameter that is filled in several parts is checked for being filled alone.
+    """
+    laws: dict[str, Law | None] = {}
+    for row in plan:
+        laws[row.parameter] = None if row.parameter in laws or row.shares > 1 else row.law
+    return laws
 
 
 @dataclass(frozen=True)
@@ -67,31 +57,45 @@ class Moments:
     second: float
 
 
-def check_all(filled: Sequence[Filled]) -> list[Failure]:
-    """Returns the parameters whose values are not what their scheme promises."""
+def check_all(model: nn.Module, laws: Laws) -> list[Failure]:
+    """Returns the parameters of a model whose values are not what was promised."""
     failures = []
-    with progress(count_values(filled), "checking") as bar:
-        for parameter, tensor in filled:
-            if problems := check(parameter, tensor):
-                failures.append(Failure(parameter.name, problems))
+    parameters = list(_by_name(model))
+    with progress(sum(tensor.numel() for _, tensor in parameters), "checking") as bar:
+        for name, tensor in parameters:
+            if problems := check(tensor, laws[name]):
+                failures.append(Failure(name, problems))
             bar.update(tensor.numel())
     return failures
 
 
-def check(parameter: Parameter, tensor: Tensor) -> list[str]:
+def _by_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter once, by the name that its key is made of: the smallest of a tied one's."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for parameter in model.parameters():
+        yield min(names[id(parameter)]), parameter.detach()
+
+
+def check(tensor: Tensor, law: Law | None) -> list[str]:
     """Returns what is wrong with the values of a parameter; nothing if all is well.
 
-    Checked are: every value finite, so none left unfilled; every value within the bounds; mean and
-    std within six standard errors. Each of these two fails for correct values with probability
-    2e-9, by the normal approximation.
+    Checked are: every value finite; every value within the bounds; mean and std within six standard
+    errors. Each of these two fails for correct values with probability 2e-9, by the normal
+    approximation.
+
+    Args:
+        tensor: contiguous.
+        law: None checks that values are finite, and no more.
     """
-    expected = law(parameter)
+    expected = _ANY if law is None else law
     moments = measure(tensor, expected.mean)
     if not (math.isfinite(moments.low) and math.isfinite(moments.high)):
         unfilled, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
-        return [f"{unfilled} of {tensor.numel()} values unfilled or NaN, {infinite} infinite"]
+        return [f"{unfilled} of {tensor.numel()} values NaN, {infinite} infinite"]
     problems = []
-    low, high = _bounds(parameter, tensor, expected)
+    low, high = _bounds(tensor, expected)
     if moments.low < low or moments.high > high:
         problems.append(
             f"values from {moments.low:.9g} to {moments.high:.9g}, "
@@ -130,9 +134,9 @@ def measure(tensor: Tensor, centre: float) -> Moments:
     )
 
 
-def _bounds(parameter: Parameter, tensor: Tensor, expected: Law) -> tuple[float, float]:
-    """Bounds of the values: exact for native fills; torch rounds them to the dtype."""
-    if torchinit.which(tensor, parameter.scheme).kind != "torch":
+def _bounds(tensor: Tensor, expected: Law) -> tuple[float, float]:
+    """Bounds of the values: exact for native fills; torch, and constants, round to the dtype."""
+    if expected.std > 0 and torchinit.which(tensor, "normal").kind != "torch":
         return expected.low, expected.high
     low, high = torch.tensor([expected.low, expected.high], dtype=tensor.dtype).tolist()
     return low, high

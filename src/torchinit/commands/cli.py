@@ -17,15 +17,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from torchinit.commands import shell
-from torchinit.commands.models import MODELS
+from torchinit.commands.models import MODELS, default_model
 from torchinit.version import __version__
 
 if TYPE_CHECKING:
     import torch
 
+_INSTALL = "pip install 'torchinit[demo]'"
 # dtypes.FLOATING_DTYPES by name, without torch.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-_DEFAULT_MODEL = next(iter(MODELS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +49,8 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
 
 
 def _carry_out(arguments: argparse.Namespace) -> tuple[str, int]:
+    if arguments.command == "demo":
+        arguments.model = _model(arguments)
     with shell.importing():
         import torch
 
@@ -78,12 +80,17 @@ def _parser() -> argparse.ArgumentParser:
 
     demo_parser = commands.add_parser(
         "demo",
-        help="initialise a real transformer, time it and check every parameter",
-        description="Initialises a real transformer, compares the time with that of torch.nn.init "
-        "and zero_, and checks every parameter. Where memory is short, a smaller model is taken.",
+        help="build a real model in every way, time them and check every parameter",
+        description="Builds a real model as people do, inside patch_nn_init(), and by init_model_ "
+        "from the meta device, compares the times with that of zeroing the memory, and checks "
+        "every parameter. Where memory is short, a smaller model is taken.",
     )
+    largest, *_ = MODELS
     demo_parser.add_argument(
-        "--model", choices=MODELS, default=_DEFAULT_MODEL, help="default: %(default)s"
+        "--model",
+        choices=MODELS,
+        help=f"default: {largest}, or decoder where Transformers is not installed; decoder, "
+        "decoder-small and tiny need torch alone",
     )
     demo_parser.add_argument(
         "--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s"
@@ -100,6 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info_parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The model asked for, or the largest there is."""
+    largest, default = next(iter(MODELS)), default_model()
+    name: str = arguments.model or default
+    if not MODELS[name].is_usable:
+        arguments.refuse(f"argument --model: {name!r} needs Transformers 5: {_INSTALL}")
+    if arguments.model is None and default != largest:
+        shell.say(f"taking {MODELS[name].title}, for want of Transformers 5: {_INSTALL}")
+    return name
 
 
 def _device(text: str | None) -> torch.device:

@@ -1,4 +1,4 @@
-"""Initialises a real transformer, times it against torch, and checks every parameter."""
+"""Builds a real model in every way, times them, and checks every parameter."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import torch
 
 import torchinit
-from torchinit.commands.checks import check_all, law
-from torchinit.commands.memory import allocate_largest
+from torchinit.commands.build import builder
+from torchinit.commands.checks import Failure, check_all, laws_of
+from torchinit.commands.memory import reserve_largest
+from torchinit.commands.progress import steps
 from torchinit.commands.report import Report
 from torchinit.commands.shell import say
 from torchinit.commands.table import to_json, to_text
-from torchinit.commands.timing import initialise
+from torchinit.commands.ways import WAYS, forget, on_meta, take, zero
 from torchinit.native import load
 
 
@@ -25,30 +27,56 @@ def run(
         model_name: a key of ``models.MODELS``; the next smaller that fits into memory is taken.
         dtype: of all parameters.
         device: where they lie; cpu or cuda.
-        seed: of torch's default generators.
+        seed: of torch's default generators, and of keys by name.
         as_json: give one JSON object in place of a table.
 
     Returns:
         The report, and the exit code: 0, or 1 if a parameter failed its check.
 
     Raises:
-        MemoryError: if not even the smallest model can be allocated.
+        MemoryError: if there is not enough memory for even the smallest model.
     """
-    model, filled = allocate_largest(model_name, dtype, device, note=say)
-    route = torchinit.which(filled[0][1], model.parameters[0].scheme)
-    if route.kind == "torch":
-        slowly = " (up to minutes for a large model)" if device.type == "cpu" else ""
-        say(f"torch.nn.init fills everything{slowly}: {route.reason}")
-    timings = initialise(filled, seed)
-    failures = check_all(filled)
+    with steps(len(WAYS) + 2) as bar:
+        bar.set_description("making memory ready")
+        model = reserve_largest(model_name, dtype, device, note=say)
+        route = torchinit.which(torch.empty(1, dtype=dtype, device=device), "normal")
+        if route.kind == "torch":
+            slowly = " (up to minutes for a large model)" if device.type == "cpu" else ""
+            say(f"torch.nn.init fills everything{slowly}: {route.reason}")
+        build = builder(model, dtype)
+        meta = on_meta(build)
+        parameters = list(meta.parameters())
+        laws = laws_of(torchinit.plan_model(meta))
+        bar.update()
+        bar.set_description("zeroing")
+        zero_time = zero(meta, device)
+        bar.update()
+        timings = []
+        failures: dict[str, list[Failure]] = {}
+        for way in WAYS:
+            bar.set_description(way.title)
+            made, timing = take(way, build, device, seed)
+            timings.append(timing)
+            if way.is_ours and (found := check_all(made, laws)):
+                failures[way.name] = found
+            del made
+            forget(device)
+            bar.update()
+    checked = sum(way.is_ours for way in WAYS)
     report = Report(
         model=model.title,
         dtype=str(dtype).removeprefix("torch."),
         device=_device_name(device),
         seed=seed,
-        parameters=len(filled),
+        parameters=len(parameters),
+        values=sum(parameter.numel() for parameter in parameters),
+        nbytes=sum(parameter.nbytes for parameter in parameters),
         timings=timings,
-        statistical_checks=sum(2 for parameter, _ in filled if law(parameter).std > 0),
+        zero=zero_time,
+        checked=checked,
+        statistical_checks=checked
+        * 2
+        * sum(law is not None and law.std > 0 for law in laws.values()),
         failures=failures,
     )
     text = json.dumps(to_json(report), indent=2) if as_json else to_text(report)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from torchinit.commands.models import MODELS, Model, Parameter
+from torchinit.commands.models import MODELS, Model
 from torchinit.commands.shell import out_of_memory
 
-# What is filled: a parameter and its memory.
-Filled = tuple[Parameter, Tensor]
-
 _GIB = 2**30
-# Memory asked for, as a multiple of the parameters: room for torch's temporaries and the checks.
-_HEADROOM = 1.25
+# Memory asked for, as a multiple of the parameters: room for a head that is built before it is
+# tied, torch's temporaries and the checks.
+_HEADROOM = 1.5
 # And what any run takes, however small the model: warming up, the checks, stacks of the threads.
 _RESERVE = 2**26
 
 
-def allocate_largest(
+def reserve_largest(
     name: str, dtype: torch.dtype, device: torch.device, note: Callable[[str], object]
-) -> tuple[Model, list[Filled]]:
-    """Returns the model of that name, or the next smaller one that fits, and memory for it.
+) -> Model:
+    """Returns the model of that name, or the next smaller one whose memory can be had.
+
+    The memory has been written to and given back: it costs the host nothing any more, which would
+    else be a part of the first time that is taken.
 
     Args:
         name: a key of ``models.MODELS``.
@@ -34,30 +38,29 @@ def allocate_largest(
         note: called with why a smaller model was taken, if one was.
 
     Raises:
-        MemoryError: if even the smallest cannot be allocated.
+        MemoryError: if there is not enough for even the smallest.
     """
-    wanted = MODELS[name]()
+    wanted = MODELS[name]
     available = available_memory(device)
     models = fitting_models(name, dtype, available)
     why = ""
-    if available is not None and models[0].title != wanted.title:
+    if available is not None and models[0] is not wanted:
         why = (
-            f"{wanted.title} needs {_needed(wanted, dtype) / _GIB:.1f} GiB and "
+            f"{wanted.title} needs {needed(wanted, dtype) / _GIB:.1f} GiB and "
             f"{available / _GIB:.1f} GiB are available"
         )
-    for model in models[:-1]:
+    for model in models:
         try:
-            filled = allocate(model, dtype, device)
+            reserve(int(needed(model, dtype)), device)
         except MemoryError as error:
-            why = why or str(error)
+            why = why or f"{model.title} does not fit into memory: {error}"
+            if model is models[-1]:
+                raise MemoryError(why) from None
             continue
         break
-    else:
-        model = models[-1]
-        filled = allocate(model, dtype, device)
     if why:
         note(f"{why}: taking {model.title}")
-    return model, filled
+    return model
 
 
 def fitting_models(name: str, dtype: torch.dtype, available: int | None) -> list[Model]:
@@ -69,36 +72,64 @@ def fitting_models(name: str, dtype: torch.dtype, available: int | None) -> list
         available: bytes of memory, None if unknown. The smallest model is always tried.
     """
     names = list(MODELS)
-    *models, smallest = (MODELS[each]() for each in names[names.index(name) :])
-    fit = [model for model in models if available is None or _needed(model, dtype) <= available]
+    models = [MODELS[each] for each in names[names.index(name) :]]
+    *models, smallest = (model for model in models if model.is_usable)
+    fit = [model for model in models if available is None or needed(model, dtype) <= available]
     return [*fit, smallest]
 
 
-def _needed(model: Model, dtype: torch.dtype) -> float:
+def needed(model: Model, dtype: torch.dtype) -> float:
+    """Bytes that a run with a model takes."""
     return model.numel * dtype.itemsize * _HEADROOM + _RESERVE
 
 
-def allocate(model: Model, dtype: torch.dtype, device: torch.device) -> list[Filled]:
-    """Returns the parameters of a model with memory for each, uninitialised.
+def reserve(nbytes: int, device: torch.device) -> None:
+    """Writes to as much memory, and gives it back.
 
     Raises:
-        MemoryError: if there is not enough.
+        MemoryError: if it cannot be had.
     """
     try:
-        return [
-            (parameter, torch.empty(parameter.shape, dtype=dtype, device=device))
-            for parameter in model.parameters
-        ]
+        if device.type == "cuda":
+            torch.empty(nbytes, dtype=torch.uint8, device=device)
+        else:
+            touch(nbytes)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(getattr(error, "strerror", None) or str(error)) from None
     except (MemoryError, RuntimeError) as error:
         if not (why := out_of_memory(error)):
             raise
-        why = why.removeprefix("out of memory: ")
-        raise MemoryError(f"{model.title} does not fit into memory: {why}") from None
+        raise MemoryError(why.removeprefix("out of memory: ")) from None
+    give_back(device)
 
 
-def count_values(filled: Iterable[Filled]) -> int:
-    """Returns the number of values of all parameters together."""
-    return sum(tensor.numel() for _, tensor in filled)
+def touch(nbytes: int) -> None:
+    """Writes to every page of fresh memory that the allocator never sees.
+
+    In huge pages: those that a fill asks for come from memory that was used as such before. After
+    small ones they would be others, which the host may have to find first, at ten times the cost.
+
+    Raises:
+        OSError, OverflowError: if it cannot be had.
+    """
+    private: dict[str, Any] = {}
+    if hasattr(mmap, "MAP_PRIVATE"):  # Windows has no such flags
+        private["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, nbytes, **private) as region:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without
+                region.madvise(mmap.MADV_HUGEPAGE)
+        bytes_ = torch.frombuffer(region, dtype=torch.uint8)
+        bytes_[:: mmap.PAGESIZE] = 1
+        del bytes_  # a mapping that is looked at cannot be closed
+
+
+def give_back(device: torch.device) -> None:
+    """Gives the system what allocators keep of freed memory, where they can be asked to."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_memory(device: torch.device) -> int | None:

@@ -14,20 +14,19 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, some
-from torchinit.models.conventions import Step, find_steps
+from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
-from torchinit.models.names import Named
+from torchinit.models.names import Named, Slot
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
-
-_FLAG = "_is_hf_initialized"
 
 
 class _KeyedSteps(KeyedFills):
@@ -36,6 +35,9 @@ class _KeyedSteps(KeyedFills):
     def begin(self, number: int, name: str) -> None:  # noqa: ARG002
         """Before a step's call: draws that are nobody's are parts of its module's name."""
         self.default = name
+
+    def end(self, module: nn.Module) -> None:
+        """After a step's call."""
 
 
 _Handler: TypeAlias = "Recorder | _KeyedSteps"
@@ -48,7 +50,8 @@ class OwnInit(NamedTuple):
         records: of the parameters, in their order.
         values: of parameters that had to be computed, by name.
         buffers: what each buffer that was on the meta device, or was written to, has become.
-        raised: labels of the calls that raised, and the errors.
+        raised: labels of the calls that raised, and the errors: of none that has been made again.
+        lost: those among them that cannot be made again: they fill no parameter.
         labels: of all calls.
     """
 
@@ -56,6 +59,7 @@ class OwnInit(NamedTuple):
     values: dict[str, Tensor]
     buffers: list[tuple[Named, Tensor]]
     raised: list[tuple[str, Exception]]
+    lost: list[tuple[str, Exception]]
     labels: list[str]
 
 
@@ -95,11 +99,34 @@ def run_own_init(
         recorder = Recorder(twins, memory, key_of_name)
         raised = _run(list(enumerate(steps)), recorder, key_of_name, device)
         records = [recorder.records[storage(twin.tensor)] for twin in twins]
-        filled = list(_buffers_after(buffers, memory, recorder.written))
         values: dict[str, Tensor] = {}
-        if not only_buffers and any(record.computed for record in records):
-            values = _compute(steps, records, device, key_of_name, dtype)
-    return OwnInit(records, values, filled, raised, [step.label for step in steps])
+        lost = _note_raised(raised, steps, recorder)
+        if not only_buffers:
+            raised = lost
+            if any(record.computed for record in records):
+                values = _compute(steps, records, recorder, device, key_of_name, dtype)
+        filled = list(_buffers_after(buffers, memory, recorder.written))
+    labels = [step.label for step in steps]
+    said, unsaid = ([(labels[n], error) for n, error in those] for those in (raised, lost))
+    return OwnInit(records, values, filled, said, unsaid, labels)
+
+
+def _note_raised(
+    raised: Sequence[tuple[int, Exception]], steps: Sequence[Step], recorder: Recorder
+) -> list[tuple[int, Exception]]:
+    """Has calls that raised made again, with memory for all parameters below; returns the others.
+
+    Code that looks at values raises while there are none.
+    """
+    others = []
+    for number, error in raised:
+        below = [storage(parameter) for parameter in steps[number].module.parameters()]
+        found = [recorder.records[one] for one in below if one in recorder.records]
+        for record in found:
+            recorder.must_compute(record, number)
+        if not found:
+            others.append((number, error))
+    return others
 
 
 def parts_of(record: Record) -> list[Part]:
@@ -119,11 +146,11 @@ def _part(record: Record, operation: Operation) -> Part:
 def _twin(named: Named) -> Parameter:
     """A parameter on the meta device that stands for another, without what marks it as filled."""
     old = named.tensor
-    if old.is_meta and type(old) is Parameter and _FLAG not in old.__dict__:
+    if old.is_meta and type(old) is Parameter and HF_FLAG not in old.__dict__:
         return old
     meta = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="meta")
     twin = Parameter(meta, old.requires_grad)
-    twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _FLAG})
+    twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != HF_FLAG})
     return twin
 
 
@@ -139,18 +166,23 @@ def _buffer_memory(named: Named, device: torch.device) -> Tensor:
 @contextlib.contextmanager
 def _restored(parameters: Iterable[Named], model: nn.Module) -> Iterator[None]:
     """Puts every parameter and buffer back, whatever becomes of them in the block."""
-    registered = [(module, dict(module._buffers)) for module in model.modules()]
-    for module, _ in registered:
-        module.__dict__.pop(_FLAG, None)
+    registered = [
+        (module, dict(module._parameters), dict(module._buffers)) for module in model.modules()
+    ]
+    for module, _, _ in registered:
+        module.__dict__.pop(HF_FLAG, None)
     try:
         yield
     finally:
+        for module, its_parameters, buffers in registered:
+            module.__dict__.pop(HF_FLAG, None)
+            module._parameters.clear()
+            module._parameters.update(its_parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
         for named in parameters:
             for slot in named.slots:
                 put_parameter(slot, named.tensor)
-        for module, buffers in registered:
-            module._buffers.clear()
-            module._buffers.update(buffers)
 
 
 def _run(
@@ -158,9 +190,9 @@ def _run(
     handler: _Handler,
     key_of_name: KeyOfName,
     device: torch.device,
-) -> list[tuple[str, Exception]]:
+) -> list[tuple[int, Exception]]:
     """Makes calls; what they draw past the patch is seeded by the name of the module they fill."""
-    raised: list[tuple[str, Exception]] = []
+    raised: list[tuple[int, Exception]] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(seeded(0, device))
         stack.enter_context(filling_by(handler))
@@ -174,7 +206,8 @@ def _run(
             try:
                 step.run()
             except Exception as error:
-                raised.append((step.label, error))
+                raised.append((number, error))
+            handler.end(step.module)
     return raised
 
 
@@ -190,9 +223,26 @@ def _buffers_after(
             yield old, new.tensor
 
 
+class _BufferWrites(TorchDispatchMode):
+    """Notes which buffers are written to."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Does an operation."""
+        if func._schema.is_mutable:
+            for value in args[:1]:
+                if isinstance(value, Tensor) and storage(value) in self._recorder.buffers:
+                    self._recorder.written.add(storage(value))
+        return func(*args, **(kwargs or {}))
+
+
 def _compute(
     steps: Sequence[Step],
     records: Sequence[Record],
+    recorder: Recorder,
     device: torch.device,
     key_of_name: KeyOfName,
     dtype: torch.dtype | None,
@@ -205,30 +255,59 @@ def _compute(
         if len(touched) == len(chosen):
             break
         chosen = touched
-    values: dict[str, Tensor] = {}
+    memory: dict[str, Tensor] = {}
     for record in chosen:
         meta = record.named.tensor
-        floats = dtype if dtype is not None and meta.dtype.is_floating_point else meta.dtype
-        memory = allocate(meta, floats, device)
-        mark_unwritten(memory)
-        real = Parameter(memory, meta.requires_grad)
+        scratch = allocate(meta, _final_dtype(meta, dtype), device)
+        mark_unwritten(scratch)
+        real = Parameter(scratch, meta.requires_grad)
         real.__dict__.update(meta.__dict__)
-        values[record.named.name] = real.detach()
+        memory[record.named.name] = real.detach()
         for slot in record.named.slots:
             put_parameter(slot, real)
-    handler = _KeyedSteps(key_of_name, values.items(), "")
+    handler = _KeyedSteps(key_of_name, memory.items(), "")
     again = [(number, steps[number]) for number in sorted(numbers)]
-    raised = _run(again, handler, key_of_name, device)
+    with _BufferWrites(recorder):
+        raised = _run(again, handler, key_of_name, device)
+    if raised:
+        number, error = raised[0]
+        name = next(record.named.name for record in chosen if number in record.steps)
+        raise ArgumentError(
+            f"{steps[number].label} raised {type(error).__name__}: {error}; parameter {name!r} has "
+            "no value without it"
+        ) from error
+    values = {}
     for record in chosen:
+        name = record.named.name
         label = ", ".join(dict.fromkeys(steps[number].label for number in sorted(record.steps)))
-        if raised:
-            said, error = raised[0]
-            raise ArgumentError(
-                f"{said} raised {type(error).__name__}: {error}; parameter "
-                f"{record.named.name!r} has no value without it"
-            ) from error
-        check_written(record.named.name, values[record.named.name], label)
+        values[name] = _value_after(record.named, label, device, dtype)
+        check_written(name, values[name], label)
     return values
+
+
+def _final_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
+
+
+def _value_after(
+    named: Named, label: str, device: torch.device, dtype: torch.dtype | None
+) -> Tensor:
+    """What a parameter has become: it may have been replaced by another, or given other memory."""
+    found = {id(now): now for slot in named.slots if (now := _now(slot)) is not None}
+    now = next(iter(found.values()), None)
+    if now is None or len(found) > 1 or now.is_meta or now.shape != named.tensor.shape:
+        what = (
+            "removed it" if now is None
+            else "untied its names" if len(found) > 1
+            else f"replaced it by one of shape {tuple(now.shape)} on {now.device}"
+        )  # fmt: skip
+        raise ArgumentError(f"parameter {named.name!r} has no value: {label} {what}")
+    return now.detach().to(device, _final_dtype(named.tensor, dtype))
+
+
+def _now(slot: Slot) -> Tensor | None:
+    found: Tensor | None = slot.module._parameters.get(slot.attribute)
+    return found
 
 
 def assign_own(
@@ -239,6 +318,11 @@ def assign_own(
     Raises:
         ArgumentError: for parameters that it leaves unfilled.
     """
+    if own.lost:
+        raise ArgumentError(
+            "the model's own initialisation cannot be followed" + _what_raised(own.lost) + ": what "
+            "these would have done is unknown. Give rules"
+        )
     assignments, unfilled = [], []
     for named, record in zip(parameters, own.records, strict=True):
         takes = named.tensor.is_meta and named.tensor.dtype.is_floating_point
@@ -262,7 +346,7 @@ def assign_own(
         raise ArgumentError(
             f"the model's own initialisation leaves {len(unfilled)} of {len(parameters)} "
             f"parameters unfilled: {some(unfilled)}"
-            + _what_raised(own)
+            + _what_raised(own.raised)
             + ". Their values are known to a constructor alone: give rules"
         )
     return assignments
@@ -275,15 +359,13 @@ def check_buffers(buffers: Sequence[Named], own: OwnInit) -> None:
     if left:
         raise ArgumentError(
             f"{len(left)} buffers on the meta device have no values that anybody knows: "
-            f"{some(left)}{_what_raised(own)}. Give them memory and values before, or their module "
-            "a reset_parameters"
+            f"{some(left)}{_what_raised(own.raised)}. Give them memory and values before, or their "
+            "module a reset_parameters"
         )
 
 
-def _what_raised(own: OwnInit) -> str:
-    if not own.raised:
+def _what_raised(raised: Sequence[tuple[str, Exception]]) -> str:
+    if not raised:
         return ""
-    said = "; ".join(
-        f"{label} ({type(error).__name__}: {error})" for label, error in own.raised[:5]
-    )
+    said = "; ".join(f"{label} ({type(error).__name__}: {error})" for label, error in raised[:5])
     return f" (raised: {said})"

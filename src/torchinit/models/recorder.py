@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.fill.fill import fill
@@ -50,11 +50,13 @@ class Record:
         named: the tensor and its name.
         operations: to be done in order; a write to the whole forgets those before.
         steps: numbers of the steps that touched it.
-        computed: whether something was written that is not among the operations.
+        computed: numbers of the steps that wrote what is not among the operations.
     """
 
     def __init__(self, named: Named) -> None:
         self.named = named
+        # Storages are told apart by address, so none may be freed that another could be taken for.
+        self.memory = [named.tensor.untyped_storage()]
         self.operations: list[Operation] = []
         self.steps: set[int] = set()
         self.computed: set[int] = set()
@@ -79,8 +81,14 @@ class Recorder(TorchDispatchMode):
         self, parameters: Iterable[Named], buffers: Iterable[Named], key_of_name: Any
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.records = {_storage(named.tensor): Record(named) for named in parameters}
+        self.records: dict[int, Record] = {}
+        self._slots: dict[tuple[int, str], Record] = {}
+        for named in parameters:
+            record = self.records[_storage(named.tensor)] = Record(named)
+            for slot in named.slots:
+                self._slots[id(slot.module), slot.attribute] = record
         self.buffers = {_storage(named.tensor): named for named in buffers}
+        self._memory = [named.tensor.untyped_storage() for named in self.buffers.values()]
         self.written: set[int] = set()  # storages of buffers
         self.step, self.step_name = -1, ""
         self._key_of_name = key_of_name
@@ -90,6 +98,23 @@ class Recorder(TorchDispatchMode):
         """Before a step's call: its number, and the name of the module that it fills."""
         self.step, self.step_name = number, name
         self._ordinals = {}
+
+    def end(self, module: nn.Module) -> None:
+        """After a step's call: finds parameters that it has replaced, or given other memory."""
+        for below in module.modules():
+            for attribute, now in below._parameters.items():
+                if now is None or _storage(now) in self.records:
+                    continue
+                record = self._slots.get((id(below), attribute))
+                if record is not None:
+                    self.records[_storage(now)] = record
+                    record.memory.append(now.untyped_storage())
+                    self.must_compute(record, self.step)
+
+    def must_compute(self, record: Record, step: int) -> None:
+        """Notes that a step has to be made again on memory of a parameter."""
+        record.steps.add(step)
+        record.computed.add(step)
 
     # The handler of intercepted calls.
 
@@ -175,14 +200,13 @@ class Recorder(TorchDispatchMode):
         record = self.records.get(storage)
         if record is None:
             return
-        record.steps.add(self.step)
         name = func._schema.name
         if name in ("aten::zero_", "aten::fill_") and not (args[1:] and _is_tensor(args[1])):
             self._record(record, tensor, constant_draw(float(args[1]) if args[1:] else 0.0), None)
         elif name == "aten::copy_" and not args[1].is_meta:
             self._record(record, tensor, args[1].detach().clone().expand(tensor.shape), None)
         else:
-            record.computed.add(self.step)
+            self.must_compute(record, self.step)
 
 
 def _is_random(values: tuple[Any, ...]) -> bool:

@@ -8,6 +8,7 @@ by the operators, which need none of these: slower for small tensors, right all 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from operator import attrgetter
@@ -27,6 +28,10 @@ def _find(module: str, name: str, stand_in: Any) -> Any:
         return stand_in
 
 
+# Neither None nor what torch would say: fills go by the operators, which find out themselves.
+_UNKNOWN = "unknown"
+
+
 class _NoFakeTensor:
     """Stands in for FakeTensor: nothing is an instance."""
 
@@ -37,14 +42,14 @@ dispatch_modes: Callable[[], int] = _find("torch._C", "_len_torch_dispatch_stack
 function_modes: Callable[[], int] = _find("torch._C", "_len_torch_function_stack", lambda: 0)
 # The innermost transform of torch.func, or None.
 innermost_transform: Callable[[], object] = _find(
-    "torch._C._functorch", "peek_interpreter_stack", lambda: "unknown"
+    "torch._C._functorch", "peek_interpreter_stack", lambda: _UNKNOWN
 )
 # All of them, outermost first; None if there are none.
 transforms: Callable[[], list[Any] | None] = _find(
     "torch._C._functorch", "get_interpreter_stack", lambda: None
 )
 # What torch.jit.trace is recording, or None.
-jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: "unknown")
+jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: _UNKNOWN)
 # Tells autograd that tensors of an iterable were written to; inference tensors are passed over.
 count_writes: Callable[[Any], None] = _find(
     "torch._C", "_increment_version", graph.increment_version
@@ -85,6 +90,16 @@ def is_functionalizing(tensor: Any) -> bool:
     if innermost_transform() is None:
         return _is_functional(tensor)
     return any(transform.key().name == "Functionalize" for transform in transforms() or ())
+
+
+def is_transforming() -> bool:
+    """Whether a transform of torch.func is known to be open."""
+    return innermost_transform() not in (None, _UNKNOWN)
+
+
+def is_tracing() -> bool:
+    """Whether torch.jit.trace is known to be recording."""
+    return jit_trace() not in (None, _UNKNOWN)
 
 
 def vmap_level(tensor: Any) -> tuple[str, bool]:
@@ -146,6 +161,45 @@ push_function_mode: Callable[[Any], None] | None = _find(
 )
 # A context in which no function mode and no subclass is shown anything.
 unseen: Callable[[], Any] = _find("torch._C", "DisableTorchFunction", nullcontext)
+
+
+# Teaches torch.jit that a Python function stands for one of its operators, and what it knows.
+_teach_jit: Callable[[Any, str], None] = _find(
+    "torch.jit._builtins", "_register_builtin", lambda *_: None
+)
+_known_to_jit: Callable[[], dict[int, str]] = _find(
+    "torch.jit._builtins", "_get_builtin_table", dict
+)
+
+
+def teach_jit(function: Any, operator: str) -> None:
+    """Lets ``torch.jit.script`` take a function for an operator."""
+    _teach_jit(function, operator)
+
+
+def unteach_jit(function: Any) -> None:
+    """Undoes ``teach_jit``."""
+    _known_to_jit().pop(id(function), None)
+
+
+_DYNAMO = "torch._dynamo.trace_rules"
+# What torch.compile remembers of torch's own functions, by their identity.
+_MEMORIES = ("get_torch_obj_rule_map", "get_tensor_method")
+
+
+def remember_functions() -> bool:
+    """Has ``torch.compile`` remember torch's functions as they are; False if it is not loaded."""
+    rules = sys.modules.get(_DYNAMO)
+    for name in _MEMORIES if rules else ():
+        getattr(rules, name, bool)()
+    return rules is not None
+
+
+def forget_functions() -> None:
+    """Has ``torch.compile`` look at torch's functions anew."""
+    rules = sys.modules.get(_DYNAMO)
+    for name in _MEMORIES if rules else ():
+        getattr(getattr(rules, name, None), "cache_clear", bool)()
 
 
 def remove_function_mode(mode: Any) -> None:

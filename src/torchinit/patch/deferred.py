@@ -22,7 +22,7 @@ from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.native.torch_private import (
     function_mode_stack,
-    innermost_transform,
+    is_transforming,
     pop_function_mode,
     push_function_mode,
     remove_function_mode,
@@ -61,8 +61,7 @@ class Deferred:
         self.frame: Frame | None = None
         self.pending = Pending()
         self._is_open = False
-        # Set by the mode around a call that it passes on: what comes after it, the mode will see.
-        self.is_seen = False
+        self._siblings: list[Deferred] = []  # those of the thread, this one too
         # A type of its own: torch.compile knows modes by their types, and is to trace anew in each
         # block.
         self.mode = type("FlushingMode", (_FlushingMode,), {})(self)
@@ -70,15 +69,16 @@ class Deferred:
     def begin(self, frame: Frame) -> None:
         """Begins to write down, in the block of a frame."""
         self.frame, self._is_open = frame, True
+        frame.mode = self.mode
         assert push_function_mode is not None
         push_function_mode(self.mode)
-        _of_thread().append(self)
+        self._siblings = _of_thread()
+        self._siblings.append(self)
 
     def end(self) -> None:
         """Does what was written down."""
         self._is_open = False
-        if self in _of_thread():
-            _of_thread().remove(self)
+        self._siblings.remove(self)
         remove_function_mode(self.mode)
         self.pending.do_all()
 
@@ -89,12 +89,13 @@ class Deferred:
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Takes what the inner handler takes."""
-        if self.is_seen:
-            self.is_seen = False
-            return self._fill(call, tensor, generator, is_seen=True)
+        frame = self.frame
+        assert frame is not None  # begun
+        # What comes after a call that the mode was shown, it will be shown too.
+        is_seen, frame.is_seen = frame.is_seen, False
         if not has_torch_function_unary(tensor):
-            return self._fill(call, tensor, generator, is_seen=False)
-        # A factory's new tensor, under the mode.
+            return self._fill(call, tensor, generator, is_seen)
+        # A factory's new tensor, where not only the block's own mode is on.
         is_seen = isinstance(call, Made) and any(
             mode is self.mode for mode in function_mode_stack()
         )
@@ -103,9 +104,13 @@ class Deferred:
 
     def passed(self, tensor: Tensor) -> None:
         """Before the original runs."""
+        if self.frame is not None:
+            self.frame.is_seen = False
         self.flush(tensor)
 
     def _fill(self, call: Call, tensor: Tensor, generator: Generator | None, is_seen: bool) -> bool:
+        if not self.pending and (not is_seen or _size(tensor) < LEAST):
+            return self.inner.fill(call, tensor, generator)
         storage = storage_of(tensor) if type(tensor) in PLAIN_TYPES else None
         if storage is None or not tensor.is_cpu:
             self.flush(tensor)
@@ -113,7 +118,7 @@ class Deferred:
         is_pending = storage._cdata in self.pending
         if (
             is_seen
-            and (is_pending or tensor.nbytes >= LEAST)
+            and (is_pending or _size(tensor) >= LEAST)
             and self._is_open
             and (serves(call, tensor) or (is_pending and _is_plain_constant(call)))
             and call.name != "orthogonal_"
@@ -209,7 +214,7 @@ class Deferred:
             type(value) in (int, float)
             and not (tensor.requires_grad and torch.is_grad_enabled())
             and _is_deferrable(tensor)
-            and innermost_transform() is None
+            and not is_transforming()
         ):
             self._write_down(
                 Call("constant_", {"val": value}), constant_draw(value), tensor, storage, None
@@ -226,6 +231,11 @@ class Deferred:
             if taken is not None:
                 self.pending.put_back(identity, taken)
             raise
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of the elements, of any layout."""
+    return tensor.numel() * tensor.element_size()
 
 
 def _is_plain_constant(call: Call) -> bool:
@@ -259,15 +269,15 @@ class _FlushingMode(QuietMode):
         if func in swap.intercepted():
             frame = current()
             if frame is not None and frame is deferred.frame:
-                deferred.is_seen = True
+                frame.is_seen = True
                 try:
                     return func(*args, **(kwargs or {}))
                 finally:
-                    deferred.is_seen = False
+                    frame.is_seen = False
         if deferred.pending and not is_harmless(func, args):
             if args and func in _WRITERS:
                 return deferred.writes(func, args, kwargs or {})
-            if innermost_transform() is not None:
+            if is_transforming():
                 deferred.pending.do_all()
             else:
                 deferred.flush_arguments(args)

@@ -48,10 +48,13 @@ class Eager:
 
 def serves(call: Call, tensor: Tensor) -> bool:
     """Whether a call is torchinit's to serve, rather than torch's."""
-    if call.name in CONSTANTS:
-        if tensor.dtype not in FLOAT8_DTYPES and tensor.nbytes < SMALL:
-            return False
-    elif call.name in TORCHS:
+    if call.name in TORCHS or tensor.layout is not torch.strided:
+        return False
+    if (
+        call.name in CONSTANTS
+        and tensor.dtype not in FLOAT8_DTYPES
+        and tensor.numel() * tensor.element_size() < SMALL
+    ):
         return False
     return _is_native(tensor)
 

@@ -15,8 +15,9 @@ from torchinit.native.torch_private import (
     DeviceContext,
     function_mode_stack,
     function_modes,
-    innermost_transform,
-    jit_trace,
+    is_tracing,
+    is_transforming,
+    unseen,
 )
 from torchinit.patch.frames import Frame, Made, current
 
@@ -47,7 +48,13 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not is_compiling():
             frame = current()
             if frame is not None and _is_seen_by_torch_alone():
-                made = make(frame, args, kwargs)
+                if frame.has_only_mode():
+                    with unseen():
+                        frame.is_seen = True
+                        made = make(frame, args, kwargs)
+                        frame.is_seen = False
+                else:
+                    made = make(frame, args, kwargs)
                 if made is not None:
                     return made
         return original(*args, **kwargs)
@@ -61,8 +68,8 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _is_seen_by_torch_alone() -> bool:
     """Whether nobody else wants to see the factory called."""
     return (
-        innermost_transform() is None
-        and jit_trace() is None
+        not is_transforming()
+        and not is_tracing()
         and (
             function_modes() == 0
             or all(isinstance(mode, DeviceContext | QuietMode) for mode in function_mode_stack())

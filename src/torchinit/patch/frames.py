@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
+from torchinit.native.torch_private import function_mode_stack
 from torchinit.schemes.calls import Call
 
 
@@ -45,10 +46,14 @@ class Handler(Protocol):
 class Frame:
     """An open block."""
 
-    __slots__ = ("_before", "_task", "_thread", "busy", "handler", "passed")
+    __slots__ = ("_before", "_task", "_thread", "busy", "handler", "is_seen", "mode", "passed")
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
+        # A function mode of the handler's, if it has one; and whether that has been shown the call
+        # which the handler is asked about.
+        self.mode: object = None
+        self.is_seen = False
         self.passed: Any = getattr(handler, "passed", None)
         # Whether the handler, or an original, is at work: then nobody is asked.
         self.busy = False
@@ -73,6 +78,10 @@ class Frame:
         return self._thread == get_ident() and self._task is (
             _get_running_loop() and current_task()
         )
+
+    def has_only_mode(self) -> bool:
+        """Whether the handler's function mode is on, and no other: it need not be gone through."""
+        return self.mode is not None and function_mode_stack() == [self.mode]
 
     def ask(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Whether the handler takes a call."""

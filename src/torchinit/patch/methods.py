@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import has_torch_function_unary
 
-from torchinit.native.torch_private import innermost_transform
-from torchinit.patch.frames import current
+from torchinit.fill.route import PLAIN_TYPES
+from torchinit.native.torch_private import is_transforming, unseen
+from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import Call
 
 # By name of the method: what the init function of that name calls its parameters, and the keywords
@@ -45,13 +46,22 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if is_dynamo_compiling():
             return operator(self, *args, **kwargs)  # type: ignore[no-any-return]
         frame = current()
-        # Of modes and subclasses torch comes back here, when they are through.
-        if frame is None or has_torch_function_unary(self) or is_compiling():
+        if frame is None or is_compiling():
             return original(self, *args, **kwargs)
+        if has_torch_function_unary(self):
+            if type(self) in PLAIN_TYPES and frame.has_only_mode():
+                with unseen():
+                    frame.is_seen = True
+                    return serve(frame, self, args, kwargs)
+            # From modes and subclasses torch comes back here, when they are through.
+            return original(self, *args, **kwargs)
+        return serve(frame, self, args, kwargs)
+
+    def serve(frame: Frame, self: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         call = read_method_call(name, args, kwargs)
         if (
             call is not None
-            and innermost_transform() is None
+            and not is_transforming()
             # Autograd is to see it, or to refuse.
             and not (self.requires_grad and torch.is_grad_enabled())
         ):

@@ -30,7 +30,55 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def patch_nn_init(
     seed: int | None = None, names_from: Module | None = None, defer: bool = False
 ) -> Patch:
-    """TODO."""
+    """Serves code that calls ``torch.nn.init``, unchanged, by torchinit's functions.
+
+    ::
+
+        with torchinit.patch_nn_init():
+            model = LlamaForCausalLM(config)
+
+    Served are the functions of ``torch.nn.init`` (references taken earlier too, such as those that
+    Transformers holds), ``Tensor.normal_``, ``Tensor.uniform_``, and ``torch.randn``, ``rand``,
+    ``randn_like``, ``rand_like`` and ``normal`` when they are looked up in ``torch``: each as
+    torchinit's function would do it, with the same values. What torchinit does not serve, torch
+    fills as ever: other dtypes and subclasses, under compilers and transforms of ``torch.func``,
+    methods of tensors that require grad outside ``torch.no_grad()``, and constants of less than
+    1 MiB, whose values are the same and which torch writes sooner.
+
+    Other threads and other asyncio tasks see nothing of it. When the last block ends, torch is as
+    it was. Blocks may be nested, the inner one counts; what this returns may be used again, and
+    decorates functions too.
+
+    Args:
+        seed, names_from: they go together. A seed, as ``torch.manual_seed`` takes it, and a model:
+            fills of its parameters take keys that follow from the seed and the parameter's name
+            (docs/streams.md), not from the order of calls. Parameters may be replaced inside. A
+            tie counts by its smallest name; a draw into part of a parameter is numbered by order.
+            Draws into other tensors come from generators as without names, and a warning at the
+            end says how many and which. Direct calls of torchinit's functions draw from theirs.
+        defer: writes fills down and does them all at the end, or before any other operation of
+            torch touches the tensor. What is overwritten in between costs nothing; the values are
+            the same. Tensors of other devices than the CPU, orthogonal and small ones are filled at
+            once. If the block raises, what was written down is filled all the same.
+
+    With ``defer``, reads that torch shows to no ``TorchFunctionMode`` are **not seen**, and find
+    what the memory held before: by other threads; by addresses, NumPy arrays and storages that were
+    taken before the fill; by functions of ``torch.jit.script``, C++ extensions and collectives
+    (building ``DistributedDataParallel``); by ``torch.utils.dlpack.to_dlpack`` and
+    ``torch.nested.nested_tensor``; under ``torch._C.DisableTorchFunction``. Do these after the
+    block. Where ``torch.compile`` traces inside, what is pending is filled, and from there on the
+    block fills at once.
+
+    Raises:
+        ValueError: a seed without names_from, or the reverse; a seed out of range.
+        TypeError: a seed that is no integer, names_from that is no module; as a decorator, what is
+            no function, or is a generator.
+        RuntimeError: at the end, if a storage was made smaller while a fill of it was deferred.
+
+    >>> import torch
+    >>> with patch_nn_init():
+    ...     layer = torch.nn.Linear(3, 4)
+    """
     return Patch(seed, names_from, defer)
 
 

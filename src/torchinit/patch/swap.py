@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 
-from torchinit.native.torch_private import device_constructors
+from torchinit.native.torch_private import (
+    device_constructors,
+    forget_functions,
+    remember_functions,
+    teach_jit,
+    unteach_jit,
+)
 from torchinit.patch import factories, functions, methods
 from torchinit.patch.frames import Frame, Handler, Made, current
 
@@ -60,10 +66,10 @@ class _Attribute:
     def __init__(self, owner: Any, name: str, make: Callable[[str, Any], Any]) -> None:
         self._owner, self._name = owner, name
         self._own = vars(owner).get(name, _MISSING)  # a class may inherit it
-        self._hook = make(name, getattr(owner, name))
+        self.hook = make(name, getattr(owner, name))
 
     def do(self) -> None:
-        setattr(self._owner, self._name, self._hook)
+        setattr(self._owner, self._name, self.hook)
 
     def undo(self) -> None:
         """Puts back what was there, unless somebody else has put something there since.
@@ -71,7 +77,7 @@ class _Attribute:
         A hook that stays, because such a one puts it back later, does no harm: without a block it
         passes on.
         """
-        if vars(self._owner).get(self._name) is not self._hook:
+        if vars(self._owner).get(self._name) is not self.hook:
             return
         if self._own is _MISSING:
             delattr(self._owner, self._name)
@@ -85,6 +91,7 @@ class _Hooks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
+        self._is_remembered = True
         self._exchanges: list[functions.Exchange] = []
         self._attributes: list[_Attribute] = []
         self.shown: frozenset[Any] = frozenset()
@@ -102,7 +109,9 @@ class _Hooks:
                 self._take_away()
 
     def _put_in_place(self) -> None:
-        device_constructors()  # torch remembers the functions: these are not to be hooks
+        # What remembers torch's functions is to remember them, and not the hooks.
+        device_constructors()
+        self._is_remembered = remember_functions()
         if not self._exchanges:
             self._exchanges = functions.exchanges()
         self._attributes = [
@@ -111,6 +120,8 @@ class _Hooks:
         ]
         for one in self._all():
             one.do()
+        for name in _FACTORIES:
+            teach_jit(getattr(torch, name), f"aten::{name}")
         self.shown = frozenset(
             [one.function for one in self._exchanges]
             + [getattr(torch.Tensor, name) for name in _METHODS]
@@ -119,7 +130,11 @@ class _Hooks:
     def _take_away(self) -> None:
         for one in self._all():
             one.undo()
+        for one in self._attributes:
+            unteach_jit(one.hook)
         self._attributes = []
+        if not self._is_remembered:
+            forget_functions()
 
     def _all(self) -> list[functions.Exchange | _Attribute]:
         return [*self._exchanges, *self._attributes]

@@ -1,0 +1,117 @@
+"""Makes one model in one way, in a process of its own, and prints what it took as JSON.
+
+    python benchmarks/one_build.py gpt2-medium deferred
+
+What the model needs is imported, its class used once on the meta device, and as much memory as it
+takes written to and given back, before the clock starts: neither imports nor the host are timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import torchinit
+from torchinit.commands.build import Build
+from torchinit.commands.memory import give_back, touch
+from zoo import CASES, SMOKE
+
+Rules = Mapping[Any, Any] | None
+_SEED = 0
+_CPU = torch.device("cpu")
+# Beside the parameters: a head that is built before it is tied, and temporaries.
+_HEADROOM = 1.5
+
+
+def _plain(build: Build, _rules: Rules) -> object:
+    return build()
+
+
+def _patch(build: Build, _rules: Rules) -> object:
+    with torchinit.patch_nn_init():
+        return build()
+
+
+def _deferred(build: Build, _rules: Rules) -> object:
+    with torchinit.patch_nn_init(defer=True):
+        return build()
+
+
+def _init_model(build: Build, rules: Rules) -> object:
+    return torchinit.init_model_(_on_meta(build), rules, seed=_SEED, device=_CPU)
+
+
+def _zero(build: Build, _rules: Rules) -> object:
+    return _zeros(_on_meta(build))
+
+
+def _zeros(model: nn.Module) -> list[Tensor]:
+    return [torch.empty(p.shape, dtype=p.dtype).zero_() for p in model.parameters()]
+
+
+MODES: dict[str, Callable[[Build, Rules], object]] = {
+    "plain": _plain,
+    "patch": _patch,
+    "deferred": _deferred,
+    "init_model_": _init_model,
+    "zero": _zero,
+}
+
+
+def _on_meta(build: Build) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+def _layer() -> nn.Module:
+    return nn.Linear(1024, 1024)
+
+
+def run(name: str, mode: str) -> dict[str, Any]:
+    """Times one way to one model."""
+    case = {**CASES, **SMOKE}[name]
+    build = case.prepare(case.dtype)
+    rules = case.rules() if case.rules else None
+    _on_meta(build)
+    start = perf_counter()
+    meta = _on_meta(build)
+    meta_seconds = perf_counter() - start
+    parameters = list(meta.parameters())
+    size = sum(parameter.nbytes for parameter in parameters)
+    torch.manual_seed(_SEED)
+    MODES[mode](_layer, None)  # threads are awake, and code is loaded
+    touch(int(size * _HEADROOM))
+    gc.collect()
+    give_back(_CPU)
+    before, start = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
+    made = _zeros(meta) if mode == "zero" else MODES[mode](build, rules)
+    seconds = perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    tensors = list(made.parameters()) if isinstance(made, nn.Module) else made
+    assert isinstance(tensors, list)
+    assert [(t.shape, t.dtype, t.is_meta) for t in tensors] == [
+        (p.shape, p.dtype, False) for p in parameters
+    ]
+    return {
+        "seconds": seconds,
+        "meta_seconds": meta_seconds,
+        "user_seconds": after.ru_utime - before.ru_utime,
+        "kernel_seconds": after.ru_stime - before.ru_stime,
+        "page_faults": after.ru_minflt - before.ru_minflt,
+        "parameters": len(parameters),
+        "values": sum(parameter.numel() for parameter in parameters),
+        "bytes": size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(*sys.argv[1:])))

@@ -1,0 +1,158 @@
+"""The models that are timed whole: what builds each, and the rules that init_model_ needs: data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import torchinit
+from torchinit.commands.build import Build, builder
+from torchinit.commands.models import MODELS, Model
+from torchinit.rules.scheme import Target
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model.
+
+    Attributes:
+        title: what it is.
+        prepare: imports, makes the config, and returns what builds the model.
+        dtype: of its parameters.
+        rules: that init_model_ is given; None is the model's own initialisation.
+        why: it needs rules.
+    """
+
+    title: str
+    prepare: Callable[[torch.dtype], Build]
+    dtype: torch.dtype = torch.float32
+    rules: Callable[[], Mapping[Any, Any]] | None = None
+    why: str = ""
+
+
+def _by_config(title: str, config: str, auto: str, shape: Mapping[str, Any]) -> Case:
+    model = Model(title, 0, shape, config, auto)
+    return Case(title, lambda dtype: builder(model, dtype))
+
+
+def _of_demo(name: str, dtype: torch.dtype = torch.float32) -> Case:
+    model = MODELS[name]
+    title = model.title.removesuffix(" of Transformers").replace("Llama 3.2 1B", "Llama 1.2B")
+    return Case(title, lambda dtype: builder(model, dtype), dtype)
+
+
+def _x_transformers(_dtype: torch.dtype) -> Build:
+    from x_transformers import Decoder, TransformerWrapper
+
+    def build() -> nn.Module:
+        layers = Decoder(dim=1024, depth=24, heads=16)
+        return TransformerWrapper(  # type: ignore[no-any-return]
+            num_tokens=50257, max_seq_len=1024, attn_layers=layers
+        )
+
+    return build
+
+
+def _x_transformers_rules() -> Mapping[Any, Any]:
+    """As the constructors fill: gains are offsets from 1; layers as torch.nn.Linear."""
+
+    def as_linear(target: Target) -> torchinit.Uniform:
+        assert isinstance(target.module, nn.Linear)
+        bound = target.module.in_features**-0.5
+        return torchinit.Uniform(-bound, bound)
+
+    return {
+        "**.gamma": "zeros",
+        "token_emb.emb.weight": "kaiming_normal",
+        "pos_emb.emb.weight": torchinit.Normal(1.0),
+        "**": torchinit.by(as_linear),
+    }
+
+
+def _clip_rules() -> Mapping[Any, Any]:
+    """As CLIPPreTrainedModel._init_weights, of towers of 12 layers, and the constructor's scale."""
+    into = torchinit.VarianceScaling(1 / 24)
+    return {
+        "logit_scale": torchinit.Constant(2.6592),
+        "**.class_embedding": torchinit.Normal(768**-0.5),
+        "**_embedding.weight": torchinit.Normal(0.02),
+        "**norm*.weight": "ones",
+        "**.bias": "zeros",
+        "**.{q,k,v}_proj.weight": into,
+        "**.fc1.weight": torchinit.VarianceScaling(1 / 2),
+        "**.fc2.weight": torchinit.VarianceScaling(1 / 24, "fan_out"),
+        "**.out_proj.weight": torchinit.VarianceScaling(),
+        "*_projection.weight": torchinit.VarianceScaling(),
+    }
+
+
+def _encoder(_dtype: torch.dtype) -> Build:
+    def build() -> nn.Module:
+        layer = nn.TransformerEncoderLayer(1024, 16, 4096, batch_first=True)
+        return nn.TransformerEncoder(layer, 12)
+
+    return build
+
+
+def _with(case: Case, **changes: Any) -> Case:
+    return Case(**{**vars(case), **changes})
+
+
+CASES: dict[str, Case] = {
+    "llama-bfloat16": _of_demo("llama-3.2-1b", torch.bfloat16),
+    "llama-float32": _of_demo("llama-3.2-1b"),
+    "gpt2-medium": _of_demo("gpt2-medium"),
+    "vit-large": _of_demo("vit-large"),
+    "t5-base": _of_demo("t5-base"),
+    "mixtral": _with(
+        _by_config(
+            "Mixtral, 0.49B",
+            "MixtralConfig",
+            "AutoModelForCausalLM",
+            {
+                "vocab_size": 32000,
+                "hidden_size": 512,
+                "intermediate_size": 1792,
+                "num_hidden_layers": 20,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 2,
+                "num_local_experts": 8,
+            },
+        ),
+        dtype=torch.bfloat16,
+    ),
+    "whisper-small": _by_config(
+        "Whisper-small",
+        "WhisperConfig",
+        "AutoModelForSpeechSeq2Seq",
+        {
+            "d_model": 768,
+            "encoder_layers": 12,
+            "decoder_layers": 12,
+            "encoder_attention_heads": 12,
+            "decoder_attention_heads": 12,
+            "encoder_ffn_dim": 3072,
+            "decoder_ffn_dim": 3072,
+        },
+    ),
+    "clip": _with(
+        _by_config("CLIP B/32", "CLIPConfig", "AutoModel", {}),
+        rules=_clip_rules,
+        why="its own init leaves `logit_scale` to the constructor",
+    ),
+    "x-transformers": Case(
+        "x-transformers, 24 layers of 1024",
+        _x_transformers,
+        rules=_x_transformers_rules,
+        why="its constructors set `gamma` and the embeddings",
+    ),
+    "encoder": Case("`torch.nn.TransformerEncoder`, 12 layers of 1024", _encoder),
+    "lstm": Case("`torch.nn.LSTM`, 4 layers of 1024", lambda _: lambda: nn.LSTM(1024, 1024, 4)),
+}
+
+# Not for figures: whether it runs.
+SMOKE = {"tiny": _of_demo("tiny"), "tiny-bfloat16": _of_demo("tiny", torch.bfloat16)}

@@ -1,0 +1,82 @@
+"""The demo's ways to a model. Nothing is timed here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import torchinit
+from conftest import native_only
+from torchinit.commands import ways
+from torchinit.commands.build import builder
+from torchinit.commands.models import MODELS
+
+CPU = torch.device("cpu")
+BUILD = builder(MODELS["tiny"], torch.float32)
+each_way = pytest.mark.parametrize("way", ways.WAYS, ids=lambda way: way.name)
+PLAIN, PATCHED, DEFERRED, FROM_META = ways.WAYS
+
+
+def values(way, seed):
+    model, timing = ways.take(way, BUILD, CPU, seed)
+    assert (timing.name, timing.title) == (way.name, way.title)
+    assert timing.seconds > 0
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@each_way
+def test_seed_decides_the_values(way):
+    assert values(way, 3).equal(values(way, 3))
+    assert not values(way, 3).equal(values(way, 4))
+
+
+def test_the_ways_do_what_they_say():
+    torch.manual_seed(5)
+    plain = torch.cat([parameter.detach().flatten() for parameter in BUILD().parameters()])
+    assert values(PLAIN, 5).equal(plain)
+    assert values(DEFERRED, 5).equal(values(PATCHED, 5))
+    model = torchinit.init_model_(ways.on_meta(BUILD), seed=5, device=CPU)
+    from_meta = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    assert values(FROM_META, 5).equal(from_meta)
+
+
+@native_only
+def test_torch_fills_on_the_plain_way_alone():
+    assert not values(PATCHED, 5).equal(values(PLAIN, 5))
+    assert [way.is_ours for way in ways.WAYS] == [False, True, True, True]
+
+
+@each_way
+def test_each_way_is_taken_once_before_the_clock(way, monkeypatch):
+    """On a layer that gives every thread work, or their start is timed."""
+    events = []
+    clock, make = ways.time.perf_counter, way.make
+
+    def read_clock():
+        events.append("clock")
+        return clock()
+
+    def record(build, device, seed):
+        model = make(build, device, seed)
+        events.append(sum(parameter.numel() for parameter in model.parameters()))
+        return model
+
+    monkeypatch.setattr(ways.time, "perf_counter", read_clock)
+    ways.take(ways.Way(way.name, way.title, record), BUILD, CPU, 0)
+    assert events == [2**20 + 2**10, "clock", MODELS["tiny"].numel, "clock"]
+
+
+def test_what_is_zeroed_is_the_memory_of_the_model(monkeypatch):
+    meta = ways.on_meta(builder(MODELS["tiny"], torch.bfloat16))
+    zeroed = []
+    original = torch.Tensor.zero_
+
+    def record(tensor):
+        zeroed.append((tensor.dtype, tensor.numel()))
+        return original(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "zero_", record)
+    assert ways.zero(meta, CPU).seconds > 0
+    _, *memory = zeroed[-29:]  # the first warms up
+    assert {dtype for dtype, _ in memory} == {torch.bfloat16}
+    assert sum(numel for _, numel in memory) == MODELS["tiny"].numel

@@ -1,0 +1,233 @@
+"""Keys of names: values that follow from the seed and the name alone."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import torchinit
+from conftest import native_only
+from torchinit.patch.named import Named
+from torchinit.patch.regions import Names, region_of
+from torchinit.patch.swap import intercept
+from torchinit.schemes.distributions import normal_draw
+from torchinit.streams.names import keys_of_names, part_of
+
+pytestmark = native_only
+BOTH = pytest.mark.parametrize("defer", [False, True], ids=["eager", "deferred"])
+SIZE = 150  # squared: more than the smallest fill that is deferred
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+def build(depth=3):
+    return nn.ModuleDict({f"layer{i}": nn.Linear(SIZE, SIZE) for i in range(depth)})
+
+
+def values(model):
+    return {name: one.detach().clone() for name, one in model.named_parameters()}
+
+
+def assert_same(found, expected):
+    for name, one in found.items():
+        assert torch.equal(one, expected[name]), name
+
+
+def initialise(layers):
+    for layer in layers:
+        layer.reset_parameters()
+
+
+def by_key(key, shape, std=1.0):
+    from torchinit.fill.fill import fill
+
+    return fill(normal_draw(0.0, std), torch.empty(shape), key)
+
+
+@BOTH
+def test_a_name_decides(defer):
+    model = build()
+    state = torch.get_rng_state()
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        for name, one in model.named_parameters():
+            nn.init.normal_(one, std=0.5)
+            assert torch.equal(one, by_key(keys_of_names(7)(name), one.shape, 0.5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@BOTH
+def test_order_repetition_and_other_layers_change_nothing(defer):
+    model = build()
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        initialise(model.values())
+    expected = values(model)
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        initialise(reversed(list(model.values())))
+        initialise(model.values())
+    assert_same(values(model), expected)
+    larger = build(5)
+    with torchinit.patch_nn_init(seed=7, names_from=larger, defer=defer):
+        initialise(larger.values())
+    assert_same(expected, values(larger))
+    with torchinit.patch_nn_init(seed=8, names_from=model, defer=defer):
+        initialise(model.values())
+    assert not torch.equal(model["layer0"].weight, expected["layer0.weight"])
+
+
+@BOTH
+def test_narrow_dtypes_are_rounded(defer):
+    single, narrow = build(), build().bfloat16()
+    for model in (single, narrow):
+        with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+            initialise(model.values())
+    assert_same(values(single.bfloat16()), values(narrow))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "way", [lambda w: w, lambda w: w.data, lambda w: w.detach(), lambda w: w.view(-1)]
+)
+def test_aliases_have_the_name(way, defer):
+    model = build(1)
+    weight = model["layer0"].weight
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer), torch.no_grad():
+        way(weight).normal_()
+    assert torch.equal(weight, by_key(keys_of_names(7)("layer0.weight"), weight.shape))
+
+
+@BOTH
+def test_a_tie_counts_by_its_smallest_name(defer):
+    model = nn.ModuleDict({"b": nn.Linear(SIZE, SIZE), "a": nn.Linear(SIZE, SIZE)})
+    model["a"].weight = model["b"].weight
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        nn.init.normal_(model["b"].weight)
+    assert torch.equal(
+        model["b"].weight, by_key(keys_of_names(7)("a.weight"), model["b"].weight.shape)
+    )
+
+
+@BOTH
+def test_parts_are_numbered(defer):
+    model = build(2)
+    weight, other = model["layer0"].weight, model["layer1"].weight
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        nn.init.normal_(weight)
+        nn.init.normal_(weight.data[:3])
+        nn.init.normal_(other.data[5])
+        nn.init.normal_(weight.data[10:140])
+    key = keys_of_names(7)
+    assert torch.equal(weight[:3], by_key(key(part_of("layer0.weight", 0)), (3, SIZE)))
+    assert torch.equal(weight[10:140], by_key(key(part_of("layer0.weight", 1)), (130, SIZE)))
+    assert torch.equal(other[5], by_key(key(part_of("layer1.weight", 0)), (SIZE,)))
+    assert torch.equal(weight[3], by_key(key("layer0.weight"), weight.shape)[3])
+
+
+@BOTH
+def test_orthogonal_and_truncated(defer):
+    model = build(1)
+    for function in (nn.init.orthogonal_, nn.init.trunc_normal_):
+        results = []
+        for _ in range(2):
+            torch.randn(1)
+            with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+                function(model["layer0"].weight)
+            results.append(values(model)["layer0.weight"])
+        assert torch.equal(*results)
+
+
+@BOTH
+def test_parameters_replaced_inside(defer):
+    model = build()
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        initialise(model.values())
+    expected = values(model)
+    with torch.device("meta"):
+        model = build()
+    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        initialise(model.values())  # nothing, on meta
+        model.to_empty(device="cpu")
+        initialise(model.values())
+    assert_same(values(model), expected)
+
+
+@BOTH
+def test_tensors_without_a_name_are_warned_about(defer):
+    model = build(1)
+    torch.manual_seed(3)
+
+    @torchinit.patch_nn_init(seed=7, names_from=model, defer=defer)
+    def fill():
+        found = nn.init.normal_(torch.empty(2, 3))
+        nn.init.normal_(torch.empty(2, 3))
+        torch.randn(300, 300)
+        nn.init.normal_(torch.empty(3, dtype=torch.complex64))
+        nn.init.zeros_(torch.empty(3))
+        initialise(model.values())
+        return found
+
+    with pytest.warns(UserWarning, match="4 random fills") as record:
+        found = fill()
+    assert len(record) == 1
+    assert "float32[2, 3] (2 times), float32[300, 300], complex64[3]" in str(record[0].message)
+    torch.manual_seed(3)
+    assert torch.equal(found, torchinit.normal_(torch.empty(2, 3)))
+
+
+def test_no_warning_after_an_error():
+    @torchinit.patch_nn_init(seed=7, names_from=build(1))
+    def fill_and_raise():
+        torch.randn(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill_and_raise()
+
+
+def test_memory_given_anew_is_not_taken_for_the_old():
+    """Tensors that die leave no name to those that are made in their place."""
+    for _ in range(50):
+        tensor = torch.empty(SIZE)
+        names = Names([("w", tensor)])
+        del tensor
+        tensor = torch.empty(SIZE)
+        assert names.whole(region_of(tensor, tensor.untyped_storage())) is None
+
+
+def test_the_warning_points_at_the_block():
+    with pytest.warns(UserWarning, match="1 random fill ") as record:  # noqa: SIM117
+        with torchinit.patch_nn_init(seed=7, names_from=build(1)):
+            torch.randn(3)
+    assert record[0].filename == __file__
+
+
+def test_a_list_of_names_and_meta_tensors():
+    weight, meta = torch.empty(3, 4), torch.empty(3, 4, device="meta")
+    handler = Named(7, lambda: [("w", weight), ("m", meta)])
+    with intercept(handler):
+        nn.init.normal_(weight)
+        nn.init.normal_(meta)
+        nn.init.normal_(weight.data[1:])
+    handler.warn()  # nothing
+    key = keys_of_names(7)
+    assert torch.equal(weight[0], by_key(key("w"), (3, 4))[0])
+    assert torch.equal(weight[1:], by_key(key(part_of("w", 0)), (2, 4)))
+
+
+def test_errors_are_those_without_names():
+    model = build(1)
+    weight = model["layer0"].weight
+    with torchinit.patch_nn_init(seed=7, names_from=model):
+        with pytest.raises(ValueError, match="std"):
+            nn.init.normal_(weight, std=-1)
+        with pytest.raises(ValueError, match="dimensions"):
+            nn.init.xavier_normal_(model["layer0"].bias)
+        with pytest.warns(UserWarning, match="mean is more than 2 std"):
+            nn.init.trunc_normal_(weight, mean=10.0)
