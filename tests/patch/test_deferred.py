@@ -405,3 +405,19 @@ def test_where_torch_has_moved_what_it_needs_fills_are_done_at_once(monkeypatch)
         w = nn.init.normal_(torch.empty(N, N))
         assert deferred_module._of_thread() == []
     assert 0.9 < w.std() < 1.1
+
+
+@native_only
+def test_what_makes_tensors_may_read_and_write_others():
+    w = torch.zeros(N, N)
+    v = torch.zeros(N, N)
+    with torchinit.patch_nn_init(defer=True):
+        nn.init.normal_(w)
+        made = torch.full((2,), w[0, 0])
+        nn.init.normal_(w)
+        new = made.new_full((2,), w[0, 0])
+        nn.init.normal_(v)
+        torch.zeros((N, N), out=v)
+    assert made[0] != 0
+    assert new[0] == w[0, 0] != 0
+    assert torch.count_nonzero(v) == 0

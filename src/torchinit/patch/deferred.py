@@ -274,7 +274,7 @@ class _FlushingMode(QuietMode):
                     return func(*args, **(kwargs or {}))
                 finally:
                     frame.is_seen = False
-        if deferred.pending and not is_harmless(func, args):
+        if deferred.pending and not is_harmless(func, args, kwargs):
             if args and func in _WRITERS:
                 return deferred.writes(func, args, kwargs or {})
             if is_transforming():
