@@ -421,3 +421,11 @@ def test_what_makes_tensors_may_read_and_write_others():
     assert made[0] != 0
     assert new[0] == w[0, 0] != 0
     assert torch.count_nonzero(v) == 0
+
+
+@native_only
+def test_memory_of_numpy_outlives_its_tensor():
+    array = np.zeros((N, N), dtype=np.float32)
+    with torchinit.patch_nn_init(defer=True):
+        nn.init.normal_(torch.from_numpy(array))
+    assert np.count_nonzero(array) > N
