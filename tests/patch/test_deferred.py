@@ -429,3 +429,31 @@ def test_memory_of_numpy_outlives_its_tensor():
     with torchinit.patch_nn_init(defer=True):
         nn.init.normal_(torch.from_numpy(array))
     assert np.count_nonzero(array) > N
+
+
+@native_only
+@pytest.mark.parametrize("backward", [torch.Tensor.backward, lambda x: torch.autograd.backward(x)])
+def test_gradients_are_added_to_what_was_filled(backward):
+    w = torch.zeros(N, N, requires_grad=True)
+    with torchinit.patch_nn_init(defer=True):
+        loss = (w * 3).sum()
+        w.grad = torch.zeros(N, N)
+        nn.init.uniform_(w.grad, 1, 2)
+        backward(loss)
+    assert 4 <= w.grad.min() < w.grad.max() <= 5
+
+
+@native_only
+def test_data_parallel_models_send_what_was_filled(monkeypatch):
+    sent = []
+
+    def send(group, tensors, *rest):
+        with torch._C.DisableTorchFunction():  # as C++ reads them
+            sent.extend(tensor.detach().clone() for tensor in tensors)
+
+    monkeypatch.setattr(torch.distributed, "_broadcast_coalesced", send)
+    with torchinit.patch_nn_init(defer=True):
+        model = nn.Linear(N, N)
+        torch.distributed._broadcast_coalesced(None, [model.weight], 0)
+    assert torch.equal(sent[0], model.weight)
+    assert torch.distributed._broadcast_coalesced is send

@@ -87,6 +87,10 @@ class Deferred:
         self._is_open = False
         self.pending.do_all()
 
+    def do_all(self) -> None:
+        """Does what was written down, and goes on writing down."""
+        self.pending.do_all()
+
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Takes what the inner handler takes."""
         frame = self.frame
