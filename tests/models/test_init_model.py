@@ -659,3 +659,9 @@ def test_plan_of_the_model_s_own_init():
     plan = torchinit.plan_model(nn.Linear(8, 4))
     assert plan[0].law.high == pytest.approx(8**-0.5)
     assert "reset_parameters" in plan[0].rule
+
+
+def test_types_that_own_one_parameter_and_disagree_are_an_error():
+    rules = {nn.Linear: Normal(1.0), nn.Embedding: Normal(0.5), **RULES}
+    with pytest.raises(torchinit.ArgumentError, match=r"embed\.weight.*head\.weight"):
+        init_model_(on_meta(), rules, seed=0, strict=False)

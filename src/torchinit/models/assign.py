@@ -143,7 +143,7 @@ def check_kinds(parameters: Sequence[Named]) -> None:
 
 def _agree(named: Named, rules: Rules, used: set[int]) -> int:
     """The number of the rule for all names of a tied parameter."""
-    numbers = {slot.name: rules.find(slot.name, named.owner) for slot in named.slots}
+    numbers = {slot.name: rules.find(slot.name, slot.owner) for slot in named.slots}
     matched = {name: number for name, number in numbers.items() if number >= 0}
     if not matched:
         return -1
