@@ -669,3 +669,9 @@ def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capfd):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert same(values(init_model_(on_meta(), RULES, seed=0, device="cpu")), plain)
     assert "init_model_" in capfd.readouterr().err
+
+
+def test_types_that_own_one_parameter_and_disagree_are_an_error():
+    rules = {nn.Linear: Normal(1.0), nn.Embedding: Normal(0.5), **RULES}
+    with pytest.raises(torchinit.ArgumentError, match=r"embed\.weight.*head\.weight"):
+        init_model_(on_meta(), rules, seed=0, strict=False)

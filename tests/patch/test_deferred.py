@@ -405,3 +405,55 @@ def test_where_torch_has_moved_what_it_needs_fills_are_done_at_once(monkeypatch)
         w = nn.init.normal_(torch.empty(N, N))
         assert deferred_module._of_thread() == []
     assert 0.9 < w.std() < 1.1
+
+
+@native_only
+def test_what_makes_tensors_may_read_and_write_others():
+    w = torch.zeros(N, N)
+    v = torch.zeros(N, N)
+    with torchinit.patch_nn_init(defer=True):
+        nn.init.normal_(w)
+        made = torch.full((2,), w[0, 0])
+        nn.init.normal_(w)
+        new = made.new_full((2,), w[0, 0])
+        nn.init.normal_(v)
+        torch.zeros((N, N), out=v)
+    assert made[0] != 0
+    assert new[0] == w[0, 0] != 0
+    assert torch.count_nonzero(v) == 0
+
+
+@native_only
+def test_memory_of_numpy_outlives_its_tensor():
+    array = np.zeros((N, N), dtype=np.float32)
+    with torchinit.patch_nn_init(defer=True):
+        nn.init.normal_(torch.from_numpy(array))
+    assert np.count_nonzero(array) > N
+
+
+@native_only
+@pytest.mark.parametrize("backward", [torch.Tensor.backward, lambda x: torch.autograd.backward(x)])
+def test_gradients_are_added_to_what_was_filled(backward):
+    w = torch.zeros(N, N, requires_grad=True)
+    with torchinit.patch_nn_init(defer=True):
+        loss = (w * 3).sum()
+        w.grad = torch.zeros(N, N)
+        nn.init.uniform_(w.grad, 1, 2)
+        backward(loss)
+    assert 4 <= w.grad.min() < w.grad.max() <= 5
+
+
+@native_only
+def test_data_parallel_models_send_what_was_filled(monkeypatch):
+    sent = []
+
+    def send(_group, tensors, *_rest):
+        with torch._C.DisableTorchFunction():  # as C++ reads them
+            sent.extend(tensor.detach().clone() for tensor in tensors)
+
+    monkeypatch.setattr(torch.distributed, "_broadcast_coalesced", send)
+    with torchinit.patch_nn_init(defer=True):
+        model = nn.Linear(N, N)
+        torch.distributed._broadcast_coalesced(None, [model.weight], 0)
+    assert torch.equal(sent[0], model.weight)
+    assert torch.distributed._broadcast_coalesced is send

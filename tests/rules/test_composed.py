@@ -360,3 +360,13 @@ def test_tied_names_that_disagree_are_an_error():
     with pytest.raises(ArgumentError, match="'a' by a; 'b' by b"):
         torchinit.plan_model(model, {"a": Normal(1), "b": Normal(2)})
     assert len(torchinit.plan_model(model, {"a": Normal(1), "b": Normal(1)})) == 1
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_parts_of_parts_of_one_name_are_an_error(groups):
+    inner = Blocks({"x": 2, "y": 2}, Normal(1), groups=groups)
+    model = model_of({"a.w": (8, 4)})
+    with pytest.raises(ArgumentError, match=r"two parts of parameter 'a\.w' are named 'a\.x'"):
+        torchinit.plan_model(model, {"**": Blocks({"a": 4, "b": 4}, inner)})
+    inner = Blocks({"x": 2, "y": 2}, "ones")
+    assert torchinit.plan_model(model, {"**": Blocks({"a": 4, "b": 4}, inner)})

@@ -103,12 +103,19 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
     if all(not one.parts or one.parts[0].region.name == one.named.name for one in assignments):
         return
     owners: dict[str, str] = {}
+    placed: set[tuple[str, Any]] = set()
     for one in assignments:
         name = one.named.name
-        filled: list[tuple[str, Any]] = [(p.region.name, p.values) for p in one.parts] or [
-            (name, one.draw)
-        ]
-        for part, values in filled:
+        filled: list[tuple[str, Any, Any]] = [
+            (p.region.name, p.values, p.region.offset) for p in one.parts
+        ] or [(name, one.draw, None)]
+        for part, values, offset in filled:
+            if _is_random(values) and (part, offset) in placed and owners[part] == name:
+                raise ArgumentError(
+                    f"two parts of parameter {name!r} are named {part!r}, and would be equal: "
+                    "name the parts of Blocks otherwise"
+                )
+            placed.add((part, offset))
             if _is_random(values) and owners.setdefault(part, name) != name:
                 raise ArgumentError(
                     f"{part!r} names values of parameter {owners[part]!r} and of {name!r}, which "
@@ -136,7 +143,7 @@ def check_kinds(parameters: Sequence[Named]) -> None:
 
 def _agree(named: Named, rules: Rules, used: set[int]) -> int:
     """The number of the rule for all names of a tied parameter."""
-    numbers = {slot.name: rules.find(slot.name, named.owner) for slot in named.slots}
+    numbers = {slot.name: rules.find(slot.name, slot.owner) for slot in named.slots}
     matched = {name: number for name, number in numbers.items() if number >= 0}
     if not matched:
         return -1

@@ -87,6 +87,10 @@ class Deferred:
         self._is_open = False
         self.pending.do_all()
 
+    def do_all(self) -> None:
+        """Does what was written down, and goes on writing down."""
+        self.pending.do_all()
+
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Takes what the inner handler takes."""
         frame = self.frame
@@ -274,7 +278,7 @@ class _FlushingMode(QuietMode):
                     return func(*args, **(kwargs or {}))
                 finally:
                     frame.is_seen = False
-        if deferred.pending and not is_harmless(func, args):
+        if deferred.pending and not is_harmless(func, args, kwargs):
             if args and func in _WRITERS:
                 return deferred.writes(func, args, kwargs or {})
             if is_transforming():

@@ -46,7 +46,7 @@ class Handler(Protocol):
 class Frame:
     """An open block."""
 
-    __slots__ = ("_before", "_task", "_thread", "busy", "handler", "is_seen", "mode", "passed")
+    __slots__ = ("_task", "_thread", "before", "busy", "handler", "is_seen", "mode", "passed")
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -59,19 +59,19 @@ class Frame:
         self.busy = False
         self._thread = 0
         self._task: object = None
-        self._before: Frame | None = None
+        self.before: Frame | None = None
 
     def open(self) -> None:
         """Makes this block the innermost one of the caller."""
         self._thread, self._task = get_ident(), _get_running_loop() and current_task()
-        self._before = _innermost.get()
+        self.before = _innermost.get()
         _innermost.set(self)
 
     def close(self) -> None:
         """Ends the block; a generator may do so in another thread or context than it began."""
         self._thread = 0
         if _innermost.get() is self:
-            _innermost.set(self._before)
+            _innermost.set(self.before)
 
     def is_callers(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""
@@ -93,6 +93,16 @@ class Frame:
 
 
 _innermost: ContextVar[Frame | None] = ContextVar("torchinit.patch", default=None)
+
+
+def handlers() -> list[Handler]:
+    """The handlers of all blocks that are open where the caller is, the innermost first."""
+    found, frame = [], _innermost.get()
+    while frame is not None:
+        if frame.is_callers():
+            found.append(frame.handler)
+        frame = frame.before
+    return found
 
 
 def current() -> Frame | None:

@@ -15,18 +15,22 @@ _PROPERTIES = """
     T H mT mH _version _base _backward_hooks _cdata
 """
 _SETTERS = "requires_grad grad data _backward_hooks"
+# They make tensors; but numbers, and memory to write to, may be given to them as tensors.
+_MAKERS = """
+    empty zeros ones full empty_like zeros_like ones_like full_like new_empty new_zeros new_ones
+    new_full new_empty_strided
+"""
 _METHODS = """
     size dim ndimension numel nelement stride storage_offset element_size is_contiguous
     is_floating_point is_complex is_signed is_inference is_neg is_conj is_shared is_same_size
     is_set_to get_device detach detach_ view view_as t transpose permute unsqueeze
     squeeze narrow select movedim swapaxes swapdims unbind expand expand_as diagonal unfold
-    requires_grad_ retain_grad register_hook __len__ new_empty new_zeros new_ones new_full
-    new_empty_strided
+    requires_grad_ retain_grad register_hook __len__
 """
 _FUNCTIONS = """
-    empty_like zeros_like ones_like full_like is_floating_point is_complex numel t transpose permute
+    is_floating_point is_complex numel t transpose permute
     unsqueeze squeeze narrow select movedim swapaxes swapdims unbind detach
-    _has_compatible_shallow_copy_type empty zeros ones full
+    _has_compatible_shallow_copy_type
 """
 
 
@@ -43,14 +47,19 @@ HARMLESS: frozenset[Any] = frozenset(
     ]
 )
 
+MAKERS: frozenset[Any] = frozenset([*_found(torch, _MAKERS), *_found(Tensor, _MAKERS)])
+
 _GET_ITEM: Any = Tensor.__getitem__
 _VIEWS = (int, slice, EllipsisType, type(None))
 
 
-def is_harmless(function: Any, args: tuple[Any, ...]) -> bool:
+def is_harmless(function: Any, args: tuple[Any, ...], kwargs: Any = None) -> bool:
     """Whether an operation leaves the memory of its arguments alone."""
     if function in HARMLESS:
         return True
+    if function in MAKERS:
+        others = (*args[1:], *(kwargs or {}).values())
+        return not any(isinstance(one, Tensor) for one in others)
     if function is _GET_ITEM or function == _GET_ITEM:
         index = args[1] if len(args) > 1 else None
         parts = index if type(index) is tuple else (index,)

@@ -31,12 +31,17 @@ class Fill(NamedTuple):
 
 
 class _Storage:
-    """A storage that is not held alive, and its fills in order."""
+    """A storage and its fills in order.
 
-    __slots__ = ("_reference", "fills")
+    It is not held alive, but where its memory is somebody else's (numpy's, shared) and outlives
+    it.
+    """
+
+    __slots__ = ("_held", "_reference", "fills")
 
     def __init__(self, storage: UntypedStorage) -> None:
         self._reference = StorageWeakRef(storage)
+        self._held = None if storage.resizable() else storage
         self.fills: list[Fill] = []
 
     def add(self, fill: Fill) -> None:

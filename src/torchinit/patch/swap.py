@@ -7,11 +7,14 @@ straight on to torch.
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from torchinit.native.torch_private import (
     device_constructors,
@@ -21,12 +24,15 @@ from torchinit.native.torch_private import (
     unteach_jit,
 )
 from torchinit.patch import factories, functions, methods
-from torchinit.patch.frames import Frame, Handler, Made, current
+from torchinit.patch.frames import Frame, Handler, Made, current, handlers
 
 __all__ = ["Frame", "Handler", "Made", "current", "intercept"]
 
 _FACTORIES = ("randn", "rand", "randn_like", "rand_like", "normal")
 _METHODS = ("normal_", "uniform_")
+# What reads and writes tensors that no function mode is shown: gradients, and the parameters that
+# DistributedDataParallel sends to all.
+_UNSEEN = (("torch.autograd", "backward"), ("torch.distributed", "_broadcast_coalesced"))
 
 _MISSING: Any = object()
 
@@ -58,6 +64,21 @@ def leave(frame: Frame) -> None:
     """What ``intercept`` does at the end of a block."""
     frame.close()
     _hooks.need_no_more()
+
+
+def _passing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+    """A function before which every handler of the caller does what it has put off."""
+
+    @functools.wraps(original)
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        if not is_dynamo_compiling():
+            for handler in handlers():
+                do_all = getattr(handler, "do_all", None)
+                if do_all is not None:
+                    do_all()
+        return original(*args, **kwargs)
+
+    return passing
 
 
 class _Attribute:
@@ -117,6 +138,11 @@ class _Hooks:
         self._attributes = [
             *(_Attribute(torch.Tensor, name, methods.hook) for name in _METHODS),
             *(_Attribute(torch, name, factories.hook) for name in _FACTORIES),
+            *(
+                _Attribute(sys.modules[owner], name, _passing)
+                for owner, name in _UNSEEN
+                if hasattr(sys.modules.get(owner), name)
+            ),
         ]
         for one in self._all():
             one.do()
