@@ -344,7 +344,8 @@ def _try(function: Callable[[], object]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:3000]
+    said = re.sub(r"/\S*/(?=[\w-]+(\.py)?\b)", "", f"{type(error).__name__}: {error}")
+    return said[:3000]  # without the folders of this machine
 
 
 # All of them.

@@ -659,3 +659,13 @@ def test_plan_of_the_model_s_own_init():
     plan = torchinit.plan_model(nn.Linear(8, 4))
     assert plan[0].law.high == pytest.approx(8**-0.5)
     assert "reset_parameters" in plan[0].rule
+
+
+def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capfd):
+    monkeypatch.setattr("torchinit.models.progress._LEAST", 1)
+    monkeypatch.setattr("torchinit.models.progress._STEP", 1000)
+    plain = values(init_model_(on_meta(), RULES, seed=0, device="cpu"))
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert same(values(init_model_(on_meta(), RULES, seed=0, device="cpu")), plain)
+    assert "init_model_" in capfd.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,14 +12,13 @@ from torch.nn.parameter import Parameter, is_lazy
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.models.names import Named, new_tuple
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
+from torchinit.rules.part import Function, Kept, Matrix, Part, Region, Values, draw_in
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.streams.canonical import Named, new_tuple
 
 _SHOWN = 10  # names in an error
 
@@ -94,32 +93,40 @@ def assign(
         )
     if strict and len(used) < len(chosen):
         check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
-    _check_part_names(assignments)
+    _check_keys(assignments)
     return assignments
 
 
-def _check_part_names(assignments: Sequence[Assignment]) -> None:
-    """Raises ArgumentError if parts of two parameters go by one name: they would be equal."""
-    if all(not one.parts or one.parts[0].region.name == one.named.name for one in assignments):
-        return
+def _check_keys(assignments: Sequence[Assignment]) -> None:
+    """Raises ArgumentError if a part of a fused parameter is called like another parameter.
+
+    Constants, which draw nothing, may share a name: the biases of two layers, say.
+    """
     owners: dict[str, str] = {}
     for one in assignments:
-        name = one.named.name
-        filled: list[tuple[str, Any]] = [(p.region.name, p.values) for p in one.parts] or [
-            (name, one.draw)
-        ]
-        for part, values in filled:
-            if _is_random(values) and owners.setdefault(part, name) != name:
-                raise ArgumentError(
-                    f"{part!r} names values of parameter {owners[part]!r} and of {name!r}, which "
-                    "would be equal: name the parts of Blocks otherwise"
-                )
+        for region, values in one.parts:
+            if _draws(values):
+                owners.setdefault(region.name, one.named.name)
+                if owners[region.name] != one.named.name:
+                    _complain_of_key(region.name, owners[region.name], one.named.name)
+    if owners:
+        for one in assignments:
+            name = one.named.name
+            if owners.get(name, name) != name and (one.draw is None or _draws(one.draw)):
+                _complain_of_key(name, owners[name], name)
 
 
-def _is_random(values: Any) -> bool:
-    if isinstance(values, Kept | Call | torch.Tensor):
-        return False
-    return isinstance(values, Matrix | Function) or values[0] != CONSTANT
+def _draws(values: Values) -> bool:
+    """Whether values may be drawn by a key."""
+    draw = draw_in(values)
+    return draw[0] != CONSTANT if draw is not None else isinstance(values, Matrix | Function)
+
+
+def _complain_of_key(name: str, one: str, other: str) -> None:
+    raise ArgumentError(
+        f"parameters {one!r} and {other!r} would both have values of the name {name!r}: call the "
+        "parts otherwise, or rename a parameter"
+    )
 
 
 def check_kinds(parameters: Sequence[Named]) -> None:

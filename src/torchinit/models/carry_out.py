@@ -20,6 +20,7 @@ from torchinit.models.assign import Assignment
 from torchinit.models.collection import no_collection
 from torchinit.models.keyed import KeyOfName, run_callable
 from torchinit.models.materialise import allocate, attach, parameter_like
+from torchinit.models.progress import in_view
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.native.torch_private import make_parameter
 from torchinit.rules.fill_parts import fill_parts
@@ -89,12 +90,15 @@ def _fill_plain(
         memory.append(new)
         draws.append(draw)  # type: ignore[arg-type]
         keys.append(0 if draw[0] == CONSTANT else key_of_name(name))  # type: ignore[index]
-    if not (whole and fill_fresh(draws, memory, keys)):
-        regions = [
-            Region(one[0][0], tuple(home.shape))
-            for one, home in zip(assignments, memory, strict=True)
-        ]
-        fill_parts(list(zip(memory, map(Part, regions, draws), strict=True)), keys)
+    for some in in_view(memory):
+        if not (whole and fill_fresh(draws[some], memory[some], keys[some])):
+            parts = [
+                (home, Part(Region(one[0][0], tuple(home.shape)), draw))
+                for one, home, draw in zip(
+                    assignments[some], memory[some], draws[some], strict=True
+                )
+            ]
+            fill_parts(parts, keys[some])
     return memory
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import cached, is_parametrized
 
-from torchinit.models.names import places_of
+from torchinit.streams.canonical import places_of
 
 _OWN = ("reset_parameters", "_reset_parameters")
 # What Transformers marks modules and parameters by that are loaded, or initialised.

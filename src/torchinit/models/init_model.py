@@ -13,10 +13,10 @@ from torchinit.models.assign import Assignment, assign, check_kinds
 from torchinit.models.carry_out import carry_out
 from torchinit.models.collection import no_collection
 from torchinit.models.materialise import attach_buffer, check_apart, target_device
-from torchinit.models.names import Named, Rename, gather
 from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
 from torchinit.models.plan import Plan
 from torchinit.rules.rules import Rules
+from torchinit.streams.canonical import Named, Rename, gather
 from torchinit.streams.names import keys_of_names
 
 Model = TypeVar("Model", bound=nn.Module)

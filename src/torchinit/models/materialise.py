@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import Buffer, Parameter
 
 from torchinit.errors import ArgumentError
-from torchinit.models.names import Named, Slot
 from torchinit.native.torch_private import make_parameter, storage_number
+from torchinit.streams.canonical import Named, Slot
 
 _tensor = attrgetter("tensor")
 _set_attribute = nn.Module.__setattr__

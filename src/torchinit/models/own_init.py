@@ -21,12 +21,12 @@ from torchinit.models.assign import Assignment, some
 from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
-from torchinit.models.names import Named, Slot
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
+from torchinit.streams.canonical import Named, Slot
 
 
 class _KeyedSteps(KeyedFills):

@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.fill.fill import fill
 from torchinit.fill.route import obstacle
-from torchinit.models.names import Named
 from torchinit.rules.part import Geometry
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, constant_draw
+from torchinit.streams.canonical import Named
 from torchinit.streams.names import part_of
 
 

@@ -16,12 +16,14 @@ from torchinit.patch.eager import Eager
 from torchinit.patch.frames import Frame
 from torchinit.patch.named import Named
 from torchinit.patch.swap import enter, leave
+from torchinit.streams.canonical import gather
 from torchinit.streams.names import check_seed
 
 
 def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
-    """The names of a model's parameters, with all names of those that are tied."""
-    return model.named_parameters(remove_duplicate=False)
+    """The canonical names of a model's parameters and buffers, as ``init_model_`` keys them."""
+    parameters, buffers = gather(model)
+    return [(named.name, named.tensor) for named in (*parameters, *buffers)]
 
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
