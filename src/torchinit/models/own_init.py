@@ -17,7 +17,7 @@ from torch.nn.parameter import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import Assignment, some
+from torchinit.models.assign import Assignment, padding_rows, some
 from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
@@ -340,8 +340,9 @@ def assign_own(
             if len(parts) == 1 and first.region.geometry is None:
                 draw = draw_in(first.values)
                 parts = parts if draw is None else []
-        is_plain = draw is not None and named.tensor.is_meta
-        assignments.append(Assignment(named, final, draw, is_plain, parts, (), labels))
+        pads = _pads(record)
+        is_plain = draw is not None and named.tensor.is_meta and not pads
+        assignments.append(Assignment(named, final, draw, is_plain, parts, pads, labels))
     if unfilled:
         raise ArgumentError(
             f"the model's own initialisation leaves {len(unfilled)} of {len(parameters)} "
@@ -350,6 +351,23 @@ def assign_own(
             + ". Their values are known to a constructor alone: give rules"
         )
     return assignments
+
+
+def _pads(record: Record) -> list[int]:
+    """Rows of padding that an embedding zeroed and a head tied to it wrote over.
+
+    Where a model ties only after it has initialised itself, as Transformers does without the meta
+    device, the embedding's values are the ones that stay.
+    """
+    if len(record.named.slots) == 1 or not record.zeroed:
+        return []
+    tensor: Tensor = record.named.tensor
+    return [
+        row
+        for row in padding_rows(record.named)
+        if (tuple(tensor[row].shape), tensor[row].stride(), tensor[row].storage_offset())
+        in record.zeroed
+    ]
 
 
 def check_buffers(buffers: Sequence[Named], own: OwnInit) -> None:

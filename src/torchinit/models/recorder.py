@@ -17,7 +17,7 @@ from torchinit.fill.fill import fill
 from torchinit.fill.route import obstacle
 from torchinit.rules.part import Geometry
 from torchinit.schemes.calls import Call, draw_of
-from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, constant_draw
+from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, Draw, constant_draw
 from torchinit.streams.canonical import Named
 from torchinit.streams.names import part_of
 
@@ -51,6 +51,7 @@ class Record:
         operations: to be done in order; a write to the whole forgets those before.
         steps: numbers of the steps that touched it.
         computed: numbers of the steps that wrote what is not among the operations.
+        zeroed: the parts that were set to 0, those written over later included.
     """
 
     def __init__(self, named: Named) -> None:
@@ -60,12 +61,15 @@ class Record:
         self.operations: list[Operation] = []
         self.steps: set[int] = set()
         self.computed: set[int] = set()
+        self.zeroed: list[Geometry] = []
         self.parts = 0
 
     def add(self, operation: Operation) -> None:
         """Adds a write."""
         if operation.is_whole:
             self.operations.clear()
+        elif isinstance(operation.values, tuple) and operation.values[:2] == (CONSTANT, 0.0):
+            self.zeroed.append(operation.geometry)
         self.operations.append(operation)
 
 
