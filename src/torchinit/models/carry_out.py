@@ -215,7 +215,7 @@ def _call(
         scratch = torch.empty(region.shape, dtype=one.dtype, device=where)
         mark_unwritten(scratch)
     scratch.__dict__.update(tensor.__dict__)
-    version = scratch._version
+    kind, version = _kind(scratch), _version(scratch)
     try:
         run_callable(values.function, scratch, region.name, key_of_name)
     except Exception as error:
@@ -224,10 +224,25 @@ def _call(
         ) from error
     scratch = scratch.detach()
     by = f"the rule {one.rule}"
+    if _kind(scratch) != kind:
+        shape, dtype, where = _kind(scratch)
+        raise ArgumentError(
+            f"{by} made of parameter {name!r} a tensor of shape {shape} and {dtype} on {where}: it "
+            "must fill what it is given in place"
+        )
     if before is None and scratch.dtype.is_floating_point:
         check_written(name, scratch, by)
-    elif scratch._version == version and (before is None or torch.equal(before, scratch)):
+    elif _version(scratch) == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(
             f"{by} wrote nothing of parameter {name!r}: it must fill what it is given in place"
         )
     return scratch
+
+
+def _kind(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 where torch does not count that."""
+    return 0 if tensor.is_inference() else tensor._version
