@@ -688,3 +688,12 @@ def test_a_callable_in_inference_mode():
     with torch.inference_mode():
         init_model_(model, {"**": lambda t: t.normal_()}, seed=0, device="cpu")
         assert model.weight.std() > 0
+
+
+@native_only
+def test_inside_a_batch_models_are_filled_at_once():
+    expected = init_model_(nn.Embedding(8, 4, padding_idx=0), {"**": Normal(1.0)}, seed=0)
+    with torchinit.batch():
+        model = init_model_(nn.Embedding(8, 4, padding_idx=0), {"**": Normal(1.0)}, seed=0)
+        assert torch.equal(model.weight, expected.weight)
+    assert torch.equal(model.weight, expected.weight)

@@ -14,6 +14,7 @@ from torch.nn.parameter import Parameter
 
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
+from torchinit.fill.batch import open_batch
 from torchinit.fill.fill import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
@@ -35,12 +36,27 @@ def carry_out(
 ) -> None:
     """Fills every parameter, and gives those on the meta device their memory.
 
+    An open ``batch()`` collects none of it: what is written is read, and written to, at once.
+
     Args:
         assignments: of all parameters.
         device: where those on the meta device go.
         key_of_name: under the seed.
         values: of parameters that are there already, by name.
     """
+    before = open_batch.set(None)
+    try:
+        _carry_out(assignments, device, key_of_name, values)
+    finally:
+        open_batch.reset(before)
+
+
+def _carry_out(
+    assignments: Sequence[Assignment],
+    device: torch.device,
+    key_of_name: KeyOfName,
+    values: Mapping[str, Tensor],
+) -> None:
     plain: list[Assignment] = []  # on the meta device, and one draw is all they take
     others: list[Assignment] = []
     for one in assignments:
