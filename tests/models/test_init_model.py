@@ -675,3 +675,35 @@ def test_types_that_own_one_parameter_and_disagree_are_an_error():
     rules = {nn.Linear: Normal(1.0), nn.Embedding: Normal(0.5), **RULES}
     with pytest.raises(torchinit.ArgumentError, match=r"embed\.weight.*head\.weight"):
         init_model_(on_meta(), rules, seed=0, strict=False)
+
+
+def _resize(tensor):
+    tensor.resize_(1).fill_(3)
+
+
+def _convert(tensor):
+    tensor.data = torch.ones(tensor.shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("function", [_resize, _convert])
+def test_a_callable_that_changes_shape_or_dtype_is_an_error(function, device):
+    model = nn.Linear(4, 4, bias=False, device=device)
+    with pytest.raises(torchinit.ArgumentError, match=r"made of parameter 'weight' a tensor of"):
+        init_model_(model, {"**": function}, seed=0, device="cpu")
+
+
+def test_a_callable_in_inference_mode():
+    model = on_meta(nn.Linear, 4, 4)
+    with torch.inference_mode():
+        init_model_(model, {"**": lambda t: t.normal_()}, seed=0, device="cpu")
+        assert model.weight.std() > 0
+
+
+@native_only
+def test_inside_a_batch_models_are_filled_at_once():
+    expected = init_model_(nn.Embedding(8, 4, padding_idx=0), {"**": Normal(1.0)}, seed=0)
+    with torchinit.batch():
+        model = init_model_(nn.Embedding(8, 4, padding_idx=0), {"**": Normal(1.0)}, seed=0)
+        assert torch.equal(model.weight, expected.weight)
+    assert torch.equal(model.weight, expected.weight)

@@ -578,3 +578,23 @@ def test_deep_copies_are_independent() -> None:
     twin = copy.deepcopy(model)
     init_model_(model, seed=0, device="cpu")
     assert all(value.is_meta for value in twin.parameters())
+
+
+class Measured(nn.Module):
+    """Remembers in an attribute what its weights come to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(4, 4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.w)
+        self.largest = self.w.detach().abs().max()
+
+
+def test_the_plan_leaves_attributes_in_memory() -> None:
+    model = Measured()
+    before = model.largest
+    plan_model(model)
+    assert model.largest is before

@@ -110,17 +110,19 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
             (p.region.name, p.values, p.region.offset) for p in one.parts
         ] or [(name, one.draw, None)]
         for part, values, offset in filled:
-            if _is_random(values) and (part, offset) in placed and owners[part] == name:
+            if not _is_random(values):
+                continue
+            if owners.setdefault(part, name) != name:
+                raise ArgumentError(
+                    f"{part!r} names values of parameter {owners[part]!r} and of {name!r}, which "
+                    "would be equal: name the parts of Blocks otherwise"
+                )
+            if (part, offset) in placed:
                 raise ArgumentError(
                     f"two parts of parameter {name!r} are named {part!r}, and would be equal: "
                     "name the parts of Blocks otherwise"
                 )
             placed.add((part, offset))
-            if _is_random(values) and owners.setdefault(part, name) != name:
-                raise ArgumentError(
-                    f"{part!r} names values of parameter {owners[part]!r} and of {name!r}, which "
-                    "would be equal: name the parts of Blocks otherwise"
-                )
 
 
 def _is_random(values: Any) -> bool:

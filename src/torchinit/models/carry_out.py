@@ -14,6 +14,7 @@ from torch.nn.parameter import Parameter
 
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
+from torchinit.fill.batch import open_batch
 from torchinit.fill.fill import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
@@ -36,12 +37,27 @@ def carry_out(
 ) -> None:
     """Fills every parameter, and gives those on the meta device their memory.
 
+    An open ``batch()`` collects none of it: what is written is read, and written to, at once.
+
     Args:
         assignments: of all parameters.
         device: where those on the meta device go.
         key_of_name: under the seed.
         values: of parameters that are there already, by name.
     """
+    before = open_batch.set(None)
+    try:
+        _carry_out(assignments, device, key_of_name, values)
+    finally:
+        open_batch.reset(before)
+
+
+def _carry_out(
+    assignments: Sequence[Assignment],
+    device: torch.device,
+    key_of_name: KeyOfName,
+    values: Mapping[str, Tensor],
+) -> None:
     plain: list[Assignment] = []  # on the meta device, and one draw is all they take
     others: list[Assignment] = []
     for one in assignments:
@@ -219,7 +235,7 @@ def _call(
         scratch = torch.empty(region.shape, dtype=one.dtype, device=where)
         mark_unwritten(scratch)
     scratch.__dict__.update(tensor.__dict__)
-    version = scratch._version
+    kind, version = _kind(scratch), _version(scratch)
     try:
         run_callable(values.function, scratch, region.name, key_of_name)
     except Exception as error:
@@ -228,10 +244,25 @@ def _call(
         ) from error
     scratch = scratch.detach()
     by = f"the rule {one.rule}"
+    if _kind(scratch) != kind:
+        shape, dtype, where = _kind(scratch)
+        raise ArgumentError(
+            f"{by} made of parameter {name!r} a tensor of shape {shape} and {dtype} on {where}: it "
+            "must fill what it is given in place"
+        )
     if before is None and scratch.dtype.is_floating_point:
         check_written(name, scratch, by)
-    elif scratch._version == version and (before is None or torch.equal(before, scratch)):
+    elif _version(scratch) == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(
             f"{by} wrote nothing of parameter {name!r}: it must fill what it is given in place"
         )
     return scratch
+
+
+def _kind(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 where torch does not count that."""
+    return 0 if tensor.is_inference() else tensor._version

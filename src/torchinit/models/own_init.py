@@ -163,19 +163,28 @@ def _buffer_memory(named: Named, device: torch.device) -> Tensor:
     return new
 
 
+def _attributes(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors that a module has and has not registered."""
+    return {name: one for name, one in module.__dict__.items() if isinstance(one, Tensor)}
+
+
 @contextlib.contextmanager
 def _restored(parameters: Iterable[Named], model: nn.Module) -> Iterator[None]:
     """Puts every parameter and buffer back, whatever becomes of them in the block."""
     registered = [
-        (module, dict(module._parameters), dict(module._buffers)) for module in model.modules()
+        (module, dict(module._parameters), dict(module._buffers), _attributes(module))
+        for module in model.modules()
     ]
-    for module, _, _ in registered:
+    for module, *_ in registered:
         module.__dict__.pop(HF_FLAG, None)
     try:
         yield
     finally:
-        for module, its_parameters, buffers in registered:
+        for module, its_parameters, buffers, attributes in registered:
             module.__dict__.pop(HF_FLAG, None)
+            for name, now in _attributes(module).items():
+                if now.is_meta and name in attributes:
+                    module.__dict__[name] = attributes[name]
             module._parameters.clear()
             module._parameters.update(its_parameters)
             module._buffers.clear()
