@@ -447,7 +447,7 @@ def test_gradients_are_added_to_what_was_filled(backward):
 def test_data_parallel_models_send_what_was_filled(monkeypatch):
     sent = []
 
-    def send(group, tensors, *rest):
+    def send(_group, tensors, *_rest):
         with torch._C.DisableTorchFunction():  # as C++ reads them
             sent.extend(tensor.detach().clone() for tensor in tensors)
 
