@@ -707,3 +707,17 @@ def test_inside_a_batch_models_are_filled_at_once():
         model = init_model_(nn.Embedding(8, 4, padding_idx=0), {"**": Normal(1.0)}, seed=0)
         assert torch.equal(model.weight, expected.weight)
     assert torch.equal(model.weight, expected.weight)
+
+
+def test_two_parameters_in_one_memory_are_an_error():
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+    model["b"].weight.data = model["a"].weight.data
+    before = values(model)
+    with pytest.raises(torchinit.ArgumentError, match=r"'a\.weight' and 'b\.weight' lie in one"):
+        init_model_(model, {"a.*": "ones", "b.*": "zeros"}, seed=0)
+    assert same(before, values(model))
+    halves = torch.zeros(2, 8, 8)  # one after the other in one storage, but apart
+    model["a"].weight.data, model["b"].weight.data = halves[0], halves[1]
+    init_model_(model, {"a.*": "ones", "b.*": "zeros"}, seed=0)
+    assert halves[0].min() == 1
+    assert halves[1].max() == 0

@@ -61,9 +61,9 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
 
 
 def check_apart(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for meta parameters that are views of one storage.
+    """Raises ArgumentError for meta parameters that are views of one storage, or one memory twice.
 
-    They would become separate, and what was one memory two.
+    On the meta device they would become separate, and what was one memory two.
     """
     numbers = list(map(storage_number, map(_tensor, parameters)))
     if len(set(numbers)) == len(numbers):
@@ -71,12 +71,33 @@ def check_apart(parameters: Sequence[Named]) -> None:
     first: dict[int, Named] = {}
     for number, named in zip(numbers, parameters, strict=True):
         other = first.setdefault(number, named)
-        if other is not named and named.tensor.is_meta:
+        if other is named:
+            continue
+        if not named.tensor.is_meta:
+            _check_overlap(other, named)
+        else:
             raise ArgumentError(
                 f"parameters {other.name!r} and {named.name!r} are views of one memory on the meta "
                 "device, and would no longer be: build the model on a device, or make one "
                 "parameter of both"
             )
+
+
+def _check_overlap(one: Named, other: Named) -> None:
+    """Raises ArgumentError for two parameters in one memory: the one's values would be lost."""
+    first, second = one.tensor, other.tensor
+    if not (first.numel() and second.numel() and _is_dense(first) and _is_dense(second)):
+        return
+    begins = first.data_ptr(), second.data_ptr()
+    if begins[0] < begins[1] + second.nbytes and begins[1] < begins[0] + first.nbytes:
+        raise ArgumentError(
+            f"parameters {one.name!r} and {other.name!r} lie in one memory, and the values of one "
+            "would be lost: make them one parameter"
+        )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.is_contiguous()
 
 
 def target_device(device: Any) -> torch.device:

@@ -33,8 +33,7 @@ class Fill(NamedTuple):
 class _Storage:
     """A storage and its fills in order.
 
-    It is not held alive, but where its memory is somebody else's (numpy's, shared) and outlives
-    it.
+    It is held alive only where its memory is somebody else's (numpy's, shared) and outlives it.
     """
 
     __slots__ = ("_held", "_reference", "fills")
