@@ -479,6 +479,19 @@ def test_buffers_that_nobody_fills_are_named() -> None:
     assert all(value is before[name] for name, value in model.named_parameters())
 
 
+def test_buffers_that_are_filled_in_part_are_named() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(4.0))
+
+        def reset_parameters(self) -> None:
+            self.table[:2] = 1
+
+    with pytest.raises(ArgumentError, match=r"1 buffers .*: table"):
+        made(Half)
+
+
 def test_lazy_modules_are_named() -> None:
     with pytest.raises(ArgumentError, match="'weight' is lazy"):
         init_model_(nn.LazyLinear(4), seed=0)

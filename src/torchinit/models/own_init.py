@@ -22,7 +22,7 @@ from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
 from torchinit.models.materialise import allocate, put_parameter
 from torchinit.models.recorder import Operation, Record, Recorder
-from torchinit.models.scratch import check_written, mark_unwritten
+from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
@@ -380,8 +380,12 @@ def _pads(record: Record) -> list[int]:
 
 
 def check_buffers(buffers: Sequence[Named], own: OwnInit) -> None:
-    """Raises ArgumentError for buffers on the meta device that nobody has filled."""
-    filled = {id(old.tensor) for old, _ in own.buffers}
+    """Raises ArgumentError for buffers on the meta device that nobody has filled, or not all of."""
+    filled = {
+        id(old.tensor)
+        for old, new in own.buffers
+        if not old.tensor.is_meta or not count_unwritten(new)
+    }
     left = [n.name for n in buffers if n.tensor.is_meta and id(n.tensor) not in filled]
     if left:
         raise ArgumentError(
