@@ -721,3 +721,26 @@ def test_two_parameters_in_one_memory_are_an_error():
     init_model_(model, {"a.*": "ones", "b.*": "zeros"}, seed=0)
     assert halves[0].min() == 1
     assert halves[1].max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.bfloat16])
+def test_buffers_and_parameters_that_are_written_in_part_are_errors(dtype):
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.zeros(4, dtype=dtype))
+
+        def reset_parameters(self) -> None:
+            self.table[:1] = 5
+
+    for rules in (None, {}):
+        with pytest.raises(torchinit.ArgumentError, match="table"):
+            init_model_(on_meta(Part), rules, seed=0, device="cpu")
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(4, dtype=dtype, device="meta"), requires_grad=False)
+
+    def first(tensor):
+        tensor[:1] = 3
+
+    with pytest.raises(torchinit.ArgumentError, match="weight"):
+        init_model_(model, {"**": first}, seed=0, device="cpu")

@@ -22,7 +22,7 @@ from torchinit.models.collection import no_collection
 from torchinit.models.keyed import KeyOfName, run_callable
 from torchinit.models.materialise import allocate, attach, parameter_like
 from torchinit.models.progress import in_view
-from torchinit.models.scratch import check_written, mark_unwritten
+from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.native.torch_private import make_parameter
 from torchinit.rules.fill_parts import fill_parts
 from torchinit.rules.part import Function, Kept, Part, Region, draw_in
@@ -250,7 +250,7 @@ def _call(
             f"{by} made of parameter {name!r} a tensor of shape {shape} and {dtype} on {where}: it "
             "must fill what it is given in place"
         )
-    if before is None and scratch.dtype.is_floating_point:
+    if before is None and (scratch.dtype.is_floating_point or count_unwritten(scratch)):
         check_written(name, scratch, by)
     elif _version(scratch) == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(

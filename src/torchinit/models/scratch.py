@@ -15,15 +15,21 @@ from torchinit.errors import ArgumentError
 _CHUNK = 1 << 22  # elements looked at together
 
 
+# What no initialisation leaves. Smaller integers have no value to spare: they begin as zero.
+_MARKS = {torch.int64: -0x5EED_5EED_5EED_5EED, torch.int32: -0x5EED_5EED}
+
+
 def mark_unwritten(tensor: Tensor) -> None:
-    """Fills a tensor with NaN, which no initialisation leaves."""
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-        with torch.no_grad():
-            tensor.fill_(math.nan)
+    """Fills a tensor with NaN, or with a number that no initialisation leaves."""
+    floats = tensor.dtype.is_floating_point or tensor.dtype.is_complex
+    with torch.no_grad():
+        tensor.fill_(math.nan if floats else _MARKS.get(tensor.dtype, 0))
 
 
 def count_unwritten(tensor: Tensor) -> int:
-    """How many elements are NaN still."""
+    """How many elements are marked still."""
+    if tensor.dtype in _MARKS:
+        return int((tensor == _MARKS[tensor.dtype]).sum())
     if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
         return 0
     flat = tensor.detach().reshape(-1)
