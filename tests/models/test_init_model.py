@@ -744,3 +744,14 @@ def test_buffers_and_parameters_that_are_written_in_part_are_errors(dtype):
 
     with pytest.raises(torchinit.ArgumentError, match="weight"):
         init_model_(model, {"**": first}, seed=0, device="cpu")
+
+
+def test_adapters_do_not_change_names():
+    peft = pytest.importorskip("peft")
+    plain = values(init_model_(Model(tied=False), RULES, seed=0))
+    config = peft.LoraConfig(r=2, target_modules=["q"], modules_to_save=["k"])
+    model = peft.get_peft_model(Model(tied=False), config)
+    init_model_(model, RULES, seed=0)
+    block = model.base_model.model.layers[0]
+    assert torch.equal(block.q.base_layer.weight, plain["layers.0.q.weight"])
+    assert torch.equal(block.k.original_module.weight, plain["layers.0.k.weight"])
