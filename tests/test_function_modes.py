@@ -26,7 +26,9 @@ class EmptyInit(TorchFunctionMode):
 FUNCTIONS = {
     name: getattr(torchinit, name)
     for name in torchinit.__all__
-    if name.endswith("_") and name not in ("init_", "orthogonal_batch_") and "__" not in name
+    if name.endswith("_")
+    and name not in ("init_", "init_model_", "orthogonal_batch_")
+    and "__" not in name
 }
 
 
