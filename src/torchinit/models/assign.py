@@ -203,21 +203,22 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
             f"parameter {named.name!r} is a {type(named.tensor).__name__}, whose values may lie "
             "anywhere: give it the rule 'keep', and fill it by its own means"
         )
-    if dtype not in ALL_DTYPES and not isinstance(values, Function):
-        raise TypeError(
-            f"parameter {named.name!r} has dtype {dtype}, which cannot be initialised: give it the "
-            "rule 'keep', or a callable"
-        )
     if (draw := draw_in(values)) is not None:
         _check_draw(named, draw, dtype)
+    elif not isinstance(values, Function):
+        _check_dtype(named, dtype)
 
 
-def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
+def _check_dtype(named: Named, dtype: torch.dtype) -> None:
     if dtype not in ALL_DTYPES:
         raise TypeError(
             f"parameter {named.name!r} has dtype {dtype}, which cannot be initialised: give it the "
             "rule 'keep', or a callable"
         )
+
+
+def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
+    _check_dtype(named, dtype)
     try:
         check_draw(draw, dtype)
     except ArgumentError as error:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchinit.fill.fill import fill
 from torchinit.fill.route import obstacle
+from torchinit.native.torch_private import storage_number
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.patch.swap import Handler, intercept
 from torchinit.rules.fill_parts import seeded
@@ -36,7 +37,7 @@ class KeyedFills:
         self, key_of_name: KeyOfName, named: Iterable[tuple[str, Tensor]], default: str
     ) -> None:
         self._key_of_name = key_of_name
-        self._named = {storage(tensor): (name, tensor.numel()) for name, tensor in named}
+        self._named = {storage_number(tensor): (name, tensor.numel()) for name, tensor in named}
         self._ordinals: dict[str, int] = {}
         self.default = default
 
@@ -48,7 +49,7 @@ class KeyedFills:
             return False
         key = 0
         if draw is None or DISTRIBUTIONS[draw[0]].is_random:
-            name, numel = self._named.get(storage(tensor), (self.default, -1))
+            name, numel = self._named.get(storage_number(tensor), (self.default, -1))
             key = self._key_of_name(name if tensor.numel() == numel else self._part(name))
         if draw is None:
             fill_orthogonal(tensor, float(call.arguments["gain"]), key)
@@ -103,8 +104,3 @@ def run_callable(
     handler = KeyedFills(key_of_name, [(name, tensor)], name)
     with seeded(key_of_name(name), tensor.device), filling_by(handler):
         function(tensor)
-
-
-def storage(tensor: Tensor) -> int:
-    """Which memory a tensor lies in; meta tensors too have one each."""
-    return int(tensor.untyped_storage()._cdata)

@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, padding_rows, some
 from torchinit.models.conventions import HF_FLAG, Step, find_steps
-from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by, storage
+from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by
 from torchinit.models.materialise import allocate, put_parameter
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
+from torchinit.native.torch_private import storage_number
 from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
@@ -98,7 +99,7 @@ def run_own_init(
         steps = find_steps(model, device)
         recorder = Recorder(twins, memory, key_of_name)
         raised = _run(list(enumerate(steps)), recorder, key_of_name, device)
-        records = [recorder.records[storage(twin.tensor)] for twin in twins]
+        records = [recorder.records[storage_number(twin.tensor)] for twin in twins]
         values: dict[str, Tensor] = {}
         lost = _note_raised(raised, steps, recorder)
         if not only_buffers:
@@ -120,7 +121,7 @@ def _note_raised(
     """
     others = []
     for number, error in raised:
-        below = [storage(parameter) for parameter in steps[number].module.parameters()]
+        below = [storage_number(parameter) for parameter in steps[number].module.parameters()]
         found = [recorder.records[one] for one in below if one in recorder.records]
         for record in found:
             recorder.must_compute(record, number)
@@ -228,7 +229,7 @@ def _buffers_after(
         now = new.module._buffers.get(new.attribute)
         if now is not None and now is not new.tensor and not now.is_meta:
             yield old, now
-        elif storage(new.tensor) in written:
+        elif storage_number(new.tensor) in written:
             yield old, new.tensor
 
 
@@ -243,8 +244,8 @@ class _BufferWrites(TorchDispatchMode):
         """Does an operation."""
         if func._schema.is_mutable:
             for value in args[:1]:
-                if isinstance(value, Tensor) and storage(value) in self._recorder.buffers:
-                    self._recorder.written.add(storage(value))
+                if isinstance(value, Tensor) and storage_number(value) in self._recorder.buffers:
+                    self._recorder.written.add(storage_number(value))
         return func(*args, **(kwargs or {}))
 
 

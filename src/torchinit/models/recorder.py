@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.fill.fill import fill
 from torchinit.fill.route import obstacle
+from torchinit.native.torch_private import storage_number
 from torchinit.rules.part import Geometry
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, Draw, constant_draw
@@ -88,10 +89,10 @@ class Recorder(TorchDispatchMode):
         self.records: dict[int, Record] = {}
         self._slots: dict[tuple[int, str], Record] = {}
         for named in parameters:
-            record = self.records[_storage(named.tensor)] = Record(named)
+            record = self.records[storage_number(named.tensor)] = Record(named)
             for slot in named.slots:
                 self._slots[id(slot.module), slot.attribute] = record
-        self.buffers = {_storage(named.tensor): named for named in buffers}
+        self.buffers = {storage_number(named.tensor): named for named in buffers}
         self._memory = [named.tensor.untyped_storage() for named in self.buffers.values()]
         self.written: set[int] = set()  # storages of buffers
         self.step, self.step_name = -1, ""
@@ -107,11 +108,11 @@ class Recorder(TorchDispatchMode):
         """After a step's call: finds parameters that it has replaced, or given other memory."""
         for below in module.modules():
             for attribute, now in below._parameters.items():
-                if now is None or _storage(now) in self.records:
+                if now is None or storage_number(now) in self.records:
                     continue
                 record = self._slots.get((id(below), attribute))
                 if record is not None:
-                    self.records[_storage(now)] = record
+                    self.records[storage_number(now)] = record
                     record.memory.append(now.untyped_storage())
                     self.must_compute(record, self.step)
 
@@ -124,7 +125,7 @@ class Recorder(TorchDispatchMode):
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:  # noqa: ARG002
         """Records a call on a parameter; does any other by a key of the step's name."""
-        storage = _storage(tensor)
+        storage = storage_number(tensor)
         record = self.records.get(storage)
         draw = draw_of(call, tensor.shape)
         if record is not None:
@@ -169,15 +170,11 @@ class Recorder(TorchDispatchMode):
         """Does an operation, and notes what it touched."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        tensors = [
-            (argument, number)
-            for number, argument in enumerate((*args, *kwargs.values()))
-            if isinstance(argument, Tensor)
-        ]
         if not func._schema.is_mutable:
             if not _is_view(func):
-                for tensor, _ in tensors:
-                    self._note_read(tensor)
+                for argument in (*args, *kwargs.values()):
+                    if isinstance(argument, Tensor):
+                        self._note_read(argument)
             return result
         written = [a for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
         names = {argument.name for argument in written}
@@ -193,19 +190,21 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _note_read(self, tensor: Tensor) -> None:
-        record = self.records.get(_storage(tensor))
+        record = self.records.get(storage_number(tensor))
         if record is not None:
             record.steps.add(self.step)
 
     def _note_write(self, func: Any, tensor: Tensor, args: Any) -> None:
-        storage = _storage(tensor)
+        storage = storage_number(tensor)
         if storage in self.buffers:
             self.written.add(storage)
         record = self.records.get(storage)
         if record is None:
             return
         name = func._schema.name
-        if name in ("aten::zero_", "aten::fill_") and not (args[1:] and _is_tensor(args[1])):
+        if name in ("aten::zero_", "aten::fill_") and not (
+            args[1:] and isinstance(args[1], Tensor)
+        ):
             self._record(record, tensor, constant_draw(float(args[1]) if args[1:] else 0.0), None)
         elif name == "aten::copy_" and not args[1].is_meta:
             self._record(record, tensor, args[1].detach().clone().expand(tensor.shape), None)
@@ -219,17 +218,9 @@ def _is_random(values: tuple[Any, ...]) -> bool:
     return DISTRIBUTIONS[values[0]].is_random
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
-
-
 def _is_view(func: Any) -> bool:
     """Whether an operator only looks at a tensor in another way."""
     return bool(func.is_view) or func._schema.name in ("aten::detach", "aten::alias")
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _geometry(tensor: Tensor, parameter: Tensor) -> Geometry:
