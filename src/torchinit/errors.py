@@ -11,6 +11,10 @@ class ArgumentError(ValueError, RuntimeError):
     """
 
 
+class RankError(RuntimeError):
+    """What another rank has raised, or ranks that have drawn different keys for one DTensor."""
+
+
 class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):
     """The name of an initialisation scheme that does not exist, wherever it is given.
 

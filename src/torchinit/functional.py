@@ -29,15 +29,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torchinit.fill import checks, fallback
 from torchinit.fill.fill import fill
+from torchinit.fill.patterns import fill_dirac, fill_eye
 from torchinit.fill.route import is_native_memory
+from torchinit.fill.sharded import fill_by_whole, fill_sharded
 from torchinit.native.torch_private import function_modes
 from torchinit.orthogonal.orthogonal import fill_orthogonal, fill_orthogonal_batch
+from torchinit.placement.box import Box
+from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes import schemes
 from torchinit.schemes.distributions import (
     as_float,
@@ -47,6 +52,7 @@ from torchinit.schemes.distributions import (
     uniform_draw,
 )
 from torchinit.schemes.fans import calculate_gain
+from torchinit.streams.keys import Stream
 
 __all__ = [
     "calculate_gain",
@@ -218,6 +224,11 @@ def eye_(tensor: Tensor) -> Tensor:
     """Fills a matrix with the identity, as ``torch.nn.init.eye_`` does."""
     if has_torch_function_unary(tensor):
         return _hand_over(eye_, tensor)
+    if is_dtensor(tensor):
+        if tensor.dim() != 2:
+            raise ValueError(f"eye_ fills matrices, not a tensor of shape {tuple(tensor.shape)}")
+        _fill_by_place(tensor, fill_eye)
+        return tensor
     return _fill_at_once(torch_init.eye_, tensor)
 
 
@@ -225,6 +236,15 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fills a convolution's weight with the Dirac delta, as ``torch.nn.init.dirac_`` does."""
     if has_torch_function_unary(tensor):
         return _hand_over(dirac_, tensor, groups=groups)
+    if is_dtensor(tensor):
+        if tensor.dim() not in (3, 4, 5):
+            raise ValueError(
+                f"dirac_ fills tensors of 3, 4 or 5 dimensions, not of shape {tuple(tensor.shape)}"
+            )
+        if tensor.shape[0] % groups:
+            raise ValueError(f"groups={groups} does not divide shape[0], {tensor.shape[0]}")
+        _fill_by_place(tensor, lambda piece, box: fill_dirac(piece, box, groups))
+        return tensor
     return _fill_at_once(torch_init.dirac_, tensor, groups)
 
 
@@ -369,10 +389,16 @@ def sparse_(
 ) -> Tensor:
     """Fills a matrix with N(0, std^2), a fraction of each column zero (Martens 2010).
 
-    ``torch.nn.init.sparse_`` does it, and draws from torch's streams.
+    ``torch.nn.init.sparse_`` does it, and draws from torch's streams; for a DTensor it does so on a
+    plain tensor of the whole, of which every rank keeps what is its own.
     """
     if has_torch_function_unary(tensor):
         return _hand_over(sparse_, tensor, sparsity=sparsity, std=std, generator=generator)
+    if is_dtensor(tensor):
+        fill_by_whole(
+            tensor, generator, lambda whole, _: torch_init.sparse_(whole, sparsity, std, generator)
+        )
+        return tensor
     return _fill_at_once(torch_init.sparse_, tensor, sparsity, std, generator)
 
 
@@ -384,6 +410,17 @@ def warn_if_remote(tensor: Tensor, mean: float, std: float, a: float, b: float) 
             "The distribution of values may be incorrect.",
             stacklevel=3,
         )
+
+
+def _fill_by_place(tensor: Tensor, fill_box: Callable[[Tensor, Box], None]) -> None:
+    """Fills what lies here of a DTensor with what follows from its place."""
+    whole = Box(tensor.shape, (0,) * tensor.dim())
+
+    def fill_piece(piece: Tensor, _: Stream, box: Box | None) -> None:
+        with torch.no_grad():
+            fill_box(piece, box or whole)
+
+    fill_sharded(tensor, None, fill_piece, None, is_random=False)
 
 
 def _fill_at_once(function: Callable[..., Tensor], tensor: Tensor, *arguments: Any) -> Tensor:

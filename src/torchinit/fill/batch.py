@@ -7,15 +7,17 @@ from contextvars import ContextVar
 from operator import attrgetter
 from threading import get_ident
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, UntypedStorage
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, RankError
 from torchinit.fill import checks
+from torchinit.fill.agreement import Drawn, agree
 from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
+from torchinit.placement.distributed import local_of
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw, constant_draw
 from torchinit.streams.keys import Stream, draw_key_number
 
@@ -79,6 +81,10 @@ class Batch:
         # Column by column: thousands of small tensors are what this is for.
         self._columns: _Columns = ([], [], [], [], [], [], [])
         self._boxes: dict[int, Box] = {}  # by number of the fill
+        # DTensors whose local tensors are to be filled: how often written to, and the local tensor.
+        self._owners: list[tuple[Tensor, int, Tensor]] = []
+        # Where keys are compared: what was drawn, by the meshes that are to compare it.
+        self._drawn: dict[Any, list[Drawn]] = {}
         # For the native module's quick path: the thread, and the columns, to add whole tensors on
         # the CPU to. None where more has to be asked: which asyncio task runs.
         self.quick: tuple[int, _Columns] | None = None
@@ -111,8 +117,52 @@ class Batch:
         if open_batch.get() is self:
             open_batch.set(self._before)
         columns, self._columns = self._columns, ([], [], [], [], [], [], [])
-        if columns[0] and not (self._discards and kind is not None):
-            _fill_columns(columns, self._boxes)
+        failed = error if isinstance(error, Exception) else None
+        if self._drawn and not isinstance(error, RankError):
+            self._agree(columns, failed)
+        if columns[0] and not (failed is not None and (self._discards or self._drawn)):
+            self._check(columns)
+            draws, dtypes, keys, tensors, addresses, _, places = columns
+            calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
+        for owner, *_ in self._owners:
+            calls.count_write(owner)
+
+    def _check(self, columns: _Columns) -> None:
+        """Raises if one of the tensors cannot be filled any more."""
+        if columns[0]:
+            _check_columns(columns, self._boxes)
+        for owner, version, local in self._owners:
+            if _version(owner) != version or local_of(owner) is not local:
+                raise RuntimeError(
+                    f"a DTensor of shape {tuple(owner.shape)} was written to, or has another local "
+                    "tensor, since its fill was collected by torchinit.batch(): do that after the "
+                    "block"
+                )
+
+    def _agree(self, columns: _Columns, failed: Exception | None) -> None:
+        """Compares keys; other ranks are told what has failed here."""
+        if failed is None:
+            try:
+                self._check(columns)
+            except Exception as error:
+                failed = error
+        for mesh, drawn in self._drawn.items():
+            agree(mesh, drawn, failed)
+
+    def own(self, owner: Tensor, local: Tensor) -> None:
+        """Notes a DTensor whose local tensor's fills have been collected."""
+        self._owners.append((owner, _version(owner), local))
+
+    def compare(self, mesh: Any, drawn: Drawn | None = None) -> bool:
+        """Has the ranks of a mesh compare what they have drawn, at the end; whether it will."""
+        if self._part_of is not None:
+            return self._part_of.compare(mesh, drawn)
+        if not self.collects():
+            return False
+        of_mesh = self._drawn.setdefault(mesh, [])
+        if drawn is not None:
+            of_mesh.append(drawn)
+        return True
 
     def collects(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""
@@ -150,9 +200,9 @@ class Batch:
         return True
 
 
-def _fill_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
-    """Fills what was collected; nothing if one of the tensors cannot be."""
-    draws, dtypes, keys, tensors, addresses, versions, places = columns
+def _check_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
+    """Raises if one of the tensors that were collected cannot be filled."""
+    _, dtypes, _, tensors, addresses, versions, places = columns
     counted = min(versions) >= 0
     whole = not boxes and all(map(Tensor.is_contiguous, tensors))
     if (
@@ -176,7 +226,6 @@ def _fill_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
                     "which torch.nn.init fills: fill it outside torchinit.batch()"
                 )
             checks.check_target(tensor)
-    calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
 
 
 def _places(tensors: list[Tensor], boxes: dict[int, Box]) -> list[calls.Place]:

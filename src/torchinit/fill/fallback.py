@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import init as torch_init
 
 from torchinit.dtypes import FLOAT8_DTYPES
+from torchinit.placement.box import Box
 from torchinit.schemes.distributions import (
     CONSTANT,
     DISTRIBUTIONS,
@@ -22,18 +23,33 @@ from torchinit.schemes.distributions import (
 from torchinit.streams.keys import Stream
 
 
-def fill(draw: Draw, tensor: Tensor, stream: Stream) -> Tensor:
+def fill(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> Tensor:
     """Fills by the function of ``torch.nn.init`` for a draw, from torch's own streams.
 
-    Raises:
-        RuntimeError: for a key as the stream: torch has no streams that keys choose.
+    A key chooses the seed of a generator. A box is copied from the whole, which is made besides.
     """
+    if isinstance(stream, int | Tensor):
+        stream = torch.Generator(tensor.device).manual_seed(int(stream) % 2**64)
+    if box is not None and draw[0] != CONSTANT:
+        whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
+        _fill(draw, whole, stream)
+        with torch.no_grad():
+            return tensor.copy_(part_of(whole, box, tensor.shape))
+    return _fill(draw, tensor, stream)
+
+
+def part_of(whole: Tensor, box: Box, size: Sequence[int]) -> Tensor:
+    """The view of a whole tensor that a box of a size is."""
+    for dim, (offset, length) in enumerate(zip(box.offset, size, strict=True)):
+        whole = whole.narrow(dim, offset, length)
+    return whole
+
+
+def _fill(draw: Draw, tensor: Tensor, stream: Generator | None) -> Tensor:
     if draw[0] == CONSTANT:
         if type(draw[1]) is float and draw[1] == 0:
             return by_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
         return by_torch(torch_init.constant_, tensor, draw[1])
-    if isinstance(stream, int):
-        raise RuntimeError(f"key={stream}: torch.nn.init, which fills this tensor, takes no keys")
     function = getattr(torch_init, f"{DISTRIBUTIONS[draw[0]].name}_")
     parameters = parameters_of(draw)
     if draw[0] == TRUNCATED_NORMAL:

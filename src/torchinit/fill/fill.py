@@ -19,7 +19,8 @@ from torch.compiler import is_dynamo_compiling
 from torchinit.fill import checks, fallback, operators, staged
 from torchinit.fill.batch import Batch, open_batch
 from torchinit.fill.checks import LEAST_ADDRESS
-from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road, obstacle
+from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road
+from torchinit.fill.sharded import fill_sharded
 from torchinit.native import calls, load
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.native.torch_private import (
@@ -31,7 +32,7 @@ from torchinit.native.torch_private import (
     level_is_known,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
 
 _dtype = attrgetter("dtype")
@@ -43,9 +44,11 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
     Args:
         draw: the distribution and its parameters.
         tensor: any shape; a dtype, device or layout that is not native goes to ``torch.nn.init``.
+            Of a DTensor what lies here is filled.
         stream: where the key is drawn from (a generator, or None for torch's default CPU
             generator), or the key itself. Constants draw none.
-        box: the tensor's place in a larger logical one; None for a tensor that is whole.
+        box: the tensor's place in a larger logical one; None for a tensor that is whole. Where only
+            ``torch.nn.init`` can fill, it fills the whole, and the box is copied from that.
 
     Returns:
         tensor.
@@ -53,7 +56,6 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
     Raises:
         ArgumentError: parameters or a box that cannot be, or a tensor that cannot be written to.
             Nothing has been drawn or written then.
-        RuntimeError: for a box that only ``torch.nn.init`` could fill, which knows no boxes.
     """
     module = load.module
     if (
@@ -115,14 +117,24 @@ def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -
     road = find_road(tensor)
     if road == "torch":
         if box is not None:
-            raise RuntimeError(f"a box can be filled natively alone: {obstacle(tensor)}")
-        return fallback.fill(draw, tensor, stream)
+            check_box(tensor.shape, box)
+        return fallback.fill(draw, tensor, stream, box)
     if road == "now":
         return _fill_now(draw, tensor, stream, box)
     if road == "staged":
         return _fill_staged(draw, tensor, stream, box)
     if road == "nothing":
         check_draw(draw, tensor.dtype)
+        return tensor
+    if road == "sharded":
+        fill_sharded(
+            tensor,
+            stream,
+            lambda piece, key, place: fill(draw, piece, key, place),
+            lambda whole, key: fill(draw, whole, key),
+            check=lambda: check_draw(draw, tensor.dtype),
+            is_random=DISTRIBUTIONS[draw[0]].is_random,
+        )
         return tensor
     operators.fill(draw, tensor, lambda: draw_key(stream), box)
     return tensor

@@ -21,6 +21,7 @@ from torchinit.native.torch_private import (
     is_zero,
     jit_trace,
 )
+from torchinit.placement.distributed import is_dtensor, local_of
 from torchinit.schemes.schemes import find_scheme
 
 # A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
@@ -32,8 +33,8 @@ FLOAT_NUMBERS = {dtype: DTYPE_NUMBERS[dtype] for dtype in ALL_DTYPES}
 
 # now: the kernel at once, or in the open batch; staged: the kernel in host memory, and a copy;
 # operator: torch's dispatcher is to see the fill; nothing: there is no memory; torch: torch.nn.init
-# serves.
-Road = Literal["now", "staged", "operator", "nothing", "torch"]
+# serves; sharded: a DTensor, whose local tensor is filled by one of these roads.
+Road = Literal["now", "staged", "operator", "nothing", "torch", "sharded"]
 
 
 class Route(NamedTuple):
@@ -57,6 +58,13 @@ def which(tensor: Tensor, scheme: str) -> Route:
     >>> which(torch.empty(3, dtype=torch.complex64), "normal").kind
     'torch'
     """
+    if is_dtensor(tensor):
+        if scheme.rstrip("_") in ("eye", "dirac"):
+            return Route("native", "what lies here of a DTensor is written by its place")
+        route = which(local_of(tensor), scheme)
+        if route.kind != "torch":
+            return Route(route.kind, f"of what lies here of a DTensor: {route.reason}")
+        return Route("torch", f"by way of a plain tensor of the whole: {route.reason}")
     if why := find_scheme(scheme).why_torch:
         return Route("torch", why)
     if why := obstacle(tensor):
@@ -78,6 +86,8 @@ def is_observed() -> bool:
 
 def find_road(tensor: Tensor) -> Road:
     """Returns how a tensor is to be filled."""
+    if type(tensor) not in _KNOWN_TYPES and is_dtensor(tensor):
+        return "sharded"
     if obstacle(tensor):
         if load.module is None and not _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout):
             load.warn_once()
@@ -120,7 +130,12 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def obstacle(tensor: Tensor) -> str:
-    """Returns why neither kernels nor operators can serve a tensor; empty if they can."""
+    """Returns why neither kernels nor operators can serve a tensor; empty if they can.
+
+    A DTensor is served always, if by way of a plain tensor of the whole.
+    """
+    if type(tensor) not in _KNOWN_TYPES and is_dtensor(tensor):
+        return ""
     if load.module is None:
         return load.reason
     why = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout)

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import threading
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import TypeAlias
 
 import torch
@@ -19,8 +20,9 @@ from torch import Generator, Tensor
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import innermost_transform, jit_trace
 
-# Where a key comes from: drawn from a generator (None: torch's default CPU generator), or itself.
-Stream: TypeAlias = "Generator | int | None"
+# Where a key comes from: drawn from a generator (None: torch's default CPU generator), or itself,
+# as a number or as ``draw_key`` returns it.
+Stream: TypeAlias = "Generator | int | Tensor | None"
 
 _LOWEST = -(2**63)
 _CPU = torch.device("cpu")
@@ -42,6 +44,8 @@ def draw_key(stream: Stream = None) -> Tensor:
             # torch.jit takes operators that are not its own for constants.
             return torch.empty((), dtype=torch.int64, device="cpu").random_(_LOWEST, None)
         return _draw_key(_next_ordinal(), device=_CPU)  # type: ignore[no-any-return]
+    if isinstance(stream, Tensor):
+        return stream
     if isinstance(stream, int):
         return torch.tensor(_signed(stream), dtype=torch.int64, device="cpu")
     if not torch.compiler.is_compiling() and innermost_transform() is not None:
@@ -58,6 +62,8 @@ def draw_key_number(stream: Stream = None) -> int:
         return number.value
     if isinstance(stream, int):
         return _signed(stream)
+    if isinstance(stream, Tensor):
+        return int(stream.item())
     return int(draw_keys(1, stream).item())
 
 
@@ -67,11 +73,17 @@ def draw_keys(count: int, stream: Stream = None) -> Tensor:
     Raises:
         ValueError: if the stream is a number: it would be every fill's key.
     """
-    if isinstance(stream, int):
+    if isinstance(stream, int | Tensor):
         raise ValueError(f"the key {stream} is that of one fill, and {count} are to be drawn")
     device = _CPU if stream is None else stream.device
     keys = torch.empty(count, dtype=torch.int64, device=device)
     return keys.random_(_LOWEST, None, generator=stream).cpu()
+
+
+def state_number(generator: Generator | None = None) -> int:
+    """A number that generators in different states differ by; None is the default CPU generator."""
+    state = (torch.default_generator if generator is None else generator).get_state()
+    return int.from_bytes(blake2b(bytes(state.tolist()), digest_size=8).digest(), "little")
 
 
 def _signed(key: int) -> int:

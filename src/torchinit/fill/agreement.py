@@ -1,0 +1,79 @@
+"""Whether all ranks draw the same keys: asked where ``TORCHINIT_CHECK_KEYS=1`` is set.
+
+Keys of DTensors come from every rank's own generator, and a shard is right only if those agree.
+With the variable set, the ranks of a mesh compare them before anything is written, and whatever one
+rank raises all of them raise: nobody waits for one that has failed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from torchinit.errors import RankError
+from torchinit.placement.distributed import gather_over
+from torchinit.streams.keys import Stream
+
+_VARIABLE = "TORCHINIT_CHECK_KEYS"
+
+
+class Drawn(NamedTuple):
+    """What one rank has to say of a fill.
+
+    Attributes:
+        what: the DTensor in words.
+        key: that it is to be filled by.
+    """
+
+    what: str
+    key: int
+
+
+def is_checking(stream: Stream) -> bool:
+    """Whether keys drawn from a stream are to be compared; those of names are equal anyway."""
+    return not isinstance(stream, int | Tensor) and os.environ.get(_VARIABLE, "0") not in ("", "0")
+
+
+def agree(mesh: Any, drawn: list[Drawn], error: BaseException | None = None) -> None:
+    """Compares what the ranks of a mesh have drawn; every one of them has to call this.
+
+    Args:
+        mesh: of the DTensors.
+        drawn: for fills that are to come, in order.
+        error: what this rank raises otherwise.
+
+    Raises:
+        RankError: if another rank has raised, or drawn another key; not where this one has an error
+            of its own, which the caller is to raise.
+    """
+    said = None if error is None else f"{type(error).__name__}: {error}"
+    found = gather_over(mesh, (drawn, said))
+    if error is not None or not found:
+        return
+    failed = {rank: one for rank, (_, one) in found.items() if one is not None}
+    if failed:
+        rank, one = next(iter(failed.items()))
+        raise RankError(
+            f"{_ranks(list(failed))} raised, and nothing was written; rank {rank}: {one}"
+        )
+    first = next(iter(found))
+    for rank, (theirs, _) in found.items():
+        if len(theirs) != len(found[first][0]):
+            raise RankError(
+                f"rank {first} fills {len(found[first][0])} DTensors in one batch, and rank {rank} "
+                f"{len(theirs)}: every rank has to make the same calls"
+            )
+    for number, one in enumerate(found[first][0]):
+        others = [rank for rank, (theirs, _) in found.items() if theirs[number].key != one.key]
+        if others:
+            raise RankError(
+                f"{_ranks(others)} drew another key than rank {first} for {one.what}: their "
+                "generators have parted. Call torch.manual_seed with one seed on every rank "
+                "before, or take keys from names: torchinit.init_model_(model, rules, seed=...)"
+            )
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -1,0 +1,168 @@
+"""Fills of DTensors: each process fills what lies there, by one key, and asks nobody.
+
+The values are those of the whole: a piece is a box of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from torchinit.fill import agreement, checks
+from torchinit.fill.batch import open_batch
+from torchinit.fill.route import PLAIN_TYPES, find_road
+from torchinit.native import calls
+from torchinit.placement.box import Box
+from torchinit.placement.distributed import Sharded, read_sharded
+from torchinit.placement.pieces import Piece
+from torchinit.streams.keys import Stream, draw_key, draw_key_number, state_number
+
+# Fills one piece by a key, as a box; as the whole where there is no box.
+FillPiece: TypeAlias = Callable[[Tensor, Stream, Box | None], object]
+# Fills a plain tensor of the global shape, from a stream.
+FillWhole: TypeAlias = Callable[[Tensor, Stream], object]
+
+
+class _Begun(NamedTuple):
+    """A fill that nothing is wrong with.
+
+    Attributes:
+        sharded: what lies here.
+        stream: the key; or where torch draws from, if it is torch that fills.
+        by_torch: whether neither kernels nor operators serve the local tensor.
+    """
+
+    sharded: Sharded
+    stream: Stream
+    by_torch: bool
+
+
+def fill_sharded(
+    tensor: Tensor,
+    stream: Stream,
+    fill_piece: FillPiece,
+    fill_whole: FillWhole | None,
+    *,
+    check: Callable[[], None] = lambda: None,
+    is_random: bool = True,
+) -> None:
+    """Fills what of a DTensor lies here; one on the meta device is left alone.
+
+    Args:
+        tensor: a DTensor.
+        stream: where the key is drawn from, on every rank alike and also where nothing lies here.
+        fill_piece: fills a piece.
+        fill_whole: makes the whole where it is torch that draws, and pieces cannot be made alone.
+        check: raises for what is wrong with the fill, before anything is drawn.
+        is_random: whether a key is drawn.
+
+    Raises:
+        ArgumentError: for placements, or a local tensor, that cannot be filled.
+        TypeError: for a local tensor of a class that is not known.
+        RankError: where keys are compared, and differ.
+    """
+    if tensor.is_meta:
+        check()
+        return
+    begun = _begin(tensor, stream, check, is_random, by_torch=False)
+    sharded = begun.sharded
+    if begun.by_torch and is_random:
+        assert fill_whole is not None
+        _cut_from_whole(sharded, begun.stream, fill_whole)
+    else:
+        for piece in sharded.pieces:
+            is_whole = piece.size == sharded.global_shape
+            box = None if is_whole else Box(sharded.global_shape, piece.offset)
+            fill_piece(view_of(sharded.local, piece), begun.stream, box)
+    _count_write(tensor, sharded.local)
+
+
+def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None:
+    """Fills a DTensor by way of a plain tensor of the whole, which torch fills on every rank."""
+    if tensor.is_meta:
+        return
+    begun = _begin(tensor, stream, lambda: None, is_random=True, by_torch=True)
+    _cut_from_whole(begun.sharded, begun.stream, fill_whole)
+    _count_write(tensor, begun.sharded.local)
+
+
+def view_of(local: Tensor, piece: Piece) -> Tensor:
+    """A piece of a local tensor."""
+    view = local.detach()
+    for dim, (start, size) in enumerate(zip(piece.start, piece.size, strict=True)):
+        if size != view.shape[dim]:
+            view = view.narrow(dim, start, size)
+    return view
+
+
+def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[Piece]) -> None:
+    """Copies what of a whole tensor a local one holds."""
+    with torch.no_grad():
+        for piece in pieces:
+            part = whole
+            for dim, (offset, size) in enumerate(zip(piece.offset, piece.size, strict=True)):
+                part = part.narrow(dim, offset, size)
+            view_of(local, piece).copy_(part)
+
+
+def _begin(
+    tensor: Tensor, stream: Stream, check: Callable[[], None], is_random: bool, *, by_torch: bool
+) -> _Begun:
+    """Does what comes before the first write."""
+    if is_compiling() or not (is_random and agreement.is_checking(stream)):
+        return _drawn(tensor, stream, check, is_random, by_torch)
+    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
+    batch = open_batch.get()
+    in_batch = batch is not None and batch.compare(mesh)
+    try:
+        begun = _drawn(tensor, stream, check, is_random, by_torch)
+    except Exception as error:
+        if not in_batch:  # at its end the batch tells the others
+            agreement.agree(mesh, [], error)
+        raise
+    number = state_number(stream) if begun.by_torch else int(begun.stream)  # type: ignore[arg-type]
+    drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
+    if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
+        agreement.agree(mesh, [drawn])
+    return begun
+
+
+def _drawn(
+    tensor: Tensor, stream: Stream, check: Callable[[], None], is_random: bool, by_torch: bool
+) -> _Begun:
+    """Checks a fill, and draws its key."""
+    sharded = read_sharded(tensor)
+    road = find_road(sharded.local)
+    if road == "torch" and type(sharded.local) not in PLAIN_TYPES:
+        raise TypeError(
+            f"the local tensor of a DTensor is a {type(sharded.local).__name__}, whose values may "
+            "lie anywhere: fill it by its own means"
+        )
+    if road in ("now", "staged") and sharded.pieces:
+        checks.check_target(sharded.local)
+    check()
+    by_torch = by_torch or road == "torch"
+    if is_random and not by_torch:
+        stream = draw_key(stream) if road == "operator" else draw_key_number(stream)
+    return _Begun(sharded, stream, by_torch)
+
+
+def _cut_from_whole(sharded: Sharded, stream: Stream, fill_whole: FillWhole) -> None:
+    local = sharded.local
+    whole = torch.empty(sharded.global_shape, dtype=local.dtype, device=local.device)
+    fill_whole(whole, stream)
+    copy_pieces(whole, local, sharded.pieces)
+
+
+def _count_write(tensor: Tensor, local: Tensor) -> None:
+    if is_compiling():
+        return
+    batch = open_batch.get()
+    if batch is not None and batch.collects():
+        batch.own(tensor, local)
+    else:
+        calls.count_write(tensor)

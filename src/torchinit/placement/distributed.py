@@ -1,0 +1,163 @@
+"""DTensors, and what else is asked of ``torch.distributed``: the one file that knows it.
+
+It is never imported, only looked for among the modules that are there: a program without it has no
+DTensors, and the import takes 0.4 s.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchinit.errors import ArgumentError
+from torchinit.placement.pieces import (
+    Cut,
+    Interval,
+    Piece,
+    intervals_of,
+    local_shape_of,
+    pieces_in,
+)
+
+
+class Sharded(NamedTuple):
+    """What this process holds of a DTensor.
+
+    Attributes:
+        local: its local tensor; what a mesh elsewhere holds is an empty one.
+        global_shape: of the DTensor.
+        pieces: what of the DTensor lies where in the local tensor.
+    """
+
+    local: Tensor
+    global_shape: tuple[int, ...]
+    pieces: Sequence[Piece]
+
+
+def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """To torch.compile: call it when tracing, and take what it returns for a constant.
+
+    (What ``torch.compiler.assume_constant_result`` does, which would import all of the compiler.)
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
+def _dtensor_type() -> Any:
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())
+
+
+def is_dtensor(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor."""
+    return isinstance(tensor, _dtensor_type())
+
+
+def local_of(tensor: Any) -> Tensor:
+    """The local tensor of a DTensor: the same memory."""
+    if not torch.compiler.is_compiling() and hasattr(tensor, "_local_tensor"):
+        return tensor._local_tensor  # type: ignore[no-any-return]  # to_local takes ten times longer
+    with torch.no_grad():
+        return tensor.to_local()  # type: ignore[no-any-return]
+
+
+def read_sharded(tensor: Any) -> Sharded:
+    """Reads off a DTensor what of it lies here.
+
+    Raises:
+        ArgumentError: for a placement whose values are sums over ranks, or that is not known; for a
+            local tensor of another shape than the placements say.
+    """
+    local = local_of(tensor)
+    shape = tuple(tensor.shape)
+    pieces = _checked_pieces(
+        shape, tuple(local.shape), tensor.device_mesh, tuple(tensor.placements), _order_of(tensor)
+    )
+    return Sharded(local, shape, pieces)
+
+
+def _order_of(tensor: Any) -> Any:
+    """The order in which mesh dimensions cut, where it is not that of the placements; else None."""
+    if torch.compiler.is_compiling():
+        return None
+    for entry in getattr(tensor._spec, "shard_order", None) or ():
+        if list(entry.mesh_dims) != sorted(entry.mesh_dims):
+            return tuple(entry.mesh_dims)
+    return None
+
+
+@_constant
+def _checked_pieces(
+    shape: tuple[int, ...], local_shape: tuple[int, ...], mesh: Any, placements: Any, order: Any
+) -> list[Piece]:
+    mesh_shape = tuple(mesh.shape)
+    try:
+        if order is not None:
+            raise ArgumentError(
+                f"is cut by the mesh's dimensions in the order {order}, which its placements do "
+                "not tell: redistribute it to placements in the order of the mesh, and fill that"
+            )
+        cuts = [
+            _cut_of(placement, size, number, len(shape))
+            for number, (placement, size) in enumerate(zip(placements, mesh_shape, strict=True))
+        ]
+        coordinate = mesh.get_coordinate()
+        if coordinate is None:  # this process is not in the mesh
+            expected: tuple[int, ...] = (0,)
+            held: list[list[Interval]] = [[]]
+        else:
+            held = intervals_of(shape, mesh_shape, coordinate, cuts)
+            expected = local_shape_of(held)
+        if local_shape != expected and not (0 in local_shape and 0 in expected):
+            raise ArgumentError(
+                f"has a local tensor of shape {local_shape} at coordinate {coordinate} of a mesh "
+                f"of shape {mesh_shape}, which should be {expected}: make it by "
+                "distribute_tensor, or by from_local with the global shape"
+            )
+    except ArgumentError as error:
+        said = f"a DTensor of shape {shape} and placements {placements}"
+        raise ArgumentError(f"{said} {error}") from None
+    return pieces_in(held)
+
+
+def _cut_of(placement: Any, size: int, number: int, rank: int) -> Cut | None:
+    """What a placement does to a tensor of so many dimensions."""
+    name = type(placement).__name__
+    if name == "Replicate":
+        return None
+    if name in ("Shard", "_StridedShard"):
+        dim = placement.dim + rank if placement.dim < 0 else placement.dim
+        return Cut(dim, int(getattr(placement, "split_factor", 1)))
+    where = f"on dimension {number} of the mesh, of size {size}"
+    if isinstance(placement, sys.modules["torch.distributed.tensor.placement_types"].Partial):
+        if size == 1:
+            return None
+        raise ArgumentError(
+            f"is partial {where}: its values are sums over ranks. Redistribute it to Replicate() "
+            "or Shard(dim), and fill that"
+        )
+    raise ArgumentError(
+        f"has a placement {where} that is not known: redistribute it to Replicate() or Shard(dim), "
+        "and fill that; or fill its local tensor by torchinit.init_shard_"
+    )
+
+
+def gather_over(mesh: Any, value: Any) -> dict[int, Any]:
+    """What every process of a mesh gives, by its rank in the world; all of them have to call this.
+
+    Nothing is gathered, and nothing returned, in a process outside the mesh.
+    """
+    if mesh.get_coordinate() is None:
+        return {}
+    distributed = sys.modules["torch.distributed"]
+    found = {distributed.get_rank(): value}
+    for group in mesh.get_all_groups():
+        each: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(each, found, group=group)
+        for some in each:
+            found.update(some)
+    return dict(sorted(found.items()))

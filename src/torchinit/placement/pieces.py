@@ -1,0 +1,167 @@
+"""Pieces: what of a logical tensor a device of a mesh holds, by numbers alone.
+
+A pure function of shapes, sizes of the mesh and placements: nothing of ``torch.distributed`` is
+asked, and no process group is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+Shape: TypeAlias = tuple[int, ...]
+# Consecutive indices of a dimension: the first, and how many.
+Interval: TypeAlias = tuple[int, int]
+
+
+class Cut(NamedTuple):
+    """How a dimension of a mesh cuts a tensor; None in place of one: every device holds all.
+
+    Attributes:
+        dim: the dimension of the tensor that is cut.
+        split_factor: into how many parts other dimensions of the mesh, further right, had cut it
+            before (``_StridedShard``); 1 if none.
+    """
+
+    dim: int
+    split_factor: int = 1
+
+
+class Piece(NamedTuple):
+    """A box of a logical tensor, and where a local tensor holds it.
+
+    Attributes:
+        start: index in the local tensor of the box's first element.
+        offset: index in the logical tensor of the same.
+        size: of the box.
+    """
+
+    start: Shape
+    offset: Shape
+    size: Shape
+
+
+def pieces_of(
+    global_shape: Sequence[int],
+    mesh_shape: Sequence[int],
+    coordinate: Sequence[int],
+    cuts: Sequence[Cut | None],
+) -> list[Piece]:
+    """What the device at a coordinate of a mesh holds: one piece in nearly every layout.
+
+    A dimension that is cut more than once is cut in the order that the split factors tell, as
+    ``fully_shard`` over tensor parallelism stores it. Where they tell none (placements that come
+    of a view), it is cut from left to right, and a device may hold several intervals.
+
+    Args:
+        global_shape: of the logical tensor.
+        mesh_shape: of the mesh.
+        coordinate: of the device in it.
+        cuts: one for each dimension of the mesh.
+
+    Returns:
+        Pieces in the order of the logical tensor; none if the device holds no element.
+
+    >>> pieces_of((5, 3), (2,), (1,), [Cut(0)])
+    [Piece(start=(0, 0), offset=(3, 0), size=(2, 3))]
+    """
+    return pieces_in(intervals_of(global_shape, mesh_shape, coordinate, cuts))
+
+
+def pieces_in(held: Sequence[Sequence[Interval]]) -> list[Piece]:
+    """The pieces of intervals of each dimension."""
+    if all(len(intervals) == 1 for intervals in held):
+        offset, size = zip(*(intervals[0] for intervals in held), strict=True) if held else ((), ())
+        return [Piece((0,) * len(held), offset, size)]
+    placed = [_with_starts(intervals) for intervals in held]
+    return [
+        Piece(*(tuple(numbers) for numbers in zip(*each, strict=True)))
+        for each in itertools.product(*placed)
+    ]
+
+
+def intervals_of(
+    global_shape: Sequence[int],
+    mesh_shape: Sequence[int],
+    coordinate: Sequence[int],
+    cuts: Sequence[Cut | None],
+) -> list[list[Interval]]:
+    """What indices of each dimension the device holds, as ``pieces_of`` has it; none are empty."""
+    held: list[list[Interval]] = [[(0, size)] if size else [] for size in global_shape]
+    for dim in {cut.dim for cut in cuts if cut is not None}:
+        of_dim = [number for number, cut in enumerate(cuts) if cut is not None and cut.dim == dim]
+        order = _order(of_dim, mesh_shape, cuts)
+        if order is not None:
+            for number in order:
+                held[dim] = _chunk(held[dim], mesh_shape[number], coordinate[number])
+            continue
+        for number in of_dim:
+            cut = cuts[number]
+            assert cut is not None
+            parts = (_chunk(held[dim], cut.split_factor, i) for i in range(cut.split_factor))
+            chunks = (_chunk(part, mesh_shape[number], coordinate[number]) for part in parts)
+            held[dim] = _merged(itertools.chain.from_iterable(chunks))
+    return held
+
+
+def local_shape_of(held: Sequence[Sequence[Interval]]) -> Shape:
+    """The shape of a local tensor that holds such intervals of each dimension."""
+    return tuple(sum(length for _, length in intervals) for intervals in held)
+
+
+def _order(
+    numbers: Sequence[int], mesh_shape: Sequence[int], cuts: Sequence[Cut | None]
+) -> list[int] | None:
+    """The dimensions of the mesh in the order in which they cut one of the tensor.
+
+    A split factor is the product of those that cut before and stand further right. None if they
+    tell no order.
+    """
+    order: list[int] = []
+    for number in reversed(numbers):
+        cut = cuts[number]
+        assert cut is not None
+        before = 1
+        for place in range(len(order) + 1):
+            if before == cut.split_factor:
+                order.insert(place, number)
+                break
+            if place < len(order):
+                before *= mesh_shape[order[place]]
+        else:
+            return None
+    return order
+
+
+def _chunk(intervals: Sequence[Interval], count: int, index: int) -> list[Interval]:
+    """One of the parts that ``torch.chunk`` cuts so many indices into."""
+    total = sum(length for _, length in intervals)
+    step = -(-total // count)
+    begin, end = min(index * step, total), min((index + 1) * step, total)
+    found, before = [], 0
+    for first, length in intervals:
+        low, high = max(begin - before, 0), min(end - before, length)
+        if low < high:
+            found.append((first + low, high - low))
+        before += length
+    return found
+
+
+def _merged(intervals: Iterable[Interval]) -> list[Interval]:
+    merged: list[Interval] = []
+    for first, length in intervals:
+        if merged and merged[-1][0] + merged[-1][1] == first:
+            merged[-1] = merged[-1][0], merged[-1][1] + length
+        else:
+            merged.append((first, length))
+    return merged
+
+
+def _with_starts(intervals: Sequence[Interval]) -> list[tuple[int, int, int]]:
+    """(start in the local tensor, offset, length) of each interval."""
+    placed, start = [], 0
+    for first, length in intervals:
+        placed.append((start, first, length))
+        start += length
+    return placed
