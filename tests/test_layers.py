@@ -37,7 +37,7 @@ def test_the_contracts_can_break(tmp_path):
     text = (ROOT / "pyproject.toml").read_text()
     assert '"functional",' in text
     changed = text.replace('  "functional",\n', "").replace(
-        '  "fill",\n', '  "fill",\n  "functional",\n'
+        '  "fill",\n', '  "fill",\n  "functional",\n', 1
     )
     (tmp_path / "pyproject.toml").write_text(changed)
     run = lint(tmp_path / "pyproject.toml")

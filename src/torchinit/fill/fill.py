@@ -11,6 +11,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from collections.abc import Sequence
 from operator import attrgetter
+from sys import modules
 
 from torch import Tensor, get_num_threads
 from torch.autograd import forward_ad
@@ -32,10 +33,12 @@ from torchinit.native.torch_private import (
     level_is_known,
 )
 from torchinit.placement.box import Box, check_box
+from torchinit.placement.distributed import check_no_flat_piece
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
 
 _dtype = attrgetter("dtype")
+_FSDP = "torch.distributed.fsdp"
 
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
@@ -58,6 +61,8 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
             Nothing has been drawn or written then.
     """
     module = load.module
+    if _FSDP in modules and not is_dynamo_compiling():
+        check_no_flat_piece(tensor)
     if (
         not is_dynamo_compiling()
         and module is not None

@@ -27,7 +27,7 @@ FillPiece: TypeAlias = Callable[[Tensor, Stream, Box | None], object]
 FillWhole: TypeAlias = Callable[[Tensor, Stream], object]
 
 
-class _Begun(NamedTuple):
+class Begun(NamedTuple):
     """A fill that nothing is wrong with.
 
     Attributes:
@@ -68,7 +68,7 @@ def fill_sharded(
     if tensor.is_meta:
         check()
         return
-    begun = _begin(tensor, stream, check, is_random, by_torch=False)
+    begun = begin_sharded(tensor, stream, check, is_random=is_random)
     sharded = begun.sharded
     if begun.by_torch and is_random:
         assert fill_whole is not None
@@ -78,16 +78,16 @@ def fill_sharded(
             is_whole = piece.size == sharded.global_shape
             box = None if is_whole else Box(sharded.global_shape, piece.offset)
             fill_piece(view_of(sharded.local, piece), begun.stream, box)
-    _count_write(tensor, sharded.local)
+    count_write(tensor, sharded.local)
 
 
 def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None:
     """Fills a DTensor by way of a plain tensor of the whole, which torch fills on every rank."""
     if tensor.is_meta:
         return
-    begun = _begin(tensor, stream, lambda: None, is_random=True, by_torch=True)
+    begun = begin_sharded(tensor, stream, by_torch=True)
     _cut_from_whole(begun.sharded, begun.stream, fill_whole)
-    _count_write(tensor, begun.sharded.local)
+    count_write(tensor, begun.sharded.local)
 
 
 def view_of(local: Tensor, piece: Piece) -> Tensor:
@@ -109,10 +109,23 @@ def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[Piece]) -> None:
             view_of(local, piece).copy_(part)
 
 
-def _begin(
-    tensor: Tensor, stream: Stream, check: Callable[[], None], is_random: bool, *, by_torch: bool
-) -> _Begun:
-    """Does what comes before the first write."""
+def begin_sharded(
+    tensor: Tensor,
+    stream: Stream,
+    check: Callable[[], None] = lambda: None,
+    *,
+    is_random: bool = True,
+    by_torch: bool = False,
+) -> Begun:
+    """Does what comes before the first write: checks, the key, and what ranks have to agree on.
+
+    Args:
+        tensor, stream, check, is_random: as ``fill_sharded`` has them; the tensor is in memory.
+        by_torch: whether torch fills wherever the tensor lies.
+
+    Raises:
+        ArgumentError, TypeError, RankError: as ``fill_sharded``.
+    """
     if is_compiling() or not (is_random and agreement.is_checking(stream)):
         return _drawn(tensor, stream, check, is_random, by_torch)
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
@@ -133,7 +146,7 @@ def _begin(
 
 def _drawn(
     tensor: Tensor, stream: Stream, check: Callable[[], None], is_random: bool, by_torch: bool
-) -> _Begun:
+) -> Begun:
     """Checks a fill, and draws its key."""
     sharded = read_sharded(tensor)
     road = find_road(sharded.local)
@@ -148,7 +161,7 @@ def _drawn(
     by_torch = by_torch or road == "torch"
     if is_random and not by_torch:
         stream = draw_key(stream) if road == "operator" else draw_key_number(stream)
-    return _Begun(sharded, stream, by_torch)
+    return Begun(sharded, stream, by_torch)
 
 
 def _cut_from_whole(sharded: Sharded, stream: Stream, fill_whole: FillWhole) -> None:
@@ -158,7 +171,8 @@ def _cut_from_whole(sharded: Sharded, stream: Stream, fill_whole: FillWhole) -> 
     copy_pieces(whole, local, sharded.pieces)
 
 
-def _count_write(tensor: Tensor, local: Tensor) -> None:
+def count_write(tensor: Tensor, local: Tensor) -> None:
+    """Tells autograd that a DTensor was written to, which its local tensor does not; or a batch."""
     if is_compiling():
         return
     batch = open_batch.get()

@@ -12,6 +12,7 @@ from torch.nn.parameter import Parameter, is_lazy
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
+from torchinit.placement.distributed import check_no_flat_piece, has_fsdp, is_dtensor, read_sharded
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
@@ -103,12 +104,12 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
     if all(not one.parts or one.parts[0].region.name == one.named.name for one in assignments):
         return
     owners: dict[str, str] = {}
-    placed: set[tuple[str, Any]] = set()
     for one in assignments:
         name = one.named.name
         filled: list[tuple[str, Any, Any]] = [
             (p.region.name, p.values, p.region.offset) for p in one.parts
         ] or [(name, one.draw, None)]
+        placed: set[tuple[str, Any]] = set()
         for part, values, offset in filled:
             if not _is_random(values):
                 continue
@@ -133,9 +134,16 @@ def _is_random(values: Any) -> bool:
 
 def check_kinds(parameters: Sequence[Named]) -> None:
     """Raises for parameters that are not yet, or that nobody but their own class can write."""
+    may_be_flat = has_fsdp()
     for name, tensor, *_ in parameters:
-        if type(tensor) is Parameter:
+        if type(tensor) is Parameter and not may_be_flat:
             continue
+        try:
+            check_no_flat_piece(tensor)
+            if is_dtensor(tensor):
+                read_sharded(tensor)
+        except ArgumentError as error:
+            raise ArgumentError(f"parameter {name!r}: {error}") from None
         if is_lazy(tensor):
             raise ArgumentError(
                 f"parameter {name!r} is lazy and has no shape yet: call the model once, or "
@@ -198,7 +206,7 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
                 f"(rule {rule})"
             )
         return
-    if type(named.tensor) not in PLAIN_TYPES:
+    if type(named.tensor) not in PLAIN_TYPES and not is_dtensor(named.tensor):
         raise TypeError(
             f"parameter {named.name!r} is a {type(named.tensor).__name__}, whose values may lie "
             "anywhere: give it the rule 'keep', and fill it by its own means"

@@ -20,13 +20,22 @@ from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
 from torchinit.models.collection import no_collection
 from torchinit.models.keyed import KeyOfName, run_callable
-from torchinit.models.materialise import allocate, attach, parameter_like
+from torchinit.models.materialise import (
+    allocate,
+    allocate_here,
+    attach,
+    local_memory,
+    parameter_like,
+    shard_like,
+)
 from torchinit.models.progress import in_view
 from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
+from torchinit.native import calls
 from torchinit.native.torch_private import make_parameter
+from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.fill_parts import fill_parts
 from torchinit.rules.part import Function, Kept, Part, Region, draw_in
-from torchinit.schemes.distributions import CONSTANT, Draw
+from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 
 
 def carry_out(
@@ -77,7 +86,8 @@ def _carry_out(
             attach(one.named, parameter_like(one.named.tensor, home))
         elif home is not one.named.tensor:
             with torch.no_grad():
-                one.named.tensor.copy_(home)
+                local_memory(one.named.tensor).copy_(local_memory(home))
+            calls.count_write(one.named.tensor)
 
 
 def _fill_plain(
@@ -122,9 +132,10 @@ def _check_targets(assignments: Sequence[Assignment]) -> None:
     """Raises ArgumentError for memory that cannot be written to."""
     for one in assignments:
         tensor = one.named.tensor
-        if not tensor.is_meta and not _is_kept(one) and is_native_memory(tensor):
+        memory = local_memory(tensor)
+        if not tensor.is_meta and not _is_kept(one) and is_native_memory(memory):
             try:
-                checks.check_target(tensor)
+                checks.check_target(memory)
             except ArgumentError as error:
                 raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
 
@@ -140,12 +151,14 @@ def _allocate(
     homes: list[Tensor] = []
     for one in assignments:
         tensor = one.named.tensor
-        home = ready.get(one.named.name) if ready else None
-        if home is None:
-            home = allocate(tensor, one.dtype, device) if tensor.is_meta else tensor
-            if one.parts and _may_leave_gaps(one):
-                home = home if tensor.is_meta else torch.empty_like(tensor, requires_grad=False)
-                mark_unwritten(home)
+        value = ready.get(one.named.name) if ready else None
+        if value is not None:
+            homes.append(shard_like(value, tensor, device if tensor.is_meta else tensor.device))
+            continue
+        home = allocate_here(tensor, one.dtype, device) if tensor.is_meta else tensor
+        if one.parts and _may_leave_gaps(one):
+            home = home if tensor.is_meta else allocate_here(tensor, tensor.dtype, tensor.device)
+            mark_unwritten(local_memory(home))
         homes.append(home)
     return homes
 
@@ -177,10 +190,11 @@ def _fill_others(
         fill_parts([pair], [_key(pair[1], key_of_name)])
     for one, home in zip(assignments, homes, strict=True):
         if one.parts and _may_leave_gaps(one):
-            check_written(one.named.name, home, one.rule)
-        if not _is_kept(one):
-            for row in one.pads:
-                home[row].zero_()
+            check_written(one.named.name, local_memory(home), one.rule)
+        if one.pads and not _is_kept(one):
+            shape = (1, *home.shape[1:])
+            rows = [Region(one.named.name, shape, cuts=((0, row, 1),)) for row in one.pads]
+            fill_parts([(home, Part(row, constant_draw(0.0))) for row in rows], [0] * len(rows))
 
 
 def _key(part: Part, key_of_name: KeyOfName) -> int:
@@ -208,6 +222,7 @@ def _run_callables(
         if (
             made.shape == one.named.tensor.shape
             and one.named.tensor.is_meta
+            and not is_dtensor(one.named.tensor)
             and len(one.parts) == 1
         ):
             ready[one.named.name] = made
@@ -224,17 +239,18 @@ def _call(
     region = part.region
     is_all = region.shape == tuple(tensor.shape) and region.offset is None
     before: Tensor | None = None
-    if is_all and not tensor.is_meta:
+    if is_all and not tensor.is_meta and not is_dtensor(tensor):
         before = tensor.detach()
         scratch = before.clone()
     elif is_all:
-        scratch = allocate(tensor, one.dtype, device)
+        scratch = allocate(tensor, one.dtype, device if tensor.is_meta else tensor.device)
         mark_unwritten(scratch)
     else:
         where = device if tensor.is_meta else tensor.device
         scratch = torch.empty(region.shape, dtype=one.dtype, device=where)
         mark_unwritten(scratch)
-    scratch.__dict__.update(tensor.__dict__)
+    if not is_dtensor(tensor):
+        scratch.__dict__.update(tensor.__dict__)
     kind, version = _kind(scratch), _version(scratch)
     try:
         run_callable(values.function, scratch, region.name, key_of_name)

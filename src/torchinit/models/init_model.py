@@ -12,9 +12,17 @@ from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, check_kinds
 from torchinit.models.carry_out import carry_out
 from torchinit.models.collection import no_collection
-from torchinit.models.materialise import attach_buffer, check_apart, target_device
+from torchinit.models.materialise import (
+    attach_buffer,
+    check_apart,
+    local_memory,
+    shard_like,
+    target_device,
+)
 from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
 from torchinit.models.plan import Plan
+from torchinit.models.ties import check_joined, share_pads, warn_of_broken_ties
+from torchinit.placement.distributed import reshard_all
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename, gather
 from torchinit.streams.names import keys_of_names
@@ -74,6 +82,8 @@ def init_model_(
     key_of_name = keys_of_names(seed)
     if dtype is not None and not dtype.is_floating_point:
         raise ArgumentError(f"dtype={dtype} must be a floating-point one")
+    warn_of_broken_ties(model, rename)
+    reshard_all(model)
     assignments: list[Assignment] = []
     with no_collection():
         parameters, buffers = gather(model, rename)
@@ -81,7 +91,9 @@ def init_model_(
         check_apart(parameters)
         if rules is not None:
             assignments = assign(parameters, Rules(rules), dtype, strict=strict)
-    there = target_device(device) if _any_meta(parameters, buffers) else torch.device("cpu")
+    there = torch.device("cpu")
+    if _any_meta(parameters, buffers):
+        there = target_device(device, parameters)
     own: OwnInit | None = None
     if rules is None:
         own = run_own_init(model, parameters, buffers, there, key_of_name, dtype=dtype)
@@ -90,6 +102,8 @@ def init_model_(
         own = run_own_init(model, parameters, buffers, there, key_of_name, only_buffers=True)
     if own is not None:
         check_buffers(buffers, own)
+    check_joined(assignments)
+    assignments = share_pads(assignments)
     carry_out(assignments, there, key_of_name, own.values if own else {})
     if own is not None:
         _put_buffers(own, also_real=rules is None)
@@ -148,6 +162,6 @@ def _put_buffers(own: OwnInit, *, also_real: bool) -> None:
             attach_buffer(old, new)
         elif also_real and (new.shape, new.dtype) == (before.shape, before.dtype):
             with torch.no_grad():
-                before.copy_(new)
+                local_memory(before).copy_(local_memory(shard_like(new, before, before.device)))
         elif also_real:
             attach_buffer(old, new)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,23 +10,54 @@ from torch import Tensor, nn
 from torch.nn.parameter import Buffer, Parameter
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.sharded import copy_pieces
 from torchinit.native.torch_private import make_parameter, storage_number
+from torchinit.placement.distributed import (
+    device_of_mesh,
+    empty_sharded,
+    is_dtensor,
+    local_of,
+    read_sharded,
+)
 from torchinit.streams.canonical import Named, Slot
 
-_tensor = attrgetter("tensor")
 _set_attribute = nn.Module.__setattr__
 
 
 def allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uninitialised memory of a meta tensor's shape and strides."""
+    """Uninitialised memory of a meta tensor's shape and strides; of a DTensor's, all of it."""
     if meta.is_contiguous():
         return torch.empty(meta.shape, dtype=dtype, device=device)
     return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
 
 
+def allocate_here(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory of what of a meta tensor is to lie here: of a DTensor, its shard."""
+    if is_dtensor(meta):
+        return empty_sharded(meta, dtype, device)  # type: ignore[no-any-return]
+    return allocate(meta, dtype, device)
+
+
+def local_memory(tensor: Tensor) -> Tensor:
+    """The plain tensor that holds a tensor's values here."""
+    return local_of(tensor) if is_dtensor(tensor) else tensor
+
+
+def shard_like(value: Tensor, old: Tensor, device: torch.device) -> Tensor:
+    """What of a whole plain tensor lies here of another one, which may be a DTensor."""
+    if not is_dtensor(old):
+        return value
+    sharded = read_sharded(new := empty_sharded(old, value.dtype, device))
+    copy_pieces(value, sharded.local, sharded.pieces)
+    return new  # type: ignore[no-any-return]
+
+
 def parameter_like(old: Tensor, memory: Tensor) -> Parameter:
     """A parameter in new memory with everything else of an old one."""
-    new: Parameter = make_parameter(Parameter, memory, old.requires_grad)
+    if is_dtensor(memory):
+        new = Parameter(memory, old.requires_grad)
+    else:
+        new = make_parameter(Parameter, memory, old.requires_grad)
     if attributes := old.__dict__:
         new.__dict__.update(attributes)
     return new
@@ -53,6 +83,7 @@ def put_parameter(slot: Slot, parameter: Parameter) -> None:
 
 def attach_buffer(named: Named, memory: Tensor) -> None:
     """Puts memory in place of a buffer, everywhere that it is registered."""
+    memory = shard_like(memory, named.tensor, memory.device)
     if isinstance(named.tensor, Buffer):
         memory = Buffer(memory, persistent=named.tensor.persistent)
     memory.__dict__.update(named.tensor.__dict__)
@@ -65,7 +96,7 @@ def check_apart(parameters: Sequence[Named]) -> None:
 
     On the meta device they would become separate, and what was one memory two.
     """
-    numbers = list(map(storage_number, map(_tensor, parameters)))
+    numbers = list(map(storage_number, map(_memory, parameters)))
     if len(set(numbers)) == len(numbers):
         return
     first: dict[int, Named] = {}
@@ -83,9 +114,14 @@ def check_apart(parameters: Sequence[Named]) -> None:
             )
 
 
+def _memory(named: Named) -> Tensor:
+    tensor: Tensor = named[1]
+    return tensor if type(tensor) is Parameter else local_memory(tensor)
+
+
 def _check_overlap(one: Named, other: Named) -> None:
     """Raises ArgumentError for two parameters in one memory: the one's values would be lost."""
-    first, second = one.tensor, other.tensor
+    first, second = local_memory(one.tensor), local_memory(other.tensor)
     if not (first.numel() and second.numel() and _is_dense(first) and _is_dense(second)):
         return
     begins = first.data_ptr(), second.data_ptr()
@@ -100,13 +136,17 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and tensor.is_contiguous()
 
 
-def target_device(device: Any) -> torch.device:
-    """Where meta parameters go.
+def target_device(device: Any, parameters: Sequence[Named]) -> torch.device:
+    """Where meta parameters go: where they are asked to, or the mesh of DTensors is.
 
     Raises:
         ArgumentError: for the meta device, asked for or by default.
     """
     found = torch.get_default_device() if device is None else torch.device(device)
+    if device is None:
+        for _, tensor, *_ in parameters:
+            if tensor.is_meta and is_dtensor(tensor):
+                return device_of_mesh(tensor)
     if found.type == "meta":
         raise ArgumentError(
             f"device={device} is the meta device, where nothing has values: "

@@ -8,7 +8,9 @@ is made by the same calls again, on memory of those parameters alone.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -24,6 +26,7 @@ from torchinit.models.materialise import allocate, put_parameter
 from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.native.torch_private import storage_number
+from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
 from torchinit.schemes.distributions import Draw
@@ -41,6 +44,7 @@ class _KeyedSteps(KeyedFills):
         """After a step's call."""
 
 
+_name = attrgetter("name")
 _Handler: TypeAlias = "Recorder | _KeyedSteps"
 
 
@@ -157,8 +161,10 @@ def _twin(named: Named) -> Parameter:
 
 def _buffer_memory(named: Named, device: torch.device) -> Tensor:
     old: Tensor = named.tensor
-    if not old.is_meta:
+    if not old.is_meta and not is_dtensor(old):
         return old.clone()
+    if not old.is_meta:  # a whole: only what is written to it is of interest
+        device = old.device
     new = allocate(old, old.dtype, device)
     mark_unwritten(new)
     return new
@@ -334,6 +340,7 @@ def assign_own(
             "these would have done is unknown. Give rules"
         )
     assignments, unfilled = [], []
+    joined = {name for name, count in Counter(map(_name, parameters)).items() if count > 1}
     for named, record in zip(parameters, own.records, strict=True):
         takes = named.tensor.is_meta and named.tensor.dtype.is_floating_point
         final = dtype if dtype is not None and takes else named.tensor.dtype
@@ -341,17 +348,20 @@ def assign_own(
         labels = ", ".join(dict.fromkeys(own.labels[step] for step in sorted(steps)))
         draw: Draw | None = None
         parts: list[Part] = []
+        pads: list[int] = []
         if not record.computed and not record.operations:
             unfilled.append(named.name)
             continue
         if not record.computed:
             parts = parts_of(record)
             first = parts[0]
-            if len(parts) == 1 and first.region.geometry is None:
-                draw = draw_in(first.values)
+            pads = _pads(record, is_tied=named.name in joined)
+            if len(parts) == 1 + len(pads) * (named.name in joined):
+                draw = draw_in(first.values) if first.region.geometry is None else None
                 parts = parts if draw is None else []
-        pads = _pads(record)
-        is_plain = draw is not None and named.tensor.is_meta and not pads
+        is_plain = (
+            draw is not None and type(named.tensor) is Parameter and named.tensor.is_meta
+        ) and not pads
         assignments.append(Assignment(named, final, draw, is_plain, parts, pads, labels))
     if unfilled:
         raise ArgumentError(
@@ -363,13 +373,13 @@ def assign_own(
     return assignments
 
 
-def _pads(record: Record) -> list[int]:
-    """Rows of padding that an embedding zeroed and a head tied to it wrote over.
+def _pads(record: Record, is_tied: bool) -> list[int]:
+    """Rows of padding that an embedding zeroed and a head tied to it wrote, or would write, over.
 
     Where a model ties only after it has initialised itself, as Transformers does without the meta
     device, the embedding's values are the ones that stay.
     """
-    if len(record.named.slots) == 1 or not record.zeroed:
+    if not (is_tied or len(record.named.slots) > 1) or not record.zeroed:
         return []
     tensor: Tensor = record.named.tensor
     return [

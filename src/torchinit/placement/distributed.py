@@ -146,6 +146,55 @@ def _cut_of(placement: Any, size: int, number: int, rank: int) -> Cut | None:
     )
 
 
+def empty_sharded(like: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """A DTensor of another's shape and placements in memory of its own, uninitialised."""
+    local = torch.empty(local_of(like).shape, dtype=dtype, device=device)
+    with torch.no_grad():
+        return _dtensor_type().from_local(
+            local,
+            like.device_mesh,
+            like.placements,
+            run_check=False,
+            shape=like.shape,
+            stride=like.stride(),
+        )
+
+
+def device_of_mesh(tensor: Any) -> torch.device:
+    """The device that a DTensor's mesh has here."""
+    kind = tensor.device_mesh.device_type
+    if kind == "cuda":
+        return torch.device(kind, torch.cuda.current_device())
+    return torch.device(kind)
+
+
+def reshard_all(model: torch.nn.Module) -> None:
+    """Has every ``fully_shard`` module under a model hold its shards, and not copies of the wholes.
+
+    After a forward the root's parameters are such copies, and what is written to them is lost.
+    """
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.reshard()
+
+
+def has_fsdp() -> bool:
+    """Whether there may be any FullyShardedDataParallel or ``fully_shard``."""
+    return "torch.distributed.fsdp" in sys.modules
+
+
+def check_no_flat_piece(tensor: Tensor) -> None:
+    """Raises ArgumentError for a flat piece of FullyShardedDataParallel (FSDP1)."""
+    if has_fsdp() and tensor.dim() == 1 and getattr(tensor, "_fsdp_flattened", False):
+        raise ArgumentError(
+            f"a tensor of shape {tuple(tensor.shape)} is a flat piece of "
+            "FullyShardedDataParallel, of which nothing says where it lies: fill the model before "
+            "it is wrapped, or by param_init_fn; or use fully_shard; or give its place to "
+            "torchinit.init_shard_(…, offset=first_index)"
+        )
+
+
 def gather_over(mesh: Any, value: Any) -> dict[int, Any]:
     """What every process of a mesh gives, by its rank in the world; all of them have to call this.
 

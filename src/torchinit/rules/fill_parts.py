@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Generator, Tensor
 
 from torchinit import functional
 from torchinit.fill.fill import fill, fill_list
+from torchinit.fill.patterns import fill_dirac, fill_eye
 from torchinit.fill.route import obstacle
+from torchinit.fill.sharded import begin_sharded, count_write
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region
+from torchinit.placement.distributed import is_dtensor
+from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
+from torchinit.rules.part import Function, Kept, Matrix, Part, Region, Values, draw_in
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.keys import Stream, draw_key_number
 
 
 def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) -> None:
-    """Fills parts, each of a parameter.
+    """Fills parts, each of a parameter; of a DTensor, what lies here of each.
 
     Args:
         parts: a parameter, and a part of it.
@@ -31,23 +35,89 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     Raises:
         ArgumentError, RuntimeError: as ``fill`` and ``fill_orthogonal``.
     """
-    elementwise: list[tuple[Draw, Tensor, Stream, Box | None]] = []
+    elementwise: list[_Fill] = []
     others: list[tuple[Tensor, Part, Stream]] = []
+    wholes: dict[str, Tensor] = {}
     for (tensor, part), stream in zip(parts, streams, strict=True):
         region, values = part
-        if isinstance(values, Matrix | Call | Function | Tensor):
+        if is_dtensor(tensor):
+            elementwise += _fill_sharded(tensor, part, stream, wholes)
+        elif isinstance(values, Matrix | Call | Function | Tensor):
             others.append((tensor, part, stream))
         elif not isinstance(values, Kept):
             view = region.of(tensor)
             if region.offset is not None and obstacle(view):
-                others.append((tensor, part, stream))  # torch knows no boxes
+                others.append((tensor, part, stream))  # torch makes the whole: once for all shares
                 continue
             elementwise.append((values, view, _usable(stream, view, values), region.box))
     if elementwise:
         fill_list(*zip(*elementwise, strict=True))
-    wholes: dict[str, Tensor] = {}
     for tensor, part, stream in others:
         _fill_other(tensor, part, stream, wholes)
+
+
+# A fill of values drawn one by one.
+_Fill: TypeAlias = tuple[Draw, Tensor, Stream, Box | None]
+
+
+def _fill_sharded(
+    tensor: Tensor, part: Part, stream: Stream, wholes: dict[str, Tensor]
+) -> list[_Fill]:
+    """Fills what lies here of a part of a DTensor; returns the fills of values drawn one by one."""
+    region, values = part
+    if isinstance(values, Kept) or tensor.is_meta:
+        return []
+    begun = begin_sharded(tensor, stream, is_random=is_random(values))
+    sharded, key = begun.sharded, begun.stream
+    count_write(tensor, sharded.local)
+    cut: Region | None = region
+    if region.geometry is not None:
+        cut = as_cuts(region, sharded.global_shape, tuple(tensor.stride()))
+    by_shape = isinstance(values, Matrix | Call) and cut is not None and cut.shape != region.shape
+    if cut is None or by_shape or begun.by_torch or _is_made_whole(values):
+        whole = values if isinstance(values, Tensor) else wholes.get(region.name)
+        if whole is None:
+            whole = wholes[region.name] = torch.empty(
+                region.shape, dtype=tensor.dtype, device=sharded.local.device
+            )
+            _fill_whole(whole, values, key)
+        if cut is None:
+            copy_view(whole, sharded, region)
+        else:
+            copy_fragments(whole.reshape(cut.shape), fragments_of(sharded, cut))
+        return []
+    fragments = fragments_of(sharded, cut)
+    if isinstance(values, Matrix):
+        for view, box in fragments:
+            fill_orthogonal(view, values.gain, key, box)
+    elif isinstance(values, Call):
+        with torch.no_grad():
+            for view, box in fragments:
+                if values.name == "eye_":
+                    fill_eye(view, box)
+                else:
+                    fill_dirac(view, box, values.arguments["groups"])
+    else:
+        draw = cast(Draw, values)
+        return [(draw, one.view, key, None if is_whole(one) else one.box) for one in fragments]
+    return []
+
+
+def is_random(values: Values) -> bool:
+    """Whether values take a key."""
+    if isinstance(values, Matrix | Function):
+        return True
+    if isinstance(values, Call):
+        return values.name == "sparse_"
+    draw = draw_in(values)
+    return draw is not None and draw[0] != CONSTANT
+
+
+def _is_made_whole(values: Values) -> bool:
+    """Whether values cannot be made for a part alone."""
+    return isinstance(values, Function | Tensor) or (
+        isinstance(values, Call) and values.name == "sparse_"
+    )
 
 
 def streams_of(parts: Iterable[Part], generator: Generator | None) -> list[Stream]:

@@ -8,7 +8,6 @@ PEFT moves a whole model down. A key by name must not depend on any of it.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -99,10 +98,13 @@ def places_of(model: nn.Module) -> list[Place]:
 def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[Named]]:
     """All parameters, and all buffers, of a model; tied ones once.
 
+    A rename may give two of one shape one name: copies of what is tied elsewhere, which get the
+    same values.
+
     Raises:
-        ArgumentError: for two of one name, or a rename that gives no name.
+        ArgumentError: for two of one name otherwise, or a rename that gives no name.
     """
-    change = _renamer(rename)
+    change = renamer(rename)
     parameters: dict[int, Named] = {}
     buffers: dict[int, Named] = {}
 
@@ -141,14 +143,24 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
     _register(parameters, root._parameters, "", root, None, change)
     _register(buffers, root._buffers, "", root, None, change)
     visit("", root, None, root._modules.items())
-    return _checked(parameters, "parameters"), _checked(buffers, "buffers")
+    may_join = rename is not None
+    return _checked(parameters, "parameters", may_join), _checked(buffers, "buffers", may_join)
 
 
-def _checked(found: dict[int, Named], what: str) -> list[Named]:
+def _checked(found: dict[int, Named], what: str, may_join: bool) -> list[Named]:
     gathered = list(found.values())
     if len({named[0] for named in gathered}) < len(gathered):
-        name, _ = Counter(named.name for named in gathered).most_common(1)[0]
-        raise ArgumentError(f"two {what} are named {name!r}: they would have equal values")
+        shapes: dict[str, Any] = {}
+        for name, tensor, *_ in gathered:
+            if name not in shapes:
+                shapes[name] = tensor.shape
+            elif not may_join:
+                raise ArgumentError(f"two {what} are named {name!r}: they would have equal values")
+            elif shapes[name] != tensor.shape:
+                raise ArgumentError(
+                    f"rename gives the name {name!r} to {what} of shape {tuple(shapes[name])} and "
+                    f"of {tuple(tensor.shape)}: only copies of one can be joined"
+                )
     return gathered
 
 
@@ -237,7 +249,8 @@ def _is_adapted(module: nn.Module, name: str) -> bool:
     )
 
 
-def _renamer(rename: Rename) -> Callable[[str], str] | None:
+def renamer(rename: Rename) -> Callable[[str], str] | None:
+    """A rename as a function, which checks what it gives; None if names stay."""
     if rename is None:
         return None
     if isinstance(rename, Mapping):

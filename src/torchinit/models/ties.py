@@ -1,0 +1,114 @@
+"""Ties that are broken: parameters that a model says are one, and that are two.
+
+Tensor parallelism, ``fully_shard`` of one of the modules alone, and ``to_empty`` break them without
+a word, and the copies would be drawn apart. A rename joins them: to one name, with equal values.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from torchinit.errors import ArgumentError
+from torchinit.models.assign import Assignment
+from torchinit.placement.distributed import is_dtensor
+from torchinit.streams.canonical import Rename, gather, places_of, renamer
+
+
+def warn_of_broken_ties(model: nn.Module, rename: Rename) -> None:
+    """Warns of parameters that are declared to be one, and are neither one nor joined by name.
+
+    Where they are declared: ``_tied_weights_keys`` of Transformers, or input and output embeddings
+    whose config says ``tie_word_embeddings``.
+    """
+    if not hasattr(model, "config") and not any(map(is_dtensor, model.parameters())):
+        return
+    declared = dict(_declared(model))
+    if not declared:
+        return
+    tensors = {slot.name: named.tensor for named in gather(model)[0] for slot in named.slots}
+    change = renamer(rename) or str
+    broken: dict[str, str] = {}
+    for pair in declared.items():
+        one, other = sorted(pair)
+        known = one in tensors and other in tensors
+        if known and tensors[one] is not tensors[other] and change(one) != change(other):
+            broken[other] = one
+    if broken:
+        said = "; ".join(f"{one!r} and {other!r}" for other, one in broken.items())
+        warnings.warn(
+            f"parameters that the model says are tied are not, and get different values: {said}. "
+            f"Tie them again, or give the copies the values of one by rename={broken!r}",
+            stacklevel=3,
+        )
+
+
+def _declared(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of parameters that a model declares to be tied, in pairs."""
+    for prefix, module in places_of(model):
+        config = getattr(module, "config", None)
+        if not getattr(config, "tie_word_embeddings", False):
+            continue
+        for one, other in _pairs(module):
+            yield prefix + one, prefix + other
+
+
+def _pairs(module: Any) -> Iterator[tuple[str, str]]:
+    keys = getattr(module, "_tied_weights_keys", None)
+    expand = getattr(module, "get_expanded_tied_weights_keys", None)
+    if callable(expand):
+        keys = expand(all_submodels=False)
+    if isinstance(keys, dict):
+        yield from keys.items()
+        return
+    embeddings = _weight_name(module, "get_input_embeddings")
+    head = _weight_name(module, "get_output_embeddings")
+    if embeddings is not None:
+        for name in [*(keys or ()), *([head] if head is not None else [])]:
+            if name != embeddings:
+                yield name, embeddings
+
+
+def _weight_name(module: nn.Module, getter: str) -> str | None:
+    """The name of the weight of the module that a method returns."""
+    get = getattr(module, getter, None)
+    try:
+        found = get() if callable(get) else None
+    except Exception:  # many models have the method, and raise in it
+        return None
+    if not isinstance(found, nn.Module):
+        return None
+    return next((f"{prefix}weight" for prefix, inner in places_of(module) if inner is found), None)
+
+
+def check_joined(assignments: Sequence[Assignment]) -> None:
+    """Raises ArgumentError if parameters of one name, as rename may join them, get other values."""
+    if len({one[0][0] for one in assignments}) == len(assignments):
+        return
+    first: dict[str, Assignment] = {}
+    for one in assignments:
+        other = first.setdefault(one.named.name, one)
+        if (one.draw, one.parts) != (other.draw, other.parts):
+            raise ArgumentError(
+                f"rename gives the name {one.named.name!r} to two parameters that get different "
+                f"values, by {other.rule} and by {one.rule}: put a rule that matches both first"
+            )
+
+
+def share_pads(assignments: Sequence[Assignment]) -> list[Assignment]:
+    """Assignments in which parameters of one name have the rows of padding of them all."""
+    rows: dict[str, set[int]] = {}
+    for one in assignments:
+        if one[5]:
+            rows.setdefault(one.named.name, set()).update(one.pads)
+    if not rows:
+        return list(assignments)
+    return [
+        one._replace(pads=sorted(rows[one.named.name]), is_plain=False)
+        if one.named.name in rows
+        else one
+        for one in assignments
+    ]

@@ -1,0 +1,166 @@
+"""What of a region lies in a DTensor's local tensor, as boxes of the region's logical tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchinit.fill.sharded import view_of
+from torchinit.placement.box import Box
+from torchinit.placement.distributed import Sharded
+from torchinit.placement.pieces import Piece
+from torchinit.rules.part import Region, Shape
+
+
+class Fragment(NamedTuple):
+    """What one piece of a local tensor has of a region.
+
+    Attributes:
+        view: of the local tensor.
+        box: its place in the region's logical tensor.
+    """
+
+    view: Tensor
+    box: Box
+
+
+def fragments_of(sharded: Sharded, region: Region) -> list[Fragment]:
+    """The fragments of a region that is made of cuts; those of views are what ``as_cuts`` gives."""
+    rank = len(sharded.global_shape)
+    begin, size = [0] * rank, list(sharded.global_shape)
+    for dim, start, length in region.cuts:
+        begin[dim] += start
+        size[dim] = length
+    if region.number is not None:
+        begin[0] += region.number
+        size[0] = 1
+    dropped = 0 if region.number is None else 1
+    offset = region.offset or (0,) * (rank - dropped)
+    found = []
+    for piece in sharded.pieces:
+        low = [max(b, o) for b, o in zip(begin, piece.offset, strict=True)]
+        high = [
+            min(b + s, o + e)
+            for b, s, o, e in zip(begin, size, piece.offset, piece.size, strict=True)
+        ]
+        if any(a >= b for a, b in zip(low, high, strict=True)):
+            continue
+        starts = [s + a - o for s, a, o in zip(piece.start, low, piece.offset, strict=True)]
+        held = tuple(b - a for a, b in zip(low, high, strict=True))
+        view = view_of(sharded.local, Piece(tuple(starts), tuple(low), held))
+        if region.number is not None:
+            view = view.select(0, 0)
+        place = [o + a - b for o, a, b in zip(offset, low[dropped:], begin[dropped:], strict=True)]
+        found.append(Fragment(view, Box(region.shape, place)))
+    return found
+
+
+def is_whole(fragment: Fragment) -> bool:
+    """Whether a fragment is all of its logical tensor."""
+    return tuple(fragment.view.shape) == tuple(fragment.box.global_shape)
+
+
+def as_cuts(region: Region, shape: Shape, strides: Shape) -> Region | None:
+    """A region of a view as one made of cuts, with its elements in the same order; None if none is.
+
+    Args:
+        region: with a geometry, as calls on views are recorded.
+        shape, strides: of the parameter.
+
+    Returns:
+        A region of as many dimensions as the parameter: those that the view had dropped are of
+        size 1.
+    """
+    assert region.geometry is not None
+    sizes, steps, first = region.geometry
+    found = _range_of(sizes, steps, first, shape, strides) or _narrowed(
+        sizes, steps, first, shape, strides
+    )
+    if found is None:
+        return None
+    begin, held = found
+    cuts = tuple(
+        (dim, begin[dim], held[dim]) for dim in range(len(shape)) if held[dim] != shape[dim]
+    )
+    return region._replace(shape=tuple(held), cuts=cuts, geometry=None)
+
+
+_Found = tuple[Sequence[int], Sequence[int]]
+
+
+def _range_of(
+    sizes: Shape, steps: Shape, first: int, shape: Shape, strides: Shape
+) -> _Found | None:
+    """(begin, sizes) of a contiguous view that is a range along one dimension; None if none."""
+    if not (_is_contiguous(sizes, steps) and _is_contiguous(shape, strides)):
+        return None
+    count = math.prod(sizes)
+    begin, held = [0] * len(shape), [1] * len(shape)
+    for dim, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        if count % stride == 0 and first % stride == 0:
+            begin[dim], held[dim] = first // stride, count // stride
+            if begin[dim] + held[dim] > size:
+                return None
+            held[dim + 1 :] = shape[dim + 1 :]
+            return begin, held
+        begin[dim], first = divmod(first, stride)
+    return None
+
+
+def _narrowed(
+    sizes: Shape, steps: Shape, first: int, shape: Shape, strides: Shape
+) -> _Found | None:
+    """(begin, sizes) of a view that narrows or selects dimensions and keeps their order."""
+    begin, held = [0] * len(shape), [1] * len(shape)
+    for dim in sorted(range(len(shape)), key=lambda dim: -strides[dim]):
+        if shape[dim] > 1:
+            begin[dim], first = divmod(first, strides[dim])
+    after = 0
+    for size, step in zip(sizes, steps, strict=True):
+        if size == 1:
+            continue
+        dim = next((d for d in range(after, len(shape)) if strides[d] == step and shape[d] > 1), -1)
+        if dim < 0:
+            return None
+        held[dim], after = size, dim + 1
+    if first or any(b + h > s for b, h, s in zip(begin, held, shape, strict=True)):
+        return None
+    return begin, held
+
+
+def _is_contiguous(sizes: Shape, steps: Shape) -> bool:
+    expected = 1
+    for size, step in zip(reversed(sizes), reversed(steps), strict=True):
+        if size != 1 and step != expected:
+            return False
+        expected *= size
+    return True
+
+
+def copy_fragments(whole: Tensor, fragments: Sequence[Fragment]) -> None:
+    """Copies what fragments have of a region's logical tensor."""
+    with torch.no_grad():
+        for view, box in fragments:
+            part = whole
+            for dim, (offset, length) in enumerate(zip(box.offset, view.shape, strict=True)):
+                part = part.narrow(dim, offset, length)
+            view.copy_(part)
+
+
+def copy_view(values: Tensor, sharded: Sharded, region: Region) -> None:
+    """Copies the values of any view of a parameter to what lies here of it."""
+    whole = torch.empty(sharded.global_shape, dtype=values.dtype, device=values.device)
+    is_written = torch.zeros(sharded.global_shape, dtype=torch.bool, device=values.device)
+    with torch.no_grad():
+        region.of(whole).copy_(values)
+        region.of(is_written).fill_(True)
+        for piece in sharded.pieces:
+            view = view_of(sharded.local, piece)
+            part, mask = whole, is_written
+            for dim, (offset, size) in enumerate(zip(piece.offset, piece.size, strict=True)):
+                part, mask = part.narrow(dim, offset, size), mask.narrow(dim, offset, size)
+            view.copy_(torch.where(mask, part, view))
