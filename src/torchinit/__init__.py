@@ -33,6 +33,7 @@ from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
+from torchinit.rules.init_shard import init_shard_
 from torchinit.rules.structured import Orthogonal
 from torchinit.schemes.schemes import InitializationType, cast_init_type
 from torchinit.version import __version__
@@ -62,6 +63,7 @@ __all__ = [
     "init",
     "init_",
     "init_model_",
+    "init_shard_",
     "kaiming_normal_",
     "kaiming_uniform_",
     "normal_",

@@ -342,7 +342,7 @@ def test_rename_is_a_mapping_or_a_function():
     init_model_(outer, RULES, seed=0, device="cpu")
     assert torch.equal(outer.m.layers[0].q.weight, inner.layers[0].q.weight)
     assert not torch.equal(outer.m.layers[0].q.weight, plain.layers[0].q.weight)
-    with pytest.raises(torchinit.ArgumentError, match="two parameters are named 'x'"):
+    with pytest.raises(torchinit.ArgumentError, match="rename gives the name 'x'"):
         init_model_(on_meta(), RULES, seed=0, rename=lambda _: "x")
     with pytest.raises(torchinit.ArgumentError, match="rename"):
         init_model_(on_meta(), RULES, seed=0, rename=lambda _: None)

@@ -138,17 +138,17 @@ def check_kinds(parameters: Sequence[Named]) -> None:
     for name, tensor, *_ in parameters:
         if type(tensor) is Parameter and not may_be_flat:
             continue
+        if is_lazy(tensor):
+            raise ArgumentError(
+                f"parameter {name!r} is lazy and has no shape yet: call the model once, or "
+                "initialize_parameters of its module, before"
+            )
         try:
             check_no_flat_piece(tensor)
             if is_dtensor(tensor):
                 read_sharded(tensor)
         except ArgumentError as error:
             raise ArgumentError(f"parameter {name!r}: {error}") from None
-        if is_lazy(tensor):
-            raise ArgumentError(
-                f"parameter {name!r} is lazy and has no shape yet: call the model once, or "
-                "initialize_parameters of its module, before"
-            )
 
 
 def _agree(named: Named, rules: Rules, used: set[int]) -> int:

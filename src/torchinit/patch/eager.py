@@ -11,6 +11,7 @@ from torchinit import functional
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road
 from torchinit.native import load
+from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import as_float
 from torchinit.streams.keys import Stream
@@ -18,6 +19,7 @@ from torchinit.streams.keys import Stream
 CONSTANTS = frozenset({"constant_", "ones_", "zeros_"})
 # torchinit has torch do these.
 TORCHS = frozenset({"eye_", "dirac_", "sparse_"})
+WITHOUT_KEYS = CONSTANTS | {"eye_", "dirac_"}
 # Constants of fewer bytes are torch's: it writes the same, and is quicker.
 SMALL = 1 << 20
 
@@ -32,7 +34,7 @@ class Eager:
         if not serves(call, tensor):
             return False
         function = getattr(functional, call.name)
-        if call.name in CONSTANTS:
+        if call.name in WITHOUT_KEYS:
             function(tensor, **call.arguments)
         else:
             function(tensor, **call.arguments, generator=generator)
@@ -48,6 +50,8 @@ class Eager:
 
 def serves(call: Call, tensor: Tensor) -> bool:
     """Whether a call is torchinit's to serve, rather than torch's."""
+    if type(tensor) not in PLAIN_TYPES and is_dtensor(tensor):
+        return True  # of which torch knows no places
     if call.name in TORCHS or tensor.layout is not torch.strided:
         return False
     if (

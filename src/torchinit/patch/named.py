@@ -10,7 +10,14 @@ from torch import Generator, Tensor
 
 from torchinit.fill.fill import fill
 from torchinit.orthogonal.orthogonal import fill_orthogonal
-from torchinit.patch.eager import CONSTANTS, TORCHS, Eager, serves, warn_as_functional
+from torchinit.patch.eager import (
+    CONSTANTS,
+    TORCHS,
+    WITHOUT_KEYS,
+    Eager,
+    serves,
+    warn_as_functional,
+)
 from torchinit.patch.frames import Made
 from torchinit.patch.regions import Names, region_of, storage_of
 from torchinit.schemes.calls import Call, draw_of
@@ -51,7 +58,9 @@ class Named(Eager):
             if not tensor.is_meta:
                 self._count(tensor)
             return False
-        if call.name in CONSTANTS:
+        if call.name == "sparse_":  # of a DTensor
+            self._count(tensor)
+        if call.name in WITHOUT_KEYS or call.name == "sparse_":
             return super().fill(call, tensor, generator)
         stream = self.stream_of(call, tensor, generator)
         if stream is generator:

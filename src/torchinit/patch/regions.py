@@ -11,6 +11,7 @@ from torch import Tensor, UntypedStorage
 
 from torchinit.fill import checks
 from torchinit.native.torch_private import StorageWeakRef
+from torchinit.placement.distributed import is_dtensor, local_of
 
 
 class Region(NamedTuple):
@@ -29,8 +30,13 @@ class Region(NamedTuple):
 
 
 def storage_of(tensor: Tensor) -> UntypedStorage | None:
-    """The storage of a dense tensor, meta tensors included; None if it has none that is known."""
+    """The storage of a dense tensor, meta tensors included; None if it has none that is known.
+
+    A DTensor's is that of what lies here: its own is one that nobody else has, and has no memory.
+    """
     try:
+        if is_dtensor(tensor):
+            tensor = local_of(tensor)
         if tensor.layout is not torch.strided:
             return None
         return tensor.untyped_storage()
@@ -39,9 +45,12 @@ def storage_of(tensor: Tensor) -> UntypedStorage | None:
 
 
 def region_of(tensor: Tensor, storage: UntypedStorage) -> Region:
-    """The region of a tensor in its storage."""
+    """The region of a tensor in its storage; the elements of a DTensor are those of the whole."""
+    numel = tensor.numel()
+    if is_dtensor(tensor):
+        tensor = local_of(tensor)
     begin = int(tensor.storage_offset()) * tensor.element_size()
-    return Region(storage._cdata, begin, begin + checks.extent(tensor), tensor.numel())
+    return Region(storage._cdata, begin, begin + checks.extent(tensor), numel)
 
 
 class Names:

@@ -17,7 +17,7 @@ from torchinit.fill.route import obstacle
 from torchinit.fill.sharded import begin_sharded, count_write
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
-from torchinit.placement.distributed import is_dtensor
+from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
 from torchinit.rules.part import Function, Kept, Matrix, Part, Region, Values, draw_in
 from torchinit.schemes.calls import Call
@@ -67,18 +67,43 @@ def _fill_sharded(
     region, values = part
     if isinstance(values, Kept) or tensor.is_meta:
         return []
-    begun = begin_sharded(tensor, stream, is_random=is_random(values))
-    sharded, key = begun.sharded, begun.stream
+    sharded, key, by_torch = begin_sharded(tensor, stream, is_random=is_random(values))
     count_write(tensor, sharded.local)
     cut: Region | None = region
     if region.geometry is not None:
         cut = as_cuts(region, sharded.global_shape, tuple(tensor.stride()))
+    return fill_here(sharded, part, cut, key, wholes, by_whole=by_torch)
+
+
+def fill_here(
+    sharded: Sharded,
+    part: Part,
+    cut: Region | None,
+    key: Stream,
+    wholes: dict[str, Tensor],
+    *,
+    by_whole: bool = False,
+) -> list[_Fill]:
+    """Fills what lies here of a part.
+
+    Args:
+        sharded: what lies here of the parameter.
+        part: of it.
+        cut: the part's region as one of cuts alone; None if it is none.
+        key: of the part; or where torch draws from, if that fills it.
+        wholes: what was made as a whole before, by name; this one is added.
+        by_whole: whether the whole is to be made, and cut.
+
+    Returns:
+        The fills of values drawn one by one, which are still to be done.
+    """
+    region, values = part
     by_shape = isinstance(values, Matrix | Call) and cut is not None and cut.shape != region.shape
-    if cut is None or by_shape or begun.by_torch or _is_made_whole(values):
+    if cut is None or by_shape or by_whole or _is_made_whole(values):
         whole = values if isinstance(values, Tensor) else wholes.get(region.name)
         if whole is None:
             whole = wholes[region.name] = torch.empty(
-                region.shape, dtype=tensor.dtype, device=sharded.local.device
+                region.shape, dtype=sharded.local.dtype, device=sharded.local.device
             )
             _fill_whole(whole, values, key)
         if cut is None:

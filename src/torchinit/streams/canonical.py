@@ -99,7 +99,7 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
     """All parameters, and all buffers, of a model; tied ones once.
 
     A rename may give two of one shape one name: copies of what is tied elsewhere, which get the
-    same values.
+    same values. It is to be a mapping then, or to leave one of the names as it is.
 
     Raises:
         ArgumentError: for two of one name otherwise, or a rename that gives no name.
@@ -143,19 +143,21 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
     _register(parameters, root._parameters, "", root, None, change)
     _register(buffers, root._buffers, "", root, None, change)
     visit("", root, None, root._modules.items())
-    may_join = rename is not None
-    return _checked(parameters, "parameters", may_join), _checked(buffers, "buffers", may_join)
+    return _checked(parameters, "parameters", rename), _checked(buffers, "buffers", rename)
 
 
-def _checked(found: dict[int, Named], what: str, may_join: bool) -> list[Named]:
+def _checked(found: dict[int, Named], what: str, rename: Rename) -> list[Named]:
     gathered = list(found.values())
     if len({named[0] for named in gathered}) < len(gathered):
         shapes: dict[str, Any] = {}
         for name, tensor, *_ in gathered:
             if name not in shapes:
                 shapes[name] = tensor.shape
-            elif not may_join:
-                raise ArgumentError(f"two {what} are named {name!r}: they would have equal values")
+            elif not isinstance(rename, Mapping) and (rename is None or rename(name) != name):
+                raise ArgumentError(
+                    f"two {what} are named {name!r}: they would have equal values. If that is "
+                    "meant, for copies of one, let rename be a mapping"
+                )
             elif shapes[name] != tensor.shape:
                 raise ArgumentError(
                     f"rename gives the name {name!r} to {what} of shape {tuple(shapes[name])} and "

@@ -1,0 +1,219 @@
+"""``init_shard_``: a plain tensor that is a part of a larger one, wherever the rest lies."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from torch import Generator, Tensor
+
+from torchinit.errors import ArgumentError
+from torchinit.fill import checks
+from torchinit.fill.fill import fill, fill_list
+from torchinit.fill.route import is_native_memory
+from torchinit.functional import check_generator
+from torchinit.placement.box import Box, check_box
+from torchinit.placement.distributed import Sharded, is_dtensor
+from torchinit.placement.pieces import Piece
+from torchinit.rules.composed import By
+from torchinit.rules.elementwise import Elementwise
+from torchinit.rules.fill_parts import fill_here, streams_of
+from torchinit.rules.part import Kept, Part, Region, draw_in
+from torchinit.rules.read import as_scheme
+from torchinit.rules.scheme import Scheme, Target
+from torchinit.schemes.distributions import check_draw
+from torchinit.streams.keys import Stream, draw_key_number
+from torchinit.streams.names import keys_of_names
+
+SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
+
+
+def init_shard_(
+    tensor: Tensor,
+    scheme: SchemeLike,
+    *,
+    global_shape: Sequence[int],
+    offset: Sequence[int] | int,
+    seed: int | None = None,
+    name: str | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Fills a plain tensor with what the whole of a larger one has in its place; asks nobody.
+
+    For shards that are no DTensors: those of Megatron, DeepSpeed ZeRO or FSDP1. Fans, identities
+    and orthogonality are those of the whole.
+
+    Args:
+        tensor: any view of memory, of the shape of the part; may be empty.
+        scheme: what ``init_model_`` takes in rules: a scheme, its name, a function of
+            ``torch.nn.init`` or a partial of one, or a callable (which is given a whole tensor).
+        global_shape: of the whole.
+        offset: index in the whole of the tensor's first element, one number a dimension; or one
+            number, the index in the whole flattened, of a one-dimensional range of it.
+        seed, name: they go together: the values are those that ``init_model_`` gives a parameter
+            of this name.
+        generator: otherwise the key is drawn from here; None is torch's default CPU generator.
+            Generators of all ranks must be in one state.
+
+    Returns:
+        tensor. On the meta device it is left as it is.
+
+    Raises:
+        ArgumentError: a part that does not lie in the whole, a scheme that cannot fill the whole.
+            Nothing has been drawn or written then.
+        TypeError: for a DTensor, which knows its place; for what is no scheme.
+
+    >>> import torch, torchinit
+    >>> whole = torch.empty(6, 4)
+    >>> _ = torchinit.init_shard_(whole, "xavier_normal", global_shape=(6, 4), offset=(0, 0),
+    ...     seed=0, name="a.weight")
+    >>> rows = torch.empty(2, 4)
+    >>> _ = torchinit.init_shard_(rows, "xavier_normal", global_shape=(6, 4), offset=(2, 0),
+    ...     seed=0, name="a.weight")
+    >>> torch.equal(rows, whole[2:4])
+    True
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"tensor must be a torch.Tensor, not {type(tensor).__name__}")
+    if is_dtensor(tensor):
+        raise TypeError("a DTensor knows its place: call torchinit's function, or a scheme, on it")
+    key_of_name = _key_of_name(seed, name, generator)
+    shape = _shape("global_shape", global_shape)
+    chosen = as_scheme(scheme)
+    region, target = Region(name or "", shape), Target(name or "", shape, tensor.dtype)
+    if isinstance(chosen, By):
+        chosen = chosen.scheme(region, target)
+    parts = chosen.parts(region, target)
+    place = _place(tensor, shape, offset)
+    for part in parts:
+        if (draw := draw_in(part.values)) is not None:
+            check_draw(draw, tensor.dtype)
+    if tensor.is_meta:
+        return tensor
+    memory = tensor.detach()
+    if is_native_memory(memory) and memory.numel():
+        checks.check_target(memory)
+    if key_of_name is None:
+        streams = [
+            one if isinstance(one, int) or isinstance(part.values, Kept) else draw_key_number(one)
+            for one, part in zip(streams_of(parts, generator), parts, strict=True)
+        ]
+    else:
+        streams = [key_of_name(part.region.name) for part in parts]
+    if isinstance(place, int) and isinstance(chosen, Elementwise):
+        box = Box((math.prod(shape),), (place,))
+        fill(parts[0].values, memory, streams[0], box)  # type: ignore[arg-type]
+        return tensor
+    _fill_parts(memory, shape, place, parts, streams)
+    return tensor
+
+
+def _fill_parts(
+    memory: Tensor,
+    shape: tuple[int, ...],
+    place: tuple[int, ...] | int,
+    parts: Sequence[Part],
+    streams: Sequence[Stream],
+) -> None:
+    wholes: dict[str, Tensor] = {}
+    fills = []
+    for sharded in _sharded(memory, shape, place):
+        for part, stream in zip(parts, streams, strict=True):
+            if not isinstance(part.values, Kept):
+                fills += fill_here(sharded, part, part.region, stream, wholes)
+    if fills:
+        fill_list(*zip(*fills, strict=True))
+
+
+def _key_of_name(
+    seed: int | None, name: str | None, generator: Generator | None
+) -> Callable[[str], int] | None:
+    if (seed is None) != (name is None):
+        raise ArgumentError(f"{seed=} and {name=} must be given together")
+    check_generator(generator)
+    if seed is None:
+        return None
+    if generator is not None:
+        raise ArgumentError("a generator was given, and a seed: the seed decides, leave one out")
+    return keys_of_names(seed)
+
+
+def _shape(what: str, numbers: Sequence[int]) -> tuple[int, ...]:
+    try:
+        shape = tuple(operator.index(number) for number in numbers)
+    except TypeError:
+        raise TypeError(f"{what}={numbers!r} must be integers, one a dimension") from None
+    if any(number < 0 for number in shape):
+        raise ArgumentError(f"{what}={list(shape)} must not be negative")
+    return shape
+
+
+def _place(
+    tensor: Tensor, shape: tuple[int, ...], offset: Sequence[int] | int
+) -> tuple[int, ...] | int:
+    """The offset, checked: as many numbers as dimensions, or one index of the flattened whole."""
+    if isinstance(offset, Sequence):
+        place = _shape("offset", offset)
+        check_box(tensor.shape, Box(shape, place))
+        return place
+    try:
+        first = operator.index(offset)
+    except TypeError:
+        raise TypeError(f"offset={offset!r} must be integers, or one integer") from None
+    if tensor.dim() != 1 or not tensor.is_contiguous():
+        raise ArgumentError(
+            f"offset={first} is an index of the flattened whole, and a tensor of shape "
+            f"{tuple(tensor.shape)} no contiguous range of it: give one number a dimension, or a "
+            "view(-1)"
+        )
+    if first < 0 or first + tensor.numel() > math.prod(shape):
+        raise ArgumentError(
+            f"{tensor.numel()} elements at offset={first} do not lie within the "
+            f"{math.prod(shape)} of global_shape={list(shape)}: leave out the padding"
+        )
+    return first
+
+
+def _sharded(
+    memory: Tensor, shape: tuple[int, ...], place: tuple[int, ...] | int
+) -> Iterator[Sharded]:
+    """What a tensor holds, box by box."""
+    zeros = (0,) * len(shape)
+    if not isinstance(place, int):
+        if memory.numel():
+            yield Sharded(memory, shape, [Piece(zeros, place, tuple(memory.shape))])
+        return
+    done = 0
+    for offset, size in boxes_of_range(shape, place, memory.numel()):
+        count = math.prod(size)
+        local = memory[done : done + count].view(size)
+        yield Sharded(local, shape, [Piece(zeros, offset, size)])
+        done += count
+
+
+def boxes_of_range(
+    shape: Sequence[int], first: int, count: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(offset, size) of the boxes that a range of a flattened tensor is made of, in order.
+
+    >>> list(boxes_of_range((3, 4), 2, 7))
+    [((0, 2), (1, 2)), ((1, 0), (1, 4)), ((2, 0), (1, 1))]
+    """
+    if count <= 0:
+        return
+    if not shape:
+        yield (), ()
+        return
+    row = math.prod(shape[1:])
+    index, inner = divmod(first, row)
+    if inner or count < row:
+        head = min(count, row - inner)
+        for offset, size in boxes_of_range(shape[1:], inner, head):
+            yield (index, *offset), (1, *size)
+        yield from boxes_of_range(shape, first + head, count - head)
+        return
+    rows = count // row
+    yield (index, *(0 for _ in shape[1:])), (rows, *shape[1:])
+    yield from boxes_of_range(shape, first + rows * row, count - rows * row)
