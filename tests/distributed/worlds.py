@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -59,13 +59,17 @@ class Case(NamedTuple):
 
 
 def in_worlds(
-    *sizes: int, each: dict[str, object] | Iterable[str] | None = None, seconds: float = 60
+    *sizes: int,
+    each: dict[str, object] | Iterable[str] | None = None,
+    where: Callable[[int, Any], bool] = lambda size, parameter: True,  # noqa: ARG005
+    seconds: float = 60,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a test of a function, one for each world.
 
     Args:
         sizes: of the worlds; 0 is one process without a process group.
         each: parameters for the function, by names for the test's; or names that are parameters.
+        where: which parameters in which world.
         seconds: until a rank is taken for one that waits for ever.
     """
     if each is None:
@@ -85,7 +89,8 @@ def in_worlds(
                 id=f"{size}-{what}" if what else str(size),
             )
             for size in sizes
-            for what in (parameters or [""])
+            for what, parameter in (parameters or {"": None}).items()
+            if where(size, parameter)
         ]
         test.body, test.parameters = body, parameters  # type: ignore[attr-defined]
         test.__name__, test.__doc__ = body.__name__, body.__doc__
