@@ -68,7 +68,7 @@ RULES = {
     "**.qkv.weight": Blocks({"q": WIDTH, "k": 8, "v": 8}, "xavier_uniform", groups=4),
     "**.experts": Stack("kaiming_normal"),
     "conv.weight": "dirac",
-    "**.up.weight": Normal(1.0),
+    "**.up.weight": Orthogonal(0.5),
     "**": TruncNormal(0.02),
 }
 PLANS = {"rules": RULES, "own": None}

@@ -16,11 +16,15 @@ from torch import Tensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks, operators
+from torchinit.fill.fallback import generator_of
 from torchinit.fill.route import find_road, is_native_memory, why_staged
+from torchinit.fill.sharded import begin_sharded, copy_pieces, count_write, fill_sharded, view_of
 from torchinit.native import calls
 from torchinit.orthogonal.fallback import orthogonal_by_torch
 from torchinit.orthogonal.form import form
 from torchinit.placement.box import Box, check_box
+from torchinit.placement.distributed import Sharded, is_dtensor
+from torchinit.placement.pieces import Piece
 from torchinit.schemes.distributions import check_finite
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
@@ -31,7 +35,7 @@ def fill_orthogonal(
     """Makes one tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
 
     Args:
-        tensor: at least two dimensions.
+        tensor: at least two dimensions; of a DTensor what lies here is filled.
         gain: factor.
         stream: where the key is drawn from, or the key.
         box: the tensor's place in a larger one, which is what is orthogonal then: the tensor gets
@@ -83,6 +87,9 @@ def fill_orthogonal_batch(
                 f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
             )
         _check_arguments(tensors, gain)
+        if is_dtensor(tensors):
+            _fill_sharded_stack(tensors, gain, stream)
+            return
         if find_road(tensors) == "now":
             checks.check_target(tensors)
             keys = draw_keys(tensors.shape[0], stream)
@@ -116,6 +123,38 @@ def fill_orthogonal_batch(
             calls.count_write(matrix)
 
 
+def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
+    """Fills what lies here of a DTensor that is a stack; every rank draws the keys of all."""
+    if stack.is_meta:
+        return
+    count = stack.shape[0]
+    sharded, source, by_torch = begin_sharded(
+        stack, stream, draw=lambda generator: draw_keys(count, generator)
+    )
+    if by_torch:
+        local = sharded.local
+        whole = torch.empty(sharded.global_shape, dtype=local.dtype, device=local.device)
+        fill_orthogonal_batch(whole, gain, source)
+        copy_pieces(whole, local, sharded.pieces)
+    else:
+        assert isinstance(source, Tensor)
+        for piece in sharded.pieces:
+            keys = source[piece.offset[0] : piece.offset[0] + piece.size[0]]
+            _fill_stack(view_of(sharded.local, piece), gain, keys, sharded, piece)
+    count_write(stack, sharded.local)
+
+
+def _fill_stack(view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: Piece) -> None:
+    """Fills matrices of a stack, or the same box of each."""
+    shape = sharded.global_shape[1:]
+    if piece.size[1:] == shape and find_road(view) == "now":
+        form(view, keys, gain)
+        return
+    box = None if piece.size[1:] == shape else Box(shape, piece.offset[1:])
+    for matrix, key in zip(view, keys, strict=True):
+        fill_orthogonal(matrix, gain, key, box)
+
+
 def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
     """The places of matrices that can be formed together: of one kind, and apart in memory."""
     ranges = sorted(
@@ -146,9 +185,14 @@ def _fill_by_road(
     road: str, tensor: Tensor, gain: float, stream: Stream, box: Box | None = None
 ) -> None:
     if road == "torch":
-        if isinstance(stream, int):
-            raise RuntimeError(f"key={stream}: torch, which fills this tensor, takes no keys")
-        orthogonal_by_torch(tensor, gain, stream, box)
+        orthogonal_by_torch(tensor, gain, generator_of(stream, tensor.device), box)
+    elif road == "sharded":
+        fill_sharded(
+            tensor,
+            stream,
+            lambda piece, key, place: fill_orthogonal(piece, gain, key, place),
+            lambda whole, source: fill_orthogonal(whole, gain, source),
+        )
     elif road == "staged":
         fill_orthogonal(tensor, gain, stream, box)
     elif road == "operator":
