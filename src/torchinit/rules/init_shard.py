@@ -19,7 +19,8 @@ from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.fill_parts import fill_here, streams_of
+from torchinit.rules.fill_parts import streams_of
+from torchinit.rules.here import fill_here
 from torchinit.rules.part import Kept, Part, Region, draw_in
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
