@@ -122,12 +122,12 @@ def _begin(
         begun = _drawn(tensor, stream, check, is_random, by_torch)
     except Exception as error:
         if not in_batch:  # at its end the batch tells the others
-            agreement.agree(mesh, [], error)
+            agreement.agree({mesh: []}, error)
         raise
     number = state_number(stream) if begun.by_torch else int(begun.stream)  # type: ignore[arg-type]
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
     if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
-        agreement.agree(mesh, [drawn])
+        agreement.agree({mesh: [drawn]})
     return begun
 
 
