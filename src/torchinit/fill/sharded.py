@@ -125,6 +125,8 @@ def _begin(
             agreement.agree({mesh: []}, error)
         raise
     number = state_number(stream) if begun.by_torch else int(begun.stream)  # type: ignore[arg-type]
+    if by_torch and stream is not None:
+        number ^= state_number()  # sparse_ draws from the default generator besides
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
     if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
         agreement.agree({mesh: [drawn]})
