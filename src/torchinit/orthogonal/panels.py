@@ -53,7 +53,7 @@ def sizes(m: int, n: int, device_type: str) -> tuple[int, int]:
     Many reflectors make fast products. Beside a large matrix they are to take little memory: 12.5%,
     or 9% of one with so many columns that products and what threads need count besides.
     """
-    width = _WIDTH.get(device_type, _WIDTH["cpu"])
+    width = 256 if n <= 256 else _WIDTH.get(device_type, _WIDTH["cpu"])
     block = 128
     if m * n >= _LARGE:
         most = n // 11 if n >= 352 else min(16, n // 8)
@@ -63,11 +63,11 @@ def sizes(m: int, n: int, device_type: str) -> tuple[int, int]:
 
 
 def _cut(n: int, size: int) -> list[Range]:
-    """Cuts columns into ranges of one size, and what is left.
+    """Cuts columns into ranges of one size, and what is left; a little is left to the last.
 
     None is of one column: products with vectors round by where these lie in memory.
     """
     starts = list(range(0, n, size))
-    if n % size == 1 and n > size:
+    if 0 < n % size < max(2, size // 8) and n > size:
         del starts[-1]
     return [Range(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
