@@ -478,3 +478,17 @@ def test_errors_of_a_rank_that_came_to_one_mesh_only():
                 torchinit.normal_(tensor)
     if NATIVE:
         assert_untouched(both, rows)
+
+
+@in_worlds(2)
+def test_sparse_takes_two_generators():
+    """The one given, and torch's default one for the places of zeros: both are compared."""
+    tensor = guarded((6, 4), torch.float32, "2 S0")
+    torch.manual_seed(dist.get_rank())
+    with checking_keys(), pytest.raises(RankError, match="rank 1 drew another key"):
+        torchinit.sparse_(tensor, 0.5, generator=generator_of(1))
+    assert_untouched(tensor)
+    # Others draw from the given one alone.
+    with checking_keys():
+        torchinit.normal_(tensor, generator=generator_of(1))
+    assert_holds(tensor, torchinit.normal_(torch.empty(6, 4), generator=generator_of(1)), "2 S0")

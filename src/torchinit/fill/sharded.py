@@ -144,6 +144,8 @@ def begin_sharded(
     if begun.by_torch:
         assert not isinstance(stream, int | Tensor)
         number = state_number(stream)
+        if by_torch and stream is not None:
+            number ^= state_number()  # sparse_ draws from the default generator besides
     else:
         number = int(torch.as_tensor(begun.stream).sum())
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
