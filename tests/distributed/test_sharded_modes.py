@@ -126,6 +126,32 @@ def test_fake_tensors():
 
 
 @in_worlds(2)
+def test_other_dtypes():
+    """What torch fills alone: every rank makes the whole, and keeps its own part."""
+    from torch.distributed.tensor import distribute_tensor
+
+    for dtype in (torch.complex64, torch.int64, torch.bool):
+        for name in ("normal_", "constant_", "ones_", "zeros_", "eye_"):
+            if name == "normal_" and dtype != torch.complex64:
+                continue
+            torch.manual_seed(5)
+            plain = FUNCTIONS[name](torch.empty(6, 4, dtype=dtype))
+            for layout in LAYOUTS:
+                mesh, placements = read_layout(layout)
+                expected = distribute_tensor(plain, mesh, placements, src_data_rank=None).to_local()
+                tensor = distribute_tensor(
+                    torch.full_like(plain, GUARD), mesh, placements, src_data_rank=None
+                )
+                torch.manual_seed(5)
+                FUNCTIONS[name](tensor)
+                assert torch.equal(tensor.to_local(), expected), (name, dtype, layout)
+    tensor = distribute_tensor(torch.full((6, 4), 7), mesh_of(2), [placement("S0")])
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torchinit.normal_(tensor)
+    assert (tensor.to_local() == 7).all()
+
+
+@in_worlds(2)
 def test_which():
     tensor = guarded((6, 4), torch.float32, "2 S0")
     for scheme in ("normal_", "trunc_normal", "xavier_uniform", "zeros", "eye", "dirac"):
