@@ -310,6 +310,20 @@ def test_full_graphs_of_strided_shards():
 
 
 @in_worlds(2, where=lambda size, _: NATIVE, seconds=120)  # noqa: ARG005
+def test_dynamic_shapes():
+    """Uneven ones too, and those of which a rank holds several boxes."""
+    for layout in ("2 S0", "2 R", "2 Z0:2"):
+        function = compiled(lambda t: torchinit.normal_(t), "aot_eager", dynamic=True)
+        for rows in (8, 12, 7, 8):
+            torch.manual_seed(4)
+            plain = torchinit.normal_(torch.empty(rows, 4))
+            tensor = guarded((rows, 4), torch.float32, layout)
+            torch.manual_seed(4)
+            function(tensor)
+            assert_holds(tensor, plain, layout)
+
+
+@in_worlds(2, where=lambda size, _: NATIVE, seconds=120)  # noqa: ARG005
 def test_training_graphs():
     """Each fill its own key, with gradients besides."""
 
