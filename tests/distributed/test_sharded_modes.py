@@ -243,6 +243,95 @@ PATCHED = {
 }  # fmt: skip
 
 
+@in_worlds(2, each=PATCHED)
+def test_patched_functions(call):
+    """What ``torch.nn.init`` does to DTensors inside: as torchinit's functions do it."""
+    for layout in LAYOUTS:
+        torch.manual_seed(5)
+        plain = call(torchinit, torch.empty(6, 4))
+        for defer in (False, True):
+            tensor = torch.nn.Parameter(guarded((6, 4), torch.float32, layout))
+            torch.manual_seed(5)
+            with torchinit.patch_nn_init(defer=defer):
+                call(torch.nn.init, tensor)
+            assert_holds(tensor, plain, layout)
+
+
+@in_worlds(2)
+def test_patched_dirac():
+    torch.manual_seed(5)
+    plain = torchinit.dirac_(torch.empty(6, 4, 3), 2)
+    for layout in LAYOUTS:
+        tensor = guarded((6, 4, 3), torch.float32, layout)
+        with torchinit.patch_nn_init():
+            torch.nn.init.dirac_(tensor, 2)
+        assert_holds(tensor, plain, layout)
+
+
+@in_worlds(2)
+def test_patched_functions_refuse_partial_placements():
+    """Small constants too, which torch would write on every rank: their sum is another value."""
+    from torch.distributed.tensor import DTensor
+
+    tensor = DTensor.from_local(torch.full((6, 4), GUARD), mesh_of(2), [placement("P")])
+    for name, call in PATCHED.items():
+        with pytest.raises(ArgumentError, match="is partial"), torchinit.patch_nn_init():
+            call(torch.nn.init, tensor)
+        assert (tensor.to_local() == GUARD).all(), name
+
+
+@in_worlds(2)
+def test_patched_methods_and_modules():
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(5)
+    plain = torchinit.normal_(torch.empty(6, 4), 0.5, 2.0)
+    with torchinit.patch_nn_init():
+        linear = torch.nn.Linear(4, 6)
+    tensor = guarded((6, 4), torch.float32, "2 S0")
+    torch.manual_seed(5)
+    with torchinit.patch_nn_init():
+        tensor.normal_(0.5, 2.0)
+    assert_holds(tensor, plain, "2 S0")
+    torch.manual_seed(5)
+    with torchinit.patch_nn_init():
+        linear.reset_parameters()
+    with torch.device("meta"):
+        sharded = torch.nn.Linear(4, 6)
+    fully_shard(sharded, mesh=mesh_of(2))
+    sharded.to_empty(device="cpu")
+    torch.manual_seed(5)
+    with torchinit.patch_nn_init():
+        sharded.reset_parameters()
+    assert_gathers(sharded.weight, linear.weight.detach())
+    assert_gathers(sharded.bias, linear.bias.detach())
+
+
+@in_worlds(2)
+def test_patched_fills_by_name():
+    from torch.distributed.fsdp import fully_shard
+
+    def fill(model, layers):
+        with torchinit.patch_nn_init(seed=3, names_from=model):
+            for layer in layers:
+                layer.reset_parameters()
+            torch.nn.init.eye_(model[1].weight)
+            torch.nn.init.zeros_(model[1].bias)
+
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 3))
+    fill(plain, plain)
+    with torch.device("meta"):
+        sharded = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 3))
+    fully_shard(sharded, mesh=mesh_of(2))
+    sharded.to_empty(device="cpu")
+    fill(sharded, reversed(sharded))
+    for got, wanted in zip(sharded.parameters(), plain.parameters(), strict=True):
+        assert_gathers(got, wanted.detach())
+    with pytest.warns(UserWarning, match="1 random fill inside"):
+        with torchinit.patch_nn_init(seed=3, names_from=sharded):
+            torch.nn.init.sparse_(sharded[0].weight, 0.5)
+
+
 # torch.compile
 
 
