@@ -33,8 +33,9 @@ import torch.distributed as dist
 from filelock import FileLock
 
 HERE = Path(__file__).parent
+_parent = os.getppid()
 SEED = 7
-GRACE = 15  # seconds for the others when a rank has failed
+GRACE = 5  # seconds for the others when a rank has failed
 SLACK = 60  # to start processes, on a busy machine
 
 
@@ -62,7 +63,7 @@ def in_worlds(
     *sizes: int,
     each: dict[str, object] | Iterable[str] | None = None,
     where: Callable[[int, Any], bool] = lambda size, parameter: True,  # noqa: ARG005
-    seconds: float = 60,
+    seconds: float = 120,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a test of a function, one for each world.
 
@@ -164,6 +165,7 @@ class _World:
         self.pids: list[int] = []
         self.commands: list[int] = []
         self.answers: list[int] = []
+        self.used = 0.0  # CPU time of all ranks
         for rank in range(max(size, 1)):
             (reads, commands), (answers, writes) = os.pipe(), os.pipe()
             pid = os.fork()
@@ -198,13 +200,17 @@ class _World:
             for rank, answers in enumerate(self.answers):
                 selector.register(answers, selectors.EVENT_READ, rank)
             while len(said) < len(self.pids) and (left := deadline - time.monotonic()) > 0:
-                for key, _ in selector.select(left):
+                if os.getppid() != _parent:
+                    sys.exit("pytest has ended")
+                for key, _ in selector.select(min(left, 1)):
                     rank = key.data
                     text = os.read(key.fd, 1 << 16)
                     texts[rank] += text
                     if not text or texts[rank].endswith(b"\n"):
                         selector.unregister(key.fd)
-                        said[rank] = json.loads(texts[rank]) if text else "the process has ended"
+                        answer = json.loads(texts[rank]) if text else ["the process has ended", 0]
+                        said[rank], used = answer
+                        self.used += used
                         if said[rank]:
                             deadline = min(deadline, time.monotonic() + GRACE)
         waiting = [rank for rank in texts if rank not in said]
@@ -247,13 +253,14 @@ def _be_rank(rank: int, size: int, folder: Path, reads: int, writes: int) -> Non
             case = Case(*json.loads(line))
             test = getattr(sys.modules[case.module], case.function)
             torch.manual_seed(SEED)
-            said = ""
+            said, begin = "", time.process_time()
             try:
                 test.body(*([test.parameters[case.what]] if case.what else []))
             except BaseException:
                 said = traceback.format_exc(limit=-8)
             with contextlib.suppress(BrokenPipeError):
-                os.write(writes, (json.dumps(said) + "\n").encode())
+                answer = [said, time.process_time() - begin]
+                os.write(writes, (json.dumps(answer) + "\n").encode())
 
 
 def _run_worlds(folder: Path) -> None:
@@ -264,7 +271,6 @@ def _run_worlds(folder: Path) -> None:
         importlib.import_module(module)
 
     outcomes: dict[str, list[str]] = {}
-    seconds: dict[str, float] = {}
     for size in sorted({case.size for case in cases}):
         world, more = None, 0
         for case in cases:
@@ -272,17 +278,16 @@ def _run_worlds(folder: Path) -> None:
                 continue
             if world is None:
                 world, more = _World(size), SLACK
-            begin = time.monotonic()
+            begin, used = time.monotonic(), world.used
             outcomes[case.key()] = world.run(case, more)
-            seconds[case.key()] = time.monotonic() - begin
+            took, used = time.monotonic() - begin, world.used - used
+            print(f"{took:6.2f} s, {used:6.2f} s of CPUs: {case.key()}", flush=True)
             more = 0
             if outcomes[case.key()]:  # others may be amid a collective
                 world.end(failed=True)
                 world = None
         if world is not None:
             world.end()
-    for key, duration in sorted(seconds.items(), key=lambda item: -item[1]):
-        print(f"{duration:6.2f} s {key}")
     (folder / "worlds.part").write_text(json.dumps(outcomes))
     (folder / "worlds.part").rename(folder / "worlds.json")
 

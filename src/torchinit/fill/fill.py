@@ -137,7 +137,7 @@ def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -
             stream,
             lambda piece, key, place: fill(draw, piece, key, place),
             lambda whole, key: fill(draw, whole, key),
-            check=lambda: check_draw(draw, tensor.dtype),
+            check=lambda: check_draw(draw, tensor.dtype) if tensor.dtype in FLOAT_NUMBERS else None,
             is_random=DISTRIBUTIONS[draw[0]].is_random,
         )
         return tensor

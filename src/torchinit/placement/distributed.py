@@ -6,6 +6,7 @@ DTensors, and the import takes 0.4 s.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -79,9 +80,14 @@ def read_sharded(tensor: Any) -> Sharded:
             local tensor of another shape than the placements say.
     """
     local = local_of(tensor)
-    shape = tuple(tensor.shape)
+    # To torch.compile: this shape, and a graph for each other one.
+    shape = tuple(operator.index(size) for size in tensor.shape)
     pieces = _checked_pieces(
-        shape, tuple(local.shape), tensor.device_mesh, tuple(tensor.placements), _order_of(tensor)
+        shape,
+        tuple(operator.index(size) for size in local.shape),
+        tensor.device_mesh,
+        tuple(tensor.placements),
+        _order_of(tensor),
     )
     return Sharded(local, shape, pieces)
 
