@@ -22,7 +22,7 @@ from conftest import native_only
 from torchinit.errors import ArgumentError
 from torchinit.fill import operators as ops
 from torchinit.native import load as native
-from torchinit.orthogonal import fallback, form, reflectors
+from torchinit.orthogonal import fallback, form, panels, products, reflectors
 
 ALPHA = 1e-6
 FLOATS = (torch.float32, torch.float64)
@@ -177,7 +177,7 @@ def test_empty_batches():
 
 
 def test_large_batches_are_made_in_parts(monkeypatch):
-    monkeypatch.setattr(form, "_BATCH_ELEMENTS", 3 * 150 * 150)
+    monkeypatch.setitem(form._BATCH_ELEMENTS, "cpu", 3 * 150 * 150)
     torch.manual_seed(4)
     batch = torchinit.orthogonal_batch_([torch.empty(150, 150) for _ in range(7)])
     torch.manual_seed(4)
@@ -342,8 +342,8 @@ def test_one_by_one_or_by_blocks(shape, dtype, count, monkeypatch):
     small = made()
     monkeypatch.setattr(form, "_SMALL", 0)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-14
-    for block in (1, 7, 64):
-        monkeypatch.setattr(form, "_block_size", lambda *_, b=block: b)
+    for width, block in ((4, 1), (14, 7), (64, 64), (128, 32)):
+        monkeypatch.setattr(panels, "sizes", lambda *_, both=(width, block): both)
         assert (made() - small).abs().max() <= tolerance * math.sqrt(max(shape))
 
 
@@ -420,12 +420,10 @@ DRAWS = 20_000
 
 def drawn_by_blocks(draw, block):
     matrices = torch.empty(DRAWS, N, N)
-    original = form._block_size
-    form._block_size = lambda *_: block
-    try:
-        form.form_by_blocks(matrices, draw, 1.0)
-    finally:
-        form._block_size = original
+    ranges = [panels.Range(start, min(N, start + block)) for start in range(0, N, block)]
+    grid = panels.Grid(N, N, ranges, ranges)
+    parts = [products.Panel(each, matrices[..., each.start : each.stop]) for each in ranges]
+    products.form_panels(grid, parts, draw, 1.0, wide=False)
     return matrices
 
 

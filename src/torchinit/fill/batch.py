@@ -117,10 +117,9 @@ class Batch:
         if open_batch.get() is self:
             open_batch.set(self._before)
         columns, self._columns = self._columns, ([], [], [], [], [], [], [])
-        failed = error if isinstance(error, Exception) else None
-        if self._drawn and not isinstance(error, RankError):
-            self._agree(columns, failed)
-        if columns[0] and not (failed is not None and (self._discards or self._drawn)):
+        if self._drawn and (kind is None or issubclass(kind, Exception)):
+            self._agree(columns, error)
+        if columns[0] and not (kind is not None and (self._discards or self._drawn)):
             self._check(columns)
             draws, dtypes, keys, tensors, addresses, _, places = columns
             calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
@@ -139,8 +138,10 @@ class Batch:
                     "block"
                 )
 
-    def _agree(self, columns: _Columns, failed: Exception | None) -> None:
+    def _agree(self, columns: _Columns, failed: BaseException | None) -> None:
         """Compares keys; other ranks are told what has failed here."""
+        if isinstance(failed, RankError):  # which they know
+            return
         if failed is None:
             try:
                 self._check(columns)

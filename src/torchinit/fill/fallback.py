@@ -28,14 +28,20 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> 
 
     A key chooses the seed of a generator. A box is copied from the whole, which is made besides.
     """
-    if isinstance(stream, int | Tensor):
-        stream = torch.Generator(tensor.device).manual_seed(int(stream) % 2**64)
+    stream = generator_of(stream, tensor.device)
     if box is not None and draw[0] != CONSTANT:
         whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
         _fill(draw, whole, stream)
         with torch.no_grad():
             return tensor.copy_(part_of(whole, box, tensor.shape))
     return _fill(draw, tensor, stream)
+
+
+def generator_of(stream: Stream, device: torch.device) -> Generator | None:
+    """A stream as torch takes it: a key chooses the seed of a generator."""
+    if isinstance(stream, int | Tensor):
+        return torch.Generator(device).manual_seed(int(stream) % 2**64)
+    return stream
 
 
 def part_of(whole: Tensor, box: Box, size: Sequence[int]) -> Tensor:

@@ -25,6 +25,8 @@ from torchinit.streams.keys import Stream, draw_key, draw_key_number, state_numb
 FillPiece: TypeAlias = Callable[[Tensor, Stream, Box | None], object]
 # Fills a plain tensor of the global shape, from a stream.
 FillWhole: TypeAlias = Callable[[Tensor, Stream], object]
+# Draws keys.
+Draw: TypeAlias = Callable[[Stream], Stream]
 
 
 class Begun(NamedTuple):
@@ -116,28 +118,34 @@ def begin_sharded(
     *,
     is_random: bool = True,
     by_torch: bool = False,
+    draw: Draw | None = None,
 ) -> Begun:
     """Does what comes before the first write: checks, the key, and what ranks have to agree on.
 
     Args:
         tensor, stream, check, is_random: as ``fill_sharded`` has them; the tensor is in memory.
         by_torch: whether torch fills wherever the tensor lies.
+        draw: draws the keys; None draws one.
 
     Raises:
         ArgumentError, TypeError, RankError: as ``fill_sharded``.
     """
     if is_compiling() or not (is_random and agreement.is_checking(stream)):
-        return _drawn(tensor, stream, check, is_random, by_torch)
+        return _drawn(tensor, stream, check, is_random, by_torch, draw)
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
     batch = open_batch.get()
     in_batch = batch is not None and batch.compare(mesh)
     try:
-        begun = _drawn(tensor, stream, check, is_random, by_torch)
+        begun = _drawn(tensor, stream, check, is_random, by_torch, draw)
     except Exception as error:
         if not in_batch:  # at its end the batch tells the others
             agreement.agree(mesh, [], error)
         raise
-    number = state_number(stream) if begun.by_torch else int(begun.stream)  # type: ignore[arg-type]
+    if begun.by_torch:
+        assert not isinstance(stream, int | Tensor)
+        number = state_number(stream)
+    else:
+        number = int(torch.as_tensor(begun.stream).sum())
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
     if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
         agreement.agree(mesh, [drawn])
@@ -145,7 +153,12 @@ def begin_sharded(
 
 
 def _drawn(
-    tensor: Tensor, stream: Stream, check: Callable[[], None], is_random: bool, by_torch: bool
+    tensor: Tensor,
+    stream: Stream,
+    check: Callable[[], None],
+    is_random: bool,
+    by_torch: bool,
+    draw: Draw | None,
 ) -> Begun:
     """Checks a fill, and draws its key."""
     sharded = read_sharded(tensor)
@@ -160,7 +173,9 @@ def _drawn(
     check()
     by_torch = by_torch or road == "torch"
     if is_random and not by_torch:
-        stream = draw_key(stream) if road == "operator" else draw_key_number(stream)
+        if draw is None:
+            draw = draw_key if road == "operator" else draw_key_number
+        stream = draw(stream)
     return Begun(sharded, stream, by_torch)
 
 

@@ -8,7 +8,6 @@ is made by the same calls again, on memory of those parameters alone.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -44,7 +43,7 @@ class _KeyedSteps(KeyedFills):
         """After a step's call."""
 
 
-_name = attrgetter("name")
+_step = attrgetter("step")
 _Handler: TypeAlias = "Recorder | _KeyedSteps"
 
 
@@ -340,25 +339,25 @@ def assign_own(
             "these would have done is unknown. Give rules"
         )
     assignments, unfilled = [], []
-    joined = {name for name, count in Counter(map(_name, parameters)).items() if count > 1}
+    joined = _join(own.records)
     for named, record in zip(parameters, own.records, strict=True):
+        record = joined.get(named.name, record)
         takes = named.tensor.is_meta and named.tensor.dtype.is_floating_point
         final = dtype if dtype is not None and takes else named.tensor.dtype
         steps = record.computed or [operation.step for operation in record.operations]
         labels = ", ".join(dict.fromkeys(own.labels[step] for step in sorted(steps)))
         draw: Draw | None = None
         parts: list[Part] = []
-        pads: list[int] = []
         if not record.computed and not record.operations:
             unfilled.append(named.name)
             continue
         if not record.computed:
             parts = parts_of(record)
             first = parts[0]
-            pads = _pads(record, is_tied=named.name in joined)
-            if len(parts) == 1 + len(pads) * (named.name in joined):
-                draw = draw_in(first.values) if first.region.geometry is None else None
+            if len(parts) == 1 and first.region.geometry is None:
+                draw = draw_in(first.values)
                 parts = parts if draw is None else []
+        pads = _pads(record)
         is_plain = (
             draw is not None and type(named.tensor) is Parameter and named.tensor.is_meta
         ) and not pads
@@ -373,13 +372,32 @@ def assign_own(
     return assignments
 
 
-def _pads(record: Record, is_tied: bool) -> list[int]:
-    """Rows of padding that an embedding zeroed and a head tied to it wrote, or would write, over.
+def _join(records: Sequence[Record]) -> dict[str, Record]:
+    """What was done to all parameters of one name, as rename may join them, in order, as to one."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.named.name, []).append(record)
+    joined = {}
+    for name, group in groups.items():
+        if len(group) == 1:
+            continue
+        slots = tuple(slot for record in group for slot in record.named.slots)
+        whole = joined[name] = Record(group[0].named._replace(ties=slots))
+        operations = [operation for record in group for operation in record.operations]
+        for operation in sorted(operations, key=_step):
+            whole.add(operation)
+        whole.zeroed = [geometry for record in group for geometry in record.zeroed]
+        whole.computed = set().union(*(record.computed for record in group))
+    return joined
+
+
+def _pads(record: Record) -> list[int]:
+    """Rows of padding that an embedding zeroed and a head tied to it wrote over.
 
     Where a model ties only after it has initialised itself, as Transformers does without the meta
     device, the embedding's values are the ones that stay.
     """
-    if not (is_tied or len(record.named.slots) > 1) or not record.zeroed:
+    if len(record.named.slots) == 1 or not record.zeroed:
         return []
     tensor: Tensor = record.named.tensor
     return [
