@@ -189,9 +189,10 @@ def test_in_memory_and_after_a_forward(rules):
         model = way(on_meta(), mesh)
         model.to_empty(device="cpu")
         with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                local = local_of(tensor) if is_dtensor(tensor) else tensor
-                local.fill_(0.5)
+            for parameter in model.parameters():
+                local_of(parameter).fill_(0.5) if is_dtensor(parameter) else parameter.fill_(0.5)
+            for layer in model.layers:
+                layer.scale.fill_(3)
         if "TP" not in name:
             model(torch.arange(6).view(1, 6)).sum().backward()
         before = {id(tensor): tensor._version for tensor in model.parameters()}

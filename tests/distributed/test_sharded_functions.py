@@ -1,5 +1,6 @@
 """Every function on DTensors: what each rank holds is the plain tensor's, bit for bit."""
 
+# ruff: noqa: PT012, SIM117
 from __future__ import annotations
 
 import warnings
@@ -252,7 +253,7 @@ def test_batches_refuse_what_was_written_since():
         lambda: tensor.add_(1),
         lambda: setattr(tensor, "_local_tensor", tensor._local_tensor.clone()),
     ):
-        with pytest.raises(RuntimeError, match=r"torchinit\.batch"):  # noqa: PT012, SIM117
+        with pytest.raises(RuntimeError, match=r"torchinit\.batch"):
             with torchinit.batch():
                 torchinit.normal_(other)
                 torchinit.normal_(tensor)

@@ -258,7 +258,9 @@ def _be_rank(rank: int, size: int, folder: Path, reads: int, writes: int) -> Non
 
 def _run_worlds(folder: Path) -> None:
     cases = [Case(*each) for each in json.loads((folder / "cases.json").read_text())]
-    for module in {case.module for case in cases}:
+    # The first three are what every rank would import when it first needs it.
+    lazy = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor.parallel")
+    for module in (*lazy, *{case.module for case in cases}):
         importlib.import_module(module)
 
     outcomes: dict[str, list[str]] = {}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.pieces import Piece
-from torchinit.rules.fill_parts import fill_here
 from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of
+from torchinit.rules.here import fill_here
 from torchinit.rules.part import Part, Region
 
 SHAPE = (6, 4, 5)

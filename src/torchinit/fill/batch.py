@@ -147,8 +147,7 @@ class Batch:
                 self._check(columns)
             except Exception as error:
                 failed = error
-        for mesh, drawn in self._drawn.items():
-            agree(mesh, drawn, failed)
+        agree(self._drawn, failed)
 
     def own(self, owner: Tensor, local: Tensor) -> None:
         """Notes a DTensor whose local tensor's fills have been collected."""

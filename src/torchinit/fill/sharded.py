@@ -139,16 +139,18 @@ def begin_sharded(
         begun = _drawn(tensor, stream, check, is_random, by_torch, draw)
     except Exception as error:
         if not in_batch:  # at its end the batch tells the others
-            agreement.agree(mesh, [], error)
+            agreement.agree({mesh: []}, error)
         raise
     if begun.by_torch:
         assert not isinstance(stream, int | Tensor)
         number = state_number(stream)
+        if by_torch and stream is not None:
+            number ^= state_number()  # sparse_ draws from the default generator besides
     else:
         number = int(torch.as_tensor(begun.stream).sum())
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
     if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
-        agreement.agree(mesh, [drawn])
+        agreement.agree({mesh: [drawn]})
     return begun
 
 

@@ -26,8 +26,8 @@ from torchinit.models.recorder import Operation, Record, Recorder
 from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import is_dtensor
-from torchinit.rules.fill_parts import seeded
 from torchinit.rules.part import Matrix, Part, Region, draw_in
+from torchinit.rules.whole import seeded
 from torchinit.schemes.distributions import Draw
 from torchinit.streams.canonical import Named, Slot
 

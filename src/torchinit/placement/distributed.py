@@ -195,6 +195,11 @@ def check_no_flat_piece(tensor: Tensor) -> None:
         )
 
 
+def ranks_of(mesh: Any) -> tuple[int, ...]:
+    """The ranks of a mesh in the world."""
+    return tuple(mesh.mesh.flatten().tolist())
+
+
 def gather_over(mesh: Any, value: Any) -> dict[int, Any]:
     """What every process of a mesh gives, by its rank in the world; all of them have to call this.
 

@@ -1,0 +1,108 @@
+"""Fills what lies here of parts of parameters: of DTensors, and of plain shards."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from torchinit.fill.patterns import fill_dirac, fill_eye
+from torchinit.fill.sharded import begin_sharded, count_write
+from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.placement.box import Box
+from torchinit.placement.distributed import Sharded
+from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
+from torchinit.rules.part import Function, Kept, Matrix, Part, Region, Values, draw_in
+from torchinit.rules.whole import fill_whole
+from torchinit.schemes.calls import Call
+from torchinit.schemes.distributions import CONSTANT, Draw
+from torchinit.streams.keys import Stream
+
+# A fill of values drawn one by one.
+Fill: TypeAlias = tuple[Draw, Tensor, Stream, Box | None]
+
+
+def fill_sharded_part(
+    tensor: Tensor, part: Part, stream: Stream, wholes: dict[str, Tensor]
+) -> list[Fill]:
+    """Fills what lies here of a part of a DTensor; returns the fills of values drawn one by one."""
+    region, values = part
+    if isinstance(values, Kept) or tensor.is_meta:
+        return []
+    sharded, key, by_torch = begin_sharded(tensor, stream, is_random=_is_random(values))
+    count_write(tensor, sharded.local)
+    cut: Region | None = region
+    if region.geometry is not None:
+        cut = as_cuts(region, sharded.global_shape, tuple(tensor.stride()))
+    return fill_here(sharded, part, cut, key, wholes, by_whole=by_torch)
+
+
+def fill_here(
+    sharded: Sharded,
+    part: Part,
+    cut: Region | None,
+    key: Stream,
+    wholes: dict[str, Tensor],
+    *,
+    by_whole: bool = False,
+) -> list[Fill]:
+    """Fills what lies here of a part.
+
+    Args:
+        sharded: what lies here of the parameter.
+        part: of it.
+        cut: the part's region as one of cuts alone; None if it is none.
+        key: of the part; or where torch draws from, if that fills it.
+        wholes: what was made as a whole before, by name; this one is added.
+        by_whole: whether the whole is to be made, and cut.
+
+    Returns:
+        The fills of values drawn one by one, which are still to be done.
+    """
+    region, values = part
+    by_shape = isinstance(values, Matrix | Call) and cut is not None and cut.shape != region.shape
+    if cut is None or by_shape or by_whole or _is_made_whole(values):
+        whole = values if isinstance(values, Tensor) else wholes.get(region.name)
+        if whole is None:
+            whole = wholes[region.name] = torch.empty(
+                region.shape, dtype=sharded.local.dtype, device=sharded.local.device
+            )
+            fill_whole(whole, values, key)
+        if cut is None:
+            copy_view(whole, sharded, region)
+        else:
+            copy_fragments(whole.reshape(cut.shape), fragments_of(sharded, cut))
+        return []
+    fragments = fragments_of(sharded, cut)
+    if isinstance(values, Matrix):
+        for view, box in fragments:
+            fill_orthogonal(view, values.gain, key, box)
+    elif isinstance(values, Call):
+        with torch.no_grad():
+            for view, box in fragments:
+                if values.name == "eye_":
+                    fill_eye(view, box)
+                else:
+                    fill_dirac(view, box, values.arguments["groups"])
+    else:
+        draw = cast(Draw, values)
+        return [(draw, one.view, key, None if is_whole(one) else one.box) for one in fragments]
+    return []
+
+
+def _is_random(values: Values) -> bool:
+    """Whether values take a key."""
+    if isinstance(values, Matrix | Function):
+        return True
+    if isinstance(values, Call):
+        return values.name == "sparse_"
+    draw = draw_in(values)
+    return draw is not None and draw[0] != CONSTANT
+
+
+def _is_made_whole(values: Values) -> bool:
+    """Whether values cannot be made for a part alone."""
+    return isinstance(values, Function | Tensor) or (
+        isinstance(values, Call) and values.name == "sparse_"
+    )
