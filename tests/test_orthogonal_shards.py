@@ -14,7 +14,7 @@ from hypothesis import strategies as hs
 import torchinit
 from conftest import native_only
 from torchinit.errors import ArgumentError
-from torchinit.orthogonal import fallback, form, panels, products, sharing
+from torchinit.orthogonal import fallback, form, panels, products, reflectors, sharing
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 
@@ -199,6 +199,15 @@ def test_gains_that_products_cannot_take():
     assert same(box_of((300, 200), place, gain=gain), expected[place])
 
 
+@native_only
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_square_matrices_are_transposed(n):
+    """So that the shards of rows that FSDP makes are columns of what is formed."""
+    tall = torch.empty(n, n)
+    reflectors.fill_small([tall], torch.tensor([KEY]), 0.5)
+    assert same(whole((n, n)), tall.t())
+
+
 # What products do, on which all this rests.
 
 
@@ -256,7 +265,7 @@ def test_no_range_is_of_one_column():
         for m in (n, n + 5, 2**21 // n):
             if m < n:
                 continue
-            grid = panels.grid_of(m, n, "cpu")
+            grid = panels.grid_of(m, n, "cpu", wide=n % 2 == 0)
             for ranges in (grid.panels, grid.blocks):
                 assert [each.start for each in ranges] == [0, *[each.stop for each in ranges[:-1]]]
                 assert ranges[-1].stop == n
@@ -296,7 +305,7 @@ def test_memory_beside_a_shard(shape, place, dtype, threads, on_threads):
     """A panel for each of at most two threads, or a few if the shard is as large, and a block."""
     shard = torch.empty(torch.empty(shape, device="meta")[place].shape, dtype=dtype)
     box = Box(shape, [part.start or 0 for part in place])
-    panel = 128 * max(shape) * 4
+    panel = (256 if shape[0] > shape[1] else 128) * max(shape) * 4
     beside = on_threads(threads, allocated, lambda: fill_orthogonal(shard, 1.0, KEY, box))
     assert beside <= threads * panel + shard.nbytes / 8 + panel + 6 * 128 * 128 * 4
 

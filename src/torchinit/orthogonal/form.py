@@ -107,7 +107,7 @@ def form_matrix(
     shape = tuple(tensor.shape if box is None else box.global_shape)
     target = Target(tensor, box or Box(shape, [0] * len(shape)))
     n, m = sorted(matrix_shape(shape))
-    grid = grid_of(m, n, tensor.device.type)
+    grid = grid_of(m, n, tensor.device.type, wide=target.wide)
     threads = min(threads, len(grid.panels) + 1) if m * n * n >= _WORTH_THREADS else 1
     dtype = working_dtype(tensor.dtype)
 
@@ -154,7 +154,7 @@ def _form_batches(
     like = tensors[0]
     shape, wide = matrix_shape(like.shape), is_wide(like.shape)
     n, m = sorted(shape)
-    grid = grid_of(m, n, like.device.type)
+    grid = grid_of(m, n, like.device.type, wide=wide)
     most = _BATCH_ELEMENTS[like.device.type] // (m * n)
     size = min(max(1, most), -(-len(tensors) // threads))
 

@@ -14,6 +14,7 @@ block on that its last columns are of, and needs no other panel: any of them can
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ DrawReflectors = Callable[[Tensor, Tensor, Tensor, int], None]
 
 # Parts that the vectors of a block are drawn in where threads share them out.
 _PARTS = 4
+# From so many reflectors a block on V^T V is made in halves, which leaves out a quarter.
+_WORTH_HALVES = 64
 # From so many reflectors a block on it is worth writing them side by side.
 _WORTH_COLUMNS = 16
 
@@ -157,7 +160,13 @@ class _Forming:
                 block, slot = self.blocks[number], number % self.slots
                 starts = range(0, block.range.size, self.part)
                 drawn = [add(partial(self._draw, block, start), uses[slot]) for start in starts]
-                ready[number] = add(partial(self._make_triangle, block), drawn)
+                b = block.range.size
+                cuts = [0, b // 2, b] if b >= _WORTH_HALVES else [0, b]
+                made = [
+                    add(partial(self._make_products, block, *cut), drawn)
+                    for cut in itertools.pairwise(cuts)
+                ]
+                ready[number] = add(partial(self._make_triangle, block), made)
                 uses[slot] = []
 
         prepare(0)
@@ -188,11 +197,15 @@ class _Forming:
             signs = signs.unsqueeze(0)
         self.draw(vectors, half_norms, signs, block.range.start + start)
 
+    def _make_products(self, block: _Block, begin: int, stop: int, _: int) -> None:
+        """Makes some columns of V^T V, down to the diagonal and not much further."""
+        some = block.vectors[..., begin:stop, :]
+        multiply(block.vectors[..., :stop, :], some.mT, block.triangle[..., :stop, begin:stop])
+
     def _make_triangle(self, block: _Block, _: int) -> None:
-        """Makes T, or its inverse where triangular systems are solved."""
+        """Makes T's inverse of V^T V, or T where it is multiplied with."""
         triangle = block.triangle
-        multiply(block.vectors, block.vectors.mT, triangle)
-        # More exact than the product's.
+        # More exact than the products'.
         triangle.diagonal(dim1=-2, dim2=-1).copy_(block.half_norms)
         if self.inverts:
             reflectors.invert_triangles(triangle if self.lead else triangle.unsqueeze(0))
