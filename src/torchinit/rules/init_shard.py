@@ -108,8 +108,8 @@ def init_shard_(
         ]
     else:
         streams = [key_of_name(part.region.name) for part in parts]
-    if isinstance(place, int) and isinstance(chosen, Elementwise):
-        box = Box((math.prod(shape),), (place,))
+    if isinstance(chosen, Elementwise):
+        box = Box((math.prod(shape),), (place,)) if isinstance(place, int) else Box(shape, place)
         fill(parts[0].values, memory, streams[0], box)  # type: ignore[arg-type]
         return tensor
     _fill_parts(memory, shape, place, parts, streams)
