@@ -373,10 +373,9 @@ def test_full_graphs(what):
 
 
 @in_worlds(2, where=lambda size, _: NATIVE, seconds=120)  # noqa: ARG005
-def test_full_graphs_of_all_functions():
-    for name in NAMES:
-        if name in ("sparse_",):
-            continue
+def test_full_graphs_of_other_functions():
+    """Those that the other tests have not."""
+    for name in ("normal_", "ones_", "xavier_uniform_", "kaiming_normal_", "eye_"):
         torch.manual_seed(4)
         plain = FUNCTIONS[name](torch.empty(6, 4))
         tensor = guarded((6, 4), torch.float32, "2 S0")
@@ -401,9 +400,9 @@ def test_full_graphs_of_strided_shards():
 @in_worlds(2, where=lambda size, _: NATIVE, seconds=120)  # noqa: ARG005
 def test_dynamic_shapes():
     """Uneven ones too, and those of which a rank holds several boxes."""
-    for layout in ("2 S0", "2 R", "2 Z0:2"):
+    for layout in ("2 S0", "2 Z0:2"):
         function = compiled(lambda t: torchinit.normal_(t), "aot_eager", dynamic=True)
-        for rows in (8, 12, 7, 8):
+        for rows in (8, 7, 8):
             torch.manual_seed(4)
             plain = torchinit.normal_(torch.empty(rows, 4))
             tensor = guarded((rows, 4), torch.float32, layout)
