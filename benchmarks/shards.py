@@ -292,8 +292,8 @@ def threads_line(elements: int, rounds: int) -> str:
     ratios = [a / b for a, b in zip(two, one, strict=True)]
     return (
         f"`normal_` of {elements / 2**20:g} Mi float32 elements, {rounds} rounds in turn: two "
-        f"ranks of one thread took {min(two) / min(one):.2f} of the time of one process of two "
-        f"threads, best against best; round by round {spread(ratios)}."
+        f"ranks of one thread took {spread(ratios)} of the time of one process of two threads, "
+        f"round by round; best against best {min(two) / min(one):.2f}."
     )
 
 
@@ -314,9 +314,9 @@ def scale_section(quick: bool) -> str:
         "## One rank of many\n\n"
         "A Llama 70B (70.55 G values in 723 parameters, bfloat16, truncated normal), filled by "
         "`init_shard_`: one thread, no process group; seconds of CPU time. The slowest of three "
-        "ranks, each at its best of several rounds, in memory allocated afresh; of shards above "
-        "1 GiB, the first rank's, once, in one memory used again. `zeroed` is the same by "
-        "`zero_`.\n\n"
+        "ranks, each at its best of several rounds, so in pages that were touched before; of "
+        "shards above 1 GiB, the first rank's, once, in one memory for all. `zeroed` is the same "
+        "by `zero_`.\n\n"
         f"{scale_table(SCALES[-1:] if quick else SCALES, 1 if quick else 3)}"
     )
 
@@ -332,7 +332,7 @@ def memory_section(quick: bool) -> str:
 
 def threads_section(quick: bool) -> str:
     """Two ranks and two threads."""
-    found = threads_line(2**20 if quick else 2**26, 2 if quick else 15)
+    found = threads_line(2**20 if quick else 2**26, 2 if quick else 60)
     return f"## Two ranks and two threads\n\n{found}"
 
 
