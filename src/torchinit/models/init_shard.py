@@ -16,14 +16,16 @@ from torchinit.fill.fallback import part_of
 from torchinit.fill.fill import fill, fill_list
 from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
+from torchinit.models.keyed import KeyOfName, run_callable
+from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.fill_parts import streams_of
-from torchinit.rules.here import fill_here
-from torchinit.rules.part import Kept, Part, Region, draw_in
+from torchinit.rules.fill_parts import filling_order, streams_of
+from torchinit.rules.here import fill_here, takes_key
+from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
@@ -102,11 +104,9 @@ def init_shard_(
         _cut_from_whole(memory, shape, place, chosen, generator)
         return tensor
     if key_of_name is None:
-        streams = [
-            one if isinstance(one, int) or isinstance(part.values, Kept) else draw_key_number(one)
-            for one, part in zip(streams_of(parts, generator), parts, strict=True)
-        ]
+        parts, streams = _drawn(parts, memory, generator)
     else:
+        parts = [_called(part, memory, key_of_name) for part in parts]
         streams = [key_of_name(part.region.name) for part in parts]
     if isinstance(chosen, Elementwise):
         box = Box((math.prod(shape),), (place,)) if isinstance(place, int) else Box(shape, place)
@@ -130,6 +130,37 @@ def _cut_from_whole(
             memory.copy_(whole.view(-1)[place : place + memory.numel()])
         else:
             memory.copy_(part_of(whole, Box(shape, place), memory.shape))
+
+
+def _drawn(
+    parts: Sequence[Part], like: Tensor, generator: Generator | None
+) -> tuple[list[Part], list[Stream]]:
+    """Draws the keys of parts in the order in which the scheme, called on the whole, does."""
+    ready, streams = list(parts), streams_of(parts, generator)
+    for i in filling_order(parts):
+        if isinstance(streams[i], int):
+            continue
+        if takes_key(parts[i].values):
+            streams[i] = draw_key_number(generator)
+        else:
+            ready[i] = _called(parts[i], like)
+    return ready, streams
+
+
+def _called(part: Part, like: Tensor, key_of_name: KeyOfName | None = None) -> Part:
+    """A part whose callable has been called on memory for its whole; its draws follow the name."""
+    region, values = part
+    if not isinstance(values, Function):
+        return part
+    scratch = torch.empty(region.shape, dtype=like.dtype, device=like.device)
+    mark_unwritten(scratch)
+    if key_of_name is None:
+        values.function(scratch)
+    else:
+        run_callable(values.function, scratch, region.name, key_of_name)
+    by = getattr(values.function, "__qualname__", None) or repr(values.function)
+    check_written(region.name, scratch, by)
+    return Part(region, scratch.detach())
 
 
 def _fill_parts(
