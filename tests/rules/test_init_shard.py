@@ -301,6 +301,10 @@ def test_meta_parts_stay_and_draw_nothing():
         ({"scheme": Normal(1e39)}, ArgumentError, "std"),
         ({"tensor": torch.empty(1, 10).expand(5, 10)}, ArgumentError, "share memory"),
         ({"tensor": 3}, TypeError, "torch.Tensor"),
+        ({"tensor": torch.zeros(5, 10, dtype=torch.complex64)}, TypeError, "complex64"),
+        ({"tensor": torch.zeros(5, 10, dtype=torch.int32), "scheme": "ones"}, TypeError, "int32"),
+        ({"seed": 0, "name": 3}, TypeError, "name=3"),
+        ({"global_shape": (2**40, 2**30)}, ArgumentError, "2\\^63"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Generator, Tensor
 
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.fallback import part_of
@@ -68,7 +69,8 @@ def init_shard_(
     Raises:
         ArgumentError: a part that does not lie in the whole, a scheme that cannot fill the whole.
             Nothing has been drawn or written then.
-        TypeError: for a DTensor, which knows its place; for what is no scheme.
+        TypeError: for a DTensor, which knows its place; for what is no scheme; for a dtype that
+            only a callable can fill.
 
     >>> import torch, torchinit
     >>> whole = torch.empty(6, 4)
@@ -86,15 +88,15 @@ def init_shard_(
         raise TypeError("a DTensor knows its place: call torchinit's function, or a scheme, on it")
     key_of_name = _key_of_name(seed, name, generator)
     shape = _shape("global_shape", global_shape)
+    if math.prod(shape) >= 2**63:
+        raise ArgumentError(f"global_shape={list(shape)} has more than 2^63 - 1 elements")
     chosen = as_scheme(scheme)
     region, target = Region(name or "", shape), Target(name or "", shape, tensor.dtype)
     if isinstance(chosen, By):
         chosen = chosen.scheme(region, target)
     parts = chosen.parts(region, target)
     place = _place(tensor, shape, offset)
-    for part in parts:
-        if (draw := draw_in(part.values)) is not None:
-            check_draw(draw, tensor.dtype)
+    _check_parts(parts, tensor.dtype)
     if tensor.is_meta:
         return tensor
     memory = tensor.detach()
@@ -114,6 +116,18 @@ def init_shard_(
         return tensor
     _fill_parts(memory, shape, place, parts, streams)
     return tensor
+
+
+def _check_parts(parts: Sequence[Part], dtype: torch.dtype) -> None:
+    for values in (part.values for part in parts):
+        if isinstance(values, Function | Kept):
+            continue
+        if dtype not in ALL_DTYPES:
+            raise TypeError(
+                f"tensor has dtype {dtype}, which cannot be initialised: give it a callable"
+            )
+        if (draw := draw_in(values)) is not None:
+            check_draw(draw, dtype)
 
 
 def _cut_from_whole(
@@ -188,6 +202,8 @@ def _key_of_name(
     check_generator(generator)
     if seed is None:
         return None
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} must be a string, not {type(name).__name__}")
     if generator is not None:
         raise ArgumentError("a generator was given, and a seed: the seed decides, leave one out")
     return keys_of_names(seed)
