@@ -492,3 +492,17 @@ def test_sparse_takes_two_generators():
     with checking_keys():
         torchinit.normal_(tensor, generator=generator_of(1))
     assert_holds(tensor, torchinit.normal_(torch.empty(6, 4), generator=generator_of(1)), "2 S0")
+
+
+@in_worlds(2)
+def test_gains_of_one_rank_are_told():
+    """Nobody waits for a rank whose gain is wrong."""
+    gain = float("nan") if dist.get_rank() else 1.0
+    for function, shape in (
+        (torchinit.orthogonal_, (6, 4)),
+        (torchinit.orthogonal_batch_, (3, 6, 4)),
+    ):
+        tensor = guarded(shape, torch.float32, "2 S0")
+        with checking_keys(), pytest.raises(ArgumentError if dist.get_rank() else RankError):
+            function(tensor, gain)
+        assert_untouched(tensor)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from worlds import in_worlds
 
 import torchinit
 from fills import DTYPES
+from torchinit import Blocks, by
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.native import load
 
@@ -157,6 +159,35 @@ def test_given_generators_advance_alike():
     torchinit.sparse_(tensor, 0.3, generator=ours)
     assert_holds(tensor, plain, layout)
     assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+def _fill_normal(tensor):
+    torch.nn.init.normal_(tensor)
+
+
+MIXED = {
+    "matrix first": Blocks({"q": 4, "k": 2}, {"q": "orthogonal", "k": "xavier_normal"}),
+    "matrix last": Blocks({"q": 4, "k": 2}, {"q": "xavier_normal", "k": "orthogonal"}),
+    "constant first": Blocks({"q": 4, "k": 2}, {"q": "ones", "k": "orthogonal"}),
+    "callable first": Blocks({"q": 4, "k": 2}, {"q": _fill_normal, "k": "kaiming_uniform"}),
+    "callable last": Blocks({"q": 4, "k": 2}, {"q": "orthogonal", "k": _fill_normal}),
+    "callable": by(lambda target: _fill_normal),  # noqa: ARG005
+    "sparse": by(lambda target: partial(torch.nn.init.sparse_, sparsity=0.5)),  # noqa: ARG005
+}
+
+
+@in_worlds(2, each=MIXED)
+def test_schemes_of_several_kinds_draw_in_one_order(scheme):
+    """Whatever is drawn first of a plain tensor is drawn first of a DTensor."""
+    for layout in ("2 S0", "2 S1", "2 R"):
+        torch.manual_seed(1)
+        plain = scheme(torch.empty(6, 5))
+        state = torch.get_rng_state()
+        made = guarded((6, 5), torch.float32, layout)
+        torch.manual_seed(1)
+        scheme(made)
+        assert torch.equal(torch.get_rng_state(), state), layout
+        assert_holds(made, plain, layout)
 
 
 @in_worlds(2, 3)
