@@ -55,7 +55,7 @@ def pages():
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
     text = page.read_text()
-    named = re.findall(r"`((?:csrc|src|tests|tools|benchmarks|docs)/[\w./]+)`", text)
+    named = re.findall(r"`((?:csrc|src|tests|tools|benchmarks|docs|examples)/[\w./]+)`", text)
     links = re.findall(r"\]\(([\w./-]+)\)", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     missing += [link for link in links if not (page.parent / link).exists()]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+import torchinit
 from conftest import native_only
 
 FILLS = """
@@ -187,7 +190,27 @@ def test_no_private_name_is_missing():
     assert torch_private.missing == []
 
 
-@pytest.mark.parametrize("module", ["torch._dynamo", "matplotlib", "transformers", "scipy"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torch._dynamo", "matplotlib", "transformers", "scipy", "torch.distributed.tensor",
+        "torch.distributed.fsdp",
+    ],
+)  # fmt: skip
 def test_what_the_import_leaves_out(module):
     process = run(f"import sys\nimport torchinit\nassert {module!r} not in sys.modules")
     assert process.returncode == 0, process.stderr
+
+
+def test_one_file_knows_dtensors_and_none_imports_them():
+    """They are looked for among the modules that are there."""
+    package = Path(torchinit.__file__).parent
+    knowing = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith("torch.distributed") for name in names), path
+            if isinstance(node, ast.Constant) and node.value == "torch.distributed.tensor":
+                knowing.add(str(path.relative_to(package)))
+    assert knowing == {"placement/distributed.py"}

@@ -23,8 +23,12 @@
 #include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
-const InstructionSet avx2_set = {"avx2", torchinit::avx2::fill_plan, torchinit::avx2::reflect,
-                                 torchinit::avx2::multiply, torchinit::avx2::invert};
+const InstructionSet avx2_set = {"avx2",
+                                 torchinit::avx2::fill_plan,
+                                 torchinit::avx2::fill_rows_plan,
+                                 torchinit::avx2::reflect,
+                                 torchinit::avx2::multiply,
+                                 torchinit::avx2::invert};
 }
 #if TORCHINIT_CLANG
 #pragma clang attribute pop

@@ -29,8 +29,11 @@
 #include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
-const InstructionSet avx512_set = {"avx512", torchinit::avx512::fill_plan,
-                                   torchinit::avx512::reflect, torchinit::avx512::multiply,
+const InstructionSet avx512_set = {"avx512",
+                                   torchinit::avx512::fill_plan,
+                                   torchinit::avx512::fill_rows_plan,
+                                   torchinit::avx512::reflect,
+                                   torchinit::avx512::multiply,
                                    torchinit::avx512::invert};
 }
 #if TORCHINIT_CLANG

@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "parallel.h"
+#include "row_walk.h"
 
 namespace torchinit::cpu {
 namespace {
@@ -25,6 +26,11 @@ void scatter(const Element* from, Element* to, int64_t n, int64_t stride) {
     for (int64_t i = 0; i < n; ++i) to[i * stride] = from[i];
 }
 
+// Rows that only memory separates are filled in place from this length on, else through the buffer.
+constexpr int64_t kLeastInPlace = 64;
+// Rows are streamed past the cache from this length on.
+constexpr int64_t kLeastStreamed = 512;
+
 // What every piece of a box needs. Elements are numbered in the row-major order of the box.
 class BoxFill {
  public:
@@ -34,19 +40,24 @@ class BoxFill {
         box_(box),
         data_(static_cast<unsigned char*>(data)),
         element_(element_size(plan.dtype)),
-        kernel_(active_set().fill),
+        set_(active_set()),
         streaming_(box.count * element_ > last_level_cache()) {
-    // The innermost dimensions whose elements are consecutive in the logical order make one run;
-    // long contiguous rows are runs of their own, and filled in place.
+    // The innermost dimensions whose elements are consecutive in the logical order make one row;
+    // where its memory is not contiguous, long parts that are make rows of their own.
     const auto& dims = box.dimensions;
-    run_rank_ = 1;
-    run_size_ = dims.back().size;
-    in_place_ = dims.back().memory_stride == 1 && dims.back().logical_stride == 1 &&
-                (dims.size() == 1 || run_size_ >= kBuffer / 4);
-    if (dims.back().logical_stride != 1) run_size_ = 1, run_rank_ = 0;
-    if (in_place_ || run_rank_ == 0) return;
-    for (size_t d = dims.size() - 1; d-- > 0 && dims[d].logical_stride == run_size_; ++run_rank_)
-      run_size_ *= dims[d].size;
+    size_t outer = dims.size();
+    int64_t size = 1;
+    while (outer > 0 && dims[outer - 1].logical_stride == size) size *= dims[--outer].size;
+    const Dimension& last = dims.back();
+    in_place_ = outer >= dims.size() - 1 && (outer == dims.size() || last.memory_stride == 1);
+    if (!in_place_ && last.memory_stride == 1 && last.size >= kLeastInPlace) {
+      outer = dims.size() - 1;
+      size = last.size;
+      in_place_ = true;
+    }
+    if (plan.transform == Transform::Constant && is_dense())
+      in_place_ = true, outer = 0, size = box.count;  // in whatever order
+    rows_ = {dims.data(), static_cast<int>(outer), size, box.first};
   }
 
   int64_t count() const { return box_.count; }
@@ -54,57 +65,64 @@ class BoxFill {
   // The memory between the first and the last element where all of it belongs to the box; else
   // empty.
   Range memory() const {
-    const bool is_dense = in_place_ && box_.dimensions.size() == 1;
-    return {data_, is_dense ? static_cast<size_t>(box_.count * element_) : 0};
+    return {data_, is_dense() ? static_cast<size_t>(box_.count * element_) : 0};
   }
 
   void fill(int64_t begin, int64_t end) const {
-    const size_t outer = box_.dimensions.size() - run_rank_;
-    while (begin < end) {
-      const int64_t offset = begin % run_size_;
-      const int64_t n = std::min(run_size_ - offset, end - begin);
-      int64_t place = 0;
-      uint64_t index = box_.first + static_cast<uint64_t>(offset);
-      int64_t rest = begin / run_size_;
-      for (size_t d = outer; d-- > 0;) {
-        const Dimension& dim = box_.dimensions[d];
-        place += rest % dim.size * dim.memory_stride;
-        index += static_cast<uint64_t>(rest % dim.size * dim.logical_stride);
-        rest /= dim.size;
-      }
-      if (in_place_)
-        kernel_(plan_, key_, index, data_ + (place + offset) * element_, n, streaming_);
-      else
-        fill_scattered(index, place, offset, n);
-      begin += n;
-    }
+    if (in_place_ && rows_.rank == 0)
+      set_.fill(plan_, key_, box_.first + static_cast<uint64_t>(begin), data_ + begin * element_,
+                end - begin, streaming_);
+    else if (in_place_)
+      set_.fill_rows(plan_, key_, rows_, begin, end, data_, false,
+                     streaming_ && rows_.size >= kLeastStreamed);
+    else
+      fill_scattered(begin, end);
   }
 
  private:
-  // Elements offset to offset + n of the run whose first element is at `place`.
-  void fill_scattered(uint64_t index, int64_t place, int64_t offset, int64_t n) const {
+  // Whether memory has the elements side by side in their order.
+  bool is_dense() const {
+    int64_t dense = 1;
+    for (size_t d = box_.dimensions.size(); d-- > 0; dense *= box_.dimensions[d].size)
+      if (box_.dimensions[d].memory_stride != dense) return false;
+    return true;
+  }
+
+  void fill_scattered(int64_t begin, int64_t end) const {
     alignas(64) unsigned char buffer[kBuffer * 8];
-    for (int64_t done = 0; done < n;) {
-      const int64_t count = std::min(kBuffer, n - done);
-      kernel_(plan_, key_, index + static_cast<uint64_t>(done), buffer, count, false);
-      place_values(buffer, place, offset + done, count);
-      done += count;
+    TORCHINIT_TARGET::RowWalk walk(rows_, begin);
+    while (begin < end) {
+      const int64_t count = std::min(kBuffer, end - begin);
+      if (count <= walk.left_in_row())
+        set_.fill(plan_, key_, walk.index(), buffer, count, false);
+      else
+        set_.fill_rows(plan_, key_, rows_, begin, begin + count, buffer, true, false);
+      const unsigned char* values = buffer;
+      for (int64_t left = count; left > 0;) {
+        const int64_t n = std::min(walk.left_in_row(), left);
+        place_values(values, walk.place() - walk.column(), walk.column(), n);
+        values += n * element_;
+        left -= n;
+        walk.advance(n);
+      }
+      begin += count;
     }
   }
 
+  // Elements offset to offset + n of the row whose first element is at `place`.
   void place_values(const unsigned char* values, int64_t place, int64_t offset, int64_t n) const {
-    const Dimension& row = box_.dimensions.back();
-    const size_t outer = box_.dimensions.size() - run_rank_;
+    const Dimension& last = box_.dimensions.back();
+    const size_t outer = static_cast<size_t>(rows_.rank);
     while (n > 0) {
-      const int64_t column = run_rank_ ? offset % row.size : 0;
-      const int64_t count = run_rank_ ? std::min(row.size - column, n) : 1;
-      int64_t at = place + column * row.memory_stride;
-      int64_t rest = run_rank_ ? offset / row.size : 0;
-      for (size_t d = box_.dimensions.size() - 1; run_rank_ && d-- > outer;) {
+      const int64_t column = offset % last.size;
+      const int64_t count = std::min(last.size - column, n);
+      int64_t at = place + column * last.memory_stride;
+      int64_t rest = offset / last.size;
+      for (size_t d = box_.dimensions.size() - 1; d-- > outer;) {
         at += rest % box_.dimensions[d].size * box_.dimensions[d].memory_stride;
         rest /= box_.dimensions[d].size;
       }
-      scatter_row(values, data_ + at * element_, count, row.memory_stride);
+      scatter_row(values, data_ + at * element_, count, last.memory_stride);
       values += count * element_;
       offset += count;
       n -= count;
@@ -127,11 +145,10 @@ class BoxFill {
   const Box& box_;
   unsigned char* const data_;
   const int64_t element_;
-  const Kernel kernel_;
+  const InstructionSet& set_;
   const bool streaming_;
-  size_t run_rank_;
-  int64_t run_size_;
   bool in_place_;
+  Rows rows_;
 };
 
 // Fills boxes none of which is empty, with one numbering of the pieces of all.

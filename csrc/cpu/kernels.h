@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../base/platform.h"
+#include "../job/box.h"
 #include "../job/plan.h"
 
 namespace torchinit::cpu {
@@ -13,6 +14,19 @@ namespace torchinit::cpu {
 // groups bypass the cache where the alignment allows it.
 using Kernel = void (*)(const Plan& plan, uint64_t key, uint64_t first, void* to, int64_t n,
                         bool streaming);
+
+// A box as rows: runs of consecutive logical indices.
+struct Rows {
+  const Dimension* outer;  // what numbers the rows, the last fastest
+  int rank;
+  int64_t size;    // elements of a row
+  uint64_t first;  // logical index of the first element of the first row
+};
+
+// Writes elements `begin` to `end` - 1 of the rows. data: of the box's first element; if packed, of
+// element `begin`, which the others follow. Streaming is for long rows alone.
+using RowsKernel = void (*)(const Plan& plan, uint64_t key, const Rows& rows, int64_t begin,
+                            int64_t end, void* data, bool packed, bool streaming);
 
 // Turns n independent normals, float or double, into a Householder vector; writes half its squared
 // norm and the sign that goes with it (math/reflector.h).
@@ -32,6 +46,7 @@ using InvertKernel = void (*)(Dtype dtype, void* matrix, int64_t n);
 struct InstructionSet {
   const char* name;
   Kernel fill;
+  RowsKernel fill_rows;
   ReflectKernel reflect;
   MultiplyKernel multiply;
   InvertKernel invert;

@@ -16,7 +16,11 @@
 #include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
-const InstructionSet neon_set = {"neon", torchinit::neon::fill_plan, torchinit::neon::reflect,
-                                 torchinit::neon::multiply, torchinit::neon::invert};
+const InstructionSet neon_set = {"neon",
+                                 torchinit::neon::fill_plan,
+                                 torchinit::neon::fill_rows_plan,
+                                 torchinit::neon::reflect,
+                                 torchinit::neon::multiply,
+                                 torchinit::neon::invert};
 }
 #endif

@@ -12,7 +12,10 @@
 #include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
-const InstructionSet portable_set = {"portable", torchinit::portable::fill_plan,
-                                     torchinit::portable::reflect, torchinit::portable::multiply,
+const InstructionSet portable_set = {"portable",
+                                     torchinit::portable::fill_plan,
+                                     torchinit::portable::fill_rows_plan,
+                                     torchinit::portable::reflect,
+                                     torchinit::portable::multiply,
                                      torchinit::portable::invert};
 }

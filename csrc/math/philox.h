@@ -70,46 +70,74 @@ TORCHINIT_INLINE void last_round(const typename L::u64 c[4], const RoundKeys& ke
   for (int i = 0; i < L::vectors; ++i) first[i] = upper[i] ^ other[i] ^ key[i];
 }
 
+// The words of some groups after two rounds, 32 bits each: first has words 0 and 2 of the blocks,
+// second words 1 and 3.
+template <class L, int groups>
+TORCHINIT_INLINE void other_rounds(typename L::u64 c[groups][4], const RoundKeys& keys,
+                                   typename L::u32 first[groups * L::vectors],
+                                   typename L::u32 second[groups * L::vectors]) {
+  philox_rounds<L, 2, 9, groups>(c, keys);
+  TORCHINIT_UNROLL
+  for (int i = 0; i < groups; ++i)
+    last_round<L>(c[i], keys, first + i * L::vectors, second + i * L::vectors);
+}
+
+// 64 bits each, the even word of a block below the odd one: first has words 0 and 1, second words 2
+// and 3.
+template <class L, int groups>
+TORCHINIT_INLINE void other_rounds(typename L::u64 c[groups][4], const RoundKeys& keys,
+                                   typename L::u64 first[groups], typename L::u64 second[groups]) {
+  philox_rounds<L, 2, 10, groups>(c, keys);
+  TORCHINIT_UNROLL
+  for (int i = 0; i < groups; ++i) {
+    first[i] = L::pack64(c[i][0], c[i][1]);
+    second[i] = L::pack64(c[i][2], c[i][3]);
+  }
+}
+
+// What the first two rounds make of the upper half of block numbers, which enters them alone.
+template <class L>
+class UpperHalf {
+ public:
+  TORCHINIT_INLINE UpperHalf(typename L::u64 blocks, const RoundKeys& keys) {
+    // Round 0 makes the words (upper half ^ key, 0, ...); this is its first product in round 1.
+    product_ = L::multiply_wide((blocks >> 32) ^ keys.first[0], kFirst);
+    high_ = (product_ >> 32) ^ keys.second[1];
+  }
+
+  // The counters after two rounds, of kFirst times the lower halves.
+  TORCHINIT_INLINE void two_rounds(typename L::u64 product, const RoundKeys& keys,
+                                   typename L::u64 c[4]) const {
+    const typename L::u64 p1 = L::multiply_wide((product >> 32) ^ keys.second[0], kSecond);
+    c[0] = (p1 >> 32) ^ keys.first[1];
+    c[1] = p1;
+    c[2] = high_ ^ product;
+    c[3] = product_;
+  }
+
+ private:
+  typename L::u64 product_, high_;
+};
+
 // A run of groups of blocks: `together` consecutive ones, and as many again `stride` blocks later.
-// The upper half of the block number enters the first two rounds alone; while it stays the same
-// they cost one product instead of four: the others are kept, or grow by a constant.
+// While the upper half of the block number stays the same the first two rounds cost one product
+// instead of four: the others are kept, or grow by a constant.
 template <class L, int together = 1, uint64_t stride = uint64_t{L::blocks}>
 class BlockRun {
  public:
   // From the group whose first block is given.
-  TORCHINIT_INLINE BlockRun(uint64_t block, const RoundKeys& keys) : keys_(keys) {
-    const typename L::u64 blocks = L::broadcast64(block) + L::block_offsets();
-    product_ = L::multiply_wide(blocks, kFirst);
-    // Round 0 makes the words (upper half ^ key, 0, ...); this is its first product in round 1.
-    second_product_ = L::multiply_wide((blocks >> 32) ^ keys.first[0], kFirst);
-    high_ = (second_product_ >> 32) ^ keys.second[1];
-  }
+  TORCHINIT_INLINE BlockRun(uint64_t block, const RoundKeys& keys)
+      : keys_(keys),
+        product_(L::multiply_wide(blocks_from(block), kFirst)),
+        upper_(blocks_from(block), keys) {}
 
-  // The words of some groups from here on, 32 bits each: first has words 0 and 2 of the blocks,
-  // second words 1 and 3.
-  template <int groups>
-  TORCHINIT_INLINE void words(typename L::u32 first[groups * L::vectors],
-                              typename L::u32 second[groups * L::vectors]) const {
+  // The words of some groups from here on.
+  template <int groups, class Word>
+  TORCHINIT_INLINE void words(Word* first, Word* second) const {
     typename L::u64 c[groups][4];
-    begin<groups>(c);
-    philox_rounds<L, 2, 9, groups>(c, keys_);
     TORCHINIT_UNROLL
-    for (int i = 0; i < groups; ++i)
-      last_round<L>(c[i], keys_, first + i * L::vectors, second + i * L::vectors);
-  }
-
-  // The words of some groups, 64 bits each, the even word of a block below the odd one: first has
-  // words 0 and 1, second words 2 and 3.
-  template <int groups>
-  TORCHINIT_INLINE void words(typename L::u64 first[groups], typename L::u64 second[groups]) const {
-    typename L::u64 c[groups][4];
-    begin<groups>(c);
-    philox_rounds<L, 2, 10, groups>(c, keys_);
-    TORCHINIT_UNROLL
-    for (int i = 0; i < groups; ++i) {
-      first[i] = L::pack64(c[i][0], c[i][1]);
-      second[i] = L::pack64(c[i][2], c[i][3]);
-    }
+    for (int i = 0; i < groups; ++i) upper_.two_rounds(product_ + offset(i) * kFirst, keys_, c[i]);
+    other_rounds<L, groups>(c, keys_, first, second);
   }
 
   // Past some groups, a multiple of `together`: all blocks from the first must have the same upper
@@ -123,28 +151,43 @@ class BlockRun {
   }
 
  private:
-  // The counters of some groups after two rounds.
-  template <int groups>
-  TORCHINIT_INLINE void begin(typename L::u64 c[groups][4]) const {
-    TORCHINIT_UNROLL
-    for (int i = 0; i < groups; ++i) {
-      const typename L::u64 product = product_ + offset(i) * kFirst;
-      const typename L::u64 p1 = L::multiply_wide((product >> 32) ^ keys_.second[0], kSecond);
-      c[i][0] = (p1 >> 32) ^ keys_.first[1];
-      c[i][1] = p1;
-      c[i][2] = high_ ^ product;
-      c[i][3] = second_product_;
-    }
-  }
-
   // Of a group, in blocks.
   static TORCHINIT_INLINE uint64_t offset(int group) {
     return static_cast<uint64_t>(group / together) * stride +
            static_cast<uint64_t>(group % together) * L::blocks;
   }
 
+  static TORCHINIT_INLINE typename L::u64 blocks_from(uint64_t block) {
+    return L::broadcast64(block) + L::block_offsets();
+  }
+
   const RoundKeys& keys_;
-  typename L::u64 product_, second_product_, high_;
+  typename L::u64 product_;
+  const UpperHalf<L> upper_;
+};
+
+// Groups of any blocks whose numbers have the same upper half.
+template <class L>
+class BlockList {
+ public:
+  TORCHINIT_INLINE BlockList(const uint64_t* blocks, const UpperHalf<L>& upper,
+                             const RoundKeys& keys)
+      : blocks_(blocks), upper_(upper), keys_(keys) {}
+
+  template <int groups, class Word>
+  TORCHINIT_INLINE void words(Word* first, Word* second) const {
+    typename L::u64 c[groups][4];
+    TORCHINIT_UNROLL
+    for (int i = 0; i < groups; ++i)
+      upper_.two_rounds(L::multiply_wide(L::load_blocks(blocks_ + i * L::blocks), kFirst), keys_,
+                        c[i]);
+    other_rounds<L, groups>(c, keys_, first, second);
+  }
+
+ private:
+  const uint64_t* const blocks_;
+  const UpperHalf<L>& upper_;
+  const RoundKeys& keys_;
 };
 
 }  // namespace torchinit::TORCHINIT_TARGET

@@ -74,7 +74,7 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "fill_reflectors",
       [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
-         uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, int threads) {
+         uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, int threads, int64_t step) {
         const ReflectorBlock block = {
             static_cast<Dtype>(dtype),
             reinterpret_cast<const int64_t*>(keys),
@@ -87,10 +87,15 @@ PYBIND11_MODULE(_native, m) {
             reinterpret_cast<void*>(signs),
         };
         const WithoutLock released;
-        cpu::fill_reflectors(block, threads);
+        if (step == 0)
+          cpu::fill_reflectors(block, threads);
+        else
+          cpu::fill_reflectors_side_by_side(block, step, threads);
       },
       "Fills a block of Householder vectors of some matrices, half their squared norms, and "
-      "signs.");
+      "signs. With a step the vectors are columns, and it is between neighbours of one.",
+      py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
+      py::arg(), py::arg(), py::arg() = 0, py::pos_only());
   m.def(
       "invert_triangles",
       [](int dtype, int64_t matrices, int64_t n, uintptr_t data, int threads) {

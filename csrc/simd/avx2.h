@@ -24,6 +24,14 @@ struct Avx2Lanes {
   static constexpr int groups_abreast = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 2, 1, 3}; }
+  static TORCHINIT_INLINE void store_blocks(uint64_t* to, uint64_t block) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        __m256i(broadcast64(block) + u64{0, 1, 2, 3}));
+  }
+  static TORCHINIT_INLINE u64 load_blocks(const uint64_t* from) {
+    const __m256i blocks = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return u64(_mm256_permute4x64_epi64(blocks, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) {
     return u64(_mm256_set1_epi64x(static_cast<long long>(x)));
   }

@@ -23,6 +23,10 @@ struct NeonLanes {
   static constexpr int groups_abreast = 2;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 1}; }
+  static TORCHINIT_INLINE void store_blocks(uint64_t* to, uint64_t block) {
+    vst1q_u64(to, uint64x2_t(broadcast64(block) + block_offsets()));
+  }
+  static TORCHINIT_INLINE u64 load_blocks(const uint64_t* from) { return u64(vld1q_u64(from)); }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) { return u64(vdupq_n_u64(x)); }
   static TORCHINIT_INLINE f32 broadcast(float x, f32) { return f32(vdupq_n_f32(x)); }
   static TORCHINIT_INLINE f64 broadcast(double x, f64) { return f64(vdupq_n_f64(x)); }

@@ -27,6 +27,10 @@ struct ScalarLanes {
   static constexpr int groups_abreast = 1;
 
   static TORCHINIT_INLINE u64 block_offsets() { return 0; }
+  // Writes the numbers of `blocks` consecutive blocks, in order.
+  static TORCHINIT_INLINE void store_blocks(uint64_t* to, uint64_t block) { *to = block; }
+  // The numbers of any blocks that lie in order, each in the lane of its place.
+  static TORCHINIT_INLINE u64 load_blocks(const uint64_t* from) { return *from; }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) { return x; }
   // The second argument only names the vector type wanted.
   static TORCHINIT_INLINE f32 broadcast(float x, f32) { return x; }

@@ -334,10 +334,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
     """Makes a (semi-)orthogonal matrix of a tensor, uniformly distributed (Saxe et al. 2014).
 
     By random Householder reflectors (Stewart 1980), without a factorisation. Beyond the tensor's
-    memory it takes at most 15% of a float32 matrix of at least 2^20 elements and 16 columns; 16-bit
-    dtypes, and tensors that cannot be viewed as matrices, take a float32 copy besides. The same key
-    on the same machine with as many threads gives the same bits; elsewhere values differ by less
-    than 1e-5 sqrt(n).
+    memory it takes, on two threads, about 15% of a float32 matrix of at least 2^20 elements and 16
+    columns; 16-bit dtypes, and tensors that are not contiguous, take a float32 copy besides. The
+    same key with the same library of matrix products and processor gives the same bits, on any
+    number of threads; elsewhere values differ by less than 1e-5 sqrt(n).
 
     Args:
         tensor: at least two dimensions; rows are shape[0], columns the rest. 16- and 8-bit floats
@@ -363,7 +363,7 @@ def orthogonal_batch_(
     """Makes (semi-)orthogonal matrices of many tensors, as ``orthogonal_`` on each in turn.
 
     Small tensors of one shape, dtype and device share their products, which is several times
-    faster; they may come in any order. Values differ from those of single calls by rounding alone.
+    faster; they may come in any order. The bits are those of single calls.
 
     Args:
         tensors: any sequence, each as for ``orthogonal_``; or **one tensor of at least three

@@ -26,15 +26,22 @@ from torchinit.streams.keys import Stream
 def fill(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> Tensor:
     """Fills by the function of ``torch.nn.init`` for a draw, from torch's own streams.
 
-    A key chooses the seed of a generator. A box is copied from the whole, which is made besides.
+    A key chooses the seed of a generator, and then the values do not depend on the layout, which
+    torch's do. A box is copied from the whole, which is made besides.
     """
+    if draw[0] == CONSTANT:
+        return _fill(draw, tensor, None)
+    is_keyed = isinstance(stream, int | Tensor)
     stream = generator_of(stream, tensor.device)
-    if box is not None and draw[0] != CONSTANT:
-        whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
-        _fill(draw, whole, stream)
-        with torch.no_grad():
-            return tensor.copy_(part_of(whole, box, tensor.shape))
-    return _fill(draw, tensor, stream)
+    if box is None:
+        in_place = not is_keyed or tensor.layout is not torch.strided or tensor.is_contiguous()
+        if in_place:
+            return _fill(draw, tensor, stream)
+        box = Box(tensor.shape, (0,) * tensor.dim())
+    whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
+    _fill(draw, whole, stream)
+    with torch.no_grad():
+        return tensor.copy_(part_of(whole, box, tensor.shape))
 
 
 def generator_of(stream: Stream, device: torch.device) -> Generator | None:

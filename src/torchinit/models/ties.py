@@ -14,7 +14,7 @@ from torch import nn
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment
-from torchinit.placement.distributed import is_dtensor
+from torchinit.placement.distributed import has_dtensors
 from torchinit.streams.canonical import Rename, gather, places_of, renamer
 
 
@@ -24,7 +24,7 @@ def warn_of_broken_ties(model: nn.Module, rename: Rename) -> None:
     Where they are declared: ``_tied_weights_keys`` of Transformers, or input and output embeddings
     whose config says ``tie_word_embeddings``.
     """
-    if not hasattr(model, "config") and not any(map(is_dtensor, model.parameters())):
+    if not hasattr(model, "config") and not has_dtensors(model):
         return
     declared = dict(_declared(model))
     if not declared:

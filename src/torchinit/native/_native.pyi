@@ -112,9 +112,13 @@ def fill_reflectors(
     half_norms: int,
     signs: int,
     threads: int,
+    step: int = 0,
     /,
 ) -> None:
-    """Fills a block of Householder vectors, half their squared norms, and signs, at addresses."""
+    """Fills a block of Householder vectors, half their squared norms, and signs, at addresses.
+
+    With a step the vectors are columns, and it is between neighbours of one.
+    """
 
 def invert_triangles(dtype: int, matrices: int, n: int, address: int, threads: int, /) -> None:
     """Inverts upper triangles in place."""

@@ -28,6 +28,8 @@ from torchinit.placement.box import Box
 _SMALL = 2**14
 # Up to so many elements matrices of one shape share batched products; a CPU is busy with fewer.
 _BATCHED = {"cpu": 2**18, "cuda": 2**22}
+# Products of batches of smaller matrices round otherwise than those of single ones.
+_LEAST_BATCHED = 16
 # Elements of a batch: on a CPU, caches hold them.
 _BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
 _COPIED = 2**24  # elements of the copy that small matrices are made in
@@ -65,7 +67,8 @@ def form(
         with products_alone(like.device), one_blas_thread() as threads:
             if like.device.type == "cuda":
                 threads = 1
-            if len(tensors) == 1 or rows * columns > _BATCHED.get(like.device.type, 0):
+            is_large = rows * columns > _BATCHED.get(like.device.type, 0)
+            if len(tensors) == 1 or is_large or min(rows, columns) < _LEAST_BATCHED:
                 for i, tensor in enumerate(tensors):
                     draw = _drawing(keys[i : i + 1])
                     form_matrix(tensor, draw, factor, rest, box, threads=threads)
@@ -104,7 +107,7 @@ def form_matrix(
     shape = tuple(tensor.shape if box is None else box.global_shape)
     target = Target(tensor, box or Box(shape, [0] * len(shape)))
     n, m = sorted(matrix_shape(shape))
-    grid = grid_of(m, n, tensor.device.type)
+    grid = grid_of(m, n, tensor.device.type, wide=target.wide)
     threads = min(threads, len(grid.panels) + 1) if m * n * n >= _WORTH_THREADS else 1
     dtype = working_dtype(tensor.dtype)
 
@@ -151,7 +154,7 @@ def _form_batches(
     like = tensors[0]
     shape, wide = matrix_shape(like.shape), is_wide(like.shape)
     n, m = sorted(shape)
-    grid = grid_of(m, n, like.device.type)
+    grid = grid_of(m, n, like.device.type, wide=wide)
     most = _BATCH_ELEMENTS[like.device.type] // (m * n)
     size = min(max(1, most), -(-len(tensors) // threads))
 
@@ -184,16 +187,15 @@ def _as_stack(
     factor: float,
     box: Box | None = None,
 ) -> Iterator[Tensor]:
-    """Contiguous (batch, rows, columns) in the working dtype, for tensors of a shape or a box of it.
+    """Contiguous (batch, rows, columns) of the working dtype for whole tensors, or a box of one.
 
     It is the tensors' own memory where that is such, else copied to them at the end; multiplied by
     factor first.
     """
     dtype = working_dtype(tensors[0].dtype)
     stack = None
-    is_stack = box is None and isinstance(tensors, Tensor)
-    if is_stack and tensors.dtype == dtype and tensors.is_contiguous():
-        stack = tensors.detach().view(len(tensors), *matrix_shape(shape))
+    if isinstance(tensors, Tensor) and box is None and tensors.dtype == dtype:
+        stack = tensors.detach().flatten(2) if tensors.is_contiguous() else None
     is_copy = stack is None
     if stack is None:
         stack = tensors[0].new_empty((len(tensors), *matrix_shape(shape)), dtype=dtype)

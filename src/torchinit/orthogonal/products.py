@@ -14,6 +14,7 @@ block on that its last columns are of, and needs no other panel: any of them can
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,8 +32,10 @@ DrawReflectors = Callable[[Tensor, Tensor, Tensor, int], None]
 
 # Parts that the vectors of a block are drawn in where threads share them out.
 _PARTS = 4
-# From so many reflectors a block on, products are worth the copy that makes them fast.
-_WORTH_COPY = 32
+# From so many reflectors a block on V^T V is made in halves, which leaves out a quarter.
+_WORTH_HALVES = 64
+# From so many reflectors a block on it is worth writing them side by side.
+_WORTH_COLUMNS = 16
 
 
 class Panel(NamedTuple):
@@ -76,12 +79,13 @@ def form_panels(
 
 
 class _Block(NamedTuple):
-    """Memory for a block's reflectors."""
+    """A block's reflectors, in memory that others have before and after it."""
 
-    vectors: Tensor
-    half_norms: Tensor
-    signs: Tensor
-    gram: Tensor
+    range: Range
+    vectors: Tensor  # (b, m - first)
+    half_norms: Tensor  # (b,)
+    signs: Tensor  # (b,)
+    triangle: Tensor  # (b, b): T's inverse, and T where it is multiplied with
 
 
 class _Forming:
@@ -104,35 +108,46 @@ class _Forming:
         self.lead = (batch,) if batch > 1 else ()
         # torch solves the systems of a batch one by one.
         self.inverts = like.is_cpu and load.module is not None
-        stop = max(panel.range.stop for panel in panels)
-        self.blocks = [block for block in reversed(grid.blocks) if block.start < stop]
         size = max(block.size for block in grid.blocks)
-        width = max(panel.range.size for panel in panels)
-        # Where columns are contiguous, products with vectors that are not are faster.
-        self.copies = wide and like.is_cpu and size >= _WORTH_COPY
+        # Products with vectors side by side are faster.
+        self.side_by_side = like.is_cpu and size >= _WORTH_COLUMNS and not at_once
+        shared = threads > 1 and self.side_by_side and batch == 1
+        self.part = -(-size // _PARTS) if shared else size
         small = grid.m * grid.n < 2**20
-        as_a_whole = at_once or batch > 1 or size < _WORTH_COPY or (small and threads == 1)
-        parts = 1 if as_a_whole else _PARTS
-        self.part = -(-size // parts)
         self.overlaps = threads > 1 and not at_once and (small or 28 * size <= grid.n)
-        self.memory = [
-            _Block(
-                vectors=like.new_empty(batch * size * grid.m),
-                half_norms=like.new_empty(batch * size),
-                signs=like.new_empty(batch * size),
-                gram=like.new_empty(batch * size * size),
-            )
-            for _ in range(2 if self.overlaps else 1)
-        ]
+        self.slots = 2 if self.overlaps else 1
+        self.blocks = self._make_blocks(like, batch, size)
+        width = max(panel.range.size for panel in panels)
         self.products = like.new_empty(threads, 2, batch * size * width)
-        self.drawn = like.new_empty(
-            threads, batch * self.part * grid.m if self.copies or parts > 1 else 0
-        )
+
+    def _make_blocks(self, like: Tensor, batch: int, size: int) -> list[_Block]:
+        """The blocks that the panels need, from the last one on."""
+        m, lead = self.grid.m, self.lead
+        memory = [
+            [like.new_empty(batch * count) for count in (size * m, size, size, size * size)]
+            for _ in range(self.slots)
+        ]
+        stop = max(panel.range.stop for panel in self.panels)
+        ranges = [block for block in reversed(self.grid.blocks) if block.start < stop]
+        blocks = []
+        for number, each in enumerate(ranges):
+            vectors, half_norms, signs, triangle = memory[number % self.slots]
+            b, length = each.size, m - each.start
+            blocks.append(
+                _Block(
+                    each,
+                    _matrix(vectors, lead, b, length, self.side_by_side),
+                    _matrix(half_norms, lead, 1, b).squeeze(-2),
+                    _matrix(signs, lead, 1, b).squeeze(-2),
+                    _matrix(triangle, lead, b, b),
+                )
+            )
+        return blocks
 
     def tasks(self) -> list[Task]:
         """What is to be done, in order: for each block its vectors, its triangle, the panels."""
         tasks: list[Task] = []
-        uses: list[list[int]] = [[] for _ in self.memory]
+        uses: list[list[int]] = [[] for _ in range(self.slots)]
         ready: dict[int, int] = {}
         latest: dict[int, int] = {}
 
@@ -142,10 +157,16 @@ class _Forming:
 
         def prepare(number: int) -> None:
             if number < len(self.blocks):
-                slot = number % len(self.memory)
-                starts = range(0, self.blocks[number].size, self.part)
-                drawn = [add(partial(self._draw, number, start), uses[slot]) for start in starts]
-                ready[number] = add(partial(self._make_triangle, number), drawn)
+                block, slot = self.blocks[number], number % self.slots
+                starts = range(0, block.range.size, self.part)
+                drawn = [add(partial(self._draw, block, start), uses[slot]) for start in starts]
+                b = block.range.size
+                cuts = [0, b // 2, b] if b >= _WORTH_HALVES else [0, b]
+                made = [
+                    add(partial(self._make_products, block, *cut), drawn)
+                    for cut in itertools.pairwise(cuts)
+                ]
+                ready[number] = add(partial(self._make_triangle, block), made)
                 uses[slot] = []
 
         prepare(0)
@@ -153,97 +174,82 @@ class _Forming:
             if self.overlaps:
                 prepare(number + 1)
             for i, panel in enumerate(self.panels):
-                if panel.range.stop > block.start:
-                    after = [ready[number], *([latest[i]] if i in latest else [])]
-                    latest[i] = add(partial(self._multiply, number, panel), after)
-                    uses[number % len(self.memory)].append(latest[i])
+                if panel.range.stop > block.range.start:
+                    if i in latest:
+                        work, after = self._multiply, [ready[number], latest[i]]
+                    else:
+                        work, after = self._begin, [ready[number]]
+                    latest[i] = add(partial(work, block, panel), after)
+                    uses[number % self.slots].append(latest[i])
             if not self.overlaps:
                 prepare(number + 1)
         return tasks
 
-    def _views(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(b, m - first) vectors, (b,) half_norms and signs, (b, b) gram of a block."""
-        b, length = self.blocks[number].size, self.grid.m - self.blocks[number].start
-        memory = self.memory[number % len(self.memory)]
-        vectors = (
-            _view(memory.vectors, *self.lead, length, b).mT
-            if self.copies
-            else _view(memory.vectors, *self.lead, b, length)
-        )
-        return (
-            vectors,
-            _view(memory.half_norms, *self.lead, b),
-            _view(memory.signs, *self.lead, b),
-            _view(memory.gram, *self.lead, b, b),
-        )
-
-    def _draw(self, number: int, start: int, thread: int) -> None:
+    def _draw(self, block: _Block, start: int, _: int) -> None:
         """Draws the vectors of a block from one on."""
-        vectors, half_norms, signs, _ = self._views(number)
-        stop = min(vectors.shape[-2], start + self.part)
-        whole = stop - start == vectors.shape[-2]
-        count, length = stop - start, vectors.shape[-1] - start
-        batch = self.lead or (1,)
-        rows = (
-            vectors
-            if whole and not self.copies
-            else _view(self.drawn[thread], *self.lead, count, length)
-        )
-        self.draw(
-            rows.view(*batch, count, length),
-            half_norms[..., start:stop].view(*batch, count),
-            signs[..., start:stop].view(*batch, count),
-            self.blocks[number].start + start,
-        )
-        if rows is not vectors:
-            vectors[..., start:stop, :start].zero_()
-            vectors[..., start:stop, start:].copy_(rows)
+        stop = min(block.range.size, start + self.part)
+        vectors = block.vectors[..., start:stop, start:]
+        half_norms, signs = block.half_norms[..., start:stop], block.signs[..., start:stop]
+        if start:
+            block.vectors[..., start:stop, :start].zero_()
+        if not self.lead:
+            vectors, half_norms = vectors.unsqueeze(0), half_norms.unsqueeze(0)
+            signs = signs.unsqueeze(0)
+        self.draw(vectors, half_norms, signs, block.range.start + start)
 
-    def _make_triangle(self, number: int, _: int) -> None:
-        """Makes T, or its inverse where triangular systems are solved."""
-        vectors, half_norms, signs, gram = self._views(number)
-        multiply(vectors, vectors.mT, gram)
-        gram.diagonal(dim1=-2, dim2=-1).copy_(half_norms)  # more exact than the product's
+    def _make_products(self, block: _Block, begin: int, stop: int, _: int) -> None:
+        """Makes some columns of V^T V, down to the diagonal and not much further."""
+        some = block.vectors[..., begin:stop, :]
+        multiply(block.vectors[..., :stop, :], some.mT, block.triangle[..., :stop, begin:stop])
+
+    def _make_triangle(self, block: _Block, _: int) -> None:
+        """Makes T's inverse of V^T V, or T where it is multiplied with."""
+        triangle = block.triangle
+        # More exact than the products'.
+        triangle.diagonal(dim1=-2, dim2=-1).copy_(block.half_norms)
         if self.inverts:
-            reflectors.invert_triangles(gram if self.lead else gram.unsqueeze(0))
-        signs.mul_(self.gain)
+            reflectors.invert_triangles(triangle if self.lead else triangle.unsqueeze(0))
+        if self.gain != 1:
+            block.signs.mul_(self.gain)
 
-    def _multiply(self, number: int, panel: Panel, thread: int) -> None:
+    def _begin(self, block: _Block, panel: Panel, thread: int) -> None:
+        """Multiplies a panel of the identity by the first block that it needs."""
+        panel.memory.zero_()
+        self._multiply(block, panel, thread)
+
+    def _multiply(self, block: _Block, panel: Panel, thread: int) -> None:
         """Multiplies a panel from the left by a block's reflectors."""
-        vectors, _, signs, gram = self._views(number)
-        block, columns = self.blocks[number], panel.memory if self.lead else panel.memory[0]
-        if number == 0 or self.blocks[number - 1].start >= panel.range.stop:
-            columns.zero_()
-        start = max(block.start, panel.range.start)
-        columns = columns[..., block.start :, start - panel.range.start :]
-        b, count = block.size, columns.shape[-1]
+        start = max(block.range.start, panel.range.start)
+        columns = panel.memory if self.lead else panel.memory[0]
+        columns = columns[..., block.range.start :, start - panel.range.start :]
+        b, count = block.range.size, columns.shape[-1]
         product, solved = (
-            _view(memory, *self.lead, count, b).mT
-            if self.wide
-            else _view(memory, *self.lead, b, count)
-            for memory in self.products[thread]
+            _matrix(memory, self.lead, b, count, self.wide) for memory in self.products[thread]
         )
-        own = max(0, block.stop - start)
-        if own:  # Q's upper rows are still those of the identity, times signs and gain
-            columns[..., :b, :b].diagonal(dim1=-2, dim2=-1).copy_(signs)
-            torch.mul(vectors[..., :b], signs.unsqueeze(-2), out=product[..., :b])
-        if own < count:
-            multiply(vectors[..., own:], columns[..., own:, own:], product[..., own:])
-        if self.inverts:
-            multiply(gram, product, solved)
+        if start < block.range.stop:
+            # Q's upper rows are still those of the identity, times signs and gain.
+            columns[..., :b, :b].diagonal(dim1=-2, dim2=-1).copy_(block.signs)
+            signs = block.signs.unsqueeze(-2)
+            torch.mul(block.vectors[..., :b], signs, out=product[..., :b])
+            if b < count:
+                multiply(block.vectors[..., b:], columns[..., b:, b:], product[..., b:])
         else:
-            torch.linalg.solve_triangular(gram, product, upper=True, out=solved)
-        subtract_product(columns, vectors.mT, solved)
-        if block.start == 0 and panel.finish is not None:
+            multiply(block.vectors, columns, product)
+        if self.inverts:
+            multiply(block.triangle, product, solved)
+        else:
+            torch.linalg.solve_triangular(block.triangle, product, upper=True, out=solved)
+        subtract_product(columns, block.vectors.mT, solved)
+        if block is self.blocks[-1] and panel.finish is not None:
             panel.finish()
 
 
-def _view(memory: Tensor, *shape: int) -> Tensor:
-    """The first elements of flat memory as a tensor of a shape."""
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.insert(0, strides[0] * size)
-    return memory.as_strided(shape, strides)
+def _matrix(
+    memory: Tensor, lead: Sequence[int], rows: int, columns: int, down: bool = False
+) -> Tensor:
+    """Matrices in the first elements of flat memory, rows after rows, or columns after columns."""
+    strides = (1, rows) if down else (columns, 1)
+    return memory.as_strided((*lead, rows, columns), (*[rows * columns for _ in lead], *strides))
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:

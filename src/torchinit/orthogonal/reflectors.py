@@ -24,7 +24,8 @@ def fill_reflectors(
     the next is 1.
 
     Args:
-        vectors: (batch, count, m - first), contiguous, count <= m - first.
+        vectors: (batch, count, m - first), count <= m - first; contiguous, or on the CPU columns of
+            contiguous matrices (m - first, any).
         half_norms: (batch, count); become half the squared norms of the vectors.
         signs: (batch, count); become +1 or -1.
         keys: (batch,) int64 on the CPU.
@@ -44,7 +45,8 @@ def fill_reflectors(
         signs.data_ptr(),
     )
     if vectors.is_cpu:
-        cpu_module().fill_reflectors(*numbers, torch.get_num_threads())
+        step = 0 if vectors.is_contiguous() else vectors.stride(2)
+        cpu_module().fill_reflectors(*numbers, torch.get_num_threads(), step)
     else:
         module = cuda_module()
         with torch.cuda.device(vectors.device):
@@ -123,9 +125,13 @@ def _check_block(
     if first < 0:
         raise ValueError(f"first={first} must not be negative")
     batch, count, width = vectors.shape
-    if not vectors.is_contiguous() or count > width:
+    step = vectors.stride(2)
+    columns = vectors.is_cpu and vectors.stride(1) == 1 and step >= count
+    if batch > 1:
+        columns = columns and vectors.stride(0) == width * step
+    if not (vectors.is_contiguous() or columns) or count > width:
         raise ValueError(
-            f"vectors must be contiguous with no more rows than columns, got shape "
+            f"vectors must be contiguous, or columns, and no longer than many; got shape "
             f"{tuple(vectors.shape)} and strides {vectors.stride()}"
         )
     for name, each in (("half_norms", half_norms), ("signs", signs)):

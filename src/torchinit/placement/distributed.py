@@ -58,6 +58,12 @@ def is_dtensor(tensor: Any) -> bool:
     return isinstance(tensor, _dtensor_type())
 
 
+def has_dtensors(model: torch.nn.Module) -> bool:
+    """Whether a model has parameters that are DTensors."""
+    kind = _dtensor_type()
+    return kind != () and any(isinstance(parameter, kind) for parameter in model.parameters())
+
+
 def local_of(tensor: Any) -> Tensor:
     """The local tensor of a DTensor: the same memory."""
     if not torch.compiler.is_compiling() and hasattr(tensor, "_local_tensor"):
@@ -179,10 +185,11 @@ def reshard_all(model: torch.nn.Module) -> None:
 
     After a forward the root's parameters are such copies, and what is written to them is lost.
     """
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-    for module in model.modules():
-        if isinstance(module, kind):
-            module.reshard()
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    if kind is not None:
+        for module in model.modules():
+            if isinstance(module, kind):
+                module.reshard()
 
 
 def has_fsdp() -> bool:

@@ -7,12 +7,14 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+import torch
 from torch import Generator, Tensor
 
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
+from torchinit.fill.fallback import part_of
 from torchinit.fill.fill import fill, fill_list
-from torchinit.fill.route import is_native_memory
+from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded, is_dtensor
@@ -96,6 +98,9 @@ def init_shard_(
     memory = tensor.detach()
     if is_native_memory(memory) and memory.numel():
         checks.check_target(memory)
+    if key_of_name is None and obstacle(memory):
+        _cut_from_whole(memory, shape, place, chosen, generator)
+        return tensor
     if key_of_name is None:
         streams = [
             one if isinstance(one, int) or isinstance(part.values, Kept) else draw_key_number(one)
@@ -103,12 +108,28 @@ def init_shard_(
         ]
     else:
         streams = [key_of_name(part.region.name) for part in parts]
-    if isinstance(place, int) and isinstance(chosen, Elementwise):
-        box = Box((math.prod(shape),), (place,))
+    if isinstance(chosen, Elementwise):
+        box = Box((math.prod(shape),), (place,)) if isinstance(place, int) else Box(shape, place)
         fill(parts[0].values, memory, streams[0], box)  # type: ignore[arg-type]
         return tensor
     _fill_parts(memory, shape, place, parts, streams)
     return tensor
+
+
+def _cut_from_whole(
+    memory: Tensor,
+    shape: tuple[int, ...],
+    place: tuple[int, ...] | int,
+    scheme: Scheme,
+    generator: Generator | None,
+) -> None:
+    """Has torch fill the whole, as it does on one process, and copies the part."""
+    whole = scheme(torch.empty(shape, dtype=memory.dtype, device=memory.device), generator)
+    with torch.no_grad():
+        if isinstance(place, int):
+            memory.copy_(whole.view(-1)[place : place + memory.numel()])
+        else:
+            memory.copy_(part_of(whole, Box(shape, place), memory.shape))
 
 
 def _fill_parts(

@@ -1,0 +1,343 @@
+"""What a rank of a sharded model spends: boxes, time and memory, at scales that are not here.
+
+    python benchmarks/shards.py                                   # Markdown
+    python benchmarks/shards.py --markdown benchmarks/results/shards.md
+
+A rank asks nobody, so what one of 4096 does can be timed alone: the boxes that it owns of a Llama
+70B are found and filled without a process group. What needs real processes (memory, two ranks on
+two cores) starts some over gloo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.multiprocessing.spawn import spawn
+
+import torchinit
+from llama_70b import Layout, Owned, fill, owned_by
+from report import spread, table
+from run import machine
+
+KEPT = 2 << 30  # bytes of shards that are in memory together
+
+
+SCALES = [
+    Layout(1, 8, 1),
+    *(Layout(1, ranks // tp, tp) for ranks in (64, 512, 1024, 4096) for tp in (1, 8)),
+    *(Layout(4, ranks // 32, 8) for ranks in (512, 1024, 4096)),
+]  # fmt: skip
+
+
+def allocated(boxes: list[Owned], dtype: torch.dtype) -> Iterator[tuple[Owned, Tensor]]:
+    """Memory for each box, fresh; some is given back on the way where it would be too much."""
+    kept: list[Tensor] = []
+    held = 0
+    for box in boxes:
+        memory = torch.empty(box.piece.size, dtype=dtype)
+        held += memory.nbytes
+        if held > KEPT:
+            kept.clear()
+            held = memory.nbytes
+        kept.append(memory)
+        yield box, memory
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds."""
+    gc.collect()
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def fill_all(boxes: list[Owned]) -> None:
+    """Every box of a rank."""
+    for box, memory in allocated(boxes, torch.bfloat16):
+        fill(memory, box)
+
+
+def zero_all(boxes: list[Owned]) -> None:
+    """The same memory, zeroed."""
+    for _, memory in allocated(boxes, torch.bfloat16):
+        memory.zero_()
+
+
+def scale_table(layouts: list[Layout], rounds: int) -> str:
+    """Boxes, memory and time a rank."""
+    torch.set_num_threads(1)
+    rows = []
+    for layout in sorted(layouts, key=math.prod):
+        ranks = math.prod(layout)
+        found: list[tuple[int, int, float, float, float]] = []
+        for rank in (0, ranks // 2 - 1, ranks - 1):
+            boxes = owned_by(layout, rank)
+            times = [
+                min(timed(call) for _ in range(rounds))
+                for call in (
+                    lambda rank=rank: owned_by(layout, rank),  # noqa: B023
+                    lambda boxes=boxes: fill_all(boxes),
+                    lambda boxes=boxes: zero_all(boxes),
+                )
+            ]
+            size = 2 * sum(math.prod(box.piece.size) for box in boxes)
+            found.append((len(boxes), size, times[0], times[1], times[2]))
+        counts, sizes, finding, filling, zeroing = zip(*found, strict=True)
+        rows.append(
+            [
+                f"{ranks:,}",
+                str(layout),
+                ", ".join(map(str, counts)),
+                ", ".join(f"{size / 2**20:,.0f}" for size in sizes),
+                f"{1e3 * max(finding):.1f}",
+                f"{max(filling):.3f}",
+                f"{max(zeroing):.3f}",
+            ]
+        )
+    header = [
+        "ranks", "layout", "boxes of the first, middle and last rank", "MiB", "found, ms",
+        "filled, s", "zeroed, s",
+    ]  # fmt: skip
+    return table(header, rows)
+
+
+# From here on: real processes.
+
+
+def resident(what: str) -> int:
+    """Bytes of this process's memory: now (VmRSS), or at its peak (VmHWM)."""
+    found = re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
+def held(model: nn.Module) -> int:
+    """Bytes of what lies here of a model."""
+    return sum(
+        (each.to_local() if isinstance(each, DTensor) else each).nbytes
+        for each in model.parameters()
+    )
+
+
+def llama(layers: int) -> nn.Module:
+    """A Llama on the meta device."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        vocab_size=32000,
+    )
+    with torch.device("meta"):
+        model: nn.Module = LlamaForCausalLM(config)
+    return model
+
+
+def shard(model: nn.Module) -> nn.Module:
+    """FSDP2 over all ranks, layer by layer."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in model.model.layers:  # type: ignore[union-attr]
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def measure_memory(layers: int) -> dict[str, int]:
+    """Peak memory of init_model_ above the process before, and the bytes of the shards."""
+    torchinit.init_model_(shard(llama(1)), seed=0)  # imports, and what is made once
+    gc.collect()
+    model = shard(llama(layers))
+    dist.barrier()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
+    before = resident("VmRSS")
+    torchinit.init_model_(model, seed=0)
+    return {
+        "peak": resident("VmHWM") - before,
+        "shards": held(model),
+        "parameters": sum(each.numel() for each in model.parameters()),
+    }
+
+
+def measure_threads(elements: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a fill by two ranks of one thread, and by the first alone with two threads."""
+    rank = dist.get_rank()
+    mesh = init_device_mesh("cpu", (2,))
+    whole = torch.zeros(elements // 1024, 1024)
+    sharded = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None)
+    sharded.to_local().zero_()  # resident
+    times: dict[str, list[float]] = {"two ranks": [], "one process": []}
+    for round_ in range(rounds + 1):
+        torch.set_num_threads(1)
+        dist.barrier()
+        start = perf_counter()
+        torchinit.normal_(sharded, generator=torch.Generator().manual_seed(0))
+        spent = torch.tensor(perf_counter() - start)
+        dist.all_reduce(spent, dist.ReduceOp.MAX)
+        alone = 0.0
+        if rank == 0:
+            torch.set_num_threads(2)
+            start = perf_counter()
+            torchinit.normal_(whole, generator=torch.Generator().manual_seed(0))
+            alone = perf_counter() - start
+        dist.barrier()
+        if round_:
+            times["two ranks"].append(float(spent))
+            times["one process"].append(alone)
+    return times
+
+
+def measure_small(count: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds a parameter from the meta device, of DTensors and not."""
+
+    def build(*, sharded: bool) -> nn.Module:
+        with torch.device("meta"):
+            model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(count)))
+        if sharded:
+            fully_shard(model, mesh=mesh)
+        return model
+
+    mesh = init_device_mesh("cpu", (1,))
+    rules = {"**": torchinit.Normal(0.02)}
+    times: dict[str, list[float]] = {"plain": [], "DTensors": [], "to_empty of DTensors": []}
+    for round_ in range(rounds + 1):
+        plain, sharded, emptied = build(sharded=False), build(sharded=True), build(sharded=True)
+        calls = {
+            "plain": lambda: torchinit.init_model_(plain, rules, seed=0),  # noqa: B023
+            "DTensors": lambda: torchinit.init_model_(sharded, rules, seed=0),  # noqa: B023
+            "to_empty of DTensors": lambda: emptied.to_empty(device="cpu"),  # noqa: B023
+        }
+        for name, call in calls.items():
+            seconds = timed(call)
+            if round_:
+                times[name].append(1e6 * seconds / count)
+    return times
+
+
+MEASURES: dict[str, Callable[..., Any]] = {
+    "memory": measure_memory,
+    "threads": measure_threads,
+    "small": measure_small,
+}
+
+
+def _rank(rank: int, world: int, folder: str, what: str, arguments: tuple[int, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(minutes=5),
+    )
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(MEASURES[what](*arguments)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_ranks(world: int, what: str, *arguments: int) -> list[Any]:
+    """What each rank of a world of new processes has measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_rank, (world, folder, what, arguments), nprocs=world)
+        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(world)]
+
+
+def memory_table(worlds: list[int], layers: int) -> str:
+    """Peak memory of real ranks."""
+    rows = []
+    for world in worlds:
+        for rank, found in enumerate(on_ranks(world, "memory", layers)):
+            rows.append(
+                [
+                    f"{rank} of {world}",
+                    f"{found['parameters'] / 1e6:.1f} M",
+                    f"{found['shards'] / 2**20:.1f}",
+                    f"{found['peak'] / 2**20:.1f}",
+                    f"{found['peak'] / found['shards']:.3f}",
+                ]
+            )
+    header = [
+        "rank",
+        "parameters",
+        "its shards, MiB",
+        "peak above the process before, MiB",
+        "ratio",
+    ]
+    return table(header, rows)
+
+
+def threads_line(elements: int, rounds: int) -> str:
+    """Two ranks against two threads."""
+    times = on_ranks(2, "threads", elements, rounds)[0]
+    two, one = times["two ranks"], times["one process"]
+    ratios = [a / b for a, b in zip(two, one, strict=True)]
+    return (
+        f"`normal_` of {elements / 2**20:g} Mi float32 elements, {rounds} rounds in turn: two "
+        f"ranks of one thread took {min(two) / min(one):.2f} of the time of one process of two "
+        f"threads, best against best; round by round {spread(ratios)}."
+    )
+
+
+def small_table(count: int, rounds: int) -> str:
+    """What Python costs a parameter."""
+    times = on_ranks(1, "small", count, rounds)[0]
+    rows = [
+        [name, f"{min(each):.1f}", f"{median(each):.1f}", f"{max(each):.1f}"]
+        for name, each in times.items()
+    ]
+    title = f"{count:,} parameters of 64x64 from the meta device, µs each"
+    return table([title, "best", "median", "largest"], rows)
+
+
+def main() -> None:
+    """Measures, and prints Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="little of it, to see that it runs")
+    parser.add_argument("--markdown", type=Path, help="where to put the page, too")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    about = machine()
+    layers = 1 if quick else 20
+    page = [
+        f"{about['cpu']}, {about['cores']} cores that others use too, torch {about['torch']}, "
+        f"{about['instruction_set']}, {about['date']}.",
+        "## One rank of many",
+        "A Llama 70B (70.55 G values in 723 parameters, bfloat16, truncated normal), filled by "
+        "`init_shard_`: one thread, no process group, memory allocated afresh. The slowest of "
+        "three ranks, each at its best of several rounds; `zeroed` is the same memory by `zero_`.",
+        scale_table(SCALES[-1:] if quick else SCALES, 1 if quick else 3),
+        "## Peak memory",
+        "Real processes over gloo: `init_model_` of a Llama under `fully_shard`, float32, from the "
+        "meta device.",
+        memory_table([2] if quick else [2, 4], layers),
+        "## Two ranks and two threads",
+        threads_line(2**20 if quick else 2**26, 2 if quick else 15),
+        "## Python, a parameter",
+        small_table(100 if quick else 2000, 2 if quick else 7),
+    ]
+    text = "\n\n".join(page)
+    print(text)
+    if arguments.markdown:
+        arguments.markdown.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

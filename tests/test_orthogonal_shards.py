@@ -1,0 +1,520 @@
+"""Boxes of orthogonal matrices: bit for bit what the whole has there, on any number of threads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as hs
+
+import torchinit
+from conftest import native_only
+from torchinit.errors import ArgumentError
+from torchinit.orthogonal import fallback, form, panels, products, reflectors, sharing
+from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.placement.box import Box
+
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
+KEY = 11
+
+
+@pytest.fixture
+def on_threads():
+    """Calls a function with torch set to so many threads."""
+    before = torch.get_num_threads()
+
+    def call(threads, function, *arguments):
+        torch.set_num_threads(threads)
+        result = function(*arguments)
+        assert torch.get_num_threads() == threads
+        return result
+
+    yield call
+    torch.set_num_threads(before)
+
+
+def whole(shape, dtype=torch.float32, gain=0.5):
+    tensor = torch.empty(shape, dtype=dtype)
+    fill_orthogonal(tensor, gain, KEY)
+    return tensor
+
+
+def box_of(shape, place, dtype=torch.float32, gain=0.5):
+    """What a shard at slices of the whole gets."""
+    bounds = [part.indices(size)[:2] for part, size in zip(place, shape, strict=True)]
+    tensor = torch.full([stop - start for start, stop in bounds], 7.0).to(dtype)
+    fill_orthogonal(tensor, gain, KEY, Box(shape, [start for start, _ in bounds]))
+    return tensor
+
+
+def same(a, b):
+    return a.shape == b.shape and torch.equal(
+        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
+    )
+
+
+def cuts(size, count):
+    """Slices of torch.chunk, of unequal sizes and empty ones too."""
+    step = -(-size // count)
+    return [slice(min(size, i * step), min(size, (i + 1) * step)) for i in range(count)]
+
+
+SHAPES = [(640, 384), (384, 640), (514, 514), (90, 60), (100, 100)]
+
+
+@native_only
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shards_are_slices_of_the_whole(shape, dtype, on_threads):
+    """By rows, by columns and both ways; the four combinations of one thread and two."""
+    rows, columns = shape
+    both = [on_threads(threads, whole, shape, dtype) for threads in (1, 2)]
+    assert same(*both)
+    everything = slice(None)
+    places = [(cut, everything) for cut in cuts(rows, 3)]
+    places += [(everything, cut) for cut in cuts(columns, 3)]
+    places += [
+        (slice(0, 0), everything),
+        (slice(7, 8), everything),
+        (everything, slice(129 % columns, 129 % columns + 1)),
+        (slice(rows // 3, rows - 5), slice(columns // 5, columns - 20)),
+    ]
+    for place, threads in itertools.product(places, (1, 2)):
+        assert same(on_threads(threads, box_of, shape, place, dtype), both[0][place]), place
+
+
+@native_only
+@pytest.mark.parametrize(
+    "shape", [(1200, 1100), (1409, 1409), (1300, 2000), (70_000, 17), (17, 70_000)]
+)
+def test_shards_of_large_matrices(shape, on_threads):
+    """Where blocks are as memory allows; the last is of 1 column more, or of few."""
+    expected = on_threads(1, whole, shape)
+    assert same(on_threads(2, whole, shape), expected)
+    for dim, size in enumerate(shape):
+        for cut in cuts(size, 4)[1:3]:
+            place = [slice(None), slice(None)]
+            place[dim] = cut
+            for threads in (1, 2):
+                assert same(on_threads(threads, box_of, shape, place), expected[tuple(place)])
+
+
+@native_only
+@settings(max_examples=60, deadline=None)
+@given(data=hs.data())
+def test_any_box_of_any_matrix(data):
+    edges = [1, 2, 127, 128, 129, 130, 255, 256, 257, 258, 385]
+    size = hs.one_of(hs.integers(1, 420), hs.sampled_from(edges))
+    shape = (data.draw(size), data.draw(size))
+    if data.draw(hs.booleans()):  # more dimensions
+        shape = (shape[0], *data.draw(hs.sampled_from([(3, 50), (64, 3, 3), (2, 1, 90), (1, 200)])))
+    bounds = [sorted((data.draw(hs.integers(0, n)), data.draw(hs.integers(0, n)))) for n in shape]
+    if data.draw(hs.booleans()):
+        bounds[1:] = [(0, n) for n in shape[1:]]
+    place = tuple(slice(*each) for each in bounds)
+    dtype = data.draw(hs.sampled_from(DTYPES))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(data.draw(hs.integers(1, 3)))
+        expected = whole(shape, dtype)[place]
+        torch.set_num_threads(data.draw(hs.integers(1, 3)))
+        assert same(box_of(shape, place, dtype), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def layouts(shape):
+    """Memory of a shape in other layouts than the contiguous one."""
+    size = math.prod(shape)
+    wide = [3 * n for n in shape]
+    yield torch.empty(shape[::-1]).permute(*reversed(range(len(shape))))
+    yield torch.empty(2 * size)[::2].view(shape)
+    yield torch.empty(wide)[tuple(slice(n, 2 * n) for n in shape)]
+    yield torch.empty(shape[1:] + shape[:1]).movedim(-1, 0)
+    yield torch.empty(size + 1)[1:].view(shape)
+    if len(shape) == 4:
+        yield torch.empty(shape, memory_format=torch.channels_last)
+
+
+@native_only
+@pytest.mark.parametrize(
+    "shape",
+    [(300, 200), (200, 300), (260, 260), (40, 30), (200, 16, 3, 3), (400, 30, 3, 3), (100, 7, 40)],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_does_not_matter(shape, threads, on_threads):
+    """Nor where it begins: products read it from any address."""
+    expected = whole(shape)
+    place = tuple(slice(n // 4, n // 2 + 1) for n in shape)
+
+    def fill(tensor, box=None):
+        fill_orthogonal(tensor, 0.5, KEY, box)
+        return tensor
+
+    for tensor in layouts(shape):
+        assert same(on_threads(threads, fill, tensor), expected), tensor.stride()
+    for tensor in layouts([part.stop - part.start for part in place]):
+        box = Box(shape, [part.start for part in place])
+        assert same(on_threads(threads, fill, tensor, box), expected[place]), tensor.stride()
+
+
+@native_only
+@pytest.mark.parametrize(
+    "shape",
+    [(150, 130), (130, 150), (200, 200), (257, 257), (300, 145), (500, 500), (12, 9), (9000, 5)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_batches_are_matrices_one_by_one(shape, dtype, on_threads):
+    """Bit for bit, whatever the number of them and of threads: experts may lie on other ranks."""
+    for count, threads in itertools.product((1, 2, 3, 7), (1, 2)):
+        stack = torch.empty(count, *shape, dtype=dtype)
+        torch.manual_seed(3)
+        on_threads(threads, torchinit.orthogonal_batch_, stack)
+        torch.manual_seed(3)
+        for matrix in stack:
+            single = torchinit.orthogonal_(torch.empty(shape, dtype=dtype))
+            assert same(matrix, single), (count, threads)
+        torch.manual_seed(3)
+        some = [torch.empty(shape, dtype=dtype) for _ in range(count)]
+        on_threads(threads, torchinit.orthogonal_batch_, some)
+        assert all(map(same, some, stack))
+
+
+@native_only
+def test_gains_that_products_cannot_take():
+    gain = torch.finfo(torch.float32).max * 0.9
+    expected = whole((300, 200), gain=gain)
+    place = (slice(10, 200), slice(30, 199))
+    assert same(box_of((300, 200), place, gain=gain), expected[place])
+
+
+@native_only
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_square_matrices_are_transposed(n):
+    """So that the shards of rows that FSDP makes are columns of what is formed."""
+    tall = torch.empty(n, n)
+    reflectors.fill_small([tall], torch.tensor([KEY]), 0.5)
+    assert same(whole((n, n)), tall.t())
+
+
+# What products do, on which all this rests.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_have_the_same_bits_wherever_operands_lie(dtype):
+    """On one thread: at any address, with any leading dimension, in a batch or alone."""
+    generator = torch.Generator().manual_seed(1)
+
+    def number(limit):
+        return int(torch.randint(2, limit + 1, (), generator=generator))
+
+    def placed(matrix, down):
+        rows, columns = reversed(matrix.shape) if down else matrix.shape
+        step, first = columns + number(40) - 2, number(20)
+        memory = torch.zeros(rows * step + first + 40, dtype=dtype)
+        view = memory[first:].as_strided((rows, columns), (step, 1))
+        return (view.t() if down else view).copy_(matrix)
+
+    with sharing.one_blas_thread():
+        for trial in range(150):
+            b, count = number(129), number(140)
+            length = number(1500) if trial % 2 else number(40)
+            a, c = (torch.randn(n, length, generator=generator, dtype=dtype) for n in (b, count))
+            small = torch.randn(b, count, generator=generator, dtype=dtype)
+            side, down = trial // 2 % 2 == 1, trial // 4 % 2 == 1
+            results = []
+            for _ in range(3):
+                out = placed(torch.zeros(b, count), down)
+                products.multiply(placed(a, side), placed(c.t(), down), out)
+                big = placed(c.t(), down)
+                products.subtract_product(big, placed(a, side).t(), placed(small, down))
+                results.append((out, big))
+            batch = [
+                torch.stack([x] * 3)
+                for x in (a.mT if side else a, c if down else c.mT, small.mT if down else small)
+            ]
+            many_a = batch[0].mT if side else batch[0]
+            many_c = batch[1].mT if down else batch[1]
+            many_small = batch[2].mT if down else batch[2]
+            out = (
+                torch.zeros(3, count, b, dtype=dtype).mT
+                if down
+                else torch.zeros(3, b, count, dtype=dtype)
+            )
+            products.multiply(many_a, many_c, out)
+            products.subtract_product(many_c, many_a.mT, many_small)
+            results += zip(out, many_c, strict=True)
+            for product, difference in results[1:]:
+                assert torch.equal(product, results[0][0]), (b, count, length, side, down)
+                assert torch.equal(difference, results[0][1]), (b, count, length, side, down)
+
+
+def test_no_range_is_of_one_column():
+    for n in range(1, 700):
+        for m in (n, n + 5, 2**21 // n):
+            if m < n:
+                continue
+            grid = panels.grid_of(m, n, "cpu", wide=n % 2 == 0)
+            for ranges in (grid.panels, grid.blocks):
+                assert [each.start for each in ranges] == [0, *[each.stop for each in ranges[:-1]]]
+                assert ranges[-1].stop == n
+                assert n == 1 or min(each.size for each in ranges) > 1
+            for block in grid.blocks:
+                panel = grid.panels[grid.panel_of(block.start)]
+                assert panel.start <= block.start
+                assert block.stop <= panel.stop
+
+
+# Memory and work.
+
+
+def allocated(function):
+    """Bytes that torch allocates at most, at a time."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        function()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+@native_only
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "place"),
+    [
+        ((2048, 2048), (slice(1024, 2048), slice(None))),
+        ((2048, 2048), (slice(None), slice(1024, 2048))),
+        ((4000, 1536), (slice(0, 1000), slice(None))),
+        ((4000, 1536), (slice(None), slice(500, 1000))),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_beside_a_shard(shape, place, dtype, threads, on_threads):
+    """A panel for each of at most two threads, or a few if the shard is as large, and a block."""
+    shard = torch.empty(torch.empty(shape, device="meta")[place].shape, dtype=dtype)
+    box = Box(shape, [part.start or 0 for part in place])
+    panel = (256 if shape[0] > shape[1] else 128) * max(shape) * 4
+    beside = on_threads(threads, allocated, lambda: fill_orthogonal(shard, 1.0, KEY, box))
+    assert beside <= threads * panel + shard.nbytes / 8 + panel + 6 * 128 * 128 * 4
+
+
+@native_only
+def test_a_column_shard_forms_its_own_panels_alone(monkeypatch):
+    seen = []
+    original = form.form_panels
+
+    def record(grid, some, *arguments, **named):
+        seen.extend(panel.range for panel in some)
+        original(grid, some, *arguments, **named)
+
+    monkeypatch.setattr(form, "form_panels", record)
+    box_of((600, 600), (slice(256, 400), slice(None)))
+    assert [each.start for each in seen] == [256, 384]
+
+
+# Roads.
+
+
+@native_only
+@pytest.mark.parametrize("shape", [(20, 30), (300, 200)])
+def test_the_operator_takes_boxes(shape):
+    expected = whole(shape)
+    key = torch.tensor(KEY)
+    box = torch.empty(10, 15)
+    torch.ops.torchinit.orthogonal_(box, key, 0.5, shape, [3, 4])
+    assert same(box, expected[3:13, 4:19])
+    returned = torch.ops.torchinit.orthogonal(torch.empty(10, 15), key, 0.5, shape, [3, 4])
+    assert same(returned, box)
+    with pytest.raises(ArgumentError, match="given together"):
+        torch.ops.torchinit.orthogonal_(box, key, 0.5, shape)
+
+
+@native_only
+def test_boxes_in_graphs_and_fake():
+    place = (slice(3, 13), slice(4, 19))
+    expected = whole((20, 30))[place]
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def graph(tensor):
+        fill_orthogonal(tensor, 0.5, KEY, Box((20, 30), (3, 4)))
+        return tensor + 0
+
+    assert same(graph(torch.empty(10, 15)), expected)
+
+    with torch._subclasses.FakeTensorMode():
+        fake = torch.empty(10, 15)
+        fill_orthogonal(fake, 0.5, KEY, Box((20, 30), (3, 4)))
+        with pytest.raises(ArgumentError, match="does not lie"):
+            fill_orthogonal(fake, 0.5, KEY, Box((20, 30), (11, 4)))
+
+
+@native_only
+def test_staged_boxes(monkeypatch):
+    expected = whole((200, 150))[10:90, 5:]
+    monkeypatch.setattr(torchinit.orthogonal.orthogonal, "why_staged", lambda _: "forced")
+    assert same(box_of((200, 150), (slice(10, 90), slice(5, None))), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(20, 30), (300, 200)])
+def test_boxes_without_the_native_module(shape, dtype):
+    def made(size, box=None):
+        torch.manual_seed(1)
+        return fallback.orthogonal_by_torch(torch.empty(size, dtype=dtype), 2.0, None, box)
+
+    expected = made(shape)
+    assert same(made((7, 9), Box(shape, (5, 6))), expected[5:12, 6:15])
+
+
+@native_only
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box((10, 10), (8, 0)),
+        Box((10, 10), (-1, 0)),
+        Box((10, 10, 1), (0, 0, 0)),
+        Box((10, 10), (0,)),
+    ],
+)
+def test_boxes_that_cannot_be(box):
+    state = torch.get_rng_state()
+    tensor = torch.ones(3, 3)
+    with pytest.raises(ArgumentError, match="does not lie within"):
+        fill_orthogonal(tensor, 1.0, None, box)
+    assert (tensor == 1).all()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@native_only
+def test_empty_shards_draw_their_key():
+    def after(tensor, box=None):
+        torch.manual_seed(1)
+        fill_orthogonal(tensor, 1.0, None, box)
+        return torch.get_rng_state()
+
+    expected = after(torch.empty(8, 6))
+    assert torch.equal(after(torch.empty(0, 6), Box((8, 6), (8, 0))), expected)
+    assert torch.equal(after(torch.empty(3, 6), Box((8, 6), (5, 0))), expected)
+
+
+@native_only
+def test_autograd_is_told():
+    tensor = torch.empty(5, 5)
+    version = tensor._version
+    fill_orthogonal(tensor, 1.0, KEY, Box((20, 20), (1, 2)))
+    assert tensor._version > version
+    weight = torch.nn.Parameter(torch.empty(300, 200))
+    fill_orthogonal(weight, 1.0, KEY, Box((400, 400), (1, 2)))
+    assert weight.grad_fn is None
+    with torch.inference_mode():
+        inference = torch.empty(600, 600)
+        fill_orthogonal(inference, 0.5, KEY)
+    assert same(inference.clone(), whole((600, 600)))
+
+
+# Threads.
+
+
+def squares(done, count):
+    return [sharing.Task(lambda thread, i=i: done.append((i, thread)), ()) for i in range(count)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_tasks_are_done_once_and_after_others(threads):
+    done = []
+    order = [[], [0], [0], [1, 2], [3], [], [4, 5], *[[6]] * 50]
+
+    def task(number):
+        def run(thread):
+            assert all(other in done for other in order[number])
+            assert 0 <= thread < threads
+            done.append(number)
+
+        return sharing.Task(run, order[number])
+
+    sharing.carry_out([task(number) for number in range(len(order))], threads)
+    assert sorted(done) == list(range(len(order)))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("number", [0, 1, 6])
+def test_an_error_ends_all_threads(error, number):
+    """What was waiting for the task that failed too, and the number of threads is as it was."""
+    before, threads = threading.active_count(), torch.get_num_threads()
+    done = []
+
+    def fail(_):
+        raise error("no more")
+
+    tasks = squares(done, 5)
+    tasks.insert(number, sharing.Task(fail, ()))
+    tasks += [sharing.Task(lambda _: done.append("late"), [number]) for _ in range(20)]
+    with pytest.raises(error, match="no more"), sharing.one_blas_thread():
+        sharing.carry_out(tasks, 3)
+    assert "late" not in done
+    assert threading.active_count() == before
+    assert torch.get_num_threads() == threads
+
+
+@native_only
+def test_an_error_while_forming_is_raised(monkeypatch):
+    before = torch.get_num_threads(), threading.active_count()
+
+    def fail(*_):
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(products, "subtract_product", fail)
+    with pytest.raises(MemoryError, match="none left"):
+        whole((600, 600))
+    assert before == (torch.get_num_threads(), threading.active_count())
+
+
+@native_only
+def test_threads_of_the_caller_take_turns(on_threads):
+    """Each would change the number of threads under the other's products."""
+    expected = whole((520, 520))
+    found = []
+
+    def work():
+        for _ in range(4):
+            found.append(whole((520, 520)))
+
+    def together():
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    on_threads(2, together)
+    assert len(found) == 12
+    assert all(same(each, expected) for each in found)
+
+
+@native_only
+def test_small_matrices_start_no_threads(monkeypatch):
+    monkeypatch.setattr(sharing.threading, "Thread", None)
+    whole((300, 200))
+    whole((100, 100))
+
+
+@native_only
+def test_keys_and_whole_boxes():
+    """A box that covers the matrix is the matrix, and the operator's words are those of a fill."""
+    assert same(box_of((300, 200), (slice(None), slice(None))), whole((300, 200)))
+    key = torch.tensor(KEY)
+    tensor = torch.empty(300, 200)
+    torch.ops.torchinit.orthogonal_(tensor, key, 0.5)
+    assert same(tensor, whole((300, 200)))
