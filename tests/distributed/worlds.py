@@ -258,7 +258,7 @@ def _be_rank(rank: int, size: int, folder: Path, reads: int, writes: int) -> Non
             try:
                 test.body(*([test.parameters[case.what]] if case.what else []))
             except BaseException:
-                said = traceback.format_exc(limit=-8)
+                said = traceback.format_exc()
             with contextlib.suppress(BrokenPipeError):
                 answer = [said, time.process_time() - begin]
                 os.write(writes, (json.dumps(answer) + "\n").encode())
