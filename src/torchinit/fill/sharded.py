@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 
 from torchinit.fill import agreement, checks
 from torchinit.fill.batch import open_batch
-from torchinit.fill.route import PLAIN_TYPES, find_road
+from torchinit.fill.route import KNOWN_TYPES, find_road
 from torchinit.native import calls
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded, read_sharded
@@ -149,7 +149,9 @@ def begin_sharded(
     else:
         number = int(torch.as_tensor(begun.stream).sum())
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
-    if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
+    # What a batch does not collect is written at once, and compared before.
+    waits = in_batch and not begun.by_torch and find_road(begun.sharded.local) == "now"
+    if not (waits and batch is not None and batch.compare(mesh, drawn)):
         agreement.agree({mesh: [drawn]})
     return begun
 
@@ -165,7 +167,7 @@ def _drawn(
     """Checks a fill, and draws its key."""
     sharded = read_sharded(tensor)
     road = find_road(sharded.local)
-    if road == "torch" and type(sharded.local) not in PLAIN_TYPES:
+    if road == "torch" and type(sharded.local) not in KNOWN_TYPES:
         raise TypeError(
             f"the local tensor of a DTensor is a {type(sharded.local).__name__}, whose values may "
             "lie anywhere: fill it by its own means"
