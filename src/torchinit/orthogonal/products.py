@@ -38,6 +38,10 @@ _WORTH_HALVES = 64
 _WORTH_COLUMNS = 16
 
 
+# Rows that a product is subtracted from at a time: libraries copy the factor of these.
+_ROWS = 1024
+
+
 class Panel(NamedTuple):
     """Memory of some matrices' columns.
 
@@ -268,7 +272,8 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 def subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
     """Subtracts the product a b from c."""
     if c.dim() == 2:
-        c.addmm_(a, b, alpha=-1)
+        for rows, factor in zip(c.split(_ROWS), a.split(_ROWS), strict=True):
+            rows.addmm_(factor, b, alpha=-1)
         return
     if c.stride(-2) == 1:
         a, b, c = b.mT, a.mT, c.mT
