@@ -16,11 +16,12 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from llama_70b import Layout, Owned, fill, owned_by
 from report import spread, table
 from run import machine
 
-KEPT = 2 << 30  # bytes of shards that are in memory together
+LARGE = 1 << 30  # bytes of a rank's shards above which one memory is used for all of them
 
 
 SCALES = [
@@ -46,37 +47,36 @@ SCALES = [
 ]  # fmt: skip
 
 
-def allocated(boxes: list[Owned], dtype: torch.dtype) -> Iterator[tuple[Owned, Tensor]]:
-    """Memory for each box, fresh; some is given back on the way where it would be too much."""
-    kept: list[Tensor] = []
-    held = 0
-    for box in boxes:
-        memory = torch.empty(box.piece.size, dtype=dtype)
-        held += memory.nbytes
-        if held > KEPT:
-            kept.clear()
-            held = memory.nbytes
-        kept.append(memory)
-        yield box, memory
+def size_of(boxes: list[Owned]) -> int:
+    """Bytes of boxes in bfloat16."""
+    return 2 * sum(math.prod(box.piece.size) for box in boxes)
+
+
+def memory_of(boxes: list[Owned]) -> list[Tensor]:
+    """Memory for each box, fresh; one memory for all where it would be too much."""
+    if size_of(boxes) <= LARGE:
+        return [torch.empty(box.piece.size, dtype=torch.bfloat16) for box in boxes]
+    again = torch.empty(max(math.prod(box.piece.size) for box in boxes), dtype=torch.bfloat16)
+    return [again[: math.prod(box.piece.size)].view(box.piece.size) for box in boxes]
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds."""
+    """Seconds of CPU time."""
     gc.collect()
-    start = perf_counter()
+    start = process_time()
     call()
-    return perf_counter() - start
+    return process_time() - start
 
 
 def fill_all(boxes: list[Owned]) -> None:
     """Every box of a rank."""
-    for box, memory in allocated(boxes, torch.bfloat16):
+    for box, memory in zip(boxes, memory_of(boxes), strict=True):
         fill(memory, box)
 
 
 def zero_all(boxes: list[Owned]) -> None:
     """The same memory, zeroed."""
-    for _, memory in allocated(boxes, torch.bfloat16):
+    for memory in memory_of(boxes):
         memory.zero_()
 
 
@@ -86,29 +86,30 @@ def scale_table(layouts: list[Layout], rounds: int) -> str:
     rows = []
     for layout in sorted(layouts, key=math.prod):
         ranks = math.prod(layout)
-        found: list[tuple[int, int, float, float, float]] = []
+        counts, sizes, times = [], [], []
         for rank in (0, ranks // 2 - 1, ranks - 1):
             boxes = owned_by(layout, rank)
-            times = [
-                min(timed(call) for _ in range(rounds))
-                for call in (
-                    lambda rank=rank: owned_by(layout, rank),  # noqa: B023
-                    lambda boxes=boxes: fill_all(boxes),
-                    lambda boxes=boxes: zero_all(boxes),
-                )
+            counts.append(str(len(boxes)))
+            sizes.append(size_of(boxes))
+            if rank and sizes[-1] > LARGE:
+                continue
+            calls: list[Callable[[], object]] = [
+                partial(owned_by, layout, rank),
+                partial(fill_all, boxes),
+                partial(zero_all, boxes),
             ]
-            size = 2 * sum(math.prod(box.piece.size) for box in boxes)
-            found.append((len(boxes), size, times[0], times[1], times[2]))
-        counts, sizes, finding, filling, zeroing = zip(*found, strict=True)
+            repeats = 1 if sizes[-1] > LARGE else rounds
+            times.append([min(timed(call) for _ in range(repeats)) for call in calls])
+        finding, filling, zeroing = (max(each) for each in zip(*times, strict=True))
         rows.append(
             [
                 f"{ranks:,}",
                 str(layout),
-                ", ".join(map(str, counts)),
+                ", ".join(counts),
                 ", ".join(f"{size / 2**20:,.0f}" for size in sizes),
-                f"{1e3 * max(finding):.1f}",
-                f"{max(filling):.3f}",
-                f"{max(zeroing):.3f}",
+                f"{1e3 * finding:.1f}",
+                f"{filling:.3f}",
+                f"{zeroing:.3f}",
             ]
         )
     header = [
@@ -206,7 +207,7 @@ def measure_threads(elements: int, rounds: int) -> dict[str, list[float]]:
 
 
 def measure_small(count: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds a parameter from the meta device, of DTensors and not."""
+    """Microseconds of CPU time a parameter from the meta device, of DTensors and not."""
 
     def build(*, sharded: bool) -> nn.Module:
         with torch.device("meta"):
@@ -303,40 +304,70 @@ def small_table(count: int, rounds: int) -> str:
         [name, f"{min(each):.1f}", f"{median(each):.1f}", f"{max(each):.1f}"]
         for name, each in times.items()
     ]
-    title = f"{count:,} parameters of 64x64 from the meta device, µs each"
+    title = f"{count:,} parameters of 64x64 from the meta device, µs of CPU time each"
     return table([title, "best", "median", "largest"], rows)
+
+
+def scale_section(quick: bool) -> str:
+    """One rank of many."""
+    return (
+        "## One rank of many\n\n"
+        "A Llama 70B (70.55 G values in 723 parameters, bfloat16, truncated normal), filled by "
+        "`init_shard_`: one thread, no process group; seconds of CPU time. The slowest of three "
+        "ranks, each at its best of several rounds, in memory allocated afresh; of shards above "
+        "1 GiB, the first rank's, once, in one memory used again. `zeroed` is the same by "
+        "`zero_`.\n\n"
+        f"{scale_table(SCALES[-1:] if quick else SCALES, 1 if quick else 3)}"
+    )
+
+
+def memory_section(quick: bool) -> str:
+    """Peak memory."""
+    return (
+        "## Peak memory\n\n"
+        "Real processes over gloo: `init_model_` of a Llama under `fully_shard`, float32, from the "
+        f"meta device.\n\n{memory_table([2] if quick else [2, 4], 1 if quick else 20)}"
+    )
+
+
+def threads_section(quick: bool) -> str:
+    """Two ranks and two threads."""
+    found = threads_line(2**20 if quick else 2**26, 2 if quick else 15)
+    return f"## Two ranks and two threads\n\n{found}"
+
+
+def small_section(quick: bool) -> str:
+    """Python, a parameter."""
+    found = small_table(100 if quick else 2000, 2 if quick else 7)
+    return f"## Python, a parameter\n\n{found}"
+
+
+SECTIONS: dict[str, Callable[[bool], str]] = {
+    "scale": scale_section,
+    "memory": memory_section,
+    "threads": threads_section,
+    "small": small_section,
+}
 
 
 def main() -> None:
     """Measures, and prints Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="little of it, to see that it runs")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--markdown", type=Path, help="where to put the page, too")
     arguments = parser.parse_args()
-    quick = arguments.quick
     about = machine()
-    layers = 1 if quick else 20
     page = [
         f"{about['cpu']}, {about['cores']} cores that others use too, torch {about['torch']}, "
-        f"{about['instruction_set']}, {about['date']}.",
-        "## One rank of many",
-        "A Llama 70B (70.55 G values in 723 parameters, bfloat16, truncated normal), filled by "
-        "`init_shard_`: one thread, no process group, memory allocated afresh. The slowest of "
-        "three ranks, each at its best of several rounds; `zeroed` is the same memory by `zero_`.",
-        scale_table(SCALES[-1:] if quick else SCALES, 1 if quick else 3),
-        "## Peak memory",
-        "Real processes over gloo: `init_model_` of a Llama under `fully_shard`, float32, from the "
-        "meta device.",
-        memory_table([2] if quick else [2, 4], layers),
-        "## Two ranks and two threads",
-        threads_line(2**20 if quick else 2**26, 2 if quick else 15),
-        "## Python, a parameter",
-        small_table(100 if quick else 2000, 2 if quick else 7),
+        f"{about['instruction_set']}, {about['date']}."
     ]
-    text = "\n\n".join(page)
-    print(text)
+    print(page[0], flush=True)
+    for name in arguments.only:
+        page.append(SECTIONS[name](arguments.quick))
+        print(f"\n{page[-1]}", flush=True)
     if arguments.markdown:
-        arguments.markdown.write_text(text + "\n")
+        arguments.markdown.write_text("\n\n".join(page) + "\n")
 
 
 if __name__ == "__main__":

@@ -124,3 +124,19 @@ def test_rules_of_the_benchmark_are_the_models_own(name, models_module):
         else:
             tolerance = 6 / (2 * values.numel()) ** 0.5
             assert values.std() == pytest.approx(row.law.std, rel=tolerance), row.name
+
+
+def test_shards_run(tmp_path):
+    page = tmp_path / "shards.md"
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "shards.py", "--quick", "--markdown", page],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    text = page.read_text()
+    assert run.stdout.strip() == text.strip()
+    assert text.count("\n## ") == 4
+    assert "| 4,096 | HSDP 4 x 128 x TP 8 | 723, 723, 723 | 131, 128, 128 |" in text
+    assert re.search(r"^\| 1 of 2 \| 78\.4 M \| 149\.5 \|", text, re.MULTILINE)
