@@ -504,3 +504,20 @@ def test_gains_of_one_rank_are_told():
         with checking_keys(), pytest.raises(ArgumentError if dist.get_rank() else RankError):
             function(tensor, gain)
         assert_untouched(tensor)
+
+
+@in_worlds(2, where=lambda size, _: NATIVE, seconds=30)  # noqa: ARG005
+def test_matrices_in_a_batch_are_compared_before_they_are_written():
+    """A batch does not collect them."""
+    fills = (
+        torchinit.orthogonal_,
+        torchinit.Orthogonal(0.5),
+        lambda tensor: torchinit.orthogonal_batch_([tensor]),
+    )
+    for form in fills:
+        tensor = guarded((6, 4), torch.float32, "2 S0")
+        with checking_keys():
+            torch.manual_seed(dist.get_rank())
+            with pytest.raises(RankError, match="another key"), torchinit.batch():
+                form(tensor)
+        assert_untouched(tensor)

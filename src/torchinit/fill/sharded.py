@@ -51,6 +51,7 @@ def fill_sharded(
     *,
     check: Callable[[], None] = lambda: None,
     is_random: bool = True,
+    at_once: bool = False,
 ) -> None:
     """Fills what of a DTensor lies here; one on the meta device is left alone.
 
@@ -61,6 +62,7 @@ def fill_sharded(
         fill_whole: makes the whole where it is torch that draws, and pieces cannot be made alone.
         check: raises for what is wrong with the fill, before anything is drawn.
         is_random: whether a key is drawn.
+        at_once: whether batches do not collect such fills.
 
     Raises:
         ArgumentError: for placements, or a local tensor, that cannot be filled.
@@ -70,7 +72,7 @@ def fill_sharded(
     if tensor.is_meta:
         check()
         return
-    begun = begin_sharded(tensor, stream, check, is_random=is_random)
+    begun = begin_sharded(tensor, stream, check, is_random=is_random, at_once=at_once)
     sharded = begun.sharded
     if begun.by_torch and is_random:
         assert fill_whole is not None
@@ -118,12 +120,14 @@ def begin_sharded(
     *,
     is_random: bool = True,
     by_torch: bool = False,
+    at_once: bool = False,
     draw: Draw | None = None,
 ) -> Begun:
     """Does what comes before the first write: checks, the key, and what ranks have to agree on.
 
     Args:
-        tensor, stream, check, is_random: as ``fill_sharded`` has them; the tensor is in memory.
+        tensor, stream, check, is_random, at_once: as ``fill_sharded`` has them; the tensor is in
+            memory.
         by_torch: whether torch fills wherever the tensor lies.
         draw: draws the keys; None draws one.
 
@@ -150,7 +154,8 @@ def begin_sharded(
         number = int(torch.as_tensor(begun.stream).sum())
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
     # What a batch does not collect is written at once, and compared before.
-    waits = in_batch and not begun.by_torch and find_road(begun.sharded.local) == "now"
+    waits = in_batch and not (at_once or begun.by_torch)
+    waits = waits and find_road(begun.sharded.local) == "now"
     if not (waits and batch is not None and batch.compare(mesh, drawn)):
         agreement.agree({mesh: [drawn]})
     return begun

@@ -134,6 +134,7 @@ def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
         stack,
         stream,
         lambda: _check_arguments(stack, gain),
+        at_once=True,
         draw=lambda generator: draw_keys(count, generator),
     )
     if by_torch:
@@ -198,6 +199,7 @@ def _fill_by_road(
             lambda piece, key, place: fill_orthogonal(piece, gain, key, place),
             lambda whole, source: fill_orthogonal(whole, gain, source),
             check=lambda: _check_arguments(tensor, gain),
+            at_once=True,
         )
     elif road == "staged":
         fill_orthogonal(tensor, gain, stream, box)

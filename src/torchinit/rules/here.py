@@ -32,7 +32,11 @@ def fill_sharded_part(
         return []
     is_called = isinstance(values, Function) or _is_sparse(values)
     sharded, key, by_torch = begin_sharded(
-        tensor, stream, is_random=is_called or takes_key(values), by_torch=is_called
+        tensor,
+        stream,
+        is_random=is_called or takes_key(values),
+        by_torch=is_called,
+        at_once=isinstance(values, Matrix),
     )
     count_write(tensor, sharded.local)
     cut: Region | None = region
