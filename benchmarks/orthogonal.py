@@ -3,14 +3,16 @@
     python benchmarks/orthogonal.py                                     # a Markdown table
     python benchmarks/orthogonal.py --markdown benchmarks/results/orthogonal.md
 
-Every round times all calls of a case in turn; ratios are taken within a round, and their median is
-quoted with the smallest and largest.
+Shards are of columns of what is formed: rows of a square or wide matrix. The last one needs all
+reflectors, and takes longest. Every round times all calls of a case in turn; ratios are taken
+within a round, and their median is quoted with the smallest and largest.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -21,6 +23,8 @@ from torch.nn import init as torch_init
 import torchinit
 from report import spread, table
 from run import machine
+from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.placement.box import Box
 
 Calls = dict[str, Callable[[], object]]
 
@@ -49,6 +53,13 @@ def cases(largest: int) -> list[tuple[str, Calls, int, int]]:
             "torch": lambda: torch_init.orthogonal_(single),
             "bfloat16": lambda: torchinit.orthogonal_(narrow),
         }
+        dim = 0 if rows <= columns else 1
+        for ranks in (2, 4):
+            sizes, offset = [rows, columns], [0, 0]
+            sizes[dim] //= ranks
+            offset[dim] = (ranks - 1) * sizes[dim]
+            shard, box = torch.empty(sizes), Box((rows, columns), offset)
+            calls[f"{ranks} ranks"] = partial(fill_orthogonal, shard, 1.0, None, box)
         if rows == columns:
             calls["product"] = lambda: torch.mm(factor, factor, out=product)
         return calls
@@ -101,6 +112,8 @@ def rows_of(title: str, times: dict[str, list[float]]) -> list[str]:
         against("ours", "product"),
         against("bfloat16", "ours"),
         against("torch", "stack"),
+        against("2 ranks", "ours"),
+        against("4 ranks", "ours"),
     ]
 
 
@@ -117,6 +130,8 @@ def main() -> None:
         "time as a part of one product's",
         "bfloat16's time as a part of float32's",
         "times faster, stacked",
+        "last of 2 shards as a part of the whole's time",
+        "last of 4",
     ]
     lines = [
         rows_of(title, ratios(calls, rounds, repeats))

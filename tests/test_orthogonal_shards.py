@@ -302,12 +302,12 @@ def allocated(function):
 )
 @pytest.mark.parametrize("threads", [1, 2])
 def test_memory_beside_a_shard(shape, place, dtype, threads, on_threads):
-    """A panel for each of at most two threads, or a few if the shard is as large, and a block."""
+    """Two panels, or a quarter of the shard; a block, and triangles of a panel's size at most."""
     shard = torch.empty(torch.empty(shape, device="meta")[place].shape, dtype=dtype)
     box = Box(shape, [part.start or 0 for part in place])
     panel = (256 if shape[0] > shape[1] else 128) * max(shape) * 4
     beside = on_threads(threads, allocated, lambda: fill_orthogonal(shard, 1.0, KEY, box))
-    assert beside <= threads * panel + shard.nbytes / 8 + panel + 6 * 128 * 128 * 4
+    assert beside <= 4 * panel + shard.nbytes / 4 + 6 * 256 * 256 * 4
 
 
 @native_only

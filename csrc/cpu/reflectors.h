@@ -10,8 +10,8 @@ namespace torchinit::cpu {
 // Draws a block on at most `threads` threads.
 void fill_reflectors(const ReflectorBlock& block, int threads);
 
-// The same, vectors as columns: (matrices, length - first, step), of which the first `count` of each
-// row are written.
+// The same, vectors as columns: (matrices, length - first, step), of which the first `count` of
+// each row are written.
 void fill_reflectors_side_by_side(const ReflectorBlock& block, int64_t step, int threads);
 
 // Matrices (n, n), rows after rows: upper triangles become their inverses; zeros below.

@@ -21,7 +21,11 @@ struct Avx2Lanes {
 
   static constexpr int blocks = 4;
   static constexpr int vectors = 1;
+#ifdef TORCHINIT_QUICK_BUILD
+  static constexpr int groups_abreast = 2;
+#else
   static constexpr int groups_abreast = 4;
+#endif
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 2, 1, 3}; }
   static TORCHINIT_INLINE void store_blocks(uint64_t* to, uint64_t block) {

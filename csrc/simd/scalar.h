@@ -23,7 +23,8 @@ struct ScalarLanes {
 
   static constexpr int blocks = 1;
   static constexpr int vectors = 2;
-  // Groups worth computing together, so that their chains of dependent rounds overlap.
+  // Groups worth computing together, so that their chains of dependent rounds overlap. (Defining
+  // TORCHINIT_QUICK_BUILD makes them few, for builds under sanitisers.)
   static constexpr int groups_abreast = 1;
 
   static TORCHINIT_INLINE u64 block_offsets() { return 0; }

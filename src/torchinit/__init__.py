@@ -29,11 +29,11 @@ from torchinit.functional import (
 from torchinit.layer import init_
 from torchinit.models import recipes
 from torchinit.models.init_model import init_model_, plan_model
+from torchinit.models.init_shard import init_shard_
 from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
-from torchinit.rules.init_shard import init_shard_
 from torchinit.rules.structured import Orthogonal
 from torchinit.schemes.schemes import InitializationType, cast_init_type
 from torchinit.version import __version__

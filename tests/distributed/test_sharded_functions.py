@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from worlds import in_worlds
 
 import torchinit
 from fills import DTYPES
+from torchinit import Blocks, by
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.native import load
 
@@ -63,16 +65,18 @@ def some(layouts, number):
 
 @in_worlds(1, 2, 3, 4, 8, each=DTYPE_NAMES)
 def test_matrices(dtype):
-    large = dist.get_world_size() == 8 and dtype is not torch.float32
+    """In small worlds every function in every layout, in float32."""
+    is_large = dist.get_world_size() == 8
     for number, (name, fill) in enumerate(FUNCTIONS.items()):
-        if large and name not in LIKE_OTHERS:
+        is_like_another = is_large and name not in LIKE_OTHERS
+        if is_like_another and dtype is not torch.float32:
             continue
         if name == "sparse_" and dtype in FLOAT8_DTYPES:
             continue
         for place, shape in enumerate(MATRICES):
             if fits(name, shape):
                 layouts = list(layouts_of(2))
-                if dtype is not torch.float32:
+                if dtype is not torch.float32 or is_like_another:
                     layouts = some(layouts, number + place)
                 tensors, plain = fill_both(fill, shape, dtype, layouts)
                 if place == 1 and dtype in (torch.float32, torch.bfloat16):
@@ -83,11 +87,13 @@ def test_matrices(dtype):
 @in_worlds(1, 2, 3, 4, 8)
 def test_other_numbers_of_dimensions():
     shapes = ((), (1,), (2,), (13,), (5, 3, 4), (2, 6, 3), (6, 4, 3, 3), (4, 4, 2, 1, 3))
+    is_large = dist.get_world_size() == 8
     for place, shape in enumerate(shapes):
         for number, (name, fill) in enumerate(FUNCTIONS.items()):
             if fits(name, shape):
                 layouts = some(layouts_of(len(shape)), number + place)
-                for dtype in (torch.float32, torch.bfloat16):
+                dtypes = (torch.float32, torch.bfloat16)
+                for dtype in dtypes[: 1 if is_large else 2]:
                     tensors, plain = fill_both(fill, shape, dtype, layouts)
                 if name in ("normal_", "dirac_groups"):
                     for tensor in tensors:
@@ -157,6 +163,35 @@ def test_given_generators_advance_alike():
     torchinit.sparse_(tensor, 0.3, generator=ours)
     assert_holds(tensor, plain, layout)
     assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+def _fill_normal(tensor):
+    torch.nn.init.normal_(tensor)
+
+
+MIXED = {
+    "matrix first": Blocks({"q": 4, "k": 2}, {"q": "orthogonal", "k": "xavier_normal"}),
+    "matrix last": Blocks({"q": 4, "k": 2}, {"q": "xavier_normal", "k": "orthogonal"}),
+    "constant first": Blocks({"q": 4, "k": 2}, {"q": "ones", "k": "orthogonal"}),
+    "callable first": Blocks({"q": 4, "k": 2}, {"q": _fill_normal, "k": "kaiming_uniform"}),
+    "callable last": Blocks({"q": 4, "k": 2}, {"q": "orthogonal", "k": _fill_normal}),
+    "callable": by(lambda target: _fill_normal),  # noqa: ARG005
+    "sparse": by(lambda target: partial(torch.nn.init.sparse_, sparsity=0.5)),  # noqa: ARG005
+}
+
+
+@in_worlds(2, each=MIXED)
+def test_schemes_of_several_kinds_draw_in_one_order(scheme):
+    """Whatever is drawn first of a plain tensor is drawn first of a DTensor."""
+    for layout in ("2 S0", "2 S1", "2 R"):
+        torch.manual_seed(1)
+        plain = scheme(torch.empty(6, 5))
+        state = torch.get_rng_state()
+        made = guarded((6, 5), torch.float32, layout)
+        torch.manual_seed(1)
+        scheme(made)
+        assert torch.equal(torch.get_rng_state(), state), layout
+        assert_holds(made, plain, layout)
 
 
 @in_worlds(2, 3)

@@ -113,9 +113,10 @@ def _outcomes(request: pytest.FixtureRequest) -> dict[str, list[str]]:
         if "PYTEST_XDIST_WORKER" in os.environ:
             folder = folder.parent
         cases = [
-            item.callspec.params["case"]
+            case
             for item in request.session.items
             if hasattr(getattr(item, "function", None), "body")
+            and isinstance(case := item.callspec.params["case"], Case)  # else there are none
         ]
         with FileLock(folder / "worlds.lock"):
             if not (folder / "worlds.json").exists():
@@ -257,7 +258,7 @@ def _be_rank(rank: int, size: int, folder: Path, reads: int, writes: int) -> Non
             try:
                 test.body(*([test.parameters[case.what]] if case.what else []))
             except BaseException:
-                said = traceback.format_exc(limit=-8)
+                said = traceback.format_exc()
             with contextlib.suppress(BrokenPipeError):
                 answer = [said, time.process_time() - begin]
                 os.write(writes, (json.dumps(answer) + "\n").encode())

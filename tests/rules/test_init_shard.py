@@ -29,8 +29,9 @@ from torchinit import (
 )
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.fallback import part_of
+from torchinit.models.init_shard import boxes_of_range
 from torchinit.placement.box import Box
-from torchinit.rules.init_shard import boxes_of_range
+from torchinit.rules.read import as_scheme
 
 ELEMENTWISE = {
     "normal": Normal(0.02),
@@ -198,6 +199,57 @@ def test_generators_draw_one_key_a_call_wherever_the_part_lies():
     assert torch.equal(part, whole[10:])
 
 
+def fill_normal(tensor):
+    nn.init.normal_(tensor)
+
+
+DRAWING = {
+    "callable": fill_normal,
+    "callable of torchinit": lambda tensor: (torchinit.normal_(tensor), None)[1],
+    "callable past the patch": lambda tensor: tensor.copy_(torch.randperm(120).view(12, 10)),
+    "part by a callable": Blocks({"q": 6, "k": 6}, {"q": fill_normal, "k": "xavier_normal"}),
+    "shares by a callable": Blocks({"q": 6, "k": 6}, fill_normal, groups=3),
+    "matrix before draws": Blocks({"q": 6, "k": 6}, {"q": "orthogonal", "k": "xavier_normal"}),
+    "matrix before a callable": Blocks({"q": 6, "k": 6}, {"q": "orthogonal", "k": fill_normal}),
+    "constant before a matrix": Blocks({"q": 6, "k": 6}, {"q": "ones", "k": "orthogonal"}),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_callables_and_mixed_parts_equal_init_model_of_the_name(name):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.empty(SHAPE))
+    torchinit.init_model_(model, {"**": DRAWING[name]}, seed=3)
+    whole = model.weight.detach()
+    state = torch.get_rng_state()
+    call = {"global_shape": SHAPE, "seed": 3, "name": "weight"}
+    part = init_shard_(torch.empty(7, 10), DRAWING[name], offset=(4, 0), **call)
+    assert torch.allclose(part, whole[4:11], atol=1e-6)
+    part = init_shard_(torch.empty(44), DRAWING[name], offset=33, **call)
+    assert torch.allclose(part, whole.view(-1)[33:77], atol=1e-6)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_callables_and_mixed_parts_draw_as_the_scheme_on_the_whole(name):
+    scheme = as_scheme(DRAWING[name])
+    torch.manual_seed(4)
+    whole = scheme(torch.empty(SHAPE))
+    state = torch.get_rng_state()
+    torch.manual_seed(4)
+    part = init_shard_(torch.empty(7, 10), scheme, global_shape=SHAPE, offset=(4, 0))
+    assert torch.allclose(part, whole[4:11], atol=1e-6)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("named", [{}, {"seed": 0, "name": "w"}], ids=["drawn", "named"])
+def test_callables_that_write_nothing(named):
+    tensor = torch.full((5, 10), 9.0)
+    with pytest.raises(ArgumentError, match="wrote nothing"):
+        init_shard_(tensor, lambda whole: None, global_shape=SHAPE, offset=(0, 0), **named)  # noqa: ARG005
+    assert (tensor == 9).all()
+
+
 def test_shares_of_one_logical_tensor_have_one_key_of_a_generator():
     """Blocks in groups: each name draws once, as calling the scheme on the whole does."""
     torch.manual_seed(4)
@@ -249,6 +301,10 @@ def test_meta_parts_stay_and_draw_nothing():
         ({"scheme": Normal(1e39)}, ArgumentError, "std"),
         ({"tensor": torch.empty(1, 10).expand(5, 10)}, ArgumentError, "share memory"),
         ({"tensor": 3}, TypeError, "torch.Tensor"),
+        ({"tensor": torch.zeros(5, 10, dtype=torch.complex64)}, TypeError, "complex64"),
+        ({"tensor": torch.zeros(5, 10, dtype=torch.int32), "scheme": "ones"}, TypeError, "int32"),
+        ({"seed": 0, "name": 3}, TypeError, "name=3"),
+        ({"global_shape": (2**40, 2**30)}, ArgumentError, "2\\^63"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

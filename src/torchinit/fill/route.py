@@ -27,7 +27,7 @@ from torchinit.schemes.schemes import find_scheme
 # A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
 # FakeTensor reaches the operators' fake implementations.
 PLAIN_TYPES = frozenset({Tensor, Parameter, Buffer})
-_KNOWN_TYPES = PLAIN_TYPES | {FakeTensor}
+KNOWN_TYPES = PLAIN_TYPES | {FakeTensor}
 
 FLOAT_NUMBERS = {dtype: DTYPE_NUMBERS[dtype] for dtype in ALL_DTYPES}
 
@@ -86,7 +86,7 @@ def is_observed() -> bool:
 
 def find_road(tensor: Tensor) -> Road:
     """Returns how a tensor is to be filled."""
-    if type(tensor) not in _KNOWN_TYPES and is_dtensor(tensor):
+    if type(tensor) not in KNOWN_TYPES and is_dtensor(tensor):
         return "sharded"
     if obstacle(tensor):
         if load.module is None and not _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout):
@@ -121,7 +121,7 @@ def is_native_memory(tensor: Tensor) -> bool:
 def is_plain(tensor: Tensor) -> bool:
     """Returns whether a tensor is of floats in dense memory that torch's operations can write."""
     return (
-        type(tensor) in _KNOWN_TYPES
+        type(tensor) in KNOWN_TYPES
         and tensor.dtype in ALL_DTYPES
         and tensor.layout is torch.strided
         and tensor.device.type in ("cpu", "cuda")
@@ -134,7 +134,7 @@ def obstacle(tensor: Tensor) -> str:
 
     A DTensor is served always, if by way of a plain tensor of the whole.
     """
-    if type(tensor) not in _KNOWN_TYPES and is_dtensor(tensor):
+    if type(tensor) not in KNOWN_TYPES and is_dtensor(tensor):
         return ""
     if load.module is None:
         return load.reason
@@ -158,7 +158,7 @@ def why_staged(device_type: str) -> str:
 
 
 def _obstacle_of_kind(kind: type, dtype: torch.dtype, layout: torch.layout) -> str:
-    if kind not in _KNOWN_TYPES:
+    if kind not in KNOWN_TYPES:
         return f"tensor subclass {kind.__name__} is not known"
     if dtype not in ALL_DTYPES:
         return f"dtype {dtype} is not one of the native ones"

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 
 from torchinit.fill import agreement, checks
 from torchinit.fill.batch import open_batch
-from torchinit.fill.route import PLAIN_TYPES, find_road
+from torchinit.fill.route import KNOWN_TYPES, find_road
 from torchinit.native import calls
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded, read_sharded
@@ -51,6 +51,7 @@ def fill_sharded(
     *,
     check: Callable[[], None] = lambda: None,
     is_random: bool = True,
+    at_once: bool = False,
 ) -> None:
     """Fills what of a DTensor lies here; one on the meta device is left alone.
 
@@ -61,6 +62,7 @@ def fill_sharded(
         fill_whole: makes the whole where it is torch that draws, and pieces cannot be made alone.
         check: raises for what is wrong with the fill, before anything is drawn.
         is_random: whether a key is drawn.
+        at_once: whether batches do not collect such fills.
 
     Raises:
         ArgumentError: for placements, or a local tensor, that cannot be filled.
@@ -70,7 +72,7 @@ def fill_sharded(
     if tensor.is_meta:
         check()
         return
-    begun = begin_sharded(tensor, stream, check, is_random=is_random)
+    begun = begin_sharded(tensor, stream, check, is_random=is_random, at_once=at_once)
     sharded = begun.sharded
     if begun.by_torch and is_random:
         assert fill_whole is not None
@@ -118,12 +120,14 @@ def begin_sharded(
     *,
     is_random: bool = True,
     by_torch: bool = False,
+    at_once: bool = False,
     draw: Draw | None = None,
 ) -> Begun:
     """Does what comes before the first write: checks, the key, and what ranks have to agree on.
 
     Args:
-        tensor, stream, check, is_random: as ``fill_sharded`` has them; the tensor is in memory.
+        tensor, stream, check, is_random, at_once: as ``fill_sharded`` has them; the tensor is in
+            memory.
         by_torch: whether torch fills wherever the tensor lies.
         draw: draws the keys; None draws one.
 
@@ -149,7 +153,10 @@ def begin_sharded(
     else:
         number = int(torch.as_tensor(begun.stream).sum())
     drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
-    if not (in_batch and batch is not None and batch.compare(mesh, drawn)):
+    # What a batch does not collect is written at once, and compared before.
+    waits = in_batch and not (at_once or begun.by_torch)
+    waits = waits and find_road(begun.sharded.local) == "now"
+    if not (waits and batch is not None and batch.compare(mesh, drawn)):
         agreement.agree({mesh: [drawn]})
     return begun
 
@@ -165,7 +172,7 @@ def _drawn(
     """Checks a fill, and draws its key."""
     sharded = read_sharded(tensor)
     road = find_road(sharded.local)
-    if road == "torch" and type(sharded.local) not in PLAIN_TYPES:
+    if road == "torch" and type(sharded.local) not in KNOWN_TYPES:
         raise TypeError(
             f"the local tensor of a DTensor is a {type(sharded.local).__name__}, whose values may "
             "lie anywhere: fill it by its own means"

@@ -130,15 +130,18 @@ def form_matrix(
             here.append(Panel(columns, memory, partial(multiply, memory)))
     few = len(copied)
     if box is not None and few:
-        few = max(min(2, threads), tensor.nbytes // (8 * m * copied[0].size * dtype.itemsize))
+        few = max(2, tensor.nbytes // (4 * m * copied[0].size * dtype.itemsize))
     size = m * max((columns.size for columns in copied), default=0)
     memories = [tensor.new_empty(size, dtype=dtype) for _ in copied[:few]]
+    kept: dict[int, Tensor] | None = {} if few < len(copied) else None
     copied.reverse()  # those that need most vectors together
     while here or copied:
         for columns, flat in zip(copied[:few], memories, strict=False):
             memory = _panel_of(flat, m, columns.size, target.wide)
             here.append(Panel(columns, memory, partial(copy, columns, memory)))
-        form_panels(grid, here, draw, gain, wide=target.wide, threads=threads, at_once=at_once)
+        form_panels(
+            grid, here, draw, gain, wide=target.wide, threads=threads, at_once=at_once, kept=kept
+        )
         here, copied = [], copied[few:]
 
 

@@ -38,6 +38,10 @@ _WORTH_HALVES = 64
 _WORTH_COLUMNS = 16
 
 
+# Rows that a product is subtracted from at a time: libraries copy the factor of these.
+_ROWS = 1024
+
+
 class Panel(NamedTuple):
     """Memory of some matrices' columns.
 
@@ -61,6 +65,7 @@ def form_panels(
     wide: bool,
     threads: int = 1,
     at_once: bool = False,
+    kept: dict[int, Tensor] | None = None,
 ) -> None:
     """Fills panels of products of the reflectors that are drawn, times gain.
 
@@ -74,8 +79,10 @@ def form_panels(
         wide: whether memory is columns after columns.
         threads: to share the work.
         at_once: whether blocks are to be drawn as a whole, one after the other.
+        kept: triangles of blocks, kept for other panels of the same matrix: what is there is used.
     """
-    carry_out(_Forming(grid, panels, draw, gain, wide, threads, at_once).tasks(), threads)
+    forming = _Forming(grid, panels, draw, gain, wide, threads, at_once, kept)
+    carry_out(forming.tasks(), threads)
 
 
 class _Block(NamedTuple):
@@ -100,8 +107,10 @@ class _Forming:
         wide: bool,
         threads: int,
         at_once: bool,
+        kept: dict[int, Tensor] | None,
     ) -> None:
         self.grid, self.panels, self.draw, self.gain, self.wide = grid, panels, draw, gain, wide
+        self.kept = kept
         like = panels[0].memory
         batch = len(like)
         # Products of two matrices are quicker than of batches of one.
@@ -162,10 +171,14 @@ class _Forming:
                 drawn = [add(partial(self._draw, block, start), uses[slot]) for start in starts]
                 b = block.range.size
                 cuts = [0, b // 2, b] if b >= _WORTH_HALVES else [0, b]
-                made = [
-                    add(partial(self._make_products, block, *cut), drawn)
-                    for cut in itertools.pairwise(cuts)
-                ]
+                made = (
+                    drawn
+                    if self._has(block)
+                    else [
+                        add(partial(self._make_products, block, *cut), drawn)
+                        for cut in itertools.pairwise(cuts)
+                    ]
+                )
                 ready[number] = add(partial(self._make_triangle, block), made)
                 uses[slot] = []
 
@@ -204,13 +217,21 @@ class _Forming:
 
     def _make_triangle(self, block: _Block, _: int) -> None:
         """Makes T's inverse of V^T V, or T where it is multiplied with."""
+        if self.gain != 1:
+            block.signs.mul_(self.gain)
         triangle = block.triangle
+        if self.kept is not None and self._has(block):
+            triangle.copy_(self.kept[block.range.start])
+            return
         # More exact than the products'.
         triangle.diagonal(dim1=-2, dim2=-1).copy_(block.half_norms)
         if self.inverts:
             reflectors.invert_triangles(triangle if self.lead else triangle.unsqueeze(0))
-        if self.gain != 1:
-            block.signs.mul_(self.gain)
+        if self.kept is not None:
+            self.kept[block.range.start] = triangle.clone()
+
+    def _has(self, block: _Block) -> bool:
+        return self.kept is not None and block.range.start in self.kept
 
     def _begin(self, block: _Block, panel: Panel, thread: int) -> None:
         """Multiplies a panel of the identity by the first block that it needs."""
@@ -268,7 +289,9 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 def subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
     """Subtracts the product a b from c."""
     if c.dim() == 2:
-        c.addmm_(a, b, alpha=-1)
+        parts = max(1, len(c) // _ROWS)  # none has fewer rows, or only one
+        for rows, factor in zip(c.tensor_split(parts), a.tensor_split(parts), strict=True):
+            rows.addmm_(factor, b, alpha=-1)
         return
     if c.stride(-2) == 1:
         a, b, c = b.mT, a.mT, c.mT

@@ -12,7 +12,7 @@ from torchinit.fill.fill import fill_list
 from torchinit.fill.route import obstacle
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.here import Fill, fill_sharded_part
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region
+from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
 from torchinit.rules.whole import fill_whole
 from torchinit.schemes.calls import Call
 from torchinit.streams.keys import Stream, draw_key_number
@@ -33,10 +33,10 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     wholes: dict[str, Tensor] = {}
     for (tensor, part), stream in zip(parts, streams, strict=True):
         region, values = part
-        if is_dtensor(tensor):
-            elementwise += fill_sharded_part(tensor, part, stream, wholes)
-        elif isinstance(values, Matrix | Call | Function | Tensor):
+        if isinstance(values, Matrix | Call | Function | Tensor):
             others.append((tensor, part, stream))
+        elif is_dtensor(tensor):
+            elementwise += fill_sharded_part(tensor, part, stream, wholes)
         elif not isinstance(values, Kept):
             view = region.of(tensor)
             if region.offset is not None and obstacle(view):
@@ -46,7 +46,15 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     if elementwise:
         fill_list(*zip(*elementwise, strict=True))
     for tensor, part, stream in others:
-        _fill_other(tensor, part, stream, wholes)
+        if is_dtensor(tensor):
+            fill_sharded_part(tensor, part, stream, wholes)
+        else:
+            _fill_other(tensor, part, stream, wholes)
+
+
+def filling_order(parts: Sequence[Part]) -> list[int]:
+    """The order in which ``fill_parts`` draws keys: values drawn one by one come first."""
+    return sorted(range(len(parts)), key=lambda i: draw_in(parts[i].values) is None)
 
 
 def streams_of(parts: Iterable[Part], generator: Generator | None) -> list[Stream]:

@@ -30,7 +30,14 @@ def fill_sharded_part(
     region, values = part
     if isinstance(values, Kept) or tensor.is_meta:
         return []
-    sharded, key, by_torch = begin_sharded(tensor, stream, is_random=_is_random(values))
+    is_called = isinstance(values, Function) or _is_sparse(values)
+    sharded, key, by_torch = begin_sharded(
+        tensor,
+        stream,
+        is_random=is_called or takes_key(values),
+        by_torch=is_called,
+        at_once=isinstance(values, Matrix),
+    )
     count_write(tensor, sharded.local)
     cut: Region | None = region
     if region.geometry is not None:
@@ -91,18 +98,16 @@ def fill_here(
     return []
 
 
-def _is_random(values: Values) -> bool:
-    """Whether values take a key."""
-    if isinstance(values, Matrix | Function):
-        return True
-    if isinstance(values, Call):
-        return values.name == "sparse_"
+def takes_key(values: Values) -> bool:
+    """Whether values take a key: those of callables, and of ``sparse_``, draw what torch draws."""
     draw = draw_in(values)
-    return draw is not None and draw[0] != CONSTANT
+    return isinstance(values, Matrix) or (draw is not None and draw[0] != CONSTANT)
+
+
+def _is_sparse(values: Values) -> bool:
+    return isinstance(values, Call) and values.name == "sparse_"
 
 
 def _is_made_whole(values: Values) -> bool:
     """Whether values cannot be made for a part alone."""
-    return isinstance(values, Function | Tensor) or (
-        isinstance(values, Call) and values.name == "sparse_"
-    )
+    return isinstance(values, Function | Tensor) or _is_sparse(values)

@@ -10,20 +10,23 @@ from typing import Any, TypeAlias
 import torch
 from torch import Generator, Tensor
 
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.fallback import part_of
 from torchinit.fill.fill import fill, fill_list
 from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
+from torchinit.models.keyed import KeyOfName, run_callable
+from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.fill_parts import streams_of
-from torchinit.rules.here import fill_here
-from torchinit.rules.part import Kept, Part, Region, draw_in
+from torchinit.rules.fill_parts import filling_order, streams_of
+from torchinit.rules.here import fill_here, takes_key
+from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
@@ -66,7 +69,8 @@ def init_shard_(
     Raises:
         ArgumentError: a part that does not lie in the whole, a scheme that cannot fill the whole.
             Nothing has been drawn or written then.
-        TypeError: for a DTensor, which knows its place; for what is no scheme.
+        TypeError: for a DTensor, which knows its place; for what is no scheme; for a dtype that
+            only a callable can fill.
 
     >>> import torch, torchinit
     >>> whole = torch.empty(6, 4)
@@ -84,15 +88,15 @@ def init_shard_(
         raise TypeError("a DTensor knows its place: call torchinit's function, or a scheme, on it")
     key_of_name = _key_of_name(seed, name, generator)
     shape = _shape("global_shape", global_shape)
+    if math.prod(shape) >= 2**63:
+        raise ArgumentError(f"global_shape={list(shape)} has more than 2^63 - 1 elements")
     chosen = as_scheme(scheme)
     region, target = Region(name or "", shape), Target(name or "", shape, tensor.dtype)
     if isinstance(chosen, By):
         chosen = chosen.scheme(region, target)
     parts = chosen.parts(region, target)
     place = _place(tensor, shape, offset)
-    for part in parts:
-        if (draw := draw_in(part.values)) is not None:
-            check_draw(draw, tensor.dtype)
+    _check_parts(parts, tensor.dtype)
     if tensor.is_meta:
         return tensor
     memory = tensor.detach()
@@ -102,11 +106,9 @@ def init_shard_(
         _cut_from_whole(memory, shape, place, chosen, generator)
         return tensor
     if key_of_name is None:
-        streams = [
-            one if isinstance(one, int) or isinstance(part.values, Kept) else draw_key_number(one)
-            for one, part in zip(streams_of(parts, generator), parts, strict=True)
-        ]
+        parts, streams = _drawn(parts, memory, generator)
     else:
+        parts = [_called(part, memory, key_of_name) for part in parts]
         streams = [key_of_name(part.region.name) for part in parts]
     if isinstance(chosen, Elementwise):
         box = Box((math.prod(shape),), (place,)) if isinstance(place, int) else Box(shape, place)
@@ -114,6 +116,18 @@ def init_shard_(
         return tensor
     _fill_parts(memory, shape, place, parts, streams)
     return tensor
+
+
+def _check_parts(parts: Sequence[Part], dtype: torch.dtype) -> None:
+    for values in (part.values for part in parts):
+        if isinstance(values, Function | Kept):
+            continue
+        if dtype not in ALL_DTYPES:
+            raise TypeError(
+                f"tensor has dtype {dtype}, which cannot be initialised: give it a callable"
+            )
+        if (draw := draw_in(values)) is not None:
+            check_draw(draw, dtype)
 
 
 def _cut_from_whole(
@@ -130,6 +144,37 @@ def _cut_from_whole(
             memory.copy_(whole.view(-1)[place : place + memory.numel()])
         else:
             memory.copy_(part_of(whole, Box(shape, place), memory.shape))
+
+
+def _drawn(
+    parts: Sequence[Part], like: Tensor, generator: Generator | None
+) -> tuple[list[Part], list[Stream]]:
+    """Draws the keys of parts in the order in which the scheme, called on the whole, does."""
+    ready, streams = list(parts), streams_of(parts, generator)
+    for i in filling_order(parts):
+        if isinstance(streams[i], int):
+            continue
+        if takes_key(parts[i].values):
+            streams[i] = draw_key_number(generator)
+        else:
+            ready[i] = _called(parts[i], like)
+    return ready, streams
+
+
+def _called(part: Part, like: Tensor, key_of_name: KeyOfName | None = None) -> Part:
+    """A part whose callable has been called on memory for its whole; its draws follow the name."""
+    region, values = part
+    if not isinstance(values, Function):
+        return part
+    scratch = torch.empty(region.shape, dtype=like.dtype, device=like.device)
+    mark_unwritten(scratch)
+    if key_of_name is None:
+        values.function(scratch)
+    else:
+        run_callable(values.function, scratch, region.name, key_of_name)
+    by = getattr(values.function, "__qualname__", None) or repr(values.function)
+    check_written(region.name, scratch, by)
+    return Part(region, scratch.detach())
 
 
 def _fill_parts(
@@ -157,6 +202,8 @@ def _key_of_name(
     check_generator(generator)
     if seed is None:
         return None
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} must be a string, not {type(name).__name__}")
     if generator is not None:
         raise ArgumentError("a generator was given, and a seed: the seed decides, leave one out")
     return keys_of_names(seed)
