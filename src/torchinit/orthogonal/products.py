@@ -289,7 +289,8 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 def subtract_product(c: Tensor, a: Tensor, b: Tensor) -> None:
     """Subtracts the product a b from c."""
     if c.dim() == 2:
-        for rows, factor in zip(c.split(_ROWS), a.split(_ROWS), strict=True):
+        parts = max(1, len(c) // _ROWS)  # none has fewer rows, or only one
+        for rows, factor in zip(c.tensor_split(parts), a.tensor_split(parts), strict=True):
             rows.addmm_(factor, b, alpha=-1)
         return
     if c.stride(-2) == 1:
