@@ -100,6 +100,71 @@ void run_boxes(const Case& c, Dtype dtype) {
   }
 }
 
+// A box of rows (the last dimension) against fills of each row by itself; memory between the rows
+// must keep what it had. Also elements begin to end of it alone, as threads take them.
+void check_rows(const Case& c, Dtype dtype, const Box& box, int threads) {
+  const Plan plan = c.plan(dtype);
+  const int64_t element = element_size(dtype), size = box.dimensions.back().size;
+  int64_t reach = 1;
+  for (const Dimension& d : box.dimensions) reach += (d.size - 1) * d.memory_stride;
+  const std::vector<unsigned char> untouched(static_cast<size_t>(reach * element), 0xa5);
+  std::vector<unsigned char> expected = untouched, got = untouched, part = untouched;
+  const int64_t begin = box.count / 3, end = box.count - box.count / 5;
+  std::vector<unsigned char> expected_part = untouched, row(static_cast<size_t>(size * element));
+  for (int64_t number = 0; number < box.count / size; ++number) {
+    int64_t place = 0, rest = number;
+    uint64_t index = box.first;
+    for (size_t d = box.dimensions.size() - 1; d-- > 0;) {
+      const Dimension& dim = box.dimensions[d];
+      place += rest % dim.size * dim.memory_stride;
+      index += static_cast<uint64_t>(rest % dim.size * dim.logical_stride);
+      rest /= dim.size;
+    }
+    cpu::active_set().fill(plan, 7, index, row.data(), size, false);
+    for (int64_t i = 0; i < size; ++i) {
+      const auto at =
+          static_cast<size_t>((place + i * box.dimensions.back().memory_stride) * element);
+      std::memcpy(&expected[at], &row[static_cast<size_t>(i * element)],
+                  static_cast<size_t>(element));
+      const int64_t nth = number * size + i;
+      if (nth >= begin && nth < end)
+        std::memcpy(&expected_part[at], &row[static_cast<size_t>(i * element)],
+                    static_cast<size_t>(element));
+    }
+  }
+  cpu::fill(plan, 7, box, got.data(), threads);
+  ++fills;
+  if (got != expected) fail("rows differ from fills of each", c, dtype, size);
+  if (box.dimensions.back().memory_stride != 1) return;
+  const cpu::Rows rows = {box.dimensions.data(), static_cast<int>(box.dimensions.size()) - 1, size,
+                          box.first};
+  cpu::active_set().fill_rows(plan, 7, rows, begin, end, part.data(), false, size % 2 == 0);
+  ++fills;
+  if (part != expected_part) fail("a piece of rows differs from fills of each", c, dtype, size);
+}
+
+// Rows of `size` elements, starting anywhere in Philox blocks, near and far, in enough numbers for
+// several batches of the kernel.
+void run_rows(const Case& c, Dtype dtype, int64_t size) {
+  const int64_t rows = 2 + 1100 / (size + 3) * 2;
+  for (const int64_t gap : {int64_t{4}, int64_t{7}, (int64_t{1} << 34) - 1}) {
+    // The last of the blocks before 2^32, of 32-bit words and of 64-bit ones.
+    for (const uint64_t first :
+         {uint64_t{2}, (uint64_t{1} << 34) - 999, (uint64_t{1} << 33) - 999}) {
+      const Box dense{{{rows, size, size + gap}, {size, 1, 1}}, first, rows * size};
+      check_rows(c, dtype, dense, 1);
+      if (gap == 7) {
+        const Box padded{{{rows, size + 3, size + gap}, {size, 1, 1}}, first, rows * size};
+        const Box sheets{{{rows, 3 * size, 3 * size + 1}, {2, size, size + gap}, {size, 1, 1}},
+                         first,
+                         2 * rows * size};
+        const Box across{{{rows, 1, size + gap}, {size, rows, 1}}, first, rows * size};
+        for (const Box& box : {padded, sheets, across}) check_rows(c, dtype, box, 1);
+      }
+    }
+  }
+}
+
 void run_threads(const Case& normal, Dtype dtype) {
   const Plan plan = normal.plan(dtype);
   const int64_t size = 200003;
@@ -108,6 +173,10 @@ void run_threads(const Case& normal, Dtype dtype) {
   cpu::fill(plan, 7, flat_box(size), four.data(), 4);
   fills += 2;
   if (one != four) fail("the number of threads matters", normal, dtype, size);
+  for (const int threads : {1, 2, 4})
+    for (const int64_t row : {1, 37, 300})
+      check_rows(normal, dtype, {{{70000 / row, row, row + 9}, {row, 1, 1}}, 3, 70000 / row * row},
+                 threads);
 }
 
 // Blocks of reflectors, the inverses of triangles and small matrices, of sizes around the vectors'.
@@ -159,8 +228,11 @@ int main(int count, char** words) {
         if (!c.fills(d.dtype)) continue;
         run_sizes(c, d.dtype);
         run_boxes(c, d.dtype);
+        for (const int64_t size : {1, 6, 64, 265}) run_rows(c, d.dtype, size);
       }
-      if (normal.fills(d.dtype)) run_threads(normal, d.dtype);
+      const Case& usual = normal.fills(d.dtype) ? normal : tests::find_case(all, "words");
+      for (int64_t size = 1; size <= 70; ++size) run_rows(usual, d.dtype, size);
+      run_threads(usual, d.dtype);
     }
     run_reflectors<float>(normal, Dtype::Float32);
     run_reflectors<double>(normal, Dtype::Float64);
