@@ -80,7 +80,7 @@ def lines(elements: int, rounds: int) -> list[list[str]]:
 def main() -> None:
     """Parses the command line, measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--elements", type=int, nargs="+", default=[2**16, 2**22, 2**25])
+    parser.add_argument("--elements", type=int, nargs="+", default=[2**16, 2**22])
     parser.add_argument("--rounds", type=int, default=15, help="of 4 Mi elements; more of fewer")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
