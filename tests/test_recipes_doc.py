@@ -11,19 +11,11 @@ import pytest
 import torch
 
 import torchinit
+from doc_blocks import blocks_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 L, D, HIDDEN = 3, 64, 160
 TRUNCATED = math.sqrt(1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / math.erf(3 / math.sqrt(2)))
-
-
-def blocks():
-    """(heading, line, code), in order."""
-    text = PAGE.read_text()
-    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        before = text[: found.start()]
-        headings = re.findall(r"^#+ (.*)$", before, re.MULTILINE)
-        yield headings[-1], before.count("\n") + 1, found[1]
 
 
 @cache
@@ -31,7 +23,7 @@ def run():
     """All blocks in one namespace, and the rules that each of them made: (heading, line, rules)."""
     namespace, made = {}, []
     torch.manual_seed(0)
-    for heading, line, code in blocks():
+    for heading, line, code in blocks_of(PAGE):
         exec(compile("\n" * line + code, str(PAGE), "exec"), namespace)
         if "rules" in namespace:
             made.append((heading, line, namespace.pop("rules")))

@@ -5,7 +5,6 @@ Frameworks that are not here have stand-ins: what they set on parameters, and wh
 
 from __future__ import annotations
 
-import re
 import sys
 import types
 from functools import partial
@@ -19,19 +18,11 @@ from worlds import in_worlds
 
 import torchinit
 from conftest import native_only
+from doc_blocks import blocks_of
 
 pytestmark = native_only
 
 PAGE = Path(__file__).parents[2] / "docs" / "sharded.md"
-
-
-def blocks():
-    """(heading, line, code), in order."""
-    text = PAGE.read_text()
-    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        before = text[: found.start()]
-        headings = re.findall(r"^#+ (.*)$", before, re.MULTILINE)
-        yield headings[-1], before.count("\n") + 1, found[1]
 
 
 class Titan(nn.Module):
@@ -146,7 +137,7 @@ def run_page():
     rank, world = dist.get_rank(), dist.get_world_size()
     names, after = prepared(rank, world), {}
     sys.modules.update(stand_ins(rank, world))
-    for heading, line, code in blocks():
+    for heading, line, code in blocks_of(PAGE):
         exec(compile("\n" * line + code, str(PAGE), "exec"), names)
         after[heading] = dict(names)
         if "whole models" in heading.lower() and "config" in names:

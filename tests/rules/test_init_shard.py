@@ -28,9 +28,8 @@ from torchinit import (
     init_shard_,
 )
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.fill.fallback import part_of
 from torchinit.models.init_shard import boxes_of_range
-from torchinit.placement.box import Box
+from torchinit.placement.box import cut_out
 from torchinit.rules.read import as_scheme
 
 ELEMENTWISE = {
@@ -90,7 +89,7 @@ def assert_parts(name, shape, parts, dtype=torch.float32):
             part, scheme_of(name), global_shape=shape, offset=offset, seed=3, name="a.w.weight"
         )
         assert filled is part
-        expected = part_of(whole, Box(shape, offset), size)
+        expected = cut_out(whole, offset, size)
         assert torch.equal(part.float(), expected.float()), (name, offset, size)
 
 
@@ -161,7 +160,7 @@ def test_boxes_of_ranges_are_the_range(shape, data):
     count = data.draw(st.integers(0, total - first))
     whole = torch.arange(total).reshape(shape)
     pieces = [
-        part_of(whole, Box(shape, offset), size).reshape(-1)
+        cut_out(whole, offset, size).reshape(-1)
         for offset, size in boxes_of_range(shape, first, count)
     ]
     found = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 
 from torchinit.dtypes import FLOAT8_DTYPES
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 from torchinit.schemes.distributions import (
     CONSTANT,
     DISTRIBUTIONS,
@@ -41,7 +41,7 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> 
     whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
     _fill(draw, whole, stream)
     with torch.no_grad():
-        return tensor.copy_(part_of(whole, box, tensor.shape))
+        return tensor.copy_(cut_out(whole, box.offset, tensor.shape))
 
 
 def generator_of(stream: Stream, device: torch.device) -> Generator | None:
@@ -49,13 +49,6 @@ def generator_of(stream: Stream, device: torch.device) -> Generator | None:
     if isinstance(stream, int | Tensor):
         return torch.Generator(device).manual_seed(int(stream) % 2**64)
     return stream
-
-
-def part_of(whole: Tensor, box: Box, size: Sequence[int]) -> Tensor:
-    """The view of a whole tensor that a box of a size is."""
-    for dim, (offset, length) in enumerate(zip(box.offset, size, strict=True)):
-        whole = whole.narrow(dim, offset, length)
-    return whole
 
 
 def _fill(draw: Draw, tensor: Tensor, stream: Generator | None) -> Tensor:

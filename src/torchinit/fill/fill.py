@@ -33,12 +33,11 @@ from torchinit.native.torch_private import (
     level_is_known,
 )
 from torchinit.placement.box import Box, check_box
-from torchinit.placement.distributed import check_no_flat_piece
+from torchinit.placement.distributed import FSDP, check_no_flat_piece
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, Draw, check_draw
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, make_scratch
 
 _dtype = attrgetter("dtype")
-_FSDP = "torch.distributed.fsdp"
 
 
 def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = None) -> Tensor:
@@ -61,7 +60,7 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
             Nothing has been drawn or written then.
     """
     module = load.module
-    if _FSDP in modules and not is_dynamo_compiling():
+    if FSDP in modules and not is_dynamo_compiling():
         check_no_flat_piece(tensor)
     if (
         not is_dynamo_compiling()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from torchinit.placement.box import Box
@@ -39,3 +41,7 @@ def fill_dirac(tensor: Tensor, box: Box, groups: int) -> None:
 def _ones(matrix: Tensor, diagonal: int) -> None:
     if -matrix.shape[0] < diagonal < matrix.shape[1]:
         matrix.diagonal(diagonal).fill_(1)
+
+
+# By the name of the function of torch.nn.init, whose arguments after the tensor they take.
+PATTERNS: dict[str, Callable[..., None]] = {"eye_": fill_eye, "dirac_": fill_dirac}

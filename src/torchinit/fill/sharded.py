@@ -16,7 +16,7 @@ from torchinit.fill import agreement, checks
 from torchinit.fill.batch import open_batch
 from torchinit.fill.route import KNOWN_TYPES, find_road
 from torchinit.native import calls
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded, read_sharded
 from torchinit.placement.pieces import Piece
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, state_number
@@ -96,21 +96,14 @@ def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None
 
 def view_of(local: Tensor, piece: Piece) -> Tensor:
     """A piece of a local tensor."""
-    view = local.detach()
-    for dim, (start, size) in enumerate(zip(piece.start, piece.size, strict=True)):
-        if size != view.shape[dim]:
-            view = view.narrow(dim, start, size)
-    return view
+    return cut_out(local.detach(), piece.start, piece.size)
 
 
 def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[Piece]) -> None:
     """Copies what of a whole tensor a local one holds."""
     with torch.no_grad():
         for piece in pieces:
-            part = whole
-            for dim, (offset, size) in enumerate(zip(piece.offset, piece.size, strict=True)):
-                part = part.narrow(dim, offset, size)
-            view_of(local, piece).copy_(part)
+            view_of(local, piece).copy_(cut_out(whole, piece.offset, piece.size))
 
 
 def begin_sharded(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchinit.native import calls
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 from torchinit.schemes.distributions import Draw
 
 # Bytes of a piece: few enough that caches hold much of it until it is copied, and enough that
@@ -34,10 +34,7 @@ def fill(draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
             piece = memory[: math.prod(size)].view(size)
             place = [begin + first for begin, first in zip(offset, start, strict=True)]
             calls.fill(piece, draw, key, calls.place_of(piece, (global_shape, place)))
-            part = tensor
-            for dim, (first, length) in enumerate(zip(start, size, strict=True)):
-                part = part.narrow(dim, first, length)
-            part.copy_(piece)
+            cut_out(tensor, start, size).copy_(piece)
 
 
 def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -47,6 +47,20 @@ class Assignment(NamedTuple):
     rule: str
 
 
+def assignment_of(
+    named: Named,
+    dtype: torch.dtype,
+    draw: Draw | None,
+    parts: Sequence[Part],
+    pads: Sequence[int],
+    rule: str,
+) -> Assignment:
+    """An assignment, and whether it is plain."""
+    tensor = named.tensor
+    is_plain = draw is not None and tensor.is_meta and type(tensor) is Parameter and not pads
+    return Assignment(named, dtype, draw, is_plain, parts, pads, rule)
+
+
 def assign(
     parameters: Sequence[Named], rules: Rules, dtype: torch.dtype | None, *, strict: bool
 ) -> list[Assignment]:
@@ -193,8 +207,7 @@ def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> 
         draw = parts[0].values
         parts = []
     pads = padding_rows(named)
-    is_plain = draw is not None and tensor.is_meta and type(tensor) is Parameter and not pads
-    return Assignment(named, dtype, draw, is_plain, parts, pads, rule)  # type: ignore[arg-type]
+    return assignment_of(named, dtype, draw, parts, pads, rule)  # type: ignore[arg-type]
 
 
 def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None:

@@ -15,14 +15,13 @@ from torchinit.models.collection import no_collection
 from torchinit.models.materialise import (
     attach_buffer,
     check_apart,
-    local_memory,
     shard_like,
     target_device,
 )
 from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
 from torchinit.models.plan import Plan
 from torchinit.models.ties import check_joined, share_pads, warn_of_broken_ties
-from torchinit.placement.distributed import reshard_all
+from torchinit.placement.distributed import local_memory, reshard_all
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename, gather
 from torchinit.streams.names import keys_of_names

@@ -13,13 +13,12 @@ from torch import Generator, Tensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.fallback import part_of
 from torchinit.fill.fill import fill, fill_list
 from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
 from torchinit.models.keyed import KeyOfName, run_callable
 from torchinit.models.scratch import check_written, mark_unwritten
-from torchinit.placement.box import Box, check_box
+from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
 from torchinit.rules.composed import By
@@ -143,7 +142,7 @@ def _cut_from_whole(
         if isinstance(place, int):
             memory.copy_(whole.view(-1)[place : place + memory.numel()])
         else:
-            memory.copy_(part_of(whole, Box(shape, place), memory.shape))
+            memory.copy_(cut_out(whole, place, memory.shape))
 
 
 def _drawn(

@@ -16,7 +16,7 @@ from torchinit.placement.distributed import (
     device_of_mesh,
     empty_sharded,
     is_dtensor,
-    local_of,
+    local_memory,
     read_sharded,
 )
 from torchinit.streams.canonical import Named, Slot
@@ -36,11 +36,6 @@ def allocate_here(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Ten
     if is_dtensor(meta):
         return empty_sharded(meta, dtype, device)  # type: ignore[no-any-return]
     return allocate(meta, dtype, device)
-
-
-def local_memory(tensor: Tensor) -> Tensor:
-    """The plain tensor that holds a tensor's values here."""
-    return local_of(tensor) if is_dtensor(tensor) else tensor
 
 
 def shard_like(value: Tensor, old: Tensor, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn.parameter import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import Assignment, padding_rows, some
+from torchinit.models.assign import Assignment, assignment_of, padding_rows, some
 from torchinit.models.conventions import HF_FLAG, Step, find_steps
 from torchinit.models.keyed import KeyedFills, KeyOfName, filling_by
 from torchinit.models.materialise import allocate, put_parameter
@@ -358,10 +358,7 @@ def assign_own(
                 draw = draw_in(first.values)
                 parts = parts if draw is None else []
         pads = _pads(record)
-        is_plain = (
-            draw is not None and type(named.tensor) is Parameter and named.tensor.is_meta
-        ) and not pads
-        assignments.append(Assignment(named, final, draw, is_plain, parts, pads, labels))
+        assignments.append(assignment_of(named, final, draw, parts, pads, labels))
     if unfilled:
         raise ArgumentError(
             f"the model's own initialisation leaves {len(unfilled)} of {len(parameters)} "

@@ -102,7 +102,7 @@ def share_pads(assignments: Sequence[Assignment]) -> list[Assignment]:
     """Assignments in which parameters of one name have the rows of padding of them all."""
     rows: dict[str, set[int]] = {}
     for one in assignments:
-        if one[5]:
+        if one.pads:
             rows.setdefault(one.named.name, set()).update(one.pads)
     if not rows:
         return list(assignments)

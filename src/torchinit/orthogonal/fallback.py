@@ -11,11 +11,11 @@ from torch.nn import init as torch_init
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.fallback import copy_rounded
 from torchinit.fill.route import PLAIN_TYPES, is_observed, is_plain
-from torchinit.orthogonal.form import cut, form_matrix
+from torchinit.orthogonal.form import form_matrix
 from torchinit.orthogonal.products import products_alone
 from torchinit.orthogonal.sharing import one_blas_thread
 from torchinit.orthogonal.target import matrix_shape
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 
 # The same method starts to be faster than torch's QR at about this many columns.
 _WORTH_REFLECTORS = 192
@@ -35,7 +35,7 @@ def orthogonal_by_torch(
         whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
         orthogonal_by_torch(whole, gain, generator)
         with torch.no_grad():
-            return tensor.copy_(cut(whole, tensor.shape, box))
+            return tensor.copy_(cut_out(whole, box.offset, tensor.shape))
     pays = (
         not torch.compiler.is_compiling()
         and not is_observed()

@@ -22,7 +22,7 @@ from torchinit.orthogonal.panels import Range, grid_of
 from torchinit.orthogonal.products import DrawReflectors, Panel, form_panels, products_alone
 from torchinit.orthogonal.sharing import Task, carry_out, one_blas_thread
 from torchinit.orthogonal.target import Target, is_wide, matrix_shape
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 
 # Up to so many elements reflectors are applied one by one, on the CPU.
 _SMALL = 2**14
@@ -207,15 +207,8 @@ def _as_stack(
         stack.mul_(factor)
     if is_copy:
         for tensor, matrix in zip(tensors, stack, strict=True):
-            copy_rounded(tensor, cut(matrix.view(shape), tensor.shape, box))
-
-
-def cut(whole: Tensor, shape: Sequence[int], box: Box | None) -> Tensor:
-    """The part of a logical tensor that is a box of a shape."""
-    if box is not None:
-        for dim, (first, size) in enumerate(zip(box.offset, shape, strict=True)):
-            whole = whole.narrow(dim, first, size)
-    return whole
+            whole = matrix.view(shape)
+            copy_rounded(tensor, whole if box is None else cut_out(whole, box.offset, tensor.shape))
 
 
 def _fill_small_in_place(tensors: Sequence[Tensor] | Tensor, keys: Tensor, gain: float) -> bool:

@@ -36,8 +36,6 @@ _PARTS = 4
 _WORTH_HALVES = 64
 # From so many reflectors a block on it is worth writing them side by side.
 _WORTH_COLUMNS = 16
-
-
 # Rows that a product is subtracted from at a time: libraries copy the factor of these.
 _ROWS = 1024
 

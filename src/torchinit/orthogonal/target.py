@@ -11,7 +11,7 @@ from torch import Tensor
 from torchinit.dtypes import working_dtype
 from torchinit.fill.fallback import copy_rounded
 from torchinit.orthogonal.panels import Range
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -80,10 +80,8 @@ class Target:
             start, stop = max(panel.start, first), min(panel.stop, first + size)
             part = values.mT[start - panel.start : stop - panel.start]
             part = part.unflatten(1, list(self.box.global_shape[1:]))
-            bounds = zip(self.box.offset[1:], self.tensor.shape[1:], strict=True)
-            for dim, (begin, length) in enumerate(bounds, 1):
-                part = part.narrow(dim, begin, length)
-            copy_rounded(self.tensor[start - first : stop - first], part)
+            own = self.tensor[start - first : stop - first]
+            copy_rounded(own, cut_out(part, (0, *self.box.offset[1:]), own.shape))
         else:
             first, size = self.box.offset[0], self.tensor.shape[0]
             for column, view in self._runs():

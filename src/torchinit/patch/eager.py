@@ -19,7 +19,7 @@ from torchinit.streams.keys import Stream
 CONSTANTS = frozenset({"constant_", "ones_", "zeros_"})
 # torchinit has torch do these.
 TORCHS = frozenset({"eye_", "dirac_", "sparse_"})
-WITHOUT_KEYS = CONSTANTS | {"eye_", "dirac_"}
+WITHOUT_KEYS = CONSTANTS | TORCHS - {"sparse_"}
 # Constants of fewer bytes are torch's: it writes the same, and is quicker.
 SMALL = 1 << 20
 

@@ -11,8 +11,6 @@ from torch import Generator, Tensor
 from torchinit.fill.fill import fill
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.patch.eager import (
-    CONSTANTS,
-    TORCHS,
     WITHOUT_KEYS,
     Eager,
     serves,
@@ -53,14 +51,15 @@ class Named(Eager):
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """As ``Eager`` does, with the keys of names."""
         if not serves(call, tensor):
-            if call.name in TORCHS - {"sparse_"} or call.name in CONSTANTS:
+            if call.name in WITHOUT_KEYS:
                 return False
             if not tensor.is_meta:
                 self._count(tensor)
             return False
         if call.name == "sparse_":  # of a DTensor
             self._count(tensor)
-        if call.name in WITHOUT_KEYS or call.name == "sparse_":
+            return super().fill(call, tensor, generator)
+        if call.name in WITHOUT_KEYS:
             return super().fill(call, tensor, generator)
         stream = self.stream_of(call, tensor, generator)
         if stream is generator:

@@ -11,7 +11,7 @@ from torch import Tensor, UntypedStorage
 
 from torchinit.fill import checks
 from torchinit.native.torch_private import StorageWeakRef
-from torchinit.placement.distributed import is_dtensor, local_of
+from torchinit.placement.distributed import local_memory
 
 
 class Region(NamedTuple):
@@ -35,8 +35,7 @@ def storage_of(tensor: Tensor) -> UntypedStorage | None:
     A DTensor's is that of what lies here: its own is one that nobody else has, and has no memory.
     """
     try:
-        if is_dtensor(tensor):
-            tensor = local_of(tensor)
+        tensor = local_memory(tensor)
         if tensor.layout is not torch.strided:
             return None
         return tensor.untyped_storage()
@@ -47,8 +46,7 @@ def storage_of(tensor: Tensor) -> UntypedStorage | None:
 def region_of(tensor: Tensor, storage: UntypedStorage) -> Region:
     """The region of a tensor in its storage; the elements of a DTensor are those of the whole."""
     numel = tensor.numel()
-    if is_dtensor(tensor):
-        tensor = local_of(tensor)
+    tensor = local_memory(tensor)
     begin = int(tensor.storage_offset()) * tensor.element_size()
     return Region(storage._cdata, begin, begin + checks.extent(tensor), numel)
 

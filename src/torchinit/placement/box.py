@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from torchinit.errors import ArgumentError
 
 
@@ -31,3 +33,11 @@ def check_box(shape: Sequence[int], box: Box) -> None:
             f"a box of shape {tuple(shape)} at offset={list(offset)} does not lie within "
             f"global_shape={list(global_shape)}"
         )
+
+
+def cut_out(whole: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The view of a tensor that has the elements from an index on, so many in each dimension."""
+    for dim, (first, length) in enumerate(zip(offset, size, strict=True)):
+        if length != whole.shape[dim]:
+            whole = whole.narrow(dim, first, length)
+    return whole

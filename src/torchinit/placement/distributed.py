@@ -24,6 +24,9 @@ from torchinit.placement.pieces import (
     pieces_in,
 )
 
+# Where FullyShardedDataParallel and ``fully_shard`` are.
+FSDP = "torch.distributed.fsdp"
+
 
 class Sharded(NamedTuple):
     """What this process holds of a DTensor.
@@ -70,6 +73,11 @@ def local_of(tensor: Any) -> Tensor:
         return tensor._local_tensor  # type: ignore[no-any-return]  # to_local takes ten times longer
     with torch.no_grad():
         return tensor.to_local()  # type: ignore[no-any-return]
+
+
+def local_memory(tensor: Tensor) -> Tensor:
+    """The plain tensor that holds a tensor's values here: its own, unless it is a DTensor."""
+    return local_of(tensor) if is_dtensor(tensor) else tensor
 
 
 def read_sharded(tensor: Any) -> Sharded:
@@ -185,7 +193,7 @@ def reshard_all(model: torch.nn.Module) -> None:
 
     After a forward the root's parameters are such copies, and what is written to them is lost.
     """
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    kind = getattr(sys.modules.get(FSDP), "FSDPModule", None)
     if kind is not None:
         for module in model.modules():
             if isinstance(module, kind):
@@ -194,12 +202,12 @@ def reshard_all(model: torch.nn.Module) -> None:
 
 def has_fsdp() -> bool:
     """Whether there may be any FullyShardedDataParallel or ``fully_shard``."""
-    return "torch.distributed.fsdp" in sys.modules
+    return FSDP in sys.modules
 
 
 def check_no_flat_piece(tensor: Tensor) -> None:
     """Raises ArgumentError for a flat piece of FullyShardedDataParallel (FSDP1)."""
-    if has_fsdp() and tensor.dim() == 1 and getattr(tensor, "_fsdp_flattened", False):
+    if tensor.dim() == 1 and getattr(tensor, "_fsdp_flattened", False):
         raise ArgumentError(
             f"a tensor of shape {tuple(tensor.shape)} is a flat piece of "
             "FullyShardedDataParallel, of which nothing says where it lies: fill the model before "

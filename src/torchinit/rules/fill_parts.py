@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 
 from torchinit.fill.fill import fill_list
 from torchinit.fill.route import obstacle
+from torchinit.placement.box import cut_out
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.here import Fill, fill_sharded_part
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
+from torchinit.rules.part import Function, Kept, Matrix, Part, draw_in
 from torchinit.rules.whole import fill_whole
 from torchinit.schemes.calls import Call
 from torchinit.streams.keys import Stream, draw_key_number
@@ -85,11 +86,5 @@ def _fill_other(tensor: Tensor, part: Part, stream: Stream, wholes: dict[str, Te
             region.shape, dtype=tensor.dtype, device=tensor.device
         )
         fill_whole(whole, values, stream)
-    _copy_share(view, whole, region)
-
-
-def _copy_share(view: Tensor, whole: Tensor, region: Region) -> None:
-    for dim, (start, length) in enumerate(zip(region.offset or (), view.shape, strict=True)):
-        whole = whole.narrow(dim, start, length)
     with torch.no_grad():
-        view.copy_(whole)
+        view.copy_(cut_out(whole, region.offset, view.shape))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchinit.fill.sharded import view_of
-from torchinit.placement.box import Box
+from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.pieces import Piece
 from torchinit.rules.part import Region, Shape
@@ -145,10 +145,7 @@ def copy_fragments(whole: Tensor, fragments: Sequence[Fragment]) -> None:
     """Copies what fragments have of a region's logical tensor."""
     with torch.no_grad():
         for view, box in fragments:
-            part = whole
-            for dim, (offset, length) in enumerate(zip(box.offset, view.shape, strict=True)):
-                part = part.narrow(dim, offset, length)
-            view.copy_(part)
+            view.copy_(cut_out(whole, box.offset, view.shape))
 
 
 def copy_view(values: Tensor, sharded: Sharded, region: Region) -> None:
@@ -160,7 +157,5 @@ def copy_view(values: Tensor, sharded: Sharded, region: Region) -> None:
         region.of(is_written).fill_(True)
         for piece in sharded.pieces:
             view = view_of(sharded.local, piece)
-            part, mask = whole, is_written
-            for dim, (offset, size) in enumerate(zip(piece.offset, piece.size, strict=True)):
-                part, mask = part.narrow(dim, offset, size), mask.narrow(dim, offset, size)
+            part, mask = (cut_out(each, piece.offset, piece.size) for each in (whole, is_written))
             view.copy_(torch.where(mask, part, view))

@@ -7,7 +7,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from torchinit.fill.patterns import fill_dirac, fill_eye
+from torchinit.fill.patterns import PATTERNS
 from torchinit.fill.sharded import begin_sharded, count_write
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
@@ -88,10 +88,7 @@ def fill_here(
     elif isinstance(values, Call):
         with torch.no_grad():
             for view, box in fragments:
-                if values.name == "eye_":
-                    fill_eye(view, box)
-                else:
-                    fill_dirac(view, box, values.arguments["groups"])
+                PATTERNS[values.name](view, box, **values.arguments)
     else:
         draw = cast(Draw, values)
         return [(draw, one.view, key, None if is_whole(one) else one.box) for one in fragments]
