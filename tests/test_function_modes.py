@@ -27,7 +27,7 @@ FUNCTIONS = {
     name: getattr(torchinit, name)
     for name in torchinit.__all__
     if name.endswith("_")
-    and name not in ("init_", "init_model_", "orthogonal_batch_")
+    and name not in ("init_", "init_model_", "init_shard_", "orthogonal_batch_")
     and "__" not in name
 }
 
