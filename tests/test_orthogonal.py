@@ -588,13 +588,14 @@ print((peak() - before) / (tensor.numel() * tensor.element_size()))
 @native_only
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize(
-    ("shape", "threads"), [((2048, 2048), 2), ((1500, 4000), 1), ((200_000, 32), 2)]
+    ("shape", "threads"),
+    [((2048, 2048), 1), ((1500, 4000), 1), ((3072, 3072), 2), ((200_000, 32), 2)],
 )
 def test_memory_beside_the_matrix(shape, threads):
     """At most 15% of the matrix, by the pages of a process of its own: what libraries take is in.
 
-    The system's count of pages is too coarse for smaller matrices, and of the middle one the
-    megabyte that MKL takes for a second thread's products would be a twentieth.
+    The system's count of pages is too coarse for smaller matrices, and the megabyte that MKL takes
+    for a second thread's products too large a part of them.
     """
     run = subprocess.run(
         [sys.executable, "-c", MEMORY.format(shape=shape, threads=threads)],

@@ -114,8 +114,8 @@ def test_shards_of_large_matrices(shape, on_threads):
 @settings(max_examples=60, deadline=None)
 @given(data=hs.data())
 def test_any_box_of_any_matrix(data):
-    edges = [1, 2, 127, 128, 129, 130, 255, 256, 257, 258, 385]
-    size = hs.one_of(hs.integers(1, 420), hs.sampled_from(edges))
+    edges = [1, 2, 127, 128, 129, 255, 256, 257, 258, 300, 511, 513, 546]
+    size = hs.one_of(hs.integers(1, 600), hs.sampled_from(edges))
     shape = (data.draw(size), data.draw(size))
     if data.draw(hs.booleans()):  # more dimensions
         shape = (shape[0], *data.draw(hs.sampled_from([(3, 50), (64, 3, 3), (2, 1, 90), (1, 200)])))
@@ -305,7 +305,7 @@ def test_memory_beside_a_shard(shape, place, dtype, threads, on_threads):
     """Two panels, or a quarter of the shard; a block, and triangles of a panel's size at most."""
     shard = torch.empty(torch.empty(shape, device="meta")[place].shape, dtype=dtype)
     box = Box(shape, [part.start or 0 for part in place])
-    panel = (256 if shape[0] > shape[1] else 128) * max(shape) * 4
+    panel = 256 * max(shape) * 4
     beside = on_threads(threads, allocated, lambda: fill_orthogonal(shard, 1.0, KEY, box))
     assert beside <= 4 * panel + shard.nbytes / 4 + 6 * 256 * 256 * 4
 
@@ -320,8 +320,8 @@ def test_a_column_shard_forms_its_own_panels_alone(monkeypatch):
         original(grid, some, *arguments, **named)
 
     monkeypatch.setattr(form, "form_panels", record)
-    box_of((600, 600), (slice(256, 400), slice(None)))
-    assert [each.start for each in seen] == [256, 384]
+    box_of((1000, 1000), (slice(300, 600), slice(None)))
+    assert sorted(each.start for each in seen) == [256, 512]
 
 
 # Roads.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "../job/plan.h"
@@ -95,13 +96,14 @@ void fill_columns(const ReflectorBlock& block, const Plan& plan, const Instructi
   for (int64_t i = 0; i < begin; ++i)
     for (int64_t row = 0; row < rows; ++row) to[i * step + row] = 0;
   to += begin * step;
-  if (rows == kSideBySide) {
+  const auto transpose = [&](auto count) {
     for (int64_t i = 0; i < width; ++i)
-      for (int64_t row = 0; row < kSideBySide; ++row) to[i * step + row] = memory[row * width + i];
-  } else {
-    for (int64_t i = 0; i < width; ++i)
-      for (int64_t row = 0; row < rows; ++row) to[i * step + row] = memory[row * width + i];
-  }
+      for (int64_t row = 0; row < count; ++row) to[i * step + row] = memory[row * width + i];
+  };
+  if (rows == kSideBySide)
+    transpose(std::integral_constant<int64_t, kSideBySide>());  // whole lines, unrolled
+  else
+    transpose(rows);
 }
 
 template <class T>

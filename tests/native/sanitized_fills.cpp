@@ -197,6 +197,22 @@ void run_reflectors(const Case& normal, Dtype dtype) {
         ++fills;
       }
       if (vectors[0] != vectors[1]) fail("threads matter to reflectors", normal, dtype, length);
+      for (const int64_t step : {count, count + 3}) {
+        const int threads = step == count ? 1 : 3;
+        // Nothing lies after the last row's last element.
+        std::vector<T> columns(static_cast<size_t>(3 * width * step - (step - count)), T(7));
+        const ReflectorBlock block = {
+            dtype, keys, 3, first, count, length, columns.data(), half_norms.data(), signs.data()};
+        cpu::fill_reflectors_side_by_side(block, step, threads);
+        ++fills;
+        for (int64_t i = 0; i < static_cast<int64_t>(columns.size()); ++i) {
+          const int64_t matrix = i / (width * step), at = i / step % width, row = i % step;
+          const int64_t beside = (matrix * count + row) * width + at;
+          const T expected = row < count ? vectors[0][static_cast<size_t>(beside)] : T(7);
+          if (columns[static_cast<size_t>(i)] != expected)
+            fail("reflectors side by side differ", normal, dtype, length);
+        }
+      }
     }
     for (const int64_t n : {int64_t{1}, (length + 1) / 2, std::min<int64_t>(length, 70)}) {
       std::vector<T> one(static_cast<size_t>(length * n)), two(one.size()), gram(n * n, T(0.5));

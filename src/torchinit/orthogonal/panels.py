@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # Columns of a panel.
-_WIDTH = {"cpu": 128, "cuda": 1024}
+_WIDTH = {"cpu": 256, "cuda": 1024}
 # Matrices of fewer elements may take as much memory again.
 _LARGE = 2**20
 
@@ -50,14 +50,11 @@ def grid_of(m: int, n: int, device_type: str, *, wide: bool) -> Grid:
 def sizes(m: int, n: int, device_type: str, wide: bool) -> tuple[int, int]:
     """Columns of a panel, and reflectors of a block: a divisor of the former.
 
-    A small matrix is one panel, for few calls. Large ones have wide panels, for fewer passes over
-    the vectors; tall ones soon, whose rows are read in pieces as long as a panel is wide.
-    Many reflectors make fast products, but beside a large matrix they are to take little memory:
-    with the products of two threads at most 14.6% of it.
+    Wide panels make fast products and few passes over the vectors; narrow ones can be shared by
+    more threads. Many reflectors make fast products too, but beside a large matrix they are to take
+    little memory: with the products of two threads at most 14.6% of it.
     """
     width = _WIDTH.get(device_type, _WIDTH["cpu"])
-    if n <= 256 or n >= (4096 if wide else 1024):
-        width = max(width, 256)
     large = m * n >= _LARGE
     block = 256 if large and not wide and n >= 2048 else 128
     while large and block > 2 and block * (m + 4 * min(width, n) + block) > 0.146 * m * n:
