@@ -56,6 +56,25 @@ def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
     assert all(float(row.split("|")[2]) > 0 for row in rows)
 
 
+def test_peers_run(tmp_path):
+    path = tmp_path / "table.md"
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "peers.py", "--quick", "--markdown", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == path.read_text().strip()
+    rows = [line.split("|") for line in run.stdout.splitlines() if line.startswith("| ")][2:]
+    ours = [row for row in rows if row[3].strip() == "torchinit"]
+    assert len(ours) == 12  # of two sizes, two dtypes and three laws
+    assert all(row[5].strip() == "1.00 (1.00 to 1.00)" for row in ours)
+    assert sum(row[3].strip() == "`torch.nn.init`" for row in rows) == 12
+    absent = re.findall(r"^Not measured: (.*?): ", run.stdout, re.MULTILINE)
+    named = {row[3].strip() for row in rows}.union(absent)
+    assert named >= {"NumPy", "timm", "Transformers", "JAX, rbg", "`torch.func._random`"}
+
+
 def test_models_run_and_report(tmp_path):
     data, page = tmp_path / "models.json", tmp_path / "models.md"
     run = subprocess.run(
