@@ -32,9 +32,12 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
+from torchinit.native import load as native
+
 HERE = Path(__file__).parent
 _parent = os.getppid()
 SEED = 7
+MOST_WITHOUT_NATIVE = 4
 GRACE = 5  # seconds for the others when a rank has failed
 SLACK = 60  # to start processes, on a busy machine
 
@@ -84,10 +87,12 @@ def in_worlds(
             if said:
                 pytest.fail("\n".join(said), pytrace=False)
 
+        many = pytest.mark.skip(reason="so many processes take minutes: native only")
         cases = [
             pytest.param(
                 Case(size, body.__module__, body.__name__, what, seconds),
                 id=f"{size}-{what}" if what else str(size),
+                marks=[] if _is_run(size) else [many],
             )
             for size in sizes
             for what, parameter in (parameters or {"": None}).items()
@@ -101,6 +106,10 @@ def in_worlds(
         return pytest.mark.parametrize("case", cases)(test)
 
     return decorate
+
+
+def _is_run(size: int) -> bool:
+    return native.module is not None or size <= MOST_WITHOUT_NATIVE
 
 
 _found: dict[str, list[str]] = {}
@@ -117,6 +126,7 @@ def _outcomes(request: pytest.FixtureRequest) -> dict[str, list[str]]:
             for item in request.session.items
             if hasattr(getattr(item, "function", None), "body")
             and isinstance(case := item.callspec.params["case"], Case)  # else there are none
+            and _is_run(case.size)
         ]
         with FileLock(folder / "worlds.lock"):
             if not (folder / "worlds.json").exists():
