@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import torchinit
+from conftest import native_only
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -145,6 +146,7 @@ def test_rules_of_the_benchmark_are_the_models_own(name, models_module):
             assert values.std() == pytest.approx(row.law.std, rel=tolerance), row.name
 
 
+@native_only
 def test_shards_run(tmp_path):
     page = tmp_path / "shards.md"
     run = subprocess.run(

@@ -249,6 +249,15 @@ def test_callables_that_write_nothing(named):
     assert (tensor == 9).all()
 
 
+@pytest.mark.parametrize("named", [{}, {"seed": 0, "name": "w"}], ids=["drawn", "named"])
+def test_what_a_scheme_keeps_stays(named):
+    scheme = Blocks({"a": 4, "b": 8}, {"a": Normal(1.0), "b": "keep"})
+    part = torch.full((5, 10), 9.0)
+    init_shard_(part, scheme, global_shape=SHAPE, offset=(2, 0), **named)
+    assert (part[2:] == 9).all()
+    assert (part[:2] != 9).all()
+
+
 def test_shares_of_one_logical_tensor_have_one_key_of_a_generator():
     """Blocks in groups: each name draws once, as calling the scheme on the whole does."""
     torch.manual_seed(4)

@@ -102,7 +102,8 @@ def init_shard_(
     if is_native_memory(memory) and memory.numel():
         checks.check_target(memory)
     if key_of_name is None and obstacle(memory):
-        _cut_from_whole(memory, shape, place, chosen, generator)
+        keeps = any(isinstance(part.values, Kept) for part in parts)
+        _cut_from_whole(memory, shape, place, chosen, generator, keeps=keeps)
         return tensor
     if key_of_name is None:
         parts, streams = _drawn(parts, memory, generator)
@@ -135,14 +136,24 @@ def _cut_from_whole(
     place: tuple[int, ...] | int,
     scheme: Scheme,
     generator: Generator | None,
+    *,
+    keeps: bool,
 ) -> None:
     """Has torch fill the whole, as it does on one process, and copies the part."""
-    whole = scheme(torch.empty(shape, dtype=memory.dtype, device=memory.device), generator)
+    whole = torch.empty(shape, dtype=memory.dtype, device=memory.device)
+    if isinstance(place, int):
+        here = whole.view(-1)[place : place + memory.numel()]
+    else:
+        here = cut_out(whole, place, memory.shape)
+    if keeps:
+        here.copy_(memory)
+    else:
+        mark_unwritten(whole)
+    scheme(whole, generator)
+    if not keeps:
+        check_written("", whole, repr(scheme))
     with torch.no_grad():
-        if isinstance(place, int):
-            memory.copy_(whole.view(-1)[place : place + memory.numel()])
-        else:
-            memory.copy_(cut_out(whole, place, memory.shape))
+        memory.copy_(here)
 
 
 def _drawn(
