@@ -31,7 +31,9 @@ WAYS = {
 
 def times_zeroing(model: dict[str, Any], way: str) -> float:
     """The best time of a way over the best of zeroing the same memory."""
-    best = {mode: min(each["seconds"] for each in model["modes"][mode]) for mode in (way, "zero")}
+    best: dict[str, float] = {}
+    for mode in (way, "zero"):
+        best[mode] = min(each["seconds"] for each in model["modes"][mode])
     return best[way] / best["zero"]
 
 
