@@ -40,6 +40,11 @@ Road = Literal["now", "staged", "operator", "nothing", "torch", "sharded"]
 class Route(NamedTuple):
     """Who fills a tensor, and why.
 
+    Attributes:
+        kind: ``native``, by the kernels; ``staged``, by the kernels in host memory and copied;
+            ``torch``, by ``torch.nn.init``.
+        reason: in words.
+
     >>> import torch, torchinit
     >>> torchinit.which(torch.empty(3), "normal")
     Route(kind='native', reason='every condition is met')
