@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import re
 from pathlib import Path
@@ -39,8 +40,10 @@ def test_what_is_documented_is_all_but_a_few():
 
 @pytest.mark.parametrize("name", documented())
 def test_an_example(name):
-    thing = documented()[name]
-    assert "torchinit" in "".join(re.findall(r">>> (.*)", inspect.getdoc(thing)))
+    """In which the name comes, or what the name is of (a Plan: ``plan_model``)."""
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(documented()[name]))
+    said = "".join(example.source + example.want for example in examples)
+    assert name.rsplit(".", 1)[-1].lower() in said.lower()
 
 
 def arguments_of(docstring):
