@@ -72,7 +72,9 @@ def outputs(notebook):
 
 
 @native_only
-def test_the_notebook_gives_what_it_shows(tmp_path):
+def test_the_notebook_gives_what_it_shows(tmp_path, monkeypatch):
+    for folder in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(folder, str(tmp_path / folder))  # no kernels of the user's
     nbclient = pytest.importorskip("nbclient", reason="comes with the extra test")
     nbformat = pytest.importorskip("nbformat", reason="comes with the extra test")
     shown = nbformat.read(NOTEBOOK, as_version=4)
