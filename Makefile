@@ -10,7 +10,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
 .PHONY: demo test lint format sanitize golden arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel \
-  wheel-check test-torch benchmark clean
+  wheel-check test-torch benchmark docs clean
 
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
@@ -26,7 +26,7 @@ $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,lint,demo]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,lint,demo,docs]"
 	touch $@
 
 lint: $(STAMP)
@@ -147,6 +147,10 @@ cuda-build: $(OTHER)/.made
 	PYTHONPATH=$(CUDA_BUILD)/lib $(OTHER)/bin/python -c "from torchinit.native import load; \
 	  assert load.module and load.cuda, (load.reason, load.cuda_reason)"
 	PYTHONPATH=$(CUDA_BUILD)/lib $(OTHER)/bin/python -m torchinit info
+
+# The site, in build/site; any warning is an error. Material announces its successor on every build.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/run.py

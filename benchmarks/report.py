@@ -1,8 +1,8 @@
 """Markdown tables from the JSON of run.py. Measures nothing.
 
-    python benchmarks/report.py benchmarks/results/NAME.json [--readme README.md]
+    python benchmarks/report.py benchmarks/results/NAME.json [--page docs/performance.md]
 
-With --readme, the rows that tell most also replace what stands between the benchmark markers there.
+With --page, the rows that tell most also replace what stands between the benchmark markers there.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ One thread, {elements / 8:.0f} Mi elements:
 """
 
 
-# The rows of the README.
+# The rows that tell most.
 _MAIN = re.compile(r"(float32|bfloat16) (uniform|normal|trunc_normal within 2 std)|float64 normal")
 
 
@@ -150,17 +150,17 @@ def main() -> None:
     """Prints the tables of a file of results."""
     parser = argparse.ArgumentParser(description="Markdown tables from the JSON of run.py.")
     parser.add_argument("results", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--page", type=Path)
     options = parser.parse_args()
     results = json.loads(options.results.read_text())
     print(markdown(results))
-    if options.readme:
+    if options.page:
         results["fills"] = [each for each in results["fills"] if _MAIN.fullmatch(each["case"])]
         text = markdown(results)
         marker = re.compile(r"(<!-- benchmark -->\n).*(\n<!-- /benchmark -->)", re.DOTALL)
         head = text.split("\n\nOne thread", maxsplit=1)[0]
-        page = options.readme.read_text()
-        options.readme.write_text(marker.sub(lambda m: m[1] + head + m[2], page))
+        page = options.page.read_text()
+        options.page.write_text(marker.sub(lambda m: m[1] + head + m[2], page))
 
 
 if __name__ == "__main__":

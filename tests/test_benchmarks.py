@@ -161,3 +161,16 @@ def test_shards_run(tmp_path):
     assert text.count("\n## ") == 4
     assert "| 4,096 | HSDP 4 x 128 x TP 8 | 723, 723, 723 | 131, 128, 128 |" in text
     assert re.search(r"^\| 1 of 2 \| 78\.4 M \| 149\.5 \|", text, re.MULTILINE)
+
+
+def test_the_picture_is_of_the_results(tmp_path):
+    pytest.importorskip("matplotlib")
+    image = importlib.import_module("PIL.Image")
+    subprocess.run(
+        [sys.executable, BENCHMARKS / "picture.py", "-o", tmp_path / "new.png"], check=True
+    )
+    picture = BENCHMARKS.parent / "docs" / "pictures" / "models.png"
+    with image.open(picture) as kept, image.open(tmp_path / "new.png") as new:
+        assert kept.size == new.size
+        assert kept.text["Source"] == new.text["Source"]
+    assert picture.stat().st_size < 150_000

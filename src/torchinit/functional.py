@@ -118,6 +118,11 @@ def uniform_(
 
     Raises:
         ArgumentError: a > b, bounds not finite or out of the dtype's range, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.uniform_(torch.empty(3), -1, 1)
+    tensor([ 0.8426, -0.7979, -0.0877])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(uniform_, tensor, a=a, b=b, generator=generator)
@@ -140,6 +145,11 @@ def normal_(
 
     Raises:
         ArgumentError: std < 0, mean or std not finite, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.normal_(torch.empty(3), std=0.02)
+    tensor([ 0.0037,  0.0111, -0.0072])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(normal_, tensor, mean=mean, std=std, generator=generator)
@@ -174,6 +184,11 @@ def trunc_normal_(
 
     Raises:
         ArgumentError: std < 0, a > b, NaN, mean or std not finite, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.trunc_normal_(torch.empty(3), std=0.02, a=-0.04, b=0.04)
+    tensor([ 0.0259, -0.0236, -0.0021])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator)
@@ -195,6 +210,10 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     Raises:
         ArgumentError: a finite val out of the dtype's range, infinity for float8_e4m3fn, which has
             none, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> torchinit.constant_(torch.empty(2), 0.5)
+    tensor([0.5000, 0.5000])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(constant_, tensor, val=val)
@@ -207,21 +226,37 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Fills with 1."""
+    """Fills with 1.
+
+    >>> import torch, torchinit
+    >>> torchinit.ones_(torch.empty(2))
+    tensor([1., 1.])
+    """
     if has_torch_function_unary(tensor):
         return _hand_over(ones_, tensor)
     return fill(_ONES, tensor)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Fills with 0."""
+    """Fills with 0.
+
+    >>> import torch, torchinit
+    >>> torchinit.zeros_(torch.empty(2))
+    tensor([0., 0.])
+    """
     if has_torch_function_unary(tensor):
         return _hand_over(zeros_, tensor)
     return fill(_ZEROS, tensor)
 
 
 def eye_(tensor: Tensor) -> Tensor:
-    """Fills a matrix with the identity, as ``torch.nn.init.eye_`` does."""
+    """Fills a matrix with the identity, as ``torch.nn.init.eye_`` does.
+
+    >>> import torch, torchinit
+    >>> torchinit.eye_(torch.empty(2, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    """
     if has_torch_function_unary(tensor):
         return _hand_over(eye_, tensor)
     if is_dtensor(tensor):
@@ -233,7 +268,13 @@ def eye_(tensor: Tensor) -> Tensor:
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """Fills a convolution's weight with the Dirac delta, as ``torch.nn.init.dirac_`` does."""
+    """Fills a convolution's weight with the Dirac delta, as ``torch.nn.init.dirac_`` does.
+
+    >>> import torch, torchinit
+    >>> torchinit.dirac_(torch.empty(2, 2, 3))[:, :, 1]
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     if has_torch_function_unary(tensor):
         return _hand_over(dirac_, tensor, groups=groups)
     if is_dtensor(tensor):
@@ -261,6 +302,12 @@ def xavier_uniform_(
     Raises:
         ValueError: fewer than two dimensions.
         ArgumentError: gain negative or not finite, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.xavier_uniform_(torch.empty(2, 3))
+    tensor([[ 0.9230, -0.8741, -0.0961],
+            [ 0.3988, -0.2055, -0.8967]])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_uniform_, tensor, gain=gain, generator=generator)
@@ -271,6 +318,12 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     """Fills with N(0, s^2), s = gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010).
 
     Arguments and errors as for ``xavier_uniform_``.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.xavier_normal_(torch.empty(2, 3))
+    tensor([[ 0.1155,  0.3517, -0.2279],
+            [ 0.1467,  0.1146, -0.3913]])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_normal_, tensor, gain=gain, generator=generator)
@@ -296,6 +349,12 @@ def kaiming_uniform_(
     Raises:
         ValueError: fewer than two dimensions, unknown mode or nonlinearity.
         ArgumentError: a not finite, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.kaiming_uniform_(torch.empty(2, 3), nonlinearity="relu")
+    tensor([[ 1.1916, -1.1284, -0.1241],
+            [ 0.5149, -0.2653, -1.1576]])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(
@@ -318,6 +377,12 @@ def kaiming_normal_(
     """Fills with N(0, s^2), s = gain / sqrt(fan) (He et al. 2015).
 
     Arguments and errors as for ``kaiming_uniform_``.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.kaiming_normal_(torch.empty(2, 3), mode="fan_out")
+    tensor([[ 0.1827,  0.5561, -0.3604],
+            [ 0.2319,  0.1812, -0.6186]])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(
@@ -348,6 +413,11 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
     Raises:
         ValueError: fewer than two dimensions.
         ArgumentError: gain not finite, overlapping tensor.
+
+    >>> import torch, torchinit
+    >>> weight = torchinit.orthogonal_(torch.empty(64, 16))
+    >>> torch.allclose(weight.T @ weight, torch.eye(16), atol=1e-5)
+    True
     """
     if has_torch_function_unary(tensor):
         return _hand_over(orthogonal_, tensor, gain=gain, generator=generator)
@@ -379,6 +449,13 @@ def orthogonal_batch_(
     Raises:
         ValueError: a tensor of fewer than two dimensions, a stack of fewer than three.
         ArgumentError: gain not finite, overlapping tensor. Nothing has been written then.
+
+    >>> import torch, torchinit
+    >>> layers = [torch.nn.Linear(16, 16) for _ in range(3)]
+    >>> weights = torchinit.orthogonal_batch_([layer.weight for layer in layers])
+    >>> experts = torchinit.orthogonal_batch_(torch.empty(8, 32, 16))
+    >>> torch.allclose(experts.mT @ experts, torch.eye(16).expand(8, 16, 16), atol=1e-5)
+    True
     """
     fill_orthogonal_batch(tensors, as_float("gain", gain), check_generator(generator))
     return tensors
@@ -391,6 +468,10 @@ def sparse_(
 
     ``torch.nn.init.sparse_`` does it, and draws from torch's streams; for a DTensor it does so on a
     plain tensor of the whole, of which every rank keeps what is its own.
+
+    >>> import torch, torchinit
+    >>> torchinit.sparse_(torch.empty(4, 3), sparsity=0.5).eq(0).sum(0)
+    tensor([2, 2, 2])
     """
     if has_torch_function_unary(tensor):
         return _hand_over(sparse_, tensor, sparsity=sparsity, std=std, generator=generator)

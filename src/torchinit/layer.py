@@ -44,20 +44,18 @@ def init_(
 ) -> tuple[Tensor, Tensor | None]:
     """Initialises a weight, and a bias if there is one, in place.
 
-    ===================================  ====================================  ====================
-    init                                 weight                                bias
-    ===================================  ====================================  ====================
-    orthogonal                           (semi-)orthogonal, times gain         0
-    normal                               N(mean, std^2)                        0
-    biased_normal                        N(mean, std^2)                        N(mean, std^2)
-    uniform                              U[0, scale)                           0
-    kaiming_uniform, kaiming_normal      fan_in, gain sqrt(2)                  U(-r, r); 0 without
-    xavier_uniform, xavier_normal        gain 1                                the same
-    trunc_normal                         N(mean, std^2) within trunc_clip      0
-    dirac                                Dirac delta, by groups                0
-    constant                             scale                                 0
-    zeros, ones                          0, 1                                  0
-    ===================================  ====================================  ====================
+    | init | weight | bias |
+    |---|---|---|
+    | orthogonal | (semi-)orthogonal, times gain | 0 |
+    | normal | N(mean, std^2) | 0 |
+    | biased_normal | N(mean, std^2) | N(mean, std^2) |
+    | uniform | U[0, scale) | 0 |
+    | kaiming_uniform, kaiming_normal | fan_in, gain sqrt(2) | U(-r, r); 0 where fan_in is 0 |
+    | xavier_uniform, xavier_normal | gain 1 | the same |
+    | trunc_normal | N(mean, std^2) within trunc_clip | 0 |
+    | dirac | Dirac delta, by groups | 0 |
+    | constant | scale | 0 |
+    | zeros, ones | 0, 1 | 0 |
 
     with r = 1 / sqrt(fan_in) of the weight.
 
@@ -86,6 +84,13 @@ def init_(
         TypeError: weight or bias is no tensor, or has a dtype or layout that cannot be initialised.
         ArgumentError: (a ``ValueError``) any other bad argument. Nothing has been written then.
             Every parameter is checked, whether or not the scheme uses it.
+
+    >>> import torch, torchinit
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.init_(linear.weight, linear.bias, "kaiming_uniform")
+    (tensor([[ 1.1916, -1.1284, -0.1241],
+            [ 0.5149, -0.2653, -1.1576]]), tensor([-0.5145,  0.4400]))
     """
     scheme = SCHEMES.get(init)
     if scheme is None or not scheme.in_init:

@@ -33,12 +33,12 @@ _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
 def batch() -> Batch:
     """Collects the fills within a ``with`` block and does them all at its end.
 
-    ::
-
-        with torchinit.batch():
-            for layer in layers:
-                torchinit.trunc_normal_(layer.weight, std=0.02)
-                torchinit.zeros_(layer.bias)
+    >>> import torch, torchinit
+    >>> layers = [torch.nn.Linear(16, 16) for _ in range(3)]
+    >>> with torchinit.batch():
+    ...     for layer in layers:
+    ...         _ = torchinit.trunc_normal_(layer.weight, std=0.02)
+    ...         _ = torchinit.zeros_(layer.bias)
 
     A thousand parameters cost a few launches on a GPU, and one parallel region on a CPU. The values
     are those of the same calls outside a batch: every call draws its key where it stands. Its

@@ -38,7 +38,17 @@ Road = Literal["now", "staged", "operator", "nothing", "torch", "sharded"]
 
 
 class Route(NamedTuple):
-    """Who fills a tensor, and why."""
+    """Who fills a tensor, and why.
+
+    Attributes:
+        kind: ``native``, by the kernels; ``staged``, by the kernels in host memory and copied;
+            ``torch``, by ``torch.nn.init``.
+        reason: in words.
+
+    >>> import torch, torchinit
+    >>> torchinit.which(torch.empty(3), "normal")
+    Route(kind='native', reason='every condition is met')
+    """
 
     kind: Literal["native", "staged", "torch"]
     reason: str
@@ -55,7 +65,8 @@ def which(tensor: Tensor, scheme: str) -> Route:
     Raises:
         UnknownSchemeError: (a ``ValueError``) if there is no such scheme.
 
-    >>> which(torch.empty(3, dtype=torch.complex64), "normal").kind
+    >>> import torch, torchinit
+    >>> torchinit.which(torch.empty(3, dtype=torch.complex64), "normal").kind
     'torch'
     """
     if is_dtensor(tensor):

@@ -69,7 +69,7 @@ def init_model_(
         TypeError: for what is no model, rule, scheme or seed; for a parameter of a subclass or
             dtype that only its own class can fill.
 
-    >>> import torchinit
+    >>> import torch, torchinit
     >>> with torch.device("meta"):
     ...     model = torch.nn.Linear(8, 4)
     >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
@@ -127,7 +127,7 @@ def plan_model(
         ArgumentError, TypeError: as ``init_model_`` does for the same, but for what only a callable
             that has been called can tell.
 
-    >>> import torchinit
+    >>> import torch, torchinit
     >>> plan = torchinit.plan_model(torch.nn.Linear(8, 4), {"**": torchinit.Constant(1)})
     >>> [(row.name, row.rule, row.fans) for row in plan]
     [('weight', '**', (8, 4)), ('bias', '**', None)]

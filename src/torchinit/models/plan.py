@@ -44,7 +44,15 @@ class Row(NamedTuple):
 
 
 class Plan(Sequence[Row]):
-    """Rows, one for each parameter or part of one, in the model's order. Printed, a table."""
+    """Rows, one for each parameter or part of one, in the model's order. Printed, a table.
+
+    >>> import torch, torchinit
+    >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
+    >>> print(torchinit.plan_model(torch.nn.Linear(8, 4), rules))
+    parameter  shape  dtype    rule     fills with                fan_in  fan_out   std
+    weight     4x8    float32  **       normal(mean=0, std=0.02)       8        4  0.02
+    bias       4      float32  **.bias  constant(val=0)                               0
+    """
 
     def __init__(self, assignments: Sequence[Assignment]) -> None:
         self._rows = [row for assignment in assignments for row in _rows(assignment)]

@@ -34,10 +34,9 @@ def patch_nn_init(
 ) -> Patch:
     """Serves code that calls ``torch.nn.init``, unchanged, by torchinit's functions.
 
-    ::
-
-        with torchinit.patch_nn_init():
-            model = LlamaForCausalLM(config)
+    >>> import torch, torchinit
+    >>> with torchinit.patch_nn_init():
+    ...     model = torch.nn.Linear(3, 4)
 
     Served are the functions of ``torch.nn.init`` (references taken earlier too, such as those that
     Transformers holds), ``Tensor.normal_``, ``Tensor.uniform_``, and ``torch.randn``, ``rand``,
@@ -76,10 +75,6 @@ def patch_nn_init(
         TypeError: a seed that is no integer, names_from that is no module; as a decorator, what is
             no function, or is a generator.
         RuntimeError: at the end, if a storage was made smaller while a fill of it was deferred.
-
-    >>> import torch
-    >>> with patch_nn_init():
-    ...     layer = torch.nn.Linear(3, 4)
     """
     return Patch(seed, names_from, defer)
 

@@ -41,8 +41,11 @@ def by(function: Callable[[Target], SchemeLike]) -> Scheme:
         function: called with what is known of it (``name``, ``shape``, ``dtype``, ``module``, and
             ``depth``, the first number in the name); returns a scheme, or what stands for one.
 
-    >>> import torchinit
+    >>> import torch, torchinit
     >>> scheme = torchinit.by(lambda p: torchinit.Normal(0.02 / (2 * (p.depth + 1)) ** 0.5))
+    >>> layers = torch.nn.ModuleList(torch.nn.Linear(4, 4, bias=False) for _ in range(8))
+    >>> [round(row.law.std, 4) for row in torchinit.plan_model(layers, {"**": scheme})][::7]
+    [0.0141, 0.005]
     """
     if not callable(function):
         raise TypeError(f"by takes a function of a parameter, not {type(function).__name__}")
@@ -57,6 +60,11 @@ class Stack(Scheme):
 
     Args:
         scheme: of one matrix.
+
+    >>> import torch, torchinit
+    >>> experts = torchinit.Stack(torchinit.VarianceScaling())(torch.empty(8, 32, 64))
+    >>> round(experts.std().item() * 64**0.5, 1)  # fan_in is 64, however many experts there are
+    1.0
     """
 
     def __init__(self, scheme: SchemeLike) -> None:

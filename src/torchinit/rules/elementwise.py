@@ -63,6 +63,11 @@ class Normal(_Fixed):
 
     Raises:
         ArgumentError: std negative, or either not finite.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.Normal(0.02)(torch.empty(3))
+    tensor([ 0.0037,  0.0111, -0.0072])
     """
 
     std: float
@@ -86,6 +91,11 @@ class TruncNormal(_Fixed):
 
     Raises:
         ArgumentError: std negative, cut not positive, or a number not finite.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.TruncNormal(0.02, cut=2)(torch.empty(3))
+    tensor([ 0.0259, -0.0236, -0.0021])
     """
 
     std: float
@@ -119,6 +129,11 @@ class Uniform(_Fixed):
 
     Raises:
         ArgumentError: a > b, or either not finite.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> torchinit.Uniform(-1, 1)(torch.empty(3))
+    tensor([ 0.8426, -0.7979, -0.0877])
     """
 
     a: float
@@ -133,7 +148,12 @@ class Uniform(_Fixed):
 
 @dataclass(frozen=True)
 class Constant(_Fixed):
-    """One value."""
+    """One value.
+
+    >>> import torch, torchinit
+    >>> torchinit.Constant(0.5)(torch.empty(2))
+    tensor([0.5000, 0.5000])
+    """
 
     val: float
 
@@ -166,6 +186,16 @@ class VarianceScaling(Elementwise):
 
     As ``jax.nn.initializers.variance_scaling``. Sources: LeCun et al. 1998, Glorot and Bengio 2010,
     He et al. 2015.
+
+    >>> import torch, torchinit
+    >>> _ = torch.manual_seed(0)
+    >>> he = torchinit.VarianceScaling(2, "fan_in")
+    >>> he(torch.empty(2, 3))
+    tensor([[ 0.1492,  0.4540, -0.2942],
+            [ 0.1894,  0.1480, -0.5051]])
+    >>> heads = torchinit.VarianceScaling(in_axes=0, out_axes=(1, 2))  # (D, heads, head)
+    >>> heads.fans((64, 8, 16))
+    (64, 128)
     """
 
     scale: float = 1.0

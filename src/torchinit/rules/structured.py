@@ -53,6 +53,11 @@ class Orthogonal(_Each):
 
     Raises:
         ArgumentError: gain not finite.
+
+    >>> import torch, torchinit
+    >>> weight = torchinit.Orthogonal()(torch.empty(64, 16))
+    >>> torch.allclose(weight.T @ weight, torch.eye(16), atol=1e-5)
+    True
     """
 
     gain: float = 1.0

@@ -27,7 +27,7 @@ from torchinit.schemes.law import Law, law_of_orthogonal
 
 Shape = Sequence[int]
 
-# For type checkers; SCHEMES decides, and a test holds the two together.
+# SCHEMES decides, and a test holds the two together.
 InitializationType = Literal[
     "orthogonal",
     "normal",
@@ -43,6 +43,13 @@ InitializationType = Literal[
     "zeros",
     "ones",
 ]
+"""The names of the schemes that ``init_`` takes, for type checkers.
+
+>>> from typing import get_args
+>>> import torchinit
+>>> "kaiming_uniform" in get_args(torchinit.InitializationType)
+True
+"""
 
 _SQRT3 = math.sqrt(3.0)
 
@@ -235,7 +242,8 @@ def cast_init_type(s: str) -> InitializationType:
     Raises:
         UnknownSchemeError: if it is not the name of a scheme of ``init_``.
 
-    >>> cast_init_type("kaiming_uniform")
+    >>> import torchinit
+    >>> torchinit.cast_init_type("kaiming_uniform")
     'kaiming_uniform'
     """
     if s not in INIT_SCHEMES:
@@ -246,7 +254,7 @@ def cast_init_type(s: str) -> InitializationType:
 
 
 def markdown_table() -> str:
-    """The table of README.md, which a test holds against this one."""
+    """The table of docs/drop_in.md, which a test holds against this one."""
     rows = ["| init | weight | bias, if given |", "|---|---|---|"]
     rows += [
         f"| `{name}` | {row.weight} | {row.bias} |" for name, row in SCHEMES.items() if row.in_init

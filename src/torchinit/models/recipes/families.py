@@ -52,6 +52,11 @@ def mixtral(config: Any) -> Recipe:
 
     Raises:
         ArgumentError: for a config without it.
+
+    >>> import torchinit
+    >>> from types import SimpleNamespace
+    >>> list(torchinit.recipes.mixtral(SimpleNamespace(initializer_range=0.02)))
+    ['**norm.weight', '**']
     """
     return {"**norm.weight": _ONE, "**": _biases_zero(Normal(_std("mixtral", config)))}
 
@@ -67,6 +72,12 @@ def gpt2(config: Any) -> Recipe:
 
     Raises:
         ArgumentError: for a config without one of them.
+
+    >>> import torchinit
+    >>> from types import SimpleNamespace
+    >>> rules = torchinit.recipes.gpt2(SimpleNamespace(initializer_range=0.02, n_layer=8))
+    >>> rules["**.c_proj.weight"]
+    Normal(std=0.005, mean=0.0)
     """
     std, layers = _std("gpt2", config), _get("gpt2", config, "n_layer")
     rules: Recipe = {"**.ln_*.weight": _ONE, "**.bias": _ZERO}
@@ -86,6 +97,12 @@ def vit(config: Any) -> Recipe:
 
     Raises:
         ArgumentError: for a config without it.
+
+    >>> import torchinit
+    >>> from types import SimpleNamespace
+    >>> rules = torchinit.recipes.vit(SimpleNamespace(initializer_range=0.02))
+    >>> rules["**"], rules["**layernorm*.weight"]
+    (Normal(std=0.02, mean=0.0), Constant(val=1.0))
     """
     std = _std("vit", config)
     return {
@@ -106,6 +123,11 @@ def bert(config: Any) -> Recipe:
 
     Raises:
         ArgumentError: for a config without it.
+
+    >>> import torchinit
+    >>> from types import SimpleNamespace
+    >>> torchinit.recipes.bert(SimpleNamespace(initializer_range=0.02))["**"]
+    Normal(std=0.02, mean=0.0)
     """
     return {"**.LayerNorm.weight": _ONE, "**.bias": _ZERO, "**": Normal(_std("bert", config))}
 
@@ -122,6 +144,14 @@ def t5(config: Any) -> Recipe:
 
     Raises:
         ArgumentError: for a config without one of them.
+
+    >>> import torchinit
+    >>> from types import SimpleNamespace
+    >>> config = SimpleNamespace(
+    ...     initializer_factor=1.0, d_model=64, d_kv=16, d_ff=256, num_heads=4
+    ... )
+    >>> torchinit.recipes.t5(config)["**.wo.weight"]
+    Normal(std=0.0625, mean=0.0)
     """
     factor, model, head, hidden, heads = (
         _get("t5", config, name)

@@ -1,0 +1,37 @@
+"""A model built on the meta device, then initialised where it is to be: nothing is copied there.
+
+python examples/meta_to_gpu.py    (on the GPU where there is one, else on the CPU)
+"""
+
+import torch
+from torch import nn
+
+import torchinit
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build() -> nn.Module:
+    """Shapes alone on the meta device; memory and values anywhere else."""
+    layer = nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+
+
+with torch.device("meta"):
+    model = build()
+torchinit.init_model_(model, seed=0, device=device, dtype=torch.bfloat16)  # by its own code
+
+with torch.device("meta"):
+    again = build()
+rules = {
+    "**norm*.weight": "ones",
+    "**bias": "zeros",
+    "**.{out_proj,linear2}.weight": torchinit.Normal(0.02 / (2 * 6) ** 0.5),
+    "**": torchinit.Normal(0.02),
+}
+plan = str(torchinit.plan_model(again, rules))  # what it would do; nothing is written
+print(*plan.splitlines()[:5], sep="\n")
+torchinit.init_model_(again, rules, seed=0, device=device, dtype=torch.bfloat16)
+
+weight = again.get_parameter("layers.0.linear2.weight")
+print(f"linear2: std {weight.float().std():.4f}, {weight.dtype} on {weight.device}")
