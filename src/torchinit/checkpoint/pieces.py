@@ -185,8 +185,9 @@ class _Writer:
 class _Wholes:
     """The one parameter that is there as a whole, until the last piece has what it needs of it.
 
-    Entries of one parameter are neighbours, and pieces are taken in order, so whoever waits for the
-    next parameter waits only for pieces that others have already taken.
+    They are made in the order of the files. Entries of one parameter are neighbours, and pieces are
+    taken in order, so whoever waits for the next parameter waits only for pieces that others have
+    already taken.
     """
 
     def __init__(
@@ -198,11 +199,13 @@ class _Wholes:
             for placed in tensors_in(piece)
             if placed.entry.needs_whole
         )
+        self._order = iter(list(self._uses))
+        self._name = next(self._order, None)  # whose turn it is
+        self._is_begun = False
+        self._whole: Tensor | None = None
         self._stopped = stopped
         self._threads = torch_threads
         self._changed = threading.Condition()
-        self._name: str | None = None
-        self._whole: Tensor | None = None
 
     def wake(self) -> None:
         """Has those who wait look whether all is to stop."""
@@ -218,22 +221,18 @@ class _Wholes:
         with self._changed:
             self._uses[entry.of] -= 1
             if not self._uses[entry.of]:
-                self._name = self._whole = None
+                self._name, self._is_begun, self._whole = next(self._order, None), False, None
                 self._changed.notify_all()
 
     def _get(self, entry: Entry) -> Tensor:
         with self._changed:
-            while self._name not in (None, entry.of) or (
-                self._name == entry.of and self._whole is None
-            ):
+            while self._name != entry.of or (self._is_begun and self._whole is None):
                 if self._stopped.is_set():
                     raise _StoppedError
                 self._changed.wait()
-            if self._stopped.is_set():
-                raise _StoppedError
             if self._whole is not None:
                 return self._whole
-            self._name = entry.of
+            self._is_begun = True
         torch.set_num_threads(self._threads)
         try:
             whole = entry.values.make().contiguous()
