@@ -152,4 +152,3 @@ def _source_of(function: Callable[..., Any]) -> str:
 def _bytes_of(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-

@@ -134,7 +134,9 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
         raise ArgumentError("the model has no parameters: there is nothing to write")
     for entry in entries:
         if entry.dtype not in _DTYPES:
-            raise ArgumentError(f"{entry.name!r} has dtype {entry.dtype}, which safetensors has not")
+            raise ArgumentError(
+                f"{entry.name!r} has dtype {entry.dtype}, which safetensors has not"
+            )
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     by_name = {entry.name: entry for entry in ordered}
     metas: dict[str, Tensor] = {
@@ -146,7 +148,6 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
     shards = [
         _shard(filename, [by_name[name] for name in names])
         for filename, names in split.filename_to_tensors.items()
-        if names  # the hub's function begins with an empty shard where the first tensor is too large
     ]
     if not split.is_sharded:
         return Layout(shards, None)

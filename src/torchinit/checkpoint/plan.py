@@ -63,9 +63,7 @@ def plan_checkpoint(
     key_of_name = keys_of_names(seed)
     size = checked_size(shard_size)
     source = read_source(config)
-    found = prepare(
-        source.model, rules_for(rules, source), key_of_name, device=_CPU, dtype=dtype
-    )
+    found = prepare(source.model, rules_for(rules, source), key_of_name, device=_CPU, dtype=dtype)
     parameters = sum(one.named.tensor.numel() for one in found.assignments)
     values = _values(found, key_of_name, also_real=rules is None)
     entries = list(_entries(source.model, stored_tensors(source.model), values))
@@ -83,9 +81,7 @@ def plan_checkpoint(
     return CheckpointPlan(parameters, layout, small, fingerprint, Plan(found.assignments))
 
 
-def _values(
-    found: Prepared, key_of_name: KeyOfName, *, also_real: bool
-) -> dict[int, Values]:
+def _values(found: Prepared, key_of_name: KeyOfName, *, also_real: bool) -> dict[int, Values]:
     """The values of all parameters and buffers, by their memory."""
     computed: Mapping[str, Tensor] = found.own.values if found.own is not None else {}
     values: dict[int, Values] = {}

@@ -92,5 +92,7 @@ def carry_out_plan(
 
 
 def _write_shards(folder: Path, shards: Sequence[Shard], *, piece_size: int) -> None:
+    if not shards:
+        return
     with in_view(sum(shard.size for shard in shards)) as tell:
         write_shards(shards, OpenFiles(folder), tell, piece_size=piece_size)
