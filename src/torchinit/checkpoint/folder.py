@@ -94,7 +94,7 @@ def _write(
     for shard in layout.shards:
         (path / (shard.filename + TEMPORARY)).unlink(missing_ok=True)
     left = [shard for shard in layout.shards if not (begun and is_whole(path, shard))]
-    index = {} if layout.index is None else {INDEX: layout.index}
+    index = {} if layout.index_file is None else {INDEX: layout.index_file}
     others = {**small, **index}
     _check_room(path, left, sum(map(len, others.values())))
     try:

@@ -98,11 +98,11 @@ class Layout(NamedTuple):
 
     Attributes:
         shards: of the weights.
-        index: the file that names the shard of each tensor; None where there is one shard.
+        index_file: that names the shard of each tensor; None where there is one shard.
     """
 
     shards: Sequence[Shard]
-    index: bytes | None
+    index_file: bytes | None
 
     @property
     def nbytes(self) -> int:

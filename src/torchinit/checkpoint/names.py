@@ -111,6 +111,9 @@ def _warn_of_layout(model: nn.Module, why: str) -> None:
 class _WithoutCopies(TorchDispatchMode):
     """Leaves out copies into another layout, so that what they would give is a view still."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Does an operation, but for copies."""
         if func is torch.ops.aten.clone.default:

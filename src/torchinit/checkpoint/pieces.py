@@ -82,10 +82,9 @@ def write_shards(
     assert piece_size % BLOCK == 0
     if threads is None:
         threads = min((os.cpu_count() or 1) + 1, _MOST_THREADS)
-    if load.module is not None and load.module.is_forked():
-        threads = 1
     before = torch.get_num_threads()
-    writer = _Writer(shards, files, tell, piece_size, before)
+    is_forked = load.module is not None and load.module.is_forked()
+    writer = _Writer(shards, files, tell, piece_size, 1 if is_forked else before)
     threads = min(threads, writer.count)
     pool = ThreadPoolExecutor(threads, "torchinit-checkpoint")
     try:

@@ -51,6 +51,7 @@ class Ready(Values):
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__(tensor.dtype)
+        self.shape = tuple(tensor.shape)
         self._flat = tensor.detach().cpu().contiguous().view(-1)
 
     def fill(self, memory: Tensor, first: int) -> None:
