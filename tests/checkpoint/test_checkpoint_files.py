@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -332,12 +333,11 @@ def test_two_writers_at_once(tmp_path, monkeypatch, whole):
 
 def die_at(call):
     """Has this process be killed at the call of that number of any that changes the disk."""
-    left = [call]
+    made = itertools.count()
 
     def counted(function):
         def wrapper(*arguments, **named):
-            left[0] -= 1
-            if left[0] < 0:
+            if next(made) == call:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **named)
 
@@ -347,35 +347,42 @@ def die_at(call):
         setattr(os, name, counted(getattr(os, name)))
     for name in ("replace", "unlink", "mkdir", "rmdir"):
         setattr(Path, name, counted(getattr(Path, name)))
+    return made
 
 
-def killed(path, call):
-    """A run that is killed at a call; returns whether it was."""
+def run_child(path, call):
+    """A run that is killed at a call; returns how many it made, or -1 if it was killed."""
     child = os.fork()
     if not child:
         try:
-            die_at(call)
+            made = die_at(call)
             write(small, path, RULES, resume=True)
+            os._exit(next(made))
         finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            os._exit(255)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return -1
+    assert os.WEXITSTATUS(status) != 255
+    return os.WEXITSTATUS(status)
 
 
 def test_killed_at_random_moments(tmp_path, whole):
     """What has its last file is whole and right; resumed, killed, and resumed, it is the same."""
     chosen = random.Random(0)
     last = "model.safetensors.index.json"
-    resumed = partly = 0
+    calls = run_child(tmp_path / "all", -1)
+    assert calls > 40
+    partly = 0
     for number in range(20):
         path = tmp_path / str(number)
-        assert killed(path, chosen.randrange(60))
+        assert run_child(path, chosen.randrange(calls)) == -1
         for _ in range(2):
             found = contents(path) if path.exists() else {}
             named = {n: data for n, data in found.items() if not n.endswith(TEMPORARY)}
             assert named.items() <= whole.items()
             assert last not in named or named == whole
             partly += 0 < len(named) < len(whole)
-            resumed += killed(path, chosen.randrange(30))
+            run_child(path, chosen.randrange(calls))
         assert contents(write(small, path, RULES, resume=True)) == whole
     assert partly > 10
-    assert resumed > 10

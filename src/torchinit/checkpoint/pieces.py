@@ -13,7 +13,8 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from operator import attrgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,14 @@ class Piece(NamedTuple):
     shard: Shard
     begin: int
     end: int
+
+
+class _Use(NamedTuple):
+    """A piece, and a tensor in it that needs all of its parameter."""
+
+    filename: str
+    begin: int
+    name: str
 
 
 class _StoppedError(Exception):
@@ -176,7 +185,7 @@ class _Writer:
             memory = buffer[low - piece.begin : high - piece.begin].view(entry.dtype)
             first = (low - begin) // entry.dtype.itemsize
             if entry.needs_whole:
-                self._wholes.copy(entry, memory, first)
+                self._wholes.copy(piece, entry, memory, first)
             else:
                 entry.values.fill(memory, entry.first + first)
 
@@ -184,22 +193,27 @@ class _Writer:
 class _Wholes:
     """The one parameter that is there as a whole, until the last piece has what it needs of it.
 
-    They are made in the order of the files. Entries of one parameter are neighbours, and pieces are
-    taken in order, so whoever waits for the next parameter waits only for pieces that others have
-    already taken.
+    They are made in the order of the files, each for a run of neighbours among the tensors. Pieces
+    are taken in that order, so whoever waits for the next run waits only for pieces that others
+    have already taken. (Of a parameter whose tensors are not neighbours there are several runs.)
     """
 
     def __init__(
         self, pieces: Sequence[Piece], stopped: threading.Event, torch_threads: int
     ) -> None:
-        self._uses = Counter(
-            placed.entry.of
+        uses = [
+            (_Use(piece.shard.filename, piece.begin, placed.entry.name), placed.entry.of)
             for piece in pieces
             for placed in tensors_in(piece)
             if placed.entry.needs_whole
-        )
-        self._order = iter(list(self._uses))
-        self._name = next(self._order, None)  # whose turn it is
+        ]
+        self._run_of: dict[_Use, int] = {}
+        self._left: list[int] = []  # uses of each run
+        for number, (_, run) in enumerate(groupby(uses, key=itemgetter(1))):
+            numbers = dict.fromkeys((use for use, _ in run), number)
+            self._run_of.update(numbers)
+            self._left.append(len(numbers))
+        self._turn = 0
         self._is_begun = False
         self._whole: Tensor | None = None
         self._stopped = stopped
@@ -211,21 +225,22 @@ class _Wholes:
         with self._changed:
             self._changed.notify_all()
 
-    def copy(self, entry: Entry, memory: Tensor, first: int) -> None:
+    def copy(self, piece: Piece, entry: Entry, memory: Tensor, first: int) -> None:
         """Copies values of an entry, and makes all of its parameter if they are not there."""
-        whole = self._get(entry)
+        run = self._run_of[_Use(piece.shard.filename, piece.begin, entry.name)]
+        whole = self._get(run, entry)
         flat = _view(whole, entry).reshape(-1)
         memory.copy_(flat[first : first + memory.numel()])
         del flat, whole
         with self._changed:
-            self._uses[entry.of] -= 1
-            if not self._uses[entry.of]:
-                self._name, self._is_begun, self._whole = next(self._order, None), False, None
+            self._left[run] -= 1
+            if not self._left[run]:
+                self._turn, self._is_begun, self._whole = run + 1, False, None
                 self._changed.notify_all()
 
-    def _get(self, entry: Entry) -> Tensor:
+    def _get(self, run: int, entry: Entry) -> Tensor:
         with self._changed:
-            while self._name != entry.of or (self._is_begun and self._whole is None):
+            while self._turn != run or (self._is_begun and self._whole is None):
                 if self._stopped.is_set():
                     raise _StoppedError
                 self._changed.wait()
