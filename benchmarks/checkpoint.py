@@ -30,7 +30,7 @@ import torch
 
 GB = 10**9
 SHARD = 5 * GB
-LARGE = {
+LARGE: dict[str, Any] = {
     "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
     "num_attention_heads": 24, "num_key_value_heads": 8, "tie_word_embeddings": True,
 }  # fmt: skip

@@ -7,8 +7,6 @@ torchtitan begins with it by --checkpoint.initial_load_path seed --checkpoint.in
 
 import argparse
 
-import torch
-
 import torchinit
 from torchinit import TruncNormal, by
 
@@ -24,16 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("config", help="a Transformers config.json of a decoder like Llama")
     parser.add_argument("out", help="the directory to be written")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    path = torchinit.write_checkpoint(
-        arguments.config,
-        arguments.out,
-        RULES,
-        seed=arguments.seed,
-        dtype=torch.float32,
-        resume=True,
-    )
+    said = parser.parse_args()
+    path = torchinit.write_checkpoint(said.config, said.out, RULES, seed=0, resume=True)
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 

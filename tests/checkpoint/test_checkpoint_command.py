@@ -67,6 +67,9 @@ def test_the_command(config, tmp_path, capsys):
     assert (status, said) == (1, "")
     assert err.startswith(f"torchinit: resume: {out} was begun otherwise: the seed (3 there, 4")
     assert contents(out) == before
+    (out / "config.json").write_text(json.dumps(SAID | {"bos_token_id": 7}))
+    assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
+    assert json.loads((out / "config.json").read_text())["bos_token_id"] == 7
 
 
 def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys):
@@ -116,6 +119,10 @@ BAD = {
         "architectures\\[0\\]='GPT9ForCausalLM', which Transformers .* has no model of",
     ),
     "no model": (json.dumps(SAID | {"architectures": ["LlamaConfig"]}), "has no model of"),
+    "quantised": (
+        json.dumps(SAID | {"quantization_config": {"quant_method": "fp8"}}),
+        "has a quantization_config",
+    ),
     "corrupted": (
         json.dumps(SAID | {"hidden_size": "wide"}),
         "LlamaForCausalLM cannot be built of it: ",
@@ -224,6 +231,17 @@ def test_the_example(config, tmp_path):
     deeper = [layer.mlp.down_proj.weight.float().std().item() for layer in model.model.layers]
     assert deeper[1] < 0.8 * deeper[0]
     assert len(EXAMPLE.read_text().splitlines()) < 40
+
+
+def test_torchs_reader_of_such_checkpoints(config, tmp_path):
+    """What torchtitan reads by --checkpoint.initial_load_in_hf."""
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    path = write(config, tmp_path / "out", seed=2)
+    model = torchinit.init_model_(llama(), seed=2, device="cpu")
+    found = {name: torch.zeros_like(one) for name, one in model.state_dict().items()}
+    reader = checkpoint.HuggingFaceStorageReader(path)
+    checkpoint.load(found, storage_reader=reader, no_dist=True)
+    assert_equal(found, model.state_dict())
 
 
 def test_without_the_native_module(tmp_path):

@@ -100,17 +100,23 @@ def _write(
     try:
         if not begun:
             write_file(path / RECORD, write_record(fingerprint))
-        for name, data in small.items():
-            write_file(path / name, data)
+        if left:
+            (path / INDEX).unlink(missing_ok=True)
+        _write_missing(path, small)
         write(path, left)
-        for name, data in index.items():
-            write_file(path / name, data)
+        _write_missing(path, index)
     except BaseException:
         if not any((path / shard.filename).exists() for shard in layout.shards):
             for name in (*others, RECORD):
                 (path / name).unlink(missing_ok=True)
         raise
     sync_folder(path)
+
+
+def _write_missing(path: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        if not (path / name).exists():
+            write_file(path / name, data)
 
 
 def is_whole(path: Path, shard: Shard) -> bool:

@@ -25,7 +25,7 @@ from torchinit.checkpoint.layout import BLOCK, Entry, Placed, Shard
 from torchinit.native import load
 
 PIECE = 1 << 26  # bytes
-_MOST_THREADS = 4
+_MOST_THREADS = 3  # more take more memory, and seldom less time
 
 _end = attrgetter("end")
 
@@ -82,7 +82,7 @@ def write_shards(
         files: which open, write to and finish a file each.
         tell: is called with a number of bytes whenever they have been written, by any thread.
         piece_size: bytes that are filled and written together, a multiple of a block.
-        threads: that do; None is one more than there are processors, four at most.
+        threads: that do; None is one more than there are processors, three at most.
 
     Raises:
         OSError: whatever the first write that fails raises. Files that are not finished are gone.

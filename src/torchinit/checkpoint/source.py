@@ -97,6 +97,11 @@ def _read_config(path: Path) -> Source:
             f"{file} has architectures={architectures!r}: its first name must be the class of the "
             'model, as in "architectures": ["LlamaForCausalLM"]'
         )
+    if said.get("quantization_config"):
+        raise ArgumentError(
+            f"{file} has a quantization_config: quantised weights have no initialisation. Take it "
+            "out, and quantise what was trained"
+        )
     kind = _class_of(architectures[0], file)
     try:
         config = kind.config_class.from_dict(said)
