@@ -98,7 +98,10 @@ def save_shard(path: Path, shapes: dict[str, torch.Size], rules: dict[str, Any])
             module = module.get_submodule(atom)
         parameter = torch.nn.Parameter(torch.empty(shape, device="meta"))
         module.register_parameter(last, parameter)
-    torchinit.init_model_(model, rules, seed=0, dtype=torch.bfloat16, device="cpu", strict=False)
+    tied = {"model.embed_tokens.weight": "lm_head.weight"}
+    torchinit.init_model_(
+        model, rules, seed=0, dtype=torch.bfloat16, device="cpu", strict=False, rename=tied
+    )
     save_file({n: p.detach() for n, p in model.named_parameters()}, path, {"format": "pt"})
 
 

@@ -233,6 +233,7 @@ def test_the_example(config, tmp_path):
     assert len(EXAMPLE.read_text().splitlines()) < 40
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_torchs_reader_of_such_checkpoints(config, tmp_path):
     """What torchtitan reads by --checkpoint.initial_load_in_hf."""
     checkpoint = pytest.importorskip("torch.distributed.checkpoint")

@@ -33,12 +33,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Has the names in a folder written to the disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems have nothing to do for a folder, and say so
+    with suppress(OSError):  # some file systems have nothing to do for a folder, and say so
+        number = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(number)
-    finally:
-        os.close(number)
+        finally:
+            os.close(number)
 
 
 class OpenFiles:

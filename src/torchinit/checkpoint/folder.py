@@ -51,6 +51,7 @@ def write_folder(
     if not is_new and not path.is_dir():
         raise ArgumentError(f"{path} is a file: a checkpoint is a folder")
     path.mkdir(parents=True, exist_ok=True)
+    sync_folder(path.parent)
     try:
         with _locked(path):
             begun = _check(path, fingerprint, resume=resume)
@@ -110,7 +111,6 @@ def _write(
             for name in (*others, RECORD):
                 (path / name).unlink(missing_ok=True)
         raise
-    sync_folder(path)
 
 
 def _write_missing(path: Path, files: Mapping[str, bytes]) -> None:
