@@ -7,8 +7,9 @@ with spaces so that values begin at a whole block of the file, and the values wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ BLOCK = 4096  # bytes: what O_DIRECT wants places, sizes and memory in multiples
 _PATTERN = "model{suffix}.safetensors"
 INDEX = "model.safetensors.index.json"
 _METADATA = {"format": "pt"}
+_UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
@@ -129,7 +131,12 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
     Raises:
         ArgumentError: for no tensors, a dtype that safetensors has not, a bad shard_size.
     """
-    split_into_shards = _hub().split_torch_state_dict_into_shards
+    try:
+        from huggingface_hub import split_torch_state_dict_into_shards
+    except ImportError as error:
+        raise ImportError(
+            f"a checkpoint needs huggingface_hub: pip install 'torchinit[checkpoint]' ({error})"
+        ) from None
     if not entries:
         raise ArgumentError("the model has no parameters: there is nothing to write")
     for entry in entries:
@@ -142,7 +149,7 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
     metas: dict[str, Tensor] = {
         entry.name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for entry in ordered
     }
-    split = split_into_shards(
+    split = split_torch_state_dict_into_shards(
         metas, filename_pattern=_PATTERN, max_shard_size=checked_size(shard_size)
     )
     shards = [
@@ -167,27 +174,17 @@ def checked_size(shard_size: int | str) -> int:
     """
     number = shard_size
     if isinstance(number, str):
-        try:
-            number = _hub().serialization._base.parse_size_to_int(number)
-        except ValueError:
+        found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([TGMK]B)\s*", number, re.IGNORECASE)
+        if found is None:
             raise ArgumentError(
                 f"shard_size={shard_size!r} must be a number with a unit, as '5GB' (TB, GB, MB, KB)"
-            ) from None
+            )
+        number = int(float(found[1]) * _UNITS[found[2].upper()])
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"shard_size={shard_size!r} must be bytes, or a string as '5GB'")
     if number <= 0:
         raise ArgumentError(f"shard_size={shard_size!r} must be positive")
     return number
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub.serialization
-    except ImportError as error:
-        raise ImportError(
-            f"a checkpoint needs huggingface_hub: pip install 'torchinit[checkpoint]' ({error})"
-        ) from None
-    return huggingface_hub
 
 
 def _shard(filename: str, entries: Sequence[Entry]) -> Shard:
