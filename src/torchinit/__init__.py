@@ -5,6 +5,7 @@ initialises a layer by the name of a scheme.
 """
 
 from torchinit import init
+from torchinit.checkpoint.write import write_checkpoint
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill.batch import batch
 from torchinit.fill.route import Route, which
@@ -77,6 +78,7 @@ __all__ = [
     "trunc_normal_",
     "uniform_",
     "which",
+    "write_checkpoint",
     "xavier_normal_",
     "xavier_uniform_",
     "zeros_",

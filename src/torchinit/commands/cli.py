@@ -1,7 +1,8 @@
-"""The command line: ``torchinit demo`` and ``torchinit info``.
+"""The command line: ``torchinit demo``, ``torchinit checkpoint`` and ``torchinit info``.
 
-Exit codes: 0 success, 1 a parameter failed its check, memory ran out or the output could not be
-written, 2 bad usage, 130 interrupted, 141 whoever read the output went away.
+Exit codes: 0 success, 1 a parameter failed its check, a checkpoint cannot be as asked, memory ran
+out or the output could not be written, 2 bad usage, 130 interrupted, 141 whoever read the output
+went away.
 
 What a command needs is imported by the command: torch takes a second, which ``--help`` should not,
 and an interrupt of that second is to end as any other.
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchinit.commands import shell
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _INSTALL = "pip install 'torchinit[demo]'"
 # dtypes.FLOATING_DTYPES by name, without torch.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+_STORED_DTYPES = (*DTYPES, "float8_e4m3fn", "float8_e5m2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +54,8 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
 def _carry_out(arguments: argparse.Namespace) -> tuple[str, int]:
     if arguments.command == "demo":
         arguments.model = _model(arguments)
+    if arguments.command == "checkpoint":
+        return _checkpoint(arguments)
     with shell.importing():
         import torch
 
@@ -103,10 +108,58 @@ def _parser() -> argparse.ArgumentParser:
 
     demo_parser.set_defaults(refuse=demo_parser.error)
 
+    _add_checkpoint(commands.add_parser)
+
     info_help = "what was built, what is in use, and why"
     info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info_parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_checkpoint(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = add_parser(
+        "checkpoint",
+        help="write an initialised checkpoint of a model of any size",
+        description="Writes a checkpoint that from_pretrained loads, with the values that "
+        "init_model_ gives, piece by piece: memory does not grow with the model.",
+    )
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a Transformers config.json, or a directory that has one"
+    )
+    parser.add_argument("out", metavar="OUT", nargs="?", help="directory to be written")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="of every random value; default: %(default)s"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=_STORED_DTYPES,
+        help="of floating-point parameters; default: the config's",
+    )
+    parser.add_argument(
+        "--rules",
+        type=Path,
+        metavar="FILE.py",
+        help="defines rules: a mapping, or a function of the config; default: the model's own "
+        "initialisation",
+    )
+    parser.add_argument(
+        "--shard-size", default="5GB", help="bytes in a file, as 5GB; default: %(default)s"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the whole files of a run broken off"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what each parameter gets, and write nothing"
+    )
+    parser.set_defaults(refuse=parser.error)
+
+
+def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
+    if arguments.out is None and not arguments.dry_run:
+        arguments.refuse("the following arguments are required: OUT")
+    with shell.importing():
+        from torchinit.commands import checkpoint
+    return checkpoint.run(arguments)
 
 
 def _model(arguments: argparse.Namespace) -> str:

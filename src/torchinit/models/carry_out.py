@@ -60,6 +60,27 @@ def carry_out(
         open_batch.reset(before)
 
 
+def whole_of(
+    one: Assignment, device: torch.device, key_of_name: KeyOfName, values: Mapping[str, Tensor]
+) -> Tensor:
+    """All of one parameter, filled as ``carry_out`` does, in new memory; the model is left alone.
+
+    Args:
+        one: of a plain parameter on the meta device.
+        device, key_of_name, values: as ``carry_out``.
+    """
+    before = open_batch.set(None)
+    try:
+        ready = dict(values)
+        one = _run_callables(one, device, key_of_name, ready)
+        (home,) = _allocate([one], device, ready)
+        with torch.no_grad():
+            _fill_others([one], [home], key_of_name)
+        return home
+    finally:
+        open_batch.reset(before)
+
+
 def _carry_out(
     assignments: Sequence[Assignment],
     device: torch.device,

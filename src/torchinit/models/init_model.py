@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from torchinit.errors import ArgumentError
-from torchinit.models.assign import Assignment, assign, check_kinds
+from torchinit.models.assign import assign, check_kinds
 from torchinit.models.carry_out import carry_out
-from torchinit.models.collection import no_collection
-from torchinit.models.materialise import (
-    attach_buffer,
-    check_apart,
-    shard_like,
-    target_device,
-)
-from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
+from torchinit.models.materialise import attach_buffer, check_apart, shard_like
+from torchinit.models.own_init import OwnInit, assign_own, run_own_init
 from torchinit.models.plan import Plan
-from torchinit.models.ties import check_joined, share_pads, warn_of_broken_ties
-from torchinit.placement.distributed import local_memory, reshard_all
+from torchinit.models.prepare import check_model, prepare
+from torchinit.placement.distributed import local_memory
 from torchinit.rules.rules import Rules
-from torchinit.streams.canonical import Named, Rename, gather
+from torchinit.streams.canonical import Rename, gather
 from torchinit.streams.names import keys_of_names
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -77,33 +70,12 @@ def init_model_(
     >>> model.weight.shape
     torch.Size([4, 8])
     """
-    _check_model(model)
     key_of_name = keys_of_names(seed)
-    if dtype is not None and not dtype.is_floating_point:
-        raise ArgumentError(f"dtype={dtype} must be a floating-point one")
-    warn_of_broken_ties(model, rename)
-    reshard_all(model)
-    assignments: list[Assignment] = []
-    with no_collection():
-        parameters, buffers = gather(model, rename)
-        check_kinds(parameters)
-        check_apart(parameters)
-        if rules is not None:
-            assignments = assign(parameters, Rules(rules), dtype, strict=strict)
-    there = torch.device("cpu")
-    if _any_meta(parameters, buffers):
-        there = target_device(device, parameters)
-    own: OwnInit | None = None
-    if rules is None:
-        own = run_own_init(model, parameters, buffers, there, key_of_name, dtype=dtype)
-        assignments = assign_own(parameters, own, dtype)
-    elif any(named.tensor.is_meta for named in buffers):
-        own = run_own_init(model, parameters, buffers, there, key_of_name, only_buffers=True)
-    if own is not None:
-        check_buffers(buffers, own)
-    check_joined(assignments)
-    assignments = share_pads(assignments)
-    carry_out(assignments, there, key_of_name, own.values if own else {})
+    found = prepare(
+        model, rules, key_of_name, device=device, dtype=dtype, strict=strict, rename=rename
+    )
+    own = found.own
+    carry_out(found.assignments, found.device, key_of_name, own.values if own else {})
     if own is not None:
         _put_buffers(own, also_real=rules is None)
     return model
@@ -132,7 +104,7 @@ def plan_model(
     >>> [(row.name, row.rule, row.fans) for row in plan]
     [('weight', '**', (8, 4)), ('bias', '**', None)]
     """
-    _check_model(model)
+    check_model(model)
     parameters, buffers = gather(model, rename)
     check_kinds(parameters)
     check_apart(parameters)
@@ -142,15 +114,6 @@ def plan_model(
         model, parameters, buffers, torch.device("cpu"), keys_of_names(0), only_buffers=True
     )
     return Plan(assign_own(parameters, own, None))
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-
-
-def _any_meta(*groups: Iterable[Named]) -> bool:
-    return any(named.tensor.is_meta for group in groups for named in group)
 
 
 def _put_buffers(own: OwnInit, *, also_real: bool) -> None:

@@ -42,7 +42,7 @@ def warn_of_broken_ties(model: nn.Module, rename: Rename) -> None:
         warnings.warn(
             f"parameters that the model says are tied are not, and get different values: {said}. "
             f"Tie them again, or give the copies the values of one by rename={broken!r}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,0 +1,1 @@
+"""Initialised checkpoints of any size: safetensors shards, filled piece by piece into the files."""

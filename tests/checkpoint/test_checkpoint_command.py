@@ -1,0 +1,271 @@
+"""``torchinit checkpoint``, the example, and what a config must say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from written import LLAMA, assert_equal, contents, on_meta, read, small, write
+
+import torchinit
+from torchinit.commands import cli
+from torchinit.errors import ArgumentError
+
+transformers = pytest.importorskip("transformers")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "seed_checkpoint.py"
+SAID = LLAMA | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+RULES_FILE = """
+import torchinit
+
+def rules(config):
+    return {"**norm*.weight": "ones", "**": torchinit.Normal(config.initializer_range * 2)}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The path of a config."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(SAID))
+    return path
+
+
+def run(capsys, *arguments):
+    """Exit code, output and errors of a command."""
+    status = cli.main(["checkpoint", *map(str, arguments)])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def llama():
+    return on_meta(transformers.LlamaForCausalLM, transformers.LlamaConfig(**LLAMA))()
+
+
+def test_the_command(config, tmp_path, capsys):
+    (tmp_path / "rules.py").write_text(RULES_FILE)
+    out = tmp_path / "out"
+    options = ["--dtype", "bfloat16", "--rules", tmp_path / "rules.py", "--shard-size", "30KB"]
+    status, said, _ = run(capsys, config, out, "--seed", 3, *options)
+    assert status == 0
+    count = sum(one.numel() for one in llama().parameters())
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    shards = len(list(out.glob("*.safetensors")))
+    assert said == f"{out}: {count:,} parameters, {size:,} bytes in {shards} files\n"
+    rules = {"**norm*.weight": "ones", "**": torchinit.Normal(0.04)}
+    model = torchinit.init_model_(llama(), rules, seed=3, dtype=torch.bfloat16, device="cpu")
+    assert_equal(read(out), model.state_dict())
+    before = contents(out)
+    assert run(capsys, config, out, "--seed", 3, *options)[0] == 1
+    assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
+    status, said, err = run(capsys, config, out, "--seed", 4, *options, "--resume")
+    assert (status, said) == (1, "")
+    assert err.startswith(f"torchinit: resume: {out} was begun otherwise: the seed (3 there, 4")
+    assert contents(out) == before
+    (out / "config.json").write_text(json.dumps(SAID | {"bos_token_id": 7}))
+    assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
+    assert json.loads((out / "config.json").read_text())["bos_token_id"] == 7
+
+
+def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys):
+    rules, out = tmp_path / "rules.py", tmp_path / "out"
+    text = "std = {}\ndef fill(t): t.normal_(std=std)\nrules = {{'**': fill}}\n"
+    rules.write_text(text.format(0.5))
+    assert run(capsys, config, out, "--rules", rules)[0] == 0
+    assert run(capsys, config, out, "--rules", rules, "--resume")[0] == 0
+    rules.write_text(text.format(0.6))
+    assert "the rules" in run(capsys, config, out, "--rules", rules, "--resume")[2]
+
+
+def test_dry_run(config, tmp_path, capsys):
+    status, said, _ = run(capsys, config, "--dry-run", "--dtype", "float16")
+    assert status == 0
+    table, totals = said.rstrip().rsplit("\n\n", 1)
+    plan = torchinit.plan_model(llama())
+    assert len(table.splitlines()) == 1 + len(plan)
+    assert "float16" in table
+    assert "normal(mean=0, std=0.02)" in table
+    count = sum(one.numel() for one in llama().parameters())
+    assert totals.startswith(f"{count:,} parameters, ")
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["config.json"],
+        ["config.json", "out", "--seed", "-1"],
+        ["config.json", "out", "--dtype", "int8"],
+    ],
+)
+def test_bad_usage(arguments, capsys):
+    assert run(capsys, *arguments)[0] == 2
+
+
+BAD = {
+    "no JSON": ("{", "config.json is no JSON"),
+    "no text": (b"\xff\xfe\x00", "config.json is no JSON"),
+    "no object": ("[1]", "must hold an object"),
+    "no architectures": (json.dumps(LLAMA), "architectures=None: its first name must be the class"),
+    "empty architectures": (json.dumps(SAID | {"architectures": []}), r"architectures=\[\]"),
+    "unknown": (
+        json.dumps(SAID | {"architectures": ["GPT9ForCausalLM"]}),
+        "architectures\\[0\\]='GPT9ForCausalLM', which Transformers .* has no model of",
+    ),
+    "no model": (json.dumps(SAID | {"architectures": ["LlamaConfig"]}), "has no model of"),
+    "quantised": (
+        json.dumps(SAID | {"quantization_config": {"quant_method": "fp8"}}),
+        "has a quantization_config",
+    ),
+    "corrupted": (
+        json.dumps(SAID | {"hidden_size": "wide"}),
+        "LlamaForCausalLM cannot be built of it: ",
+    ),
+    "impossible": (
+        json.dumps(SAID | {"vocab_size": -3}),
+        "LlamaForCausalLM cannot be built of it: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_configs(name, tmp_path, capsys):
+    text, said = BAD[name]
+    path = tmp_path / "config.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ArgumentError, match=said):
+        torchinit.write_checkpoint(path, tmp_path / "out", seed=0)
+    status, out, err = run(capsys, tmp_path, tmp_path / "out")
+    assert (status, out) == (1, "")
+    assert err.startswith("torchinit: ")
+    assert err.count("Traceback") == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_there(config, tmp_path, capsys):
+    assert f"{tmp_path / 'no.json'}: No such file" in run(capsys, tmp_path / "no.json", "out")[2]
+    rules = run(capsys, config, tmp_path / "out", "--rules", tmp_path / "no.py")
+    assert rules[0] == 1
+    assert f"{tmp_path / 'no.py'}: No such file" in rules[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rule = {}", "defines no `rules`"),
+        ("rules = 3", "rules must be a mapping, or a function of the config, not int"),
+        ("def rules(config): return 3", r"rules(config) must give a mapping, not a int"),
+        ("rules = {", "raised SyntaxError"),
+        ("raise KeyError(3)", "raised KeyError: 3"),
+        ("rules = {'**.weight': 'normal'}", "needs numbers"),
+        ("rules = {'**.q_proj.weight': 'zeros'}", "no rule matches"),
+    ],
+)
+def test_bad_rules(text, said, config, tmp_path, capsys):
+    (tmp_path / "rules.py").write_text(text)
+    status, _, err = run(capsys, config, tmp_path / "out", "--rules", tmp_path / "rules.py")
+    assert status == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shard_size", "error"),
+    [
+        ("5", ValueError),
+        ("5 apples", ValueError),
+        (0, ValueError),
+        (-1, ValueError),
+        (1.5, TypeError),
+    ],
+)
+def test_bad_shard_sizes(shard_size, error, tmp_path):
+    with pytest.raises(error, match="shard_size="):
+        torchinit.write_checkpoint(small, tmp_path / "a", seed=0, shard_size=shard_size)
+    assert not (tmp_path / "a").exists()
+
+
+def test_bad_models(tmp_path):
+    out = tmp_path / "a"
+    with pytest.raises(TypeError, match="config is a module: give a function"):
+        torchinit.write_checkpoint(small(), out, seed=0)
+    with pytest.raises(TypeError, match="config=3 must be the path"):
+        torchinit.write_checkpoint(3, out, seed=0)
+    with pytest.raises(TypeError, match=r"config\(\) gave a int"):
+        torchinit.write_checkpoint(lambda: 3, out, seed=0)
+    with pytest.raises(ArgumentError, match="'weight' is on cpu: build the model on the meta"):
+        torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, seed=0)
+    with pytest.raises(ArgumentError, match="no parameters"):
+        torchinit.write_checkpoint(torch.nn.ReLU, out, seed=0)
+    with pytest.raises(ArgumentError, match=r"dtype=torch\.int8 must be a floating-point"):
+        torchinit.write_checkpoint(small, out, {"**": "zeros"}, seed=0, dtype=torch.int8)
+    with pytest.raises(ArgumentError, match="rules is a function of the config"):
+        torchinit.write_checkpoint(small, out, torchinit.recipes.llama, seed=0)
+    assert not out.exists()
+
+
+def python(*arguments, **environment):
+    """Runs Python, where a network may not be looked for."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    environment["PYTHONPATH"] = str(Path(torchinit.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example(config, tmp_path):
+    said = python(EXAMPLE, config, tmp_path / "out")
+    assert said.startswith(f"{tmp_path / 'out'}: config.json, generation_config.json, model.safet")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.float32
+    assert all(bool((layer.input_layernorm.weight == 1).all()) for layer in model.model.layers)
+    deeper = [layer.mlp.down_proj.weight.float().std().item() for layer in model.model.layers]
+    assert deeper[1] < 0.8 * deeper[0]
+    assert len(EXAMPLE.read_text().splitlines()) < 40
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_torchs_reader_of_such_checkpoints(config, tmp_path):
+    """What torchtitan reads by --checkpoint.initial_load_in_hf."""
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    path = write(config, tmp_path / "out", seed=2)
+    model = torchinit.init_model_(llama(), seed=2, device="cpu")
+    found = {name: torch.zeros_like(one) for name, one in model.state_dict().items()}
+    reader = checkpoint.HuggingFaceStorageReader(path)
+    checkpoint.load(found, storage_reader=reader, no_dist=True)
+    assert_equal(found, model.state_dict())
+
+
+def test_without_the_native_module(tmp_path):
+    """The numbers are torch's then, as those of init_model_; and no run goes on from ours."""
+    program = f"""
+import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+from written import RULES, assert_equal, read, small, write
+from pathlib import Path
+import torchinit
+path = write(small, Path(sys.argv[1]), RULES)
+assert_equal(read(path), torchinit.init_model_(small(), RULES, seed=0, device="cpu").state_dict())
+try:
+    write(small, Path(sys.argv[2]), RULES, resume=True)
+except ValueError as error:
+    print(error)
+"""
+    rules = {"norm.weight": "ones", "**": torchinit.Normal(0.02)}
+    path = write(small, tmp_path / "a", rules)
+    said = python("-c", program, tmp_path / "b", path, TORCHINIT_DISABLE_NATIVE="1")
+    if torchinit.which(torch.empty(3), "normal").kind == "native":
+        assert f"whose numbers are used (torchinit there, torch {torch.__version__} asked" in said
+
+
+def test_nothing_of_it_is_imported_before_it_is_needed():
+    loaded = python("-c", "import sys, torchinit; print(*sys.modules)").split()
+    assert not {"transformers", "huggingface_hub", "safetensors"} & set(loaded)

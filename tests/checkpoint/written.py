@@ -1,0 +1,93 @@
+"""Checkpoints for tests: written in small pieces, read by safetensors, and what they must hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import torchinit
+from made import model_of
+from torchinit.checkpoint.plan import plan_checkpoint
+from torchinit.checkpoint.write import carry_out_plan
+
+PIECE = 4096
+LLAMA = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SHAPES = {f"layers.{number}.weight": (40, 70) for number in range(6)} | {"norm.weight": (70,)}
+RULES = {"norm.weight": "ones", "**": torchinit.Normal(0.02)}
+
+
+def small() -> nn.Module:
+    """A model of seven parameters."""
+    return model_of(SHAPES)
+
+
+def on_meta(kind, config):
+    """A function that gives a model of Transformers on the meta device."""
+
+    def build():
+        with torch.device("meta"):
+            return kind(config)
+
+    return build
+
+
+def write(
+    build,
+    path,
+    rules=None,
+    *,
+    seed=0,
+    dtype=None,
+    shard_size=30_000,
+    resume=False,
+    piece_size=PIECE,
+):
+    """Writes a checkpoint in small pieces."""
+    plan = plan_checkpoint(build, rules, seed=seed, dtype=dtype, shard_size=shard_size)
+    return carry_out_plan(plan, Path(path), resume=resume, piece_size=piece_size)
+
+
+def read(path):
+    """All tensors of a checkpoint by name; those of one index, if there is one."""
+    files = sorted(path.glob("*.safetensors"))
+    tensors = {}
+    for file in files:
+        tensors |= load_file(file)
+    index = path / "model.safetensors.index.json"
+    assert index.exists() == (len(files) > 1)
+    if index.exists():
+        named = json.loads(index.read_text())
+        assert set(named["weight_map"]) == set(tensors)
+        assert set(named["weight_map"].values()) == {file.name for file in files}
+        assert named["metadata"]["total_size"] == sum(one.nbytes for one in tensors.values())
+    return tensors
+
+
+def contents(path):
+    """All files of a folder by name."""
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def assert_equal(found, wanted):
+    """Compares tensors by name, bit for bit."""
+    assert found.keys() == wanted.keys()
+    for name, one in found.items():
+        other = wanted[name]
+        assert (one.dtype, one.shape) == (other.dtype, other.shape), name
+        assert bits(one) == bits(other), name
+
+
+def bits(tensor):
+    """The bytes of a tensor."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
