@@ -83,6 +83,7 @@ def test_examples_in_docstrings_run(name):
 
 # Pages that need more than names, and the tests that run them.
 ELSEWHERE = {
+    "checkpoint.md": "tests/checkpoint/test_checkpoint_doc.py",
     "recipes.md": "tests/test_recipes_doc.py",
     "sharded.md": "tests/distributed/test_sharded_doc.py",
 }
