@@ -1,0 +1,251 @@
+"""The values of a tensor in numbers: moments, range, and how many lie far out.
+
+Two passes, in pieces that stay in the cache and that torch does not share out among threads of its
+own; the pieces are shared out among ours. Nothing is sampled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Values widened at a time: fewer than torch starts threads for (at::internal::GRAIN_SIZE).
+CHUNK = 2**15 - 64
+# Values that one task of a thread measures.
+_TASK = 2**22
+# The grid of the survival function, in standard deviations: 0, 1/16, ... 8.
+STEPS = 16
+BINS = 128
+GRID = torch.arange(BINS + 1, dtype=torch.float64) / STEPS
+# Beyond these, squares and fourth powers of float32 lose their digits.
+_LARGE, _SMALL = 1e15, 1e-15
+_FAR = 100.0  # standard deviations between the mean and 0, likewise
+
+
+class Moments(NamedTuple):
+    """What the values of a tensor came to. All but the counts are those of its finite values.
+
+    Attributes:
+        count: of all values.
+        mean: NaN where no value is finite, as are all the others.
+        std: of the values themselves, not the estimate for a population; 0 where all are equal.
+        skewness: third central moment over std^3; 0 where std is.
+        kurtosis: fourth central moment over std^4; 0 where std is. A normal has 3.
+        low, high: the smallest and the largest.
+        zeros, nans, infinities: how many of each.
+        beyond: how many values lie at least so many std from the mean, for each point of GRID.
+    """
+
+    count: int
+    mean: float
+    std: float
+    skewness: float
+    kurtosis: float
+    low: float
+    high: float
+    zeros: int
+    nans: int
+    infinities: int
+    beyond: Tensor
+
+    @property
+    def finite(self) -> int:
+        """How many values are finite."""
+        return self.count - self.nans - self.infinities
+
+    @property
+    def extent(self) -> float:
+        """The largest distance from the mean, in std; 0 where std is."""
+        if not self.std > 0:
+            return 0.0
+        return max(self.high - self.mean, self.mean - self.low) / self.std
+
+
+class _Sums(NamedTuple):
+    """Of a share of the values: about a shift."""
+
+    finite: int
+    first: float
+    second: float
+    low: float
+    high: float
+    zeros: int
+    nans: int
+    infinities: int
+
+
+def measure(views: Sequence[Tensor], threads: Executor) -> Moments:
+    """Measures tensors as one.
+
+    Args:
+        views: of one dtype, on any device; of complex ones real and imaginary parts are values.
+        threads: that the work is shared out among.
+
+    Raises:
+        TypeError: for a dtype that torch cannot widen.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> found = measure([torch.tensor([1.0, 2.0, 3.0, 6.0])], ThreadPoolExecutor(1))
+    >>> found.mean, found.low, found.high
+    (3.0, 1.0, 6.0)
+    """
+    views = [torch.view_as_real(view) if view.is_complex() else view for view in views]
+    tasks = [task for view in views for task in _tasks(view)]
+    count = sum(view.numel() for view in views)
+    dtype = torch.float32 if _is_narrow(views) else torch.float64
+    first = _measured(tasks, threads, dtype, count)
+    if first is None:
+        first = _measured(tasks, threads, torch.float64, count)
+    assert first is not None
+    return first
+
+
+def _is_narrow(views: Sequence[Tensor]) -> bool:
+    dtype = views[0].dtype if views else torch.float32
+    return dtype.itemsize < 4 or dtype == torch.float32
+
+
+def _measured(
+    tasks: Sequence[Tensor], threads: Executor, dtype: torch.dtype, count: int
+) -> Moments | None:
+    """Both passes; None where float32 is too narrow for them."""
+    shift = _first_finite(tasks)
+    shares = _map(lambda task: _sum_up(task, shift, dtype), tasks, threads)
+    finite = sum(share.finite for share in shares)
+    nans, infinities = (sum(getattr(s, name) for s in shares) for name in ("nans", "infinities"))
+    none = torch.zeros(BINS + 1, dtype=torch.float64)
+    if not finite:
+        nan = math.nan
+        return Moments(count, nan, nan, nan, nan, nan, nan, 0, nans, infinities, none)
+    low = min(share.low for share in shares if share.finite)
+    high = max(share.high for share in shares if share.finite)
+    zeros = sum(share.zeros for share in shares)
+    if low == high:
+        return Moments(count, low, 0.0, 0.0, 0.0, low, high, zeros, nans, infinities, none)
+    first = math.fsum(share.first for share in shares) / finite
+    second = math.fsum(share.second for share in shares) / finite
+    mean, std = shift + first, math.sqrt(max(second - first**2, 0.0))
+    narrow = dtype == torch.float32
+    if narrow and not (
+        _SMALL < std < _LARGE and abs(mean) < _FAR * std and max(-low, high) < _LARGE
+    ):
+        return None
+    if not std > 0:  # of values that float64 can tell apart, and whose squares it cannot
+        return Moments(count, mean, 0.0, 0.0, 0.0, low, high, zeros, nans, infinities, none)
+    powers = _map(lambda task: _powers(task, mean, std, dtype), tasks, threads)
+    sums = [math.fsum(share[0][k] for share in powers) / finite for k in range(4)]
+    m1, m2, m3, m4 = sums
+    variance = m2 - m1**2
+    third = m3 - 3 * m1 * m2 + 2 * m1**3
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+    counts = torch.stack([share[1] for share in powers]).sum(0).double()
+    beyond = counts.flip(0).cumsum(0).flip(0)
+    return Moments(
+        count, mean + std * m1, std * math.sqrt(variance), third / variance**1.5,
+        fourth / variance**2, low, high, zeros, nans, infinities, beyond,
+    )  # fmt: skip
+
+
+def _map(function, tasks, threads):  # type: ignore[no-untyped-def]
+    if len(tasks) == 1:
+        return [function(tasks[0])]
+    return list(threads.map(function, tasks))
+
+
+def _tasks(view: Tensor) -> Iterator[Tensor]:
+    """Shares of a tensor, views of it."""
+    if view.numel() <= _TASK or not view.dim():
+        yield view
+    elif view.is_contiguous():
+        yield from view.view(-1).split(_TASK)
+    else:
+        rows = max(_TASK * view.shape[0] // view.numel(), 1)
+        for share in view.split(rows):
+            yield from _tasks(share[0]) if len(share) == 1 else [share]
+
+
+def chunks(view: Tensor) -> Iterator[Tensor]:
+    """The values of a tensor, flat, a cacheful at a time; views where it is contiguous."""
+    if view.is_contiguous():
+        yield from view.view(-1).split(CHUNK)
+    elif view.numel() <= CHUNK:
+        yield view.reshape(-1)
+    else:
+        rows = max(CHUNK * view.shape[0] // view.numel(), 1)
+        for share in view.split(rows):
+            yield from chunks(share[0]) if len(share) == 1 else [share.reshape(-1)]
+
+
+def _first_finite(tasks: Sequence[Tensor]) -> float:
+    """A value that the mean is likely to be near, about which sums keep their digits."""
+    for task in tasks:
+        for chunk in chunks(task):
+            value = float(chunk[0].double().item())
+            return value if math.isfinite(value) else 0.0
+    return 0.0
+
+
+def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
+    """The first pass."""
+    wide = torch.empty(CHUNK, dtype=dtype)
+    zero = torch.empty(CHUNK, dtype=torch.bool)
+    finite = zeros = nans = infinities = 0
+    firsts, seconds = [], []
+    low, high = math.inf, -math.inf
+    for chunk in chunks(task):
+        if not chunk.numel():
+            continue
+        values = wide[: chunk.numel()].copy_(chunk)
+        smallest, largest = (x.item() for x in torch.aminmax(values))
+        if not (math.isfinite(smallest) and math.isfinite(largest)):
+            nan = int(values.isnan().sum())
+            values = values[values.isfinite()]
+            nans += nan
+            infinities += chunk.numel() - nan - values.numel()
+            if not values.numel():
+                continue
+            smallest, largest = (x.item() for x in torch.aminmax(values))
+        finite += values.numel()
+        low, high = min(low, smallest), max(high, largest)
+        if smallest <= 0 <= largest:
+            zeros += int(torch.eq(values, 0, out=zero[: values.numel()]).count_nonzero())
+        if shift:
+            values -= shift
+        firsts.append(values.sum().item())
+        seconds.append(torch.dot(values, values).item())
+    # fsum has no sum of infinities: the pass is made again in float64 then.
+    if not all(map(math.isfinite, seconds)):
+        return _Sums(finite, 0.0, math.inf, low, high, zeros, nans, infinities)
+    return _Sums(
+        finite, math.fsum(firsts), math.fsum(seconds), low, high, zeros, nans, infinities
+    )
+
+
+def _powers(
+    task: Tensor, mean: float, std: float, dtype: torch.dtype
+) -> tuple[list[float], Tensor]:
+    """The second pass: sums of powers of the standardised values, and their distances counted."""
+    wide, squares = torch.empty(2, CHUNK, dtype=dtype)
+    numbers = torch.empty(CHUNK, dtype=torch.int32)
+    powers: list[list[float]] = []
+    counts = torch.zeros(BINS + 1, dtype=torch.int64)
+    for chunk in chunks(task):
+        if not chunk.numel():
+            continue
+        values = wide[: chunk.numel()].copy_(chunk)
+        values -= mean
+        values /= std
+        if not math.isfinite(one := values.sum().item()):
+            values = values[values.isfinite()]
+            one = values.sum().item()
+        square = torch.mul(values, values, out=squares[: values.numel()])
+        two, four = square.sum().item(), torch.dot(square, square).item()
+        powers.append([one, two, torch.dot(square, values).item(), four])
+        values.abs_().mul_(STEPS).clamp_(max=BINS)
+        counts += numbers[: values.numel()].copy_(values).bincount(minlength=BINS + 1)
+    return [math.fsum(p[k] for p in powers) for k in range(4)], counts

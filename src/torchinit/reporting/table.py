@@ -1,0 +1,93 @@
+"""A report as a table of at most 100 columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from torchinit.reporting.rows import ReportRow
+
+if TYPE_CHECKING:
+    from torchinit.reporting.report import ModelReport
+
+WIDTH = 100
+_HEADS = (
+    "parameter", "shape", "law", "mean", "std", "kurt", "min", "max", "zeros", "norm", "orth",
+)  # fmt: skip
+_LEFT = 3  # columns of text
+_NAME = 32
+
+
+def table_of(report: ModelReport) -> str:
+    """The table, and below it the offenders."""
+    wrong = {offender.name for offender in report.offenders}
+    cells = [_HEADS, *(_cells(row, row.name in wrong) for row in report)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    room = WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)
+    widths[0] = min(widths[0], max(room, 16))
+    lines = [
+        "  ".join(
+            _fit(cell, width).ljust(width) if number < _LEFT else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([*lines, "", *verdict(report)])
+
+
+def verdict(report: ModelReport) -> Iterable[str]:
+    """The offenders in words."""
+    count = f"{len(report)} parameters and parts"
+    rate = f"a right model has any in one of {1 / report.false_alarm_rate:,.0f}" if len(report) else ""
+    if not report.offenders:
+        yield f"{count}, no offenders" + (f" ({rate})" if rate else "")
+        return
+    yield f"{len(report.offenders)} offenders of {count} ({rate}):"
+    for offender in report.offenders:
+        yield f"  {offender.name}"
+        for problem in offender.problems:
+            yield f"    {problem}"
+
+
+def _fit(text: str, width: int) -> str:
+    """A text in so many columns, its end being what tells names apart."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+
+
+def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
+    moments = row.moments
+    name = row.name.removesuffix(".weight")
+    return (
+        f"! {name}" if is_wrong else name, "x".join(map(str, row.shape)), str(row.law),
+        _short(moments.mean), _short(moments.std, 3), _kurtosis(moments.kurtosis),
+        _short(moments.low), _short(moments.high), _share(moments.zeros, moments.count),
+        "" if row.spectral is None else f"{row.spectral:.2f}",
+        "" if row.orthogonality is None else _short(row.orthogonality, 1),
+    )  # fmt: skip
+
+
+def _kurtosis(value: float) -> str:
+    return "" if not value else f"{value:.2f}" if abs(value) < 100 else f"{value:.0e}"
+
+
+def _share(part: int, count: int) -> str:
+    if not part:
+        return ""
+    share = 100 * part / count
+    return f"{share:.0f}%" if share >= 1 else "<1%"
+
+
+def _short(value: float, digits: int = 2) -> str:
+    """A number in few characters."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if 1e-3 <= size < 10 ** (digits + 1):
+        places = max(digits - 1 - math.floor(math.log10(size)), 0)
+        text = f"{value:.{places}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
