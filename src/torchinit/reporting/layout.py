@@ -11,7 +11,7 @@ from torchinit.reporting.rows import ReportRow
 # Between what comes before the first layer, the stacks, and what comes after the last.
 _GAP = 1.0
 # Of the width of a layer, that its roles are spread over.
-_SPREAD = 0.62
+_SPREAD = 0.8
 
 
 class Layout(NamedTuple):
@@ -21,13 +21,15 @@ class Layout(NamedTuple):
         x: of each row.
         ticks: where labels stand, and what they are.
         edges: between stacks.
-        layers: how many there are in all.
+        width: of the axis.
+        apart: between neighbouring roles of a layer.
     """
 
     x: list[float]
     ticks: list[tuple[float, str]]
     edges: list[float]
-    layers: int
+    width: float
+    apart: float
 
 
 def lay_out(rows: Sequence[ReportRow]) -> Layout:
@@ -49,7 +51,14 @@ def lay_out(rows: Sequence[ReportRow]) -> Layout:
             ticks.append((after + i, f"{number}\n{name}" if name and not i else number))
         after += len(depths)
     layers = sum(map(len, stacks.values()))
-    roles = [role for role in ROLES if any(_in_layer(row) and row.role == role for row in rows)]
+    # What has a spread stands above, what has none in the foot: each has the width for itself.
+    roles = {
+        varies: [
+            role for role in ROLES
+            if any(_in_layer(row) and row.role == role and _varies(row) == varies for row in rows)
+        ]
+        for varies in (True, False)
+    }  # fmt: skip
     margin = max(layers / 24, 1.0)
     ends = {-1: -margin - 0.0, 1: max(after - 1, 0.0) + margin}
     x = []
@@ -57,18 +66,24 @@ def lay_out(rows: Sequence[ReportRow]) -> Layout:
     for i, row in enumerate(rows):
         if _in_layer(row):
             depth = stacks[row.place.stack].index(row.place.depth)
-            x.append(starts[row.place.stack] + depth + _offset(row.role, roles))
+            x.append(starts[row.place.stack] + depth + _offset(row.role, roles[_varies(row)]))
         else:
             x.append(ends[_side(row, i < first)])
     if any(not _in_layer(row) and _side(row, i < first) < 0 for i, row in enumerate(rows)):
         ticks.append((ends[-1], "in"))
     if any(not _in_layer(row) and _side(row, i < first) > 0 for i, row in enumerate(rows)):
         ticks.append((ends[1], "out"))
-    return Layout(x, sorted(ticks), edges, layers)
+    places = [*x, *(place for place, _ in ticks)]
+    width = max(places, default=0.0) - min(places, default=0.0) + 1.0
+    return Layout(x, sorted(ticks), edges, width, _SPREAD / max(len(roles[True]) - 1, 1))
 
 
 def _in_layer(row: ReportRow) -> bool:
     return bool(row.place.depth)
+
+
+def _varies(row: ReportRow) -> bool:
+    return row.moments.std > 0
 
 
 def _side(row: ReportRow, is_first: bool) -> int:

@@ -32,11 +32,25 @@ _APART = 9.0
 _FEW = 16
 
 
+class Problem(NamedTuple):
+    """What is wrong: in words, and in the few that fit beside a point of the picture."""
+
+    text: str
+    short: str
+
+
 class Offender(NamedTuple):
-    """A parameter, or part of one, that is not as it should be, and how."""
+    """A parameter, or part of one, that is not as it should be.
+
+    Attributes:
+        name: of the row.
+        problems: how, in words.
+        short: the same in few.
+    """
 
     name: str
     problems: list[str]
+    short: str
 
     def __str__(self) -> str:
         return f"{self.name}: {'; '.join(self.problems)}"
@@ -44,7 +58,7 @@ class Offender(NamedTuple):
 
 def find_offenders(rows: Sequence[ReportRow]) -> list[Offender]:
     """Those whose values are not as they should be, in the order of the model."""
-    problems: dict[int, list[str]] = defaultdict(list)
+    problems: dict[int, list[Problem]] = defaultdict(list)
     for number, row in enumerate(rows):
         problems[number] += _not_finite(row)
         if _law(row) is not None:
@@ -52,22 +66,29 @@ def find_offenders(rows: Sequence[ReportRow]) -> list[Offender]:
     for group in _siblings(rows):
         for number, said in _by_siblings([(number, rows[number]) for number in group]):
             problems[number].append(said)
-    return [Offender(rows[number].name, problems[number]) for number in sorted(problems)
-            if problems[number]]  # fmt: skip
+    return [
+        Offender(
+            rows[number].name,
+            [problem.text for problem in found],
+            ", ".join(dict.fromkeys(problem.short for problem in found)),
+        )
+        for number, found in sorted(problems.items())
+        if found
+    ]
 
 
-def _not_finite(row: ReportRow) -> Iterator[str]:
+def _not_finite(row: ReportRow) -> Iterator[Problem]:
     moments = row.moments
     for count, what in ((moments.nans, "NaN"), (moments.infinities, "infinite")):
         if count:
-            yield f"{count:,} of {moments.count:,} values {what}"
+            yield Problem(f"{count:,} of {moments.count:,} values {what}", what)
 
 
 def _law(row: ReportRow) -> Law | None:
     return None if row.intended is None else row.intended.law
 
 
-def _by_law(row: ReportRow) -> Iterator[str]:
+def _by_law(row: ReportRow) -> Iterator[Problem]:
     """What is wrong with a parameter whose law is known."""
     law, moments = _law(row), row.moments
     if law is None or not moments.finite:
@@ -75,31 +96,39 @@ def _by_law(row: ReportRow) -> Iterator[str]:
     eps = torch.finfo(row.dtype).eps if row.dtype.is_floating_point else 0.0
     if not law.std > 0:
         if max(abs(moments.low - law.mean), abs(moments.high - law.mean)) > eps * abs(law.mean):
-            yield f"values from {moments.low:.4g} to {moments.high:.4g}, all {law.mean:.4g} intended"
+            said = f"values from {moments.low:.4g} to {moments.high:.4g}"
+            yield Problem(f"{said}, all {law.mean:.4g} intended", f"not {law.mean:.3g}")
         return
     if moments.low == moments.high:
         if moments.finite > 1:
-            yield f"all values {moments.low:.4g}, std {law.std:.4g} intended"
+            said = f"all values {moments.low:.4g}, std {law.std:.4g} intended"
+            yield Problem(said, "constant")
         return
     resolution = max(eps, torch.finfo(row.dtype).smallest_normal * eps / law.std if eps else 0.0)
     bound = eps * max(map(abs, (law.mean, law.std))) + resolution * law.std
     if moments.low < law.low - bound or moments.high > law.high + bound:
-        yield (
+        yield Problem(
             f"values from {moments.low:.4g} to {moments.high:.4g}, within {law.low:.4g} and "
-            f"{law.high:.4g} intended"
+            f"{law.high:.4g} intended",
+            "out of bounds",
         )
     error = SIGMAS * law.std / math.sqrt(moments.finite)
     if abs(moments.mean - law.mean) > error + eps * (law.mean_shift + abs(law.mean)):
-        yield f"mean {moments.mean:.4g}, {law.mean:.4g} ± {error:.2g} intended"
+        said = f"mean {moments.mean:.4g}, {law.mean:.4g} ± {error:.2g} intended"
+        yield Problem(said, f"mean {moments.mean:.2g}")
     off = _off(moments.std / law.std, moments.finite, law.kurtosis, resolution)
     if abs(off) > SIGMAS:
-        yield f"std {moments.std:.4g}, {law.std:.4g} intended ({off:+.0f}σ)"
+        ratio = moments.std / law.std
+        said = f"std {moments.std:.4g}, {law.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
+        yield Problem(said, f"×{ratio:.3g}")
     elif (survival := survival_of(law)) is not None:
         if deviance(moments, survival, resolution) > LIMIT:
-            yield f"{row.law}, {row.intended.words} intended"  # type: ignore[union-attr]
+            words = row.intended.words if row.intended is not None else ""
+            yield Problem(f"{_shape(row)}, {words} intended", _shape(row))
     if row.intended is not None and row.intended.orthogonal and row.orthogonality is not None:
         if row.orthogonality > max(1e-3, 8 * eps):
-            yield f"orthogonality error {row.orthogonality:.2g}"
+            said = f"orthogonality error {row.orthogonality:.2g}"
+            yield Problem(said, "not orthogonal")
 
 
 def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
@@ -131,7 +160,7 @@ def _siblings(rows: Sequence[ReportRow]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) >= _ENOUGH]
 
 
-def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str]]:
+def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
     """What is wrong with parameters that should be alike."""
     constant = [(n, row) for n, row in group if row.moments.low == row.moments.high]
     varied = [(n, row) for n, row in group if row.moments.low < row.moments.high]
@@ -139,14 +168,18 @@ def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, 
         usual = median(row.moments.mean for _, row in constant)
         for number, row in constant:
             if row.moments.mean != usual:
-                yield number, f"all values {row.moments.mean:.4g}, its siblings {usual:.4g}"
+                value = row.moments.mean
+                said = f"all values {value:.4g}, its siblings {usual:.4g}"
+                yield number, Problem(said, f"all {value:.3g}")
         for number, row in varied:
             moments = row.moments
-            yield number, f"values from {moments.low:.4g} to {moments.high:.4g}, its siblings all {usual:.4g}"  # noqa: E501
+            said = f"values from {moments.low:.4g} to {moments.high:.4g}"
+            yield number, Problem(f"{said}, its siblings all {usual:.4g}", f"not {usual:.3g}")
         return
     for number, row in constant:
         if row.moments.finite > 1:
-            yield number, f"constant {row.moments.mean:.4g}, its siblings are not"
+            said = f"constant {row.moments.mean:.4g}, its siblings are not"
+            yield number, Problem(said, "constant")
     alike = [(n, row) for n, row in varied if row.moments.finite >= _FEW and row.moments.std > 0]
     if len(alike) >= _ENOUGH:
         yield from _by_std(alike)
@@ -154,7 +187,7 @@ def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, 
         yield from _by_shape(alike)
 
 
-def _by_std(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str]]:
+def _by_std(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
     """Beyond five standard errors, and beyond five of the spread that the siblings have."""
     logs = [math.log(row.moments.std) for _, row in group]
     centre = median(logs)
@@ -164,7 +197,8 @@ def _by_std(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str]]
         off = _off(math.exp(log - centre), row.moments.finite, kurtosis, row.resolution)
         if abs(off) > SIGMAS * _of_median(group) and abs(log - centre) > SIGMAS * spread:
             ratio = math.exp(log - centre)
-            yield number, f"std {row.moments.std:.4g}, its siblings {usual:.4g} ({ratio:.3g} times)"
+            said = f"std {row.moments.std:.4g}, its siblings {usual:.4g} ({ratio:.3g} times)"
+            yield number, Problem(said, f"×{ratio:.3g}")
 
 
 def _of_median(group: Sequence[object]) -> float:
@@ -172,7 +206,7 @@ def _of_median(group: Sequence[object]) -> float:
     return math.sqrt(1 + math.pi / (2 * len(group)))
 
 
-def _by_mean(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str]]:
+def _by_mean(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
     means = [row.moments.mean for _, row in group]
     centre = median(means)
     spread = _MAD * median(abs(mean - centre) for mean in means)
@@ -180,10 +214,11 @@ def _by_mean(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str]
         error = row.moments.std / math.sqrt(row.moments.finite) * _of_median(group)
         slack = row.resolution * abs(centre)
         if abs(mean - centre) > SIGMAS * max(error, spread) + slack:
-            yield number, f"mean {mean:.4g}, its siblings {centre:.4g}"
+            said = f"mean {mean:.4g}, its siblings {centre:.4g}"
+            yield number, Problem(said, f"mean {mean:.2g}")
 
 
-def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str]]:
+def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
     """By the survival function, against the median of the siblings'."""
     shares = torch.stack([row.moments.beyond / row.moments.finite for _, row in group])
     usual = _floor(shares.median(0).values, sum(row.moments.finite for _, row in group))
@@ -194,7 +229,7 @@ def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, str
         if one > max(LIMIT * inflation, _APART * among):
             others = [other.law for _, other in group if other is not row]
             law = max(set(others), key=lambda x: [o.kind for o in others].count(x.kind))
-            yield number, f"{_shape(row)}, its siblings {law}"
+            yield number, Problem(f"{_shape(row)}, its siblings {law}", _shape(row))
 
 
 def _shape(row: ReportRow) -> str:

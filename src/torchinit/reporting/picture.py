@@ -61,8 +61,8 @@ _FONT = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
-# Layers up to which each role has a place of its own, and markers are large.
-_ROOMY, _CROWDED = 16, 64
+# In points: the axis of depth, the largest marker, and the smallest as a part of it.
+_WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.4
 # Offenders that are named; the table names all.
 _NAMED = 12
 
@@ -90,7 +90,7 @@ def draw(report: ModelReport, figure: Any) -> None:
     """Draws a report into an empty figure of matplotlib: three axes, gain, foot and survival."""
     grid = figure.add_gridspec(
         2, 2, width_ratios=(4.1, 1.3), height_ratios=(6.2, 1.0), left=0.085, right=0.985,
-        bottom=0.115, top=0.80, wspace=0.20, hspace=0.06,
+        bottom=0.115, top=0.835, wspace=0.20, hspace=0.06,
     )  # fmt: skip
     gain = figure.add_subplot(grid[0, 0], label="gain")
     foot = figure.add_subplot(grid[1, 0], label="foot", sharex=gain)
@@ -120,12 +120,13 @@ def _count(number: int) -> str:
 
 
 def _draw_gains(report: ModelReport, gain: Any, foot: Any) -> None:
-    wrong = {offender.name for offender in report.offenders}
+    wrong = {offender.name: offender.short for offender in report.offenders}
     layout = lay_out(report)
-    size = _size(layout.layers)
+    size = min(1.0, max(_SMALLEST, 1.05 * _WIDTH * layout.apart / layout.width / _MARKER))
     others = _matched(report)
     labels: list[tuple[Any, float, float, str]] = []
     lows, highs = [1.0], [1.0]
+    marks: list[tuple[Any, float, float]] = []
     for row, x, other in zip(report, layout.x, others, strict=True):
         style, is_wrong = _STYLES[row.role], row.name in wrong
         colour = _RED if is_wrong else style.colour
@@ -138,17 +139,19 @@ def _draw_gains(report: ModelReport, gain: Any, foot: Any) -> None:
                 [x, x], [y / (1 + error), y * (1 + error)], color=colour, lw=0.7 * size + 0.25,
                 alpha=0.55, zorder=2, solid_capstyle="butt",
             )  # fmt: skip
-            _mark(gain, x, y, style, colour, 5.0 * size, is_wrong=is_wrong)
+            _mark(gain, x, y, style, colour, _MARKER * size, is_wrong=is_wrong)
         else:
-            y = 0.5
-            _mark(foot, x, _level(row), style, colour, 4.2 * size, is_wrong=is_wrong)
+            y = _level(row)
+            _mark(foot, x, y, style, colour, 0.9 * _MARKER * size, is_wrong=is_wrong)
+        axes = gain if varies else foot
+        marks.append((axes, x, y))
         intended = row.intended_gain
         if intended:
             lows.append(intended)
             highs.append(intended)
             gain.plot(
-                x, intended, ls="", marker="o", ms=8.5 * size, mfc="none", zorder=1,
-                mec=_RED if is_wrong else "#888888", mew=0.55 if layout.layers <= _CROWDED else 0.3,
+                x, intended, ls="", marker="o", ms=(_MARKER + 2.6) * size, mfc="none", zorder=1,
+                mec=_RED if is_wrong else "#888888", mew=0.25 + 0.35 * size, gid="intended",
             )  # fmt: skip
             if is_wrong and varies and abs(math.log(row.gain / intended)) > 0.05:
                 gain.plot([x, x], [row.gain, intended], color=_RED, lw=0.6, ls=":", zorder=1)
@@ -156,15 +159,15 @@ def _draw_gains(report: ModelReport, gain: Any, foot: Any) -> None:
             lows.append(other.gain)
             highs.append(other.gain)
             gain.plot(
-                x, other.gain, ls="", marker=style.marker, ms=5.4 * size, mfc="none",
-                mec=style.colour, mew=0.6, zorder=3,
+                x, other.gain, ls="", marker=style.marker, ms=(_MARKER + 0.6) * size, mfc="none",
+                mec=style.colour, mew=0.6, zorder=3, gid="against",
             )  # fmt: skip
             if varies and abs(math.log(row.gain / other.gain)) > 0.02:
                 gain.plot([x, x], [row.gain, other.gain], color=style.colour, lw=0.4, zorder=1)
         if is_wrong:
-            labels.append((gain if varies else foot, x, y if varies else _level(row), _name(row)))
+            labels.append((axes, x, y, f"{_name(row)}  {wrong[row.name]}"))
     _dress(gain, foot, layout, min(lows), max(highs))
-    place_labels(labels[:_NAMED], gain, foot, _RED)
+    place_labels(labels[:_NAMED], marks, (gain, foot), _RED)
     if len(labels) > _NAMED:
         gain.text(
             0.99, 0.985, f"and {len(labels) - _NAMED} more", color=_RED, ha="right", va="top",
@@ -184,16 +187,9 @@ def _mark(
     thin = style.marker == "_"
     axes.plot(
         x, y, ls="", marker=style.marker, ms=size * (1.5 if style.marker in "*" else 1.0),
-        mfc=colour, mec=colour if thin else "white", mew=0.9 if thin else 0.25 * size / 5,
+        mfc=colour, mec=colour if thin else "white", mew=0.9 * size if thin else 0.3 * size,
         zorder=5 if is_wrong else 4, gid="offender" if is_wrong else style.title,
     )  # fmt: skip
-
-
-def _size(layers: int) -> float:
-    """Of markers, where there are so many layers."""
-    if layers <= _ROOMY:
-        return 1.0
-    return max(0.38, (_ROOMY / layers) ** 0.45)
 
 
 def _matched(report: ModelReport) -> list[ReportRow | None]:
