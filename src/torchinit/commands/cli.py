@@ -1,6 +1,7 @@
-"""The command line: ``torchinit demo`` and ``torchinit info``.
+"""The command line: ``torchinit demo``, ``torchinit info`` and ``torchinit report``.
 
-Exit codes: 0 success, 1 a parameter failed its check, memory ran out or the output could not be
+Exit codes: 0 success, 1 a parameter failed its check or is an offender, what was named cannot be
+read, memory ran out or the output could not be
 written, 2 bad usage, 130 interrupted, 141 whoever read the output went away.
 
 What a command needs is imported by the command: torch takes a second, which ``--help`` should not,
@@ -54,10 +55,17 @@ def _carry_out(arguments: argparse.Namespace) -> tuple[str, int]:
     with shell.importing():
         import torch
 
-        from torchinit.commands import demo, info
+        from torchinit.commands import demo, info, report_model
 
     if arguments.command == "info":
         return info.run(as_json=arguments.json), 0
+    if arguments.command == "report":
+        return report_model.run(
+            arguments.checkpoint,
+            rules=arguments.rules,
+            against=arguments.against,
+            picture=arguments.output,
+        )
     try:
         device = _device(arguments.device)
     except ValueError as error:
@@ -106,6 +114,28 @@ def _parser() -> argparse.ArgumentParser:
     info_help = "what was built, what is in use, and why"
     info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info_parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    report_parser = commands.add_parser(
+        "report",
+        help="measure, judge and draw every parameter of a checkpoint",
+        description="Measures every parameter of a checkpoint of safetensors, one at a time, and "
+        "says which are not as they should be: by rules, or else by their siblings at other "
+        "depths. Needs the extra report: pip install 'torchinit[report]'.",
+    )
+    report_parser.add_argument(
+        "checkpoint",
+        metavar="MODEL_OR_CHECKPOINT",
+        help="a directory with safetensors, sharded or not, or one such file",
+    )
+    report_parser.add_argument(
+        "--rules", metavar="FILE.py", help="defines rules: a mapping, or a function of the config"
+    )
+    report_parser.add_argument(
+        "--against", metavar="OTHER", help="a checkpoint to draw beside this one"
+    )
+    report_parser.add_argument(
+        "-o", "--output", metavar="report.png", help="where to draw the picture: .png, .pdf, .svg"
+    )
     return parser
 
 

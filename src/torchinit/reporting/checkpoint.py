@@ -78,7 +78,9 @@ def _looks_like_gpt2(held: Any) -> bool:
 def _files(path: Path) -> Sequence[Path]:
     if path.is_file():
         if path.suffix != _SUFFIX:
-            raise ArgumentError(f"{path} is no checkpoint: expected a directory or a file {_SUFFIX}")
+            raise ArgumentError(
+                f"{path} is no checkpoint: expected a directory or a file {_SUFFIX}"
+            )
         return [path]
     if not path.is_dir():
         raise ArgumentError(f"no such checkpoint: {path}")

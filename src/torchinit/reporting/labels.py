@@ -52,9 +52,7 @@ def place_labels(
         taken.append(best.get_window_extent(renderer).padded(1.5))
 
 
-def _write(
-    axes: Any, x: float, y: float, text: str, dx: float, dy: float, colour: str
-) -> Any:
+def _write(axes: Any, x: float, y: float, text: str, dx: float, dy: float, colour: str) -> Any:
     from matplotlib.patheffects import withStroke
 
     return axes.annotate(
@@ -71,5 +69,5 @@ def _cost(box: Any, frame: Any, taken: Sequence[Any], points: Sequence[Any]) -> 
     cost = 0.0
     if box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1:
         cost += 100.0
-    cost += 50.0 * sum(box.overlaps(other) for other in taken)
-    return cost + 10.0 * sum(box.contains(*point) for point in points)
+    cost += 50.0 * sum(bool(box.overlaps(other)) for other in taken)
+    return cost + 10.0 * sum(bool(box.contains(*point)) for point in points)

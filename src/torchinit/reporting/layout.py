@@ -21,6 +21,7 @@ class Layout(NamedTuple):
         x: of each row.
         ticks: where labels stand, and what they are.
         edges: between stacks.
+        layers: how many there are in all.
         width: of the axis.
         apart: between neighbouring roles of a layer.
     """
@@ -28,6 +29,7 @@ class Layout(NamedTuple):
     x: list[float]
     ticks: list[tuple[float, str]]
     edges: list[float]
+    layers: int
     width: float
     apart: float
 
@@ -75,7 +77,7 @@ def lay_out(rows: Sequence[ReportRow]) -> Layout:
         ticks.append((ends[1], "out"))
     places = [*x, *(place for place, _ in ticks)]
     width = max(places, default=0.0) - min(places, default=0.0) + 1.0
-    return Layout(x, sorted(ticks), edges, width, _SPREAD / max(len(roles[True]) - 1, 1))
+    return Layout(x, sorted(ticks), edges, layers, width, _SPREAD / max(len(roles[True]) - 1, 1))
 
 
 def _in_layer(row: ReportRow) -> bool:
@@ -113,12 +115,12 @@ def _short(stack: str, stacks: dict[str, list[tuple[int, ...]]]) -> str:
 
 def _every(count: int) -> int:
     """Labels of a stack: at most nine, at round numbers."""
-    return next(step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if count <= 9 * step)
+    return next(
+        step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if count <= 9 * step
+    )
 
 
 def _offset(role: str, roles: Sequence[str]) -> float:
     if len(roles) < 2:
         return 0.0
     return _SPREAD * (roles.index(role) / (len(roles) - 1) - 0.5)
-
-

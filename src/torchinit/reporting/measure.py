@@ -7,12 +7,14 @@ own; the pieces are shared out among ours. Nothing is sampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 # Values widened at a time: fewer than torch starts threads for (at::internal::GRAIN_SIZE).
 CHUNK = 2**15 - 64
@@ -31,7 +33,7 @@ class Moments(NamedTuple):
     """What the values of a tensor came to. All but the counts are those of its finite values.
 
     Attributes:
-        count: of all values.
+        numel: how many values there are.
         mean: NaN where no value is finite, as are all the others.
         std: of the values themselves, not the estimate for a population; 0 where all are equal.
         skewness: third central moment over std^3; 0 where std is.
@@ -41,7 +43,7 @@ class Moments(NamedTuple):
         beyond: how many values lie at least so many std from the mean, for each point of GRID.
     """
 
-    count: int
+    numel: int
     mean: float
     std: float
     skewness: float
@@ -56,7 +58,7 @@ class Moments(NamedTuple):
     @property
     def finite(self) -> int:
         """How many values are finite."""
-        return self.count - self.nans - self.infinities
+        return self.numel - self.nans - self.infinities
 
     @property
     def extent(self) -> float:
@@ -115,7 +117,7 @@ def _measured(
 ) -> Moments | None:
     """Both passes; None where float32 is too narrow for them."""
     shift = _first_finite(tasks)
-    shares = _map(lambda task: _sum_up(task, shift, dtype), tasks, threads)
+    shares = each(lambda task: _sum_up(task, shift, dtype), tasks, threads)
     finite = sum(share.finite for share in shares)
     nans, infinities = (sum(getattr(s, name) for s in shares) for name in ("nans", "infinities"))
     none = torch.zeros(BINS + 1, dtype=torch.float64)
@@ -137,7 +139,7 @@ def _measured(
         return None
     if not std > 0:  # of values that float64 can tell apart, and whose squares it cannot
         return Moments(count, mean, 0.0, 0.0, 0.0, low, high, zeros, nans, infinities, none)
-    powers = _map(lambda task: _powers(task, mean, std, dtype), tasks, threads)
+    powers = each(lambda task: _powers(task, mean, std, dtype), tasks, threads)
     sums = [math.fsum(share[0][k] for share in powers) / finite for k in range(4)]
     m1, m2, m3, m4 = sums
     variance = m2 - m1**2
@@ -151,7 +153,8 @@ def _measured(
     )  # fmt: skip
 
 
-def _map(function, tasks, threads):  # type: ignore[no-untyped-def]
+def each(function: Callable[[Tensor], T], tasks: Sequence[Tensor], threads: Executor) -> list[T]:
+    """What a function makes of each task; one alone is no work for a thread."""
     if len(tasks) == 1:
         return [function(tasks[0])]
     return list(threads.map(function, tasks))
@@ -192,8 +195,7 @@ def _first_finite(tasks: Sequence[Tensor]) -> float:
 
 def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
     """The first pass."""
-    wide = torch.empty(CHUNK, dtype=dtype)
-    zero = torch.empty(CHUNK, dtype=torch.bool)
+    wide, squares = torch.empty(2, CHUNK, dtype=dtype)
     finite = zeros = nans = infinities = 0
     firsts, seconds = [], []
     low, high = math.inf, -math.inf
@@ -213,39 +215,42 @@ def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
         finite += values.numel()
         low, high = min(low, smallest), max(high, largest)
         if smallest <= 0 <= largest:
-            zeros += int(torch.eq(values, 0, out=zero[: values.numel()]).count_nonzero())
+            zeros += values.numel() - int(values.count_nonzero())
         if shift:
             values -= shift
         firsts.append(values.sum().item())
-        seconds.append(torch.dot(values, values).item())
+        # Not torch.dot, which is BLAS's, and starts threads for less than this.
+        seconds.append(torch.mul(values, values, out=squares[: values.numel()]).sum().item())
     # fsum has no sum of infinities: the pass is made again in float64 then.
     if not all(map(math.isfinite, seconds)):
         return _Sums(finite, 0.0, math.inf, low, high, zeros, nans, infinities)
-    return _Sums(
-        finite, math.fsum(firsts), math.fsum(seconds), low, high, zeros, nans, infinities
-    )
+    return _Sums(finite, math.fsum(firsts), math.fsum(seconds), low, high, zeros, nans, infinities)
 
 
 def _powers(
     task: Tensor, mean: float, std: float, dtype: torch.dtype
 ) -> tuple[list[float], Tensor]:
     """The second pass: sums of powers of the standardised values, and their distances counted."""
-    wide, squares = torch.empty(2, CHUNK, dtype=dtype)
+    wide, products = torch.empty(2, CHUNK, dtype=dtype)
     numbers = torch.empty(CHUNK, dtype=torch.int32)
+    # In steps of the grid, in one operation.
+    scale = STEPS / std
+    offset = torch.tensor(-mean * scale, dtype=dtype)
     powers: list[list[float]] = []
     counts = torch.zeros(BINS + 1, dtype=torch.int64)
     for chunk in chunks(task):
         if not chunk.numel():
             continue
         values = wide[: chunk.numel()].copy_(chunk)
-        values -= mean
-        values /= std
+        torch.add(offset, values, alpha=scale, out=values)
         if not math.isfinite(one := values.sum().item()):
             values = values[values.isfinite()]
             one = values.sum().item()
-        square = torch.mul(values, values, out=squares[: values.numel()])
-        two, four = square.sum().item(), torch.dot(square, square).item()
-        powers.append([one, two, torch.dot(square, values).item(), four])
-        values.abs_().mul_(STEPS).clamp_(max=BINS)
+        product = products[: values.numel()]
+        two = torch.mul(values, values, out=product).sum().item()
+        three = torch.mul(product, values, out=product).sum().item()
+        four = torch.mul(product, values, out=product).sum().item()
+        powers.append([one, two, three, four])
+        values.abs_().clamp_(max=BINS)
         counts += numbers[: values.numel()].copy_(values).bincount(minlength=BINS + 1)
-    return [math.fsum(p[k] for p in powers) for k in range(4)], counts
+    return [math.fsum(p[k] for p in powers) / STEPS ** (k + 1) for k in range(4)], counts

@@ -81,7 +81,7 @@ def _not_finite(row: ReportRow) -> Iterator[Problem]:
     moments = row.moments
     for count, what in ((moments.nans, "NaN"), (moments.infinities, "infinite")):
         if count:
-            yield Problem(f"{count:,} of {moments.count:,} values {what}", what)
+            yield Problem(f"{count:,} of {moments.numel:,} values {what}", what)
 
 
 def _law(row: ReportRow) -> Law | None:
@@ -121,14 +121,19 @@ def _by_law(row: ReportRow) -> Iterator[Problem]:
         ratio = moments.std / law.std
         said = f"std {moments.std:.4g}, {law.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
         yield Problem(said, f"×{ratio:.3g}")
-    elif (survival := survival_of(law)) is not None:
-        if deviance(moments, survival, resolution) > LIMIT:
+    survival = survival_of(law)
+    if survival is not None and deviance(moments, survival, resolution) > LIMIT:
             words = row.intended.words if row.intended is not None else ""
             yield Problem(f"{_shape(row)}, {words} intended", _shape(row))
-    if row.intended is not None and row.intended.orthogonal and row.orthogonality is not None:
-        if row.orthogonality > max(1e-3, 8 * eps):
-            said = f"orthogonality error {row.orthogonality:.2g}"
-            yield Problem(said, "not orthogonal")
+    yield from _by_orthogonality(row, eps)
+
+
+def _by_orthogonality(row: ReportRow, eps: float) -> Iterator[Problem]:
+    if row.intended is None or not row.intended.orthogonal or row.orthogonality is None:
+        return
+    if row.orthogonality > max(1e-3, 8 * eps):
+        said = f"orthogonality error {row.orthogonality:.2g}"
+        yield Problem(said, "not orthogonal")
 
 
 def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
@@ -143,7 +148,9 @@ def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
     """
     part = kurtosis - 1
     if part <= 1e-9:
-        return 0.0 if abs(ratio - 1) <= max(resolution, 1e-6) else math.copysign(math.inf, ratio - 1)
+        return (
+            0.0 if abs(ratio - 1) <= max(resolution, 1e-6) else math.copysign(math.inf, ratio - 1)
+        )
     spread = 2 / (9 * max(2 * count / part, 1.0))
     squared = ratio**2
     slack = resolution**2

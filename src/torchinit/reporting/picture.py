@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,11 +18,9 @@ from torchinit.reporting.labels import place_labels
 from torchinit.reporting.laws import SIGMAS, normal, survival_of
 from torchinit.reporting.layout import Layout, lay_out
 from torchinit.reporting.measure import GRID
+from torchinit.reporting.results import Results
 from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
-
-if TYPE_CHECKING:
-    from torchinit.reporting.report import ModelReport
 
 
 class _Style(NamedTuple):
@@ -62,12 +60,18 @@ _FONT = {
     "pdf.fonttype": 42,
 }
 # In points: the axis of depth, the largest marker, and the smallest as a part of it.
-_WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.4
+_WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.45
+# Layers beyond which lines take the place of markers, but for a few of this size.
+_DENSE, _SPARSE = 64, 0.75
+# Of each line, how many layers are marked.
+_MARKED = 10
+# Values in the last cell of the grid, from which on a curve is cut off and does not run out.
+_LAST = 8
 # Offenders that are named; the table names all.
 _NAMED = 12
 
 
-def save_picture(report: ModelReport, path: Path) -> None:
+def save_picture(results: Results, path: Path) -> None:
     """Draws a report into a file.
 
     Raises:
@@ -82,11 +86,11 @@ def save_picture(report: ModelReport, path: Path) -> None:
     with style.context(["default", _FONT]):
         figure = Figure(figsize=(7.2, 4.3), dpi=200)
         FigureCanvasAgg(figure)
-        draw(report, figure)
+        draw(results, figure)
         figure.savefig(path)
 
 
-def draw(report: ModelReport, figure: Any) -> None:
+def draw(results: Results, figure: Any) -> None:
     """Draws a report into an empty figure of matplotlib: three axes, gain, foot and survival."""
     grid = figure.add_gridspec(
         2, 2, width_ratios=(4.1, 1.3), height_ratios=(6.2, 1.0), left=0.085, right=0.985,
@@ -95,20 +99,20 @@ def draw(report: ModelReport, figure: Any) -> None:
     gain = figure.add_subplot(grid[0, 0], label="gain")
     foot = figure.add_subplot(grid[1, 0], label="foot", sharex=gain)
     survival = figure.add_subplot(grid[:, 1], label="survival")
-    _draw_gains(report, gain, foot)
-    _draw_survival(report, survival)
-    _draw_legend(report, figure)
-    title = report.title if report.against is None else (
-        f"{report.title} (filled) and {report.against.title} (hollow)"
+    _draw_gains(results, gain, foot)
+    _draw_survival(results, survival)
+    _draw_legend(results, figure)
+    title = results.title if results.against is None else (
+        f"{results.title} (filled) and {results.against.title} (hollow)"
     )  # fmt: skip
     figure.text(0.085, 0.965, title, fontsize=10, fontweight="bold", va="center")
-    figure.text(0.985, 0.965, _summary(report), va="center", ha="right", color="#444444")
+    figure.text(0.985, 0.965, _summary(results), va="center", ha="right", color="#444444")
 
 
-def _summary(report: ModelReport) -> str:
-    values = sum(row.moments.count for row in report)
-    said = f"{len(report)} parameters, {_count(values)} values"
-    wrong = len(report.offenders)
+def _summary(results: Results) -> str:
+    values = sum(row.moments.numel for row in results.rows)
+    said = f"{len(results.rows)} parameters, {_count(values)} values"
+    wrong = len(results.offenders)
     return f"{said}, {wrong or 'no'} offender{'' if wrong == 1 else 's'}"
 
 
@@ -119,54 +123,29 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _draw_gains(report: ModelReport, gain: Any, foot: Any) -> None:
-    wrong = {offender.name: offender.short for offender in report.offenders}
-    layout = lay_out(report)
-    size = min(1.0, max(_SMALLEST, 1.05 * _WIDTH * layout.apart / layout.width / _MARKER))
-    others = _matched(report)
-    labels: list[tuple[Any, float, float, str]] = []
-    lows, highs = [1.0], [1.0]
-    marks: list[tuple[Any, float, float]] = []
-    for row, x, other in zip(report, layout.x, others, strict=True):
-        style, is_wrong = _STYLES[row.role], row.name in wrong
-        colour = _RED if is_wrong else style.colour
-        varies = row.moments.std > 0
-        if varies:
-            y, error = row.gain, SIGMAS * row.std_error
-            lows.append(y / (1 + error))
-            highs.append(y * (1 + error))
-            gain.plot(
-                [x, x], [y / (1 + error), y * (1 + error)], color=colour, lw=0.7 * size + 0.25,
-                alpha=0.55, zorder=2, solid_capstyle="butt",
-            )  # fmt: skip
-            _mark(gain, x, y, style, colour, _MARKER * size, is_wrong=is_wrong)
-        else:
-            y = _level(row)
-            _mark(foot, x, y, style, colour, 0.9 * _MARKER * size, is_wrong=is_wrong)
-        axes = gain if varies else foot
-        marks.append((axes, x, y))
-        intended = row.intended_gain
-        if intended:
-            lows.append(intended)
-            highs.append(intended)
-            gain.plot(
-                x, intended, ls="", marker="o", ms=(_MARKER + 2.6) * size, mfc="none", zorder=1,
-                mec=_RED if is_wrong else "#888888", mew=0.25 + 0.35 * size, gid="intended",
-            )  # fmt: skip
-            if is_wrong and varies and abs(math.log(row.gain / intended)) > 0.05:
-                gain.plot([x, x], [row.gain, intended], color=_RED, lw=0.6, ls=":", zorder=1)
-        if other is not None and other.moments.std > 0:
-            lows.append(other.gain)
-            highs.append(other.gain)
-            gain.plot(
-                x, other.gain, ls="", marker=style.marker, ms=(_MARKER + 0.6) * size, mfc="none",
-                mec=style.colour, mew=0.6, zorder=3, gid="against",
-            )  # fmt: skip
-            if varies and abs(math.log(row.gain / other.gain)) > 0.02:
-                gain.plot([x, x], [row.gain, other.gain], color=style.colour, lw=0.4, zorder=1)
-        if is_wrong:
-            labels.append((axes, x, y, f"{_name(row)}  {wrong[row.name]}"))
-    _dress(gain, foot, layout, min(lows), max(highs))
+def _draw_gains(results: Results, gain: Any, foot: Any) -> None:
+    short = {offender.name: offender.short for offender in results.offenders}
+    layout = lay_out(results.rows)
+    apart = _WIDTH * layout.apart / layout.width / _MARKER
+    points = [
+        _point(row, x, other, short.get(row.name))
+        for row, x, other in zip(results.rows, layout.x, _matched(results), strict=True)
+    ]
+    size = min(1.0, max(_SMALLEST, 1.05 * apart))
+    is_dense = layout.layers > _DENSE
+    _dress(gain, foot, layout, *_range(points))
+    for role in ROLES:
+        alike = [point for point in points if point.row.role == role and point.varies]
+        _draw_role(gain, _STYLES[role], [p for p in alike if not p.short], size, is_dense=is_dense)
+        flat = [point for point in points if point.row.role == role and not point.varies]
+        _marks(foot, _STYLES[role], [p for p in flat if not p.short], 0.9 * size)
+    labels = []
+    marks = [(gain if point.varies else foot, point.x, point.y) for point in points]
+    for point, mark in zip(points, marks, strict=True):
+        if point.short is not None:
+            _draw_offender(mark[0], point, max(size, 0.7))
+            labels.append((*mark, f"{_name(point.row)}  {point.short}"))
+    _draw_others(gain, points, size)
     place_labels(labels[:_NAMED], marks, (gain, foot), _RED)
     if len(labels) > _NAMED:
         gain.text(
@@ -175,29 +154,139 @@ def _draw_gains(report: ModelReport, gain: Any, foot: Any) -> None:
         )  # fmt: skip
 
 
+class _Point(NamedTuple):
+    """A row on the picture: where, with which bar, which ring, and what of the other model."""
+
+    row: ReportRow
+    x: float
+    y: float
+    varies: bool
+    low: float
+    high: float
+    intended: float | None
+    other: float | None
+    short: str | None
+
+
+def _point(row: ReportRow, x: float, other: ReportRow | None, short: str | None) -> _Point:
+    varies, error = row.moments.std > 0, 1 + SIGMAS * row.std_error
+    y = row.gain if varies else _level(row)
+    their = other.gain if other is not None and other.moments.std > 0 else None
+    return _Point(row, x, y, varies, y / error, y * error, row.intended_gain or None, their, short)
+
+
+def _range(points: Sequence[_Point]) -> tuple[float, float]:
+    """Of all that is to be seen, with 1."""
+    seen = [1.0]
+    for point in points:
+        seen += [point.low, point.high] if point.varies else []
+        seen += [y for y in (point.intended, point.other) if y is not None]
+    return min(seen), max(seen)
+
+
 def _level(row: ReportRow) -> float:
     """The height in the foot: zeros low, ones and other constants high, none in the middle."""
     mean = row.moments.mean
     return 0.5 if not math.isfinite(mean) else 0.25 if mean == 0 else 0.75
 
 
-def _mark(
-    axes: Any, x: float, y: float, style: _Style, colour: str, size: float, *, is_wrong: bool
+def _draw_role(
+    axes: Any, style: _Style, points: Sequence[_Point], size: float, *, is_dense: bool
 ) -> None:
-    thin = style.marker == "_"
+    """All of one role: each with its bar and ring, or in many layers lines, and a few of them."""
+    few = points
+    if is_dense:
+        stacks: dict[str, list[_Point]] = {}
+        for point in points:
+            stacks.setdefault(point.row.place.kin, []).append(point)
+        few = []
+        for line in stacks.values():
+            if len(line) > _MARKED:
+                _draw_line(axes, style, line)
+            every = max(len(line) // _MARKED, 1)
+            start = min(every * ROLES.index(line[0].row.role) // len(ROLES), len(line) - 1)
+            few += line[start::every]
+        size = _SPARSE
+    else:
+        axes.vlines(
+            [p.x for p in points], [p.low for p in points], [p.high for p in points],
+            color=style.colour, lw=0.3 + 0.6 * size, alpha=0.6, zorder=2,
+        )  # fmt: skip
+    ringed = [(p.x, p.intended) for p in few if p.intended is not None]
     axes.plot(
-        x, y, ls="", marker=style.marker, ms=size * (1.5 if style.marker in "*" else 1.0),
-        mfc=colour, mec=colour if thin else "white", mew=0.9 * size if thin else 0.3 * size,
-        zorder=5 if is_wrong else 4, gid="offender" if is_wrong else style.title,
+        [x for x, _ in ringed], [y for _, y in ringed], ls="", marker="o", mfc="none", zorder=3,
+        ms=_MARKER * size + 2.2, mec="#808080", mew=0.25 + 0.3 * size, gid="intended",
+    )  # fmt: skip
+    _marks(axes, style, few, size)
+
+
+def _draw_line(axes: Any, style: _Style, points: Sequence[_Point]) -> None:
+    """A role in many layers: a line, a band of five standard errors, and what was intended."""
+    x = [point.x for point in points]
+    axes.fill_between(
+        x, [p.low for p in points], [p.high for p in points], color=style.colour, lw=0, alpha=0.18,
+        zorder=1,
+    )  # fmt: skip
+    axes.plot(x, [p.y for p in points], color=style.colour, lw=0.6, alpha=0.9, zorder=2)
+    if all(point.intended is not None for point in points):
+        axes.plot(x, [p.intended for p in points], color="#606060", lw=0.5, zorder=3)
+
+
+def _marks(axes: Any, style: _Style, points: Sequence[_Point], size: float) -> None:
+    axes.plot(
+        [p.x for p in points], [p.y for p in points], gid=style.title, zorder=4,
+        **_marker(style, style.colour, size),
     )  # fmt: skip
 
 
-def _matched(report: ModelReport) -> list[ReportRow | None]:
+def _marker(style: _Style, colour: str, size: float) -> dict[str, Any]:
+    """A marker as matplotlib's plot takes it: thin ones have no edge of another colour."""
+    edge = colour if style.marker in "_*X" or size < 0.9 else "white"
+    scale = {"*": 1.6, "d": 0.9, "_": 1.1}.get(style.marker, 1.0)
+    return {
+        "ls": "", "marker": style.marker, "ms": _MARKER * size * scale, "mfc": colour, "mec": edge,
+        "mew": 0.9 if style.marker == "_" else 0.3 if edge == "white" else 0.0,
+    }  # fmt: skip
+
+
+def _draw_offender(axes: Any, point: _Point, size: float) -> None:
+    style = _STYLES[point.row.role]
+    if point.varies:
+        axes.vlines(point.x, point.low, point.high, color=_RED, lw=0.9, zorder=5)
+        if point.intended is not None:
+            axes.plot(
+                point.x, point.intended, ls="", marker="o", mfc="none", mec=_RED, zorder=3,
+                ms=_MARKER * size + 2.2, mew=0.55, gid="intended",
+            )  # fmt: skip
+            axes.plot(
+                [point.x] * 2, [point.y, point.intended], color=_RED, lw=0.6, ls=":", zorder=3
+            )
+    axes.plot(point.x, point.y, zorder=6, gid="offender", **_marker(style, _RED, size))
+
+
+def _draw_others(axes: Any, points: Sequence[_Point], size: float) -> None:
+    """The other model: hollow, with a line to this one's value."""
+    for role in ROLES:
+        alike = [p for p in points if p.row.role == role and p.other is not None]
+        if not alike:
+            continue
+        style = _STYLES[role]
+        x, others = [p.x for p in alike], [p.other for p in alike]
+        moved = [p for p in alike if p.varies]
+        axes.vlines(
+            [p.x for p in moved], [p.y for p in moved], [p.other for p in moved],
+            color=style.colour, lw=0.4, zorder=1,
+        )  # fmt: skip
+        marker = {**_marker(style, style.colour, size), "mfc": "none", "mec": style.colour}
+        axes.plot(x, others, zorder=3, gid="against", **{**marker, "mew": 0.3 + 0.4 * size})
+
+
+def _matched(results: Results) -> list[ReportRow | None]:
     """The row of the other model that goes by the same name."""
-    if report.against is None:
-        return [None] * len(report)
-    others = {row.name: row for row in report.against}
-    return [others.get(row.name) for row in report]
+    if results.against is None:
+        return [None] * len(results.rows)
+    others = {row.name: row for row in results.against.rows}
+    return [others.get(row.name) for row in results.rows]
 
 
 def _name(row: ReportRow) -> str:
@@ -243,17 +332,17 @@ def _dress(gain: Any, foot: Any, layout: Layout, low: float, high: float) -> Non
     gain.spines["bottom"].set_visible(False)
 
 
-def _draw_survival(report: ModelReport, axes: Any) -> None:
+def _draw_survival(results: Results, axes: Any) -> None:
     """Shares of values beyond so many std: of each role together, of each offender alone."""
-    wrong = {offender.name for offender in report.offenders}
-    fine = [row for row in report if row.name not in wrong]
+    wrong = {offender.name for offender in results.offenders}
+    fine = [row for row in results.rows if row.name not in wrong]
     smallest = _draw_roles(fine, axes, "-")
-    if report.against is not None:
-        smallest = min(smallest, _draw_roles(list(report.against), axes, (0, (2, 1.5))))
-    for row in report:
+    if results.against is not None:
+        smallest = min(smallest, _draw_roles(results.against.rows, axes, (0, (2, 1.5))))
+    for row in results.rows:
         if row.name in wrong and row.moments.std > 0:
             _curve(axes, row.moments.beyond, row.moments.finite, _RED, lw=0.9, zorder=5)
-    for number, law in enumerate(_laws(report)):
+    for number, law in enumerate(_laws(results)):
         axes.plot(
             GRID, law.where(law > 0, math.nan), color="black", lw=0.9, zorder=6,
             ls=(0, (1, 1.2)) if not number else (0, (4, 1.5)),
@@ -280,7 +369,7 @@ def _draw_roles(rows: Sequence[ReportRow], axes: Any, dashes: Any) -> float:
             continue
         count = sum(row.moments.finite for row in alike)
         beyond = torch.stack([row.moments.beyond for row in alike]).sum(0)
-        _curve(axes, beyond, count, _STYLES[role].colour, lw=0.8, ls=dashes, zorder=3)
+        _curve(axes, beyond, count, _STYLES[role].colour, lw=0.75, ls=dashes, zorder=3)
         smallest = min(smallest, 1 / count)
     return smallest
 
@@ -290,16 +379,16 @@ def _curve(axes: Any, beyond: torch.Tensor, count: int, colour: str, **style: An
     last = int((share > 0).sum())
     shown = share[:last].tolist()
     points = GRID[:last].tolist()
-    if last < len(GRID):  # where it ends, it falls
+    if last < len(GRID) and beyond[last - 1] > _LAST:  # cut off: it falls
         points.append(points[-1])
         shown.append(1e-12)
     axes.plot(points, shown, color=colour, **style)
 
 
-def _laws(report: ModelReport) -> list[torch.Tensor]:
+def _laws(results: Results) -> list[torch.Tensor]:
     """The survival function of a normal, and of the intended laws that are others."""
     laws = [normal()]
-    for row in report:
+    for row in results.rows:
         if row.intended is None or row.intended.law is None or len(laws) > 3:
             continue
         law = survival_of(row.intended.law)
@@ -308,26 +397,22 @@ def _laws(report: ModelReport) -> list[torch.Tensor]:
     return laws
 
 
-def _draw_legend(report: ModelReport, figure: Any) -> None:
+def _draw_legend(results: Results, figure: Any) -> None:
     from matplotlib.lines import Line2D
 
     def entry(label: str, **style: Any) -> Any:
         return Line2D([], [], ls=style.pop("ls", ""), label=label, **style)
 
-    present = {row.role for row in report}
+    present = {row.role for row in results.rows}
     entries = [
-        entry(
-            style.title, marker=style.marker, mfc=style.colour,
-            mec=style.colour if style.marker == "_" else "white", mew=0.9 if style.marker == "_" else 0.3,
-            ms=7 if style.marker == "*" else 5.2,
-        )
+        entry(style.title, **_marker(style, style.colour, 1.0))
         for role, style in _STYLES.items()
         if role in present
-    ]  # fmt: skip
-    if any(row.intended_gain for row in report):
+    ]
+    if any(row.intended_gain for row in results.rows):
         entries.append(entry("intended", marker="o", mfc="none", mec="#888888", ms=8, mew=0.7))
     entries.append(entry("measured ± 5σ", marker="|", mec="#555555", ms=8, mew=1.0))
-    if report.offenders:
+    if results.offenders:
         entries.append(entry("offender", marker="o", mfc=_RED, mec="white", ms=5.2))
     entries.append(entry("normal", ls=(0, (1, 1.2)), color="black", lw=1.0))
     figure.legend(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchinit.reporting.laws import ALPHA
-from torchinit.reporting.offenders import COMPARISONS, Offender, find_offenders
+from torchinit.reporting.offenders import Offender, find_offenders
+from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow, row_of
 from torchinit.reporting.sources import sources_of
 from torchinit.reporting.table import table_of
@@ -21,34 +21,41 @@ class ModelReport(Sequence[ReportRow]):
     """Rows, one for each parameter or part of one, in the model's order. Printed, a table.
 
     Attributes:
-        title: what was measured.
-        offenders: those whose values are not as they should be, and how.
         against: the report that this one is to be compared with; None without.
     """
 
     def __init__(
         self, title: str, rows: Sequence[ReportRow], against: ModelReport | None = None
     ) -> None:
-        self.title = title
-        self._rows = list(rows)
-        self.offenders: list[Offender] = find_offenders(self._rows)
         self.against = against
+        other: Results | None = None if against is None else against._results
+        self._results: Results = Results(title, list(rows), find_offenders(rows), other)
 
     def __getitem__(self, index: int) -> ReportRow:  # type: ignore[override]
-        return self._rows[index]
+        return self._results.rows[index]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._results.rows)
 
     def __str__(self) -> str:
-        return table_of(self)
+        return table_of(self._results)
 
     __repr__ = __str__
 
     @property
+    def title(self) -> str:
+        """What was measured."""
+        return self._results.title
+
+    @property
+    def offenders(self) -> Sequence[Offender]:
+        """Those whose values are not as they should be, and how."""
+        return self._results.offenders
+
+    @property
     def false_alarm_rate(self) -> float:
         """How often a right model has an offender, at most: the sum over all comparisons."""
-        return COMPARISONS * ALPHA * len(self._rows)
+        return self._results.false_alarm_rate
 
     def save(self, path: str | Path) -> None:
         """Draws the picture.
@@ -63,7 +70,7 @@ class ModelReport(Sequence[ReportRow]):
         """
         from torchinit.reporting.picture import save_picture
 
-        save_picture(self, Path(path))
+        save_picture(self._results, Path(path))
 
 
 def report_model(

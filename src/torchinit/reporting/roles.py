@@ -105,7 +105,7 @@ def role_of(name: str, dimensions: int) -> str:
     atoms = name.split(".")
     last = atoms[-1]
     in_block = place_of(name).depth != ()
-    if last == "bias" or last.endswith("_bias") and dimensions == 1:
+    if last == "bias" or (last.endswith("_bias") and dimensions == 1):
         return "bias"
     if last in ("weight", "original", "weight_v", "original0", "original1"):
         atoms = atoms[:-1]

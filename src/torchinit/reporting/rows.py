@@ -24,7 +24,7 @@ from torchinit.reporting.sources import Intended, Source
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A parameter, or a part of one that its rule fills alone.
+    r"""A parameter, or a part of one that its rule fills alone.
 
     Attributes:
         name: of the part, or of the parameter where it is whole.
@@ -59,7 +59,7 @@ class ReportRow:
 
     @property
     def gain(self) -> float:
-        """std sqrt(fan_in): what a layer does to the size of independent inputs."""
+        """Std sqrt(fan_in): what a layer does to the size of independent inputs."""
         return self.moments.std * math.sqrt(self.fan_in)
 
     @property
@@ -111,7 +111,7 @@ def _of_matrices(
     source: Source, tensor: Tensor, moments: Moments, threads: Executor
 ) -> tuple[float | None, float | None]:
     """Spectral norm over std (sqrt(m) + sqrt(n)), and orthogonality error: of the worst matrix."""
-    if tensor.is_complex() or not moments.std > 0 or moments.finite < moments.count:
+    if tensor.is_complex() or not moments.std > 0 or moments.finite < moments.numel:
         return None, None
     norms: list[float] = []
     errors: list[float] = []

@@ -200,9 +200,9 @@ def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[Source]:
     shares: dict[str, list[Part]] = {}
     for part in parts:
         shares.setdefault(part.region.name, []).append(part)
-    if len(shares) == 1 and len(parts) == 1 and parts[0].region.shape == tuple(named.tensor.shape):
-        if not parts[0].region.stacked:
-            return [_whole(named, load, conv1d, _intended(parts[0]))]
+    first = parts[0].region
+    if len(parts) == 1 and first.shape == tuple(named.tensor.shape) and not first.stacked:
+        return [_whole(named, load, conv1d, _intended(parts[0]))]
     return [_part(named, name, pieces, load, conv1d) for name, pieces in shares.items()]
 
 

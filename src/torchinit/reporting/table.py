@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow
-
-if TYPE_CHECKING:
-    from torchinit.reporting.report import ModelReport
 
 WIDTH = 100
 _HEADS = (
@@ -19,10 +16,10 @@ _LEFT = 3  # columns of text
 _NAME = 32
 
 
-def table_of(report: ModelReport) -> str:
+def table_of(results: Results) -> str:
     """The table, and below it the offenders."""
-    wrong = {offender.name for offender in report.offenders}
-    cells = [_HEADS, *(_cells(row, row.name in wrong) for row in report)]
+    wrong = {offender.name for offender in results.offenders}
+    cells = [_HEADS, *(_cells(row, row.name in wrong) for row in results.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     room = WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)
     widths[0] = min(widths[0], max(room, 16))
@@ -33,18 +30,22 @@ def table_of(report: ModelReport) -> str:
         ).rstrip()
         for row in cells
     ]
-    return "\n".join([*lines, "", *verdict(report)])
+    return "\n".join([*lines, "", *verdict(results)])
 
 
-def verdict(report: ModelReport) -> Iterable[str]:
+def verdict(results: Results) -> Iterable[str]:
     """The offenders in words."""
-    count = f"{len(report)} parameters and parts"
-    rate = f"a right model has any in one of {1 / report.false_alarm_rate:,.0f}" if len(report) else ""
-    if not report.offenders:
+    count = f"{len(results.rows)} parameters and parts"
+    rate = (
+        f"a right model has any in one of {1 / results.false_alarm_rate:,.0f}"
+        if len(results.rows)
+        else ""
+    )
+    if not results.offenders:
         yield f"{count}, no offenders" + (f" ({rate})" if rate else "")
         return
-    yield f"{len(report.offenders)} offenders of {count} ({rate}):"
-    for offender in report.offenders:
+    yield f"{len(results.offenders)} offenders of {count} ({rate}):"
+    for offender in results.offenders:
         yield f"  {offender.name}"
         for problem in offender.problems:
             yield f"    {problem}"
@@ -61,7 +62,7 @@ def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
     return (
         f"! {name}" if is_wrong else name, "x".join(map(str, row.shape)), str(row.law),
         _short(moments.mean), _short(moments.std, 3), _kurtosis(moments.kurtosis),
-        _short(moments.low), _short(moments.high), _share(moments.zeros, moments.count),
+        _short(moments.low), _short(moments.high), _share(moments.zeros, moments.numel),
         "" if row.spectral is None else f"{row.spectral:.2f}",
         "" if row.orthogonality is None else _short(row.orthogonality, 1),
     )  # fmt: skip
