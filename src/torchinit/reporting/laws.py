@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
     def __str__(self) -> str:
         short = {"truncated normal": "trunc", "clipped normal": "clipped"}.get(self.kind, self.kind)
-        return short if self.cut is None else f"{short} ±{self.cut:.2f}"
+        return short if self.cut is None else f"{short} ±{self.cut:.1f}"
 
 
 def find_law(moments: Moments, resolution: float, orthogonality: float | None) -> Found:

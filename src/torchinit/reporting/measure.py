@@ -97,7 +97,7 @@ def measure(views: Sequence[Tensor], threads: Executor) -> Moments:
     (3.0, 1.0, 6.0)
     """
     views = [torch.view_as_real(view) if view.is_complex() else view for view in views]
-    tasks = [task for view in views for task in _tasks(view)]
+    tasks = [task for view in views if view.numel() for task in _tasks(view)]
     count = sum(view.numel() for view in views)
     dtype = torch.float32 if _is_narrow(views) else torch.float64
     first = _measured(tasks, threads, dtype, count)
@@ -200,8 +200,6 @@ def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
     firsts, seconds = [], []
     low, high = math.inf, -math.inf
     for chunk in chunks(task):
-        if not chunk.numel():
-            continue
         values = wide[: chunk.numel()].copy_(chunk)
         smallest, largest = (x.item() for x in torch.aminmax(values))
         if not (math.isfinite(smallest) and math.isfinite(largest)):
@@ -239,8 +237,6 @@ def _powers(
     powers: list[list[float]] = []
     counts = torch.zeros(BINS + 1, dtype=torch.int64)
     for chunk in chunks(task):
-        if not chunk.numel():
-            continue
         values = wide[: chunk.numel()].copy_(chunk)
         torch.add(offset, values, alpha=scale, out=values)
         if not math.isfinite(one := values.sum().item()):
