@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import torchinit
 from made import fill, model_of
 from torchinit import Blocks, Normal, Orthogonal, Stack, TruncNormal, Uniform, VarianceScaling, by
+from torchinit.reporting.offenders import find_offenders
 
 BY = pytest.mark.parametrize("rules", [RULES, None], ids=["rules", "siblings"])
 
@@ -28,20 +30,20 @@ def test_the_broken_model(rules):
     assert names(report) == broken
     double, clipped, constant, nan = report.offenders
     assert "std 0.04" in double.problems[0]
-    assert double.short.startswith("×2")
+    assert double.short.startswith(("×2", "×1.99"))
     assert "clipped ±1.0" in clipped.short
     assert constant.short == "constant"
     assert nan.problems == ["1 of 8,192 values NaN"]
     assert all(name in str(report) for name in broken)
 
 
-@BY
-def test_a_right_model_of_146_parameters_for_20_seeds(rules):
+def test_a_right_model_of_146_parameters_for_20_seeds():
     """A false alarm in any of them has the probability 20 * 146 * 1.7e-6, 0.5% at most."""
     for seed in range(20):
-        report = torchinit.report_model(llama(16, seed, width=32), rules)
+        report = torchinit.report_model(llama(16, seed, width=32), RULES)
         assert len(report) == 146
         assert not report.offenders
+        assert not find_offenders([replace(row, intended=None) for row in report])  # by siblings
     assert report.false_alarm_rate == pytest.approx(146 * 3 * math.erfc(5 / math.sqrt(2)))
 
 
@@ -141,7 +143,7 @@ def test_a_mean_that_has_moved():
         model.get_parameter("model.layers.2.mlp.up_proj.weight").add_(0.002)
     for rules in (RULES, None):
         (found,) = torchinit.report_model(model, rules).offenders
-        assert found.short == "mean 0.002"
+        assert found.short.startswith("mean 0.002")
 
 
 def test_rows_of_padding_are_no_values():
@@ -165,10 +167,11 @@ def test_what_a_callable_gives_is_held_against_siblings():
 
 def test_tables_fit():
     model = llama(3)
-    break_four(llama(8))
     report = torchinit.report_model(model)
     lines = str(report).splitlines()
     assert max(map(len, lines)) <= 100
-    assert len(lines) == len(llama_shapes(3)) + 3
+    assert len(lines) == len(llama_shapes(3)) + 4
+    assert lines[2] == "model.layers:"
+    assert any(line.startswith("  0.self_attn.q_proj ") for line in lines)
     assert repr(report) == str(report)
     assert report[0].name == "model.embed_tokens.weight"

@@ -101,15 +101,29 @@ def resolution_of(dtype: torch.dtype, std: float) -> float:
     return max(finfo.eps, finfo.smallest_normal * finfo.eps / std if std > 0 else 0.0)
 
 
-def deviance(moments: Moments, survival: Tensor, resolution: float) -> float:
+def deviance(
+    moments: Moments, survival: Tensor, resolution: float, *, has_edge: bool | None = None
+) -> float:
     """How far counts are from a law at the worst point of the grid: minus the log of a probability.
 
     A count of n values that each lie beyond with probability p is as far out as that, or further,
     with probability at most exp(-n KL(count / n, p)) on either side (Hoeffding 1963, theorem 1).
-    Between the survival functions that rounding may lead to, p is what is nearest.
+    Between the survival functions that rounding may lead to, p is what is nearest. So it is between
+    those that errors of the mean and the std may: a law that ends has its edge elsewhere then,
+    though without an edge they only bring counts nearer to the law.
+
+    Args:
+        moments: of the values.
+        survival: of the law.
+        resolution: of the dtype.
+        has_edge: whether the law ends; None is whether its survival function does.
     """
-    low, high = _within(survival, resolution)
+    if has_edge is None:
+        has_edge = not float(survival[-1]) > 0
     n = moments.finite
+    error = SIGMAS * (1 / math.sqrt(n) + GRID * moments.std_error) if has_edge else 0.0
+    width = resolution * GRID.clamp(min=1.0) + error
+    low, high = _at(survival, GRID + width), _at(survival, (GRID - width).clamp(min=0.0))
     share = moments.beyond / n
     p = torch.minimum(torch.maximum(share, low), high)
     return n * float((_relative(share, p) + _relative(1 - share, 1 - p)).max())
@@ -118,12 +132,6 @@ def deviance(moments: Moments, survival: Tensor, resolution: float) -> float:
 def _relative(share: Tensor, p: Tensor) -> Tensor:
     """Of a relative entropy the part of one outcome; 0 for what neither has."""
     return torch.xlogy(share, share / p.clamp(min=1e-300))
-
-
-def _within(survival: Tensor, resolution: float) -> tuple[Tensor, Tensor]:
-    """What rounding of the values and of the edges of the grid makes of a survival function."""
-    width = resolution * GRID.clamp(min=1.0)
-    return _at(survival, GRID + width), _at(survival, (GRID - width).clamp(min=0.0))
 
 
 def _at(survival: Tensor, points: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ Blocks: TypeAlias = "Sequence[Tensor]"
 # edge of the Marchenko-Pastur law has it; of one with a large singular value, exact.
 STEPS = 10
 _SEED = 20240607  # of the start, a generator of its own
-# Up to so many multiplications the Gram matrix is always made.
-_CHEAP = 2**25
+# Up to so many multiplications the Gram matrix is always made; and values of a piece of it.
+_CHEAP = 2**24
+_WIDE = 2**20
 # How far the norm of an orthogonal matrix may be from that of its columns, in squares.
 _SUSPECT = 1.02
 _TASK = 2**21
@@ -100,33 +101,47 @@ def is_cheap(shape: tuple[int, int]) -> bool:
     return min(shape) ** 2 * max(shape) <= _CHEAP
 
 
-def orthogonality_error(blocks: Blocks) -> float:
-    r"""The largest entry of \\|Q^T Q - I\\|, where Q is the matrix over its gain.
+def gram_matrix(blocks: Blocks) -> Tensor:
+    """W^T W, or W W^T of a matrix that is wider than high, in float64.
+
+    Args:
+        blocks: rows of a matrix (m, n), in shares.
+    """
+    rows, columns = sum(map(len, blocks)), blocks[0].shape[1]
+    size = min(rows, columns)
+    dtype = torch.float64 if is_cheap((rows, columns)) else torch.float32
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    if rows >= columns:
+        for block in blocks:
+            for chunk in block.split(_rows(block, _WIDE)):
+                wide = chunk.to("cpu", dtype)
+                gram += wide.T @ wide
+        return gram
+    width = max(_WIDE // rows, 1)
+    for start in range(0, columns, width):
+        wide = torch.cat([block[:, start : start + width].to("cpu", dtype) for block in blocks])
+        gram += wide @ wide.T
+    return gram
+
+
+def norm_of(gram: Tensor) -> float:
+    """The largest singular value of the matrix that a Gram matrix is of."""
+    return math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
+
+
+def orthogonality_error(gram: Tensor) -> float:
+    """The largest entry of ``|Q^T Q - I|``, where Q is a matrix over its gain.
 
     The gain is that of the trace: the root mean square of the singular values. Of a matrix that is
     wider than high it is Q Q^T.
 
     Args:
-        blocks: rows of a matrix (m, n) of finite values, in shares.
+        gram: of the matrix; the error is NaN where it is 0.
 
-    >>> orthogonality_error([2 * torch.eye(3)])
+    >>> orthogonality_error(gram_matrix([2 * torch.eye(3)]))
     0.0
     """
-    dtype = torch.float64 if blocks[0].dtype == torch.float64 else torch.float32
-    rows, columns = sum(map(len, blocks)), blocks[0].shape[1]
-    size = min(rows, columns)
-    gram = torch.zeros(size, size, dtype=torch.float64)
-    if rows >= columns:
-        for block in blocks:
-            for chunk in block.split(_rows(block, 2**20)):
-                wide = chunk.to("cpu", dtype)
-                gram += wide.T @ wide
-    else:
-        for start in range(0, columns, max(2**20 // rows, 1)):
-            stop = start + max(2**20 // rows, 1)
-            wide = torch.cat([block[:, start:stop].to("cpu", dtype) for block in blocks])
-            gram += wide @ wide.T
-    square = float(gram.trace()) / size
+    square = float(gram.trace()) / len(gram)
     if not square > 0:
         return math.nan
-    return float((gram / square - torch.eye(size, dtype=torch.float64)).abs().max())
+    return float((gram / square - torch.eye(len(gram), dtype=torch.float64)).abs().max())

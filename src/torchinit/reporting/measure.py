@@ -61,6 +61,13 @@ class Moments(NamedTuple):
         return self.numel - self.nans - self.infinities
 
     @property
+    def std_error(self) -> float:
+        """The standard error of std over std; 0 where std is."""
+        if not self.std > 0:
+            return 0.0
+        return math.sqrt(max(self.kurtosis - 1, 0.0) / (4 * self.finite))
+
+    @property
     def extent(self) -> float:
         """The largest distance from the mean, in std; 0 where std is."""
         if not self.std > 0:

@@ -112,7 +112,7 @@ def _by_law(row: ReportRow) -> Iterator[Problem]:
             f"{law.high:.4g} intended",
             "out of bounds",
         )
-    error = SIGMAS * law.std / math.sqrt(moments.finite)
+    error = SIGMAS * max(law.std, moments.std) / math.sqrt(moments.finite)
     if abs(moments.mean - law.mean) > error + eps * (law.mean_shift + abs(law.mean)):
         said = f"mean {moments.mean:.4g}, {law.mean:.4g} ± {error:.2g} intended"
         yield Problem(said, f"mean {moments.mean:.2g}")
@@ -121,10 +121,12 @@ def _by_law(row: ReportRow) -> Iterator[Problem]:
         ratio = moments.std / law.std
         said = f"std {moments.std:.4g}, {law.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
         yield Problem(said, f"×{ratio:.3g}")
-    survival = survival_of(law)
-    if survival is not None and deviance(moments, survival, resolution) > LIMIT:
-            words = row.intended.words if row.intended is not None else ""
-            yield Problem(f"{_shape(row)}, {words} intended", _shape(row))
+    survival, has_edge = survival_of(law), math.isfinite(law.high - law.low)
+    if survival is not None and (
+        deviance(moments, survival, resolution, has_edge=has_edge) > LIMIT
+    ):
+        words = row.intended.words if row.intended is not None else ""
+        yield Problem(f"{_shape(row)}, {words} intended", _shape(row))
     yield from _by_orthogonality(row, eps)
 
 
@@ -229,7 +231,7 @@ def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Pro
     """By the survival function, against the median of the siblings'."""
     shares = torch.stack([row.moments.beyond / row.moments.finite for _, row in group])
     usual = _floor(shares.median(0).values, sum(row.moments.finite for _, row in group))
-    found = [deviance(row.moments, usual, row.resolution) for _, row in group]
+    found = [deviance(row.moments, usual, row.resolution, has_edge=True) for _, row in group]
     among = median(found)
     inflation = _of_median(group) ** 2
     for (number, row), one in zip(group, found, strict=True):

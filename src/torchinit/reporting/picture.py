@@ -169,7 +169,7 @@ class _Point(NamedTuple):
 
 
 def _point(row: ReportRow, x: float, other: ReportRow | None, short: str | None) -> _Point:
-    varies, error = row.moments.std > 0, 1 + SIGMAS * row.std_error
+    varies, error = row.moments.std > 0, 1 + SIGMAS * row.moments.std_error
     y = row.gain if varies else _level(row)
     their = other.gain if other is not None and other.moments.std > 0 else None
     return _Point(row, x, y, varies, y / error, y * error, row.intended_gain or None, their, short)

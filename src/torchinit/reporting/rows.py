@@ -12,8 +12,10 @@ from torch import Tensor
 
 from torchinit.reporting.laws import Found, find_law, resolution_of
 from torchinit.reporting.matrices import (
+    gram_matrix,
     is_cheap,
     may_be_orthogonal,
+    norm_of,
     orthogonality_error,
     spectral_norm,
 )
@@ -70,13 +72,6 @@ class ReportRow:
         return self.intended.law.std * math.sqrt(self.fan_in)
 
     @property
-    def std_error(self) -> float:
-        """The standard error of std over std; 0 where std is."""
-        if not self.moments.std > 0:
-            return 0.0
-        return math.sqrt(max(self.moments.kurtosis - 1, 0.0) / (4 * self.moments.finite))
-
-    @property
     def resolution(self) -> float:
         """How far rounding to the dtype may move a value of the size of std, in std."""
         return resolution_of(self.dtype, self.moments.std)
@@ -121,10 +116,13 @@ def _of_matrices(
         shape = (sum(map(len, blocks)), blocks[0].shape[1])
         if min(shape) < 2:
             continue
-        norm = spectral_norm(blocks, rms, threads)
+        gram = gram_matrix(blocks) if is_cheap(shape) else None
+        norm = spectral_norm(blocks, rms, threads) if gram is None else norm_of(gram)
         norms.append(norm / (moments.std * (math.sqrt(shape[0]) + math.sqrt(shape[1]))))
-        if wanted or is_cheap(shape) or may_be_orthogonal(norm, rms, shape):
-            errors.append(orthogonality_error(blocks))
+        if gram is None and (wanted or may_be_orthogonal(norm, rms, shape)):
+            gram = gram_matrix(blocks)
+        if gram is not None:
+            errors.append(orthogonality_error(gram))
     return _largest(norms), _largest(errors)
 
 

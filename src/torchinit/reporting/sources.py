@@ -199,7 +199,8 @@ def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[Source]:
         return [_whole(named, load, conv1d, Intended(words, law, False))]
     shares: dict[str, list[Part]] = {}
     for part in parts:
-        shares.setdefault(part.region.name, []).append(part)
+        # The matrices of a stack have names of their own, with their numbers.
+        shares.setdefault(part.region.name.partition("\0")[0], []).append(part)
     first = parts[0].region
     if len(parts) == 1 and first.shape == tuple(named.tensor.shape) and not first.stacked:
         return [_whole(named, load, conv1d, _intended(parts[0]))]

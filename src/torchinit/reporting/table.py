@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow
@@ -13,24 +13,33 @@ _HEADS = (
     "parameter", "shape", "law", "mean", "std", "kurt", "min", "max", "zeros", "norm", "orth",
 )  # fmt: skip
 _LEFT = 3  # columns of text
-_NAME = 32
+_START = 6  # of a name, where its middle is left out
 
 
 def table_of(results: Results) -> str:
-    """The table, and below it the offenders."""
+    """The table, and below it the offenders.
+
+    Names in layers stand below the name of their stack, without it.
+    """
     wrong = {offender.name for offender in results.offenders}
     cells = [_HEADS, *(_cells(row, row.name in wrong) for row in results.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    room = WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)
-    widths[0] = min(widths[0], max(room, 16))
-    lines = [
-        "  ".join(
-            _fit(cell, width).ljust(width) if number < _LEFT else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    widths[0] = min(widths[0], max(WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1), 16))
+    lines = [_line(_HEADS, widths)]
+    stack = ""
+    for row, its_cells in zip(results.rows, cells[1:], strict=True):
+        if row.place.stack != stack:
+            stack = row.place.stack
+            lines += [f"{stack}:"] if stack else []
+        lines.append(_line(its_cells, widths))
     return "\n".join([*lines, "", *verdict(results)])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        _fit(cell, width).ljust(width) if number < _LEFT else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
 
 
 def verdict(results: Results) -> Iterable[str]:
@@ -52,15 +61,20 @@ def verdict(results: Results) -> Iterable[str]:
 
 
 def _fit(text: str, width: int) -> str:
-    """A text in so many columns, its end being what tells names apart."""
-    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+    """A text in so many columns: its end tells names apart, its start says how deep it lies."""
+    return (
+        text if len(text) <= width else f"{text[:_START]}…{text[len(text) - width + _START + 1 :]}"
+    )
 
 
 def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
     moments = row.moments
     name = row.name.removesuffix(".weight")
+    if row.place.depth:
+        rest = row.place.rest.removesuffix(".weight")
+        name = f"  {'.'.join(map(str, row.place.depth))}.{rest}".removesuffix(".")
     return (
-        f"! {name}" if is_wrong else name, "x".join(map(str, row.shape)), str(row.law),
+        f"!{name[1:] if name.startswith(' ') else name}" if is_wrong else name, "x".join(map(str, row.shape)), str(row.law),
         _short(moments.mean), _short(moments.std, 3), _kurtosis(moments.kurtosis),
         _short(moments.low), _short(moments.high), _share(moments.zeros, moments.numel),
         "" if row.spectral is None else f"{row.spectral:.2f}",
