@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ import torchinit
 _FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 
 
-def llama() -> tuple[nn.Module, torchinit.recipes.Recipe]:
+def llama() -> tuple[nn.Module, dict[str, Any]]:
     """A Llama of 12 layers on the CPU, by torchinit's recipe, and the recipe."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -123,7 +123,8 @@ def test_depths_follow_one_another():
     layout = lay_out(report)
     order = sorted(zip(layout.x, [row.name for row in report], strict=True))
     assert [name for _, name in order] == [
-        "shared.weight", *(f"{x}.block.{n}.q.weight" for x in ("encoder", "decoder") for n in (0, 1)),
+        "shared.weight",
+        *(f"{stack}.block.{n}.q.weight" for stack in ("encoder", "decoder") for n in (0, 1)),
         "lm_head.weight",
     ]  # fmt: skip
     assert layout.layers == 4

@@ -39,8 +39,7 @@ def spectral_norm(blocks: Blocks, scale: float, threads: Executor) -> float:
     >>> round(spectral_norm([torch.diag(torch.tensor([3.0, 1.0]))], 1.0, ThreadPoolExecutor(1)), 5)
     3.0
     """
-    columns = blocks[0].shape[1]
-    dtype = torch.float64 if blocks[0].dtype == torch.float64 else torch.float32
+    columns, dtype = blocks[0].shape[1], _working_dtype(blocks, scale)
     generator = torch.Generator().manual_seed(_SEED)
     vector = torch.randn(columns, dtype=torch.float64, generator=generator)
     vector /= vector.norm()
@@ -93,7 +92,7 @@ def _multiply(share: Tensor, vector: Tensor, scale: float) -> Tensor:
 
 def may_be_orthogonal(norm: float, rms: float, shape: tuple[int, int]) -> bool:
     """Whether the singular values may all be equal: the largest is their root mean square."""
-    return norm**2 <= _SUSPECT * rms**2 * max(shape)
+    return (norm / rms) ** 2 <= _SUSPECT * max(shape)
 
 
 def is_cheap(shape: tuple[int, int]) -> bool:
@@ -101,31 +100,40 @@ def is_cheap(shape: tuple[int, int]) -> bool:
     return min(shape) ** 2 * max(shape) <= _CHEAP
 
 
-def gram_matrix(blocks: Blocks) -> Tensor:
+def _working_dtype(blocks: Blocks, scale: float) -> torch.dtype:
+    """Of values of such a size, and one over it."""
+    is_narrow = blocks[0].dtype != torch.float64 and 1e-30 < scale < 1e30
+    return torch.float32 if is_narrow else torch.float64
+
+
+def gram_matrix(blocks: Blocks, scale: float) -> Tensor:
     """W^T W, or W W^T of a matrix that is wider than high, in float64.
 
     Args:
         blocks: rows of a matrix (m, n), in shares.
+        scale: the size of its values, by which they are divided.
     """
     rows, columns = sum(map(len, blocks)), blocks[0].shape[1]
     size = min(rows, columns)
-    dtype = torch.float64 if is_cheap((rows, columns)) else torch.float32
+    is_small = is_cheap((rows, columns))
+    dtype = torch.float64 if is_small else _working_dtype(blocks, scale)
     gram = torch.zeros(size, size, dtype=torch.float64)
     if rows >= columns:
         for block in blocks:
             for chunk in block.split(_rows(block, _WIDE)):
-                wide = chunk.to("cpu", dtype)
+                wide = chunk.to("cpu", dtype) / scale
                 gram += wide.T @ wide
         return gram
     width = max(_WIDE // rows, 1)
     for start in range(0, columns, width):
         wide = torch.cat([block[:, start : start + width].to("cpu", dtype) for block in blocks])
+        wide /= scale
         gram += wide @ wide.T
     return gram
 
 
 def norm_of(gram: Tensor) -> float:
-    """The largest singular value of the matrix that a Gram matrix is of."""
+    """The largest singular value of the matrix that a Gram matrix is of, over its scale."""
     return math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
@@ -138,7 +146,7 @@ def orthogonality_error(gram: Tensor) -> float:
     Args:
         gram: of the matrix; the error is NaN where it is 0.
 
-    >>> orthogonality_error(gram_matrix([2 * torch.eye(3)]))
+    >>> orthogonality_error(gram_matrix([2 * torch.eye(3)], scale=1.0))
     0.0
     """
     square = float(gram.trace()) / len(gram)

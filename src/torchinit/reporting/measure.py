@@ -24,9 +24,8 @@ _TASK = 2**22
 STEPS = 16
 BINS = 128
 GRID = torch.arange(BINS + 1, dtype=torch.float64) / STEPS
-# Beyond these, squares and fourth powers of float32 lose their digits.
-_LARGE, _SMALL = 1e15, 1e-15
-_FAR = 100.0  # standard deviations between the mean and 0, likewise
+# Beyond these stds, and with the mean so many stds from 0, squares lose their digits.
+_RANGES = {torch.float32: (1e-15, 1e15, 100.0), torch.float64: (1e-140, 1e140, math.inf)}
 
 
 class Moments(NamedTuple):
@@ -106,12 +105,11 @@ def measure(views: Sequence[Tensor], threads: Executor) -> Moments:
     views = [torch.view_as_real(view) if view.is_complex() else view for view in views]
     tasks = [task for view in views if view.numel() for task in _tasks(view)]
     count = sum(view.numel() for view in views)
-    dtype = torch.float32 if _is_narrow(views) else torch.float64
-    first = _measured(tasks, threads, dtype, count)
-    if first is None:
-        first = _measured(tasks, threads, torch.float64, count)
-    assert first is not None
-    return first
+    if _is_narrow(views) and (found := _measured(tasks, threads, torch.float32, count)):
+        return found
+    if found := _measured(tasks, threads, torch.float64, count):
+        return found
+    return _rescaled(tasks, threads, count)
 
 
 def _is_narrow(views: Sequence[Tensor]) -> bool:
@@ -119,10 +117,22 @@ def _is_narrow(views: Sequence[Tensor]) -> bool:
     return dtype.itemsize < 4 or dtype == torch.float32
 
 
+def _rescaled(tasks: Sequence[Tensor], threads: Executor, count: int) -> Moments:
+    """Of values whose squares are out of the range of float64: of them over the largest."""
+    finite = [values for task in tasks if (values := task[task.isfinite()]).numel()]
+    low, high = (
+        float(of(torch.stack([of(values) for values in finite]))) for of in (torch.min, torch.max)
+    )
+    scale = max(-low, high, 1e-300)
+    found = _measured([task.double() / scale for task in tasks], threads, torch.float64, count)
+    assert found is not None, "values of which the largest is 1"
+    return found._replace(mean=found.mean * scale, std=found.std * scale, low=low, high=high)
+
+
 def _measured(
     tasks: Sequence[Tensor], threads: Executor, dtype: torch.dtype, count: int
 ) -> Moments | None:
-    """Both passes; None where float32 is too narrow for them."""
+    """Both passes; None where the dtype is too narrow for them."""
     shift = _first_finite(tasks)
     shares = each(lambda task: _sum_up(task, shift, dtype), tasks, threads)
     finite = sum(share.finite for share in shares)
@@ -139,13 +149,9 @@ def _measured(
     first = math.fsum(share.first for share in shares) / finite
     second = math.fsum(share.second for share in shares) / finite
     mean, std = shift + first, math.sqrt(max(second - first**2, 0.0))
-    narrow = dtype == torch.float32
-    if narrow and not (
-        _SMALL < std < _LARGE and abs(mean) < _FAR * std and max(-low, high) < _LARGE
-    ):
+    small, large, far = _RANGES[dtype]
+    if not (small < std < large and abs(mean) < far * std and max(-low, high) < large):
         return None
-    if not std > 0:  # of values that float64 can tell apart, and whose squares it cannot
-        return Moments(count, mean, 0.0, 0.0, 0.0, low, high, zeros, nans, infinities, none)
     powers = each(lambda task: _powers(task, mean, std, dtype), tasks, threads)
     sums = [math.fsum(share[0][k] for share in powers) / finite for k in range(4)]
     m1, m2, m3, m4 = sums

@@ -174,7 +174,10 @@ def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, 
     constant = [(n, row) for n, row in group if row.moments.low == row.moments.high]
     varied = [(n, row) for n, row in group if row.moments.low < row.moments.high]
     if 2 * len(constant) > len(group):
-        usual = median(row.moments.mean for _, row in constant)
+        values = [row.moments.mean for _, row in constant]
+        usual = max(values, key=values.count)
+        if 2 * values.count(usual) <= len(group):
+            return  # each has a value of its own, as scales that fall with depth
         for number, row in constant:
             if row.moments.mean != usual:
                 value = row.moments.mean

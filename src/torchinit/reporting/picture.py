@@ -65,6 +65,8 @@ _WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.45
 _DENSE, _SPARSE = 64, 0.75
 # Of each line, how many layers are marked.
 _MARKED = 10
+# The smallest gain that is shown where it is.
+_LEAST = 1e-200
 # Values in the last cell of the grid, from which on a curve is cut off and does not run out.
 _LAST = 8
 # Offenders that are named; the table names all.
@@ -181,6 +183,7 @@ def _range(points: Sequence[_Point]) -> tuple[float, float]:
     for point in points:
         seen += [point.low, point.high] if point.varies else []
         seen += [y for y in (point.intended, point.other) if y is not None]
+    seen = [min(max(y, _LEAST), 1 / _LEAST) for y in seen]  # what an axis can have a margin around
     return min(seen), max(seen)
 
 

@@ -22,7 +22,8 @@ _ATOMS: tuple[tuple[str, str], ...] = (
     ("v", r"(v|wv|v_proj|v_lin|value|value_proj|to_v|v_proj_weight)"),
     ("o", r"(o|wo_attn|o_proj|out_proj|out_lin|to_out|attn_out|dense_o)"),
     ("gate", r"(gate_proj|w1|wi_0|fc1_g|linear_v|wg)"),
-    ("up", r"(up_proj|c_fc|fc1|fc_in|w3|wi|wi_1|lin1|linear1|linear_1|dense_h_to_4h|intermediate|fc1_x)"),
+    ("up", r"(up_proj|c_fc|fc1|fc_in|w3|wi|wi_1|lin1|linear1|linear_1|dense_h_to_4h|intermediate|"
+           r"fc1_x)"),
     ("down", r"(down_proj|fc2|fc_out|w2|lin2|linear2|linear_2|dense_4h_to_h)"),
     ("router", r"(router|gate|w?gate_network)"),
     ("head", r"(lm_head|head|heads|classifier|score|fc|output|output_projection|pooler|predictions|"

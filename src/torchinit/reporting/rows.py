@@ -116,11 +116,11 @@ def _of_matrices(
         shape = (sum(map(len, blocks)), blocks[0].shape[1])
         if min(shape) < 2:
             continue
-        gram = gram_matrix(blocks) if is_cheap(shape) else None
-        norm = spectral_norm(blocks, rms, threads) if gram is None else norm_of(gram)
+        gram = gram_matrix(blocks, rms) if is_cheap(shape) else None
+        norm = spectral_norm(blocks, rms, threads) if gram is None else rms * norm_of(gram)
         norms.append(norm / (moments.std * (math.sqrt(shape[0]) + math.sqrt(shape[1]))))
         if gram is None and (wanted or may_be_orthogonal(norm, rms, shape)):
-            gram = gram_matrix(blocks)
+            gram = gram_matrix(blocks, rms)
         if gram is not None:
             errors.append(orthogonality_error(gram))
     return _largest(norms), _largest(errors)

@@ -62,9 +62,10 @@ def verdict(results: Results) -> Iterable[str]:
 
 def _fit(text: str, width: int) -> str:
     """A text in so many columns: its end tells names apart, its start says how deep it lies."""
-    return (
-        text if len(text) <= width else f"{text[:_START]}…{text[len(text) - width + _START + 1 :]}"
-    )
+    if len(text) <= width:
+        return text
+    end = len(text) - width + _START + 1
+    return f"{text[:_START]}…{text[end:]}"
 
 
 def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
