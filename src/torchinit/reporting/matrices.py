@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from torchinit.reporting.measure import CHUNK, each
+from torchinit.reporting.measure import CHUNK, each, room
 
 # A matrix: rows side by side in memory, of one width.
 Blocks: TypeAlias = "Sequence[Tensor]"
@@ -85,7 +85,7 @@ def _multiply(share: Tensor, vector: Tensor, scale: float) -> Tensor:
     wide = torch.empty(rows, len(vector), dtype=vector.dtype)
     total = torch.zeros_like(vector)
     for chunk in share.split(rows):
-        matrix = wide[: len(chunk)].copy_(chunk)
+        matrix = room(wide, chunk).copy_(chunk)
         total.addmv_(matrix.T, matrix @ vector)
     return total.double() / scale
 

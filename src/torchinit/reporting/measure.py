@@ -161,7 +161,7 @@ def _measured(
     counts = torch.stack([share[1] for share in powers]).sum(0).double()
     beyond = counts.flip(0).cumsum(0).flip(0)
     return Moments(
-        count, mean + std * m1, std * math.sqrt(variance), third / variance**1.5,
+        count, mean, std * math.sqrt(variance), third / variance**1.5,
         fourth / variance**2, low, high, zeros, nans, infinities, beyond,
     )  # fmt: skip
 
@@ -197,6 +197,11 @@ def chunks(view: Tensor) -> Iterator[Tensor]:
             yield from chunks(share[0]) if len(share) == 1 else [share.reshape(-1)]
 
 
+def room(buffer: Tensor, like: Tensor) -> Tensor:
+    """As much of a buffer as another tensor has rows: all of it nearly always, which is quick."""
+    return buffer if len(buffer) == len(like) else buffer[: len(like)]
+
+
 def _first_finite(tasks: Sequence[Tensor]) -> float:
     """A value that the mean is likely to be near, about which sums keep their digits."""
     for task in tasks:
@@ -213,7 +218,7 @@ def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
     firsts, seconds = [], []
     low, high = math.inf, -math.inf
     for chunk in chunks(task):
-        values = wide[: chunk.numel()].copy_(chunk)
+        values = room(wide, chunk).copy_(chunk)
         smallest, largest = (x.item() for x in torch.aminmax(values))
         if not (math.isfinite(smallest) and math.isfinite(largest)):
             nan = int(values.isnan().sum())
@@ -231,7 +236,7 @@ def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
             values -= shift
         firsts.append(values.sum().item())
         # Not torch.dot, which is BLAS's, and starts threads for less than this.
-        seconds.append(torch.mul(values, values, out=squares[: values.numel()]).sum().item())
+        seconds.append(torch.mul(values, values, out=room(squares, values)).sum().item())
     # fsum has no sum of infinities: the pass is made again in float64 then.
     if not all(map(math.isfinite, seconds)):
         return _Sums(finite, 0.0, math.inf, low, high, zeros, nans, infinities)
@@ -250,16 +255,16 @@ def _powers(
     powers: list[list[float]] = []
     counts = torch.zeros(BINS + 1, dtype=torch.int64)
     for chunk in chunks(task):
-        values = wide[: chunk.numel()].copy_(chunk)
+        values = room(wide, chunk).copy_(chunk)
         torch.add(offset, values, alpha=scale, out=values)
         if not math.isfinite(one := values.sum().item()):
             values = values[values.isfinite()]
             one = values.sum().item()
-        product = products[: values.numel()]
+        product = room(products, values)
         two = torch.mul(values, values, out=product).sum().item()
         three = torch.mul(product, values, out=product).sum().item()
         four = torch.mul(product, values, out=product).sum().item()
         powers.append([one, two, three, four])
         values.abs_().clamp_(max=BINS)
-        counts += numbers[: values.numel()].copy_(values).bincount(minlength=BINS + 1)
+        counts += room(numbers, values).copy_(values).bincount(minlength=BINS + 1)
     return [math.fsum(p[k] for p in powers) / STEPS ** (k + 1) for k in range(4)], counts

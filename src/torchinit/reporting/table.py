@@ -74,8 +74,10 @@ def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
     if row.place.depth:
         rest = row.place.rest.removesuffix(".weight")
         name = f"  {'.'.join(map(str, row.place.depth))}.{rest}".removesuffix(".")
+    if is_wrong:
+        name = f"!{name.removeprefix(' ')}"
     return (
-        f"!{name[1:] if name.startswith(' ') else name}" if is_wrong else name, "x".join(map(str, row.shape)), str(row.law),
+        name, "x".join(map(str, row.shape)), str(row.law),
         _short(moments.mean), _short(moments.std, 3), _kurtosis(moments.kurtosis),
         _short(moments.low), _short(moments.high), _share(moments.zeros, moments.numel),
         "" if row.spectral is None else f"{row.spectral:.2f}",
