@@ -69,6 +69,8 @@ _MARKED = 10
 _LEAST = 1e-200
 # Values in the last cell of the grid, from which on a curve is cut off and does not run out.
 _LAST = 8
+# Characters of a title.
+_TITLE = 30
 # Offenders that are named; the table names all.
 _NAMED = 12
 
@@ -104,17 +106,25 @@ def draw(results: Results, figure: Any) -> None:
     _draw_gains(results, gain, foot)
     _draw_survival(results, survival)
     _draw_legend(results, figure)
-    title = results.title if results.against is None else (
-        f"{results.title} (filled) and {results.against.title} (hollow)"
-    )  # fmt: skip
-    figure.text(0.085, 0.965, title, fontsize=10, fontweight="bold", va="center")
+    title = _clip(results.title)
+    if results.against is not None:
+        title = f"{title} (filled), {_clip(results.against.title)} (hollow)"
+    size = 10.0 if len(title) <= _TITLE else 7.5
+    figure.text(0.085, 0.965, title, fontsize=size, fontweight="bold", va="center")
     figure.text(0.985, 0.965, _summary(results), va="center", ha="right", color="#444444")
+
+
+def _clip(title: str) -> str:
+    """A title that leaves room for another."""
+    return title if len(title) <= _TITLE else f"{title[: _TITLE - 1]}…"
 
 
 def _summary(results: Results) -> str:
     values = sum(row.moments.numel for row in results.rows)
     said = f"{len(results.rows)} parameters, {_count(values)} values"
     wrong = len(results.offenders)
+    if results.against is not None:
+        said = f"{len(results.rows)} parameters"
     return f"{said}, {wrong or 'no'} offender{'' if wrong == 1 else 's'}"
 
 
