@@ -33,6 +33,8 @@ from torchinit.models.init_model import init_model_, plan_model
 from torchinit.models.init_shard import init_shard_
 from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
+from torchinit.reporting.report import ModelReport, report_model
+from torchinit.reporting.rows import ReportRow
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
 from torchinit.rules.structured import Orthogonal
@@ -44,9 +46,11 @@ __all__ = [
     "Blocks",
     "Constant",
     "InitializationType",
+    "ModelReport",
     "Normal",
     "Orthogonal",
     "Plan",
+    "ReportRow",
     "Route",
     "Stack",
     "TruncNormal",
@@ -74,6 +78,7 @@ __all__ = [
     "patch_nn_init",
     "plan_model",
     "recipes",
+    "report_model",
     "sparse_",
     "trunc_normal_",
     "uniform_",

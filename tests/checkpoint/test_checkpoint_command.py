@@ -158,7 +158,7 @@ def test_what_is_not_there(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rule = {}", "defines no `rules`"),
+        ("rule = {}", "defines no rules"),
         ("rules = 3", "rules must be a mapping, or a function of the config, not int"),
         ("def rules(config): return 3", r"rules(config) must give a mapping, not a int"),
         ("rules = {", "raised SyntaxError"),

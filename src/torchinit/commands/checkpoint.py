@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import runpy
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
 from torchinit.checkpoint.write import carry_out_plan
 from torchinit.commands import shell
+from torchinit.commands.rules_file import rules_in
 from torchinit.errors import ArgumentError
 
 
@@ -33,7 +32,7 @@ def run(arguments: Namespace) -> tuple[str, int]:
 def _run(arguments: Namespace) -> str:
     rules, source = None, None
     if arguments.rules is not None:
-        rules, source = _read_rules(arguments.rules)
+        rules, source = rules_in(arguments.rules), arguments.rules.read_bytes()
     plan = plan_checkpoint(
         arguments.config,
         rules,
@@ -47,20 +46,6 @@ def _run(arguments: Namespace) -> str:
     out = Path(arguments.out)
     carry_out_plan(plan, out, resume=arguments.resume)
     return f"{out}: {_totals(plan)}"
-
-
-def _read_rules(path: Path) -> tuple[Any, bytes]:
-    """What a file of Python calls ``rules``, and its text."""
-    text = path.read_bytes()
-    try:
-        found = runpy.run_path(str(path))
-    except Exception as error:
-        raise ArgumentError(f"{path} raised {type(error).__name__}: {error}") from error
-    if "rules" not in found:
-        raise ArgumentError(
-            f"{path} defines no `rules`: it must be a mapping, or a function of the config"
-        )
-    return found["rules"], text
 
 
 def _totals(plan: CheckpointPlan) -> str:

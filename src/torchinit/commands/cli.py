@@ -1,8 +1,8 @@
-"""The command line: ``torchinit demo``, ``torchinit checkpoint`` and ``torchinit info``.
+"""The command line: ``torchinit demo``, ``checkpoint``, ``report`` and ``info``.
 
-Exit codes: 0 success, 1 a parameter failed its check, a checkpoint cannot be as asked, memory ran
-out or the output could not be written, 2 bad usage, 130 interrupted, 141 whoever read the output
-went away.
+Exit codes: 0 success, 1 a parameter failed its check or is an offender, a checkpoint cannot be
+written as asked or read, memory ran out or the output could not be written, 2 bad usage,
+130 interrupted, 141 whoever read the output went away.
 
 What a command needs is imported by the command: torch takes a second, which ``--help`` should not,
 and an interrupt of that second is to end as any other.
@@ -59,10 +59,17 @@ def _carry_out(arguments: argparse.Namespace) -> tuple[str, int]:
     with shell.importing():
         import torch
 
-        from torchinit.commands import demo, info
+        from torchinit.commands import demo, info, report_model
 
     if arguments.command == "info":
         return info.run(as_json=arguments.json), 0
+    if arguments.command == "report":
+        return report_model.run(
+            arguments.checkpoint,
+            rules=arguments.rules,
+            against=arguments.against,
+            picture=arguments.output,
+        )
     try:
         device = _device(arguments.device)
     except ValueError as error:
@@ -109,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_parser.set_defaults(refuse=demo_parser.error)
 
     _add_checkpoint(commands.add_parser)
+    _add_report(commands.add_parser)
 
     info_help = "what was built, what is in use, and why"
     info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
@@ -152,6 +160,28 @@ def _add_checkpoint(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "--dry-run", action="store_true", help="print what each parameter gets, and write nothing"
     )
     parser.set_defaults(refuse=parser.error)
+
+
+def _add_report(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = add_parser(
+        "report",
+        help="measure, judge and draw every parameter of a checkpoint",
+        description="Measures every parameter of a checkpoint of safetensors, one at a time, and "
+        "says which are not as they should be: by rules, or else by their siblings at other "
+        "depths. Needs the extra report: pip install 'torchinit[report]'.",
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="MODEL_OR_CHECKPOINT",
+        help="a directory with safetensors, sharded or not, or one such file",
+    )
+    parser.add_argument(
+        "--rules", metavar="FILE.py", help="defines rules: a mapping, or a function of the config"
+    )
+    parser.add_argument("--against", metavar="OTHER", help="a checkpoint to draw beside this one")
+    parser.add_argument(
+        "-o", "--output", metavar="report.png", help="where to draw the picture: .png, .pdf, .svg"
+    )
 
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from torchinit.models.assign import Assignment
-from torchinit.rules.part import Function, Kept, Matrix, Part
+from torchinit.rules.part import Function, Kept, Matrix, Part, Values, draw_in
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import DISTRIBUTIONS, draw_in_words, law_of
 from torchinit.schemes.fans import calculate_fans
@@ -91,9 +91,8 @@ def _rows(assignment: Assignment) -> Iterator[Row]:
     named, dtype, draw, _, parts, _, rule = assignment
     shape = tuple(named.tensor.shape)
     if not parts:
-        values = "computed" if draw is None else draw_in_words(draw)
-        law = None if draw is None else law_of(draw)
-        yield Row(named.name, named.name, shape, dtype, rule, values, _fans(shape), law)
+        values, law = values_in_words(draw), law_of_values(draw)
+        yield Row(named.name, named.name, shape, dtype, rule, values, fans_of(shape), law)
         return
     shares: dict[str, list[Part]] = {}
     for part in parts:
@@ -101,17 +100,20 @@ def _rows(assignment: Assignment) -> Iterator[Row]:
     for name, pieces in shares.items():
         region = pieces[0].region
         yield Row(
-            name, named.name, region.shape, dtype, rule, _values(pieces[0]),
-            _fans(region.matrix_shape), _law(pieces[0]), len(pieces),
+            name, named.name, region.shape, dtype, rule, values_in_words(pieces[0].values),
+            fans_of(region.matrix_shape), law_of_part(pieces[0]), len(pieces),
         )  # fmt: skip
 
 
-def _fans(shape: tuple[int, ...]) -> tuple[int, int] | None:
+def fans_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Fans as torch counts them; None of a vector."""
     return calculate_fans(shape) if len(shape) > 1 else None
 
 
-def _values(part: Part) -> str:
-    values = part.values
+def values_in_words(values: Values | None) -> str:
+    """What a part, or a draw of a whole parameter, is filled with; None is what is computed."""
+    if values is None:
+        return "computed"
     if isinstance(values, Kept):
         return "keep"
     if isinstance(values, Matrix):
@@ -125,11 +127,15 @@ def _values(part: Part) -> str:
     return draw_in_words(values)
 
 
-def _law(part: Part) -> Law | None:
-    values = part.values
-    if isinstance(values, Matrix):
+def law_of_part(part: Part) -> Law | None:
+    """The law of a part's values; None where nothing is known of them."""
+    if isinstance(part.values, Matrix):
         rows, *rest = part.region.matrix_shape
-        return law_of_orthogonal(rows, torch.Size(rest).numel(), values.gain)
-    if isinstance(values, Kept | Call | Function | torch.Tensor):
-        return None
-    return law_of(values) if values[0] in DISTRIBUTIONS else None
+        return law_of_orthogonal(rows, torch.Size(rest).numel(), part.values.gain)
+    return law_of_values(part.values)
+
+
+def law_of_values(values: Values | None) -> Law | None:
+    """The law of a draw; None for all else, and for words, which are no numbers."""
+    draw = None if values is None else draw_in(values)
+    return None if draw is None or DISTRIBUTIONS[draw[0]].law is None else law_of(draw)

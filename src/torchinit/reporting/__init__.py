@@ -1,0 +1,1 @@
+"""What is in a model: every parameter measured, judged and drawn."""

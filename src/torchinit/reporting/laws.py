@@ -1,0 +1,237 @@
+"""Which law values follow, by the share of them that lies beyond each distance from the mean.
+
+A law is a survival function on the grid of ``measure``: the share of |x - mean| / std that is at
+least so large. It is held against counts by the bound of Chernoff and Hoeffding, which is one of
+finite samples: values of the law are refused with at most the probability ALPHA.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchinit.reporting.measure import BINS, GRID, STEPS, Moments
+from torchinit.schemes.law import Law
+
+SIGMAS = 5.0
+# Two-sided, of a standard normal: 5.7e-7.
+ALPHA = math.erfc(SIGMAS / math.sqrt(2))
+# A deviance (a logarithm of a probability) from which on counts are refused, over all of the grid.
+LIMIT = math.log(2 * (BINS + 1) / ALPHA)
+_NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
+_WEIGHTS = (
+    0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665,
+    0.2369268850561891,
+)  # fmt: skip
+
+
+class Found(NamedTuple):
+    """The law that values were found to follow.
+
+    Attributes:
+        kind: zeros, ones, constant, normal, uniform, truncated normal, clipped normal, orthogonal;
+            undecided where too few values are there to tell, other where none fits; empty; not
+            finite.
+        cut: of a truncated or clipped normal, in std of the normal; else None.
+    """
+
+    kind: str
+    cut: float | None = None
+
+    def __str__(self) -> str:
+        short = {"truncated normal": "trunc", "clipped normal": "clipped"}.get(self.kind, self.kind)
+        return short if self.cut is None else f"{short} ±{self.cut:.1f}"
+
+
+def find_law(moments: Moments, resolution: float, orthogonality: float | None) -> Found:
+    """The law of values.
+
+    Args:
+        moments: of the values.
+        resolution: of their dtype, as ``resolution_of`` has it.
+        orthogonality: error of the matrix, where it has been found.
+    """
+    if not moments.numel:
+        return Found("empty")
+    if not moments.finite:
+        return Found("not finite")
+    if moments.low == moments.high:
+        return Found({0.0: "zeros", 1.0: "ones"}.get(moments.low, "constant"))
+    if orthogonality is not None and orthogonality <= max(1e-4, 3 * resolution):
+        return Found("orthogonal")
+    if not moments.std > 0:
+        return Found("other")
+    fits = [
+        kind
+        for kind, survival in (("normal", normal()), ("uniform", uniform()))
+        if _is_symmetric(moments) and deviance(moments, survival, resolution) <= LIMIT
+    ]
+    if len(fits) == 2:
+        return Found("undecided")
+    if fits:
+        return Found(fits[0])
+    for kind, family, parent in (
+        ("truncated normal", truncated, _std_of_truncated),
+        ("clipped normal", clipped, _std_of_clipped),
+    ):
+        cut = _cut(moments.extent, parent)
+        if cut is None or not _is_symmetric(moments):
+            continue
+        if deviance(moments, family(round(cut, 3)), resolution) <= LIMIT:
+            return Found(kind, cut)
+    return Found("other")
+
+
+def _is_symmetric(moments: Moments) -> bool:
+    """Whether the skewness is within five standard errors of those of a normal; few have more."""
+    return abs(moments.skewness) <= SIGMAS * math.sqrt(6 / moments.finite) + 1e-3
+
+
+def resolution_of(dtype: torch.dtype, std: float) -> float:
+    """How far rounding may move a value of the size of std, in std."""
+    if not dtype.is_floating_point:
+        return 0.0 if dtype.is_complex else 1.0 / std if std > 0 else 0.0
+    finfo = torch.finfo(dtype)
+    return max(finfo.eps, finfo.smallest_normal * finfo.eps / std if std > 0 else 0.0)
+
+
+def deviance(
+    moments: Moments, survival: Tensor, resolution: float, *, has_edge: bool | None = None
+) -> float:
+    """How far counts are from a law at the worst point of the grid: minus the log of a probability.
+
+    A count of n values that each lie beyond with probability p is as far out as that, or further,
+    with probability at most exp(-n KL(count / n, p)) on either side (Hoeffding 1963, theorem 1).
+    Between the survival functions that rounding may lead to, p is what is nearest. So it is between
+    those that errors of the mean and the std may: a law that ends has its edge elsewhere then,
+    though without an edge they only bring counts nearer to the law.
+
+    Args:
+        moments: of the values.
+        survival: of the law.
+        resolution: of the dtype.
+        has_edge: whether the law ends; None is whether its survival function does.
+    """
+    if has_edge is None:
+        has_edge = not float(survival[-1]) > 0
+    n = moments.finite
+    error = SIGMAS * (1 / math.sqrt(n) + GRID * moments.std_error) if has_edge else 0.0
+    width = resolution * GRID.clamp(min=1.0) + error
+    low, high = _at(survival, GRID + width), _at(survival, (GRID - width).clamp(min=0.0))
+    share = moments.beyond / n
+    p = torch.minimum(torch.maximum(share, low), high)
+    return n * float((_relative(share, p) + _relative(1 - share, 1 - p)).max())
+
+
+def _relative(share: Tensor, p: Tensor) -> Tensor:
+    """Of a relative entropy the part of one outcome; 0 for what neither has."""
+    return torch.xlogy(share, share / p.clamp(min=1e-300))
+
+
+def _at(survival: Tensor, points: Tensor) -> Tensor:
+    """A survival function between the points of the grid, and beyond it."""
+    places = (points * STEPS).clamp(max=BINS)
+    below = places.floor().long().clamp(max=BINS - 1)
+    part = places - below
+    return survival[below] * (1 - part) + survival[below + 1] * part
+
+
+@lru_cache(maxsize=1)
+def normal() -> Tensor:
+    """Of a normal."""
+    survival: Tensor = torch.special.erfc(GRID / math.sqrt(2))
+    return survival
+
+
+@lru_cache(maxsize=1)
+def uniform() -> Tensor:
+    """Of a uniform."""
+    return (1 - GRID / math.sqrt(3)).clamp(min=0.0)
+
+
+@lru_cache(maxsize=4096)
+def truncated(cut: float) -> Tensor:
+    """Of a normal truncated at so many of its std on either side."""
+    beyond = math.erfc(cut / math.sqrt(2))
+    tail: Tensor = torch.special.erfc(GRID * _std_of_truncated(cut) / math.sqrt(2)) - beyond
+    return (tail / (1 - beyond)).clamp(min=0.0)
+
+
+@lru_cache(maxsize=4096)
+def clipped(cut: float) -> Tensor:
+    """Of a normal whose values beyond so many std have been put there."""
+    # The edge itself is a float in the middle of nothing: it is given the benefit of the last bit.
+    points = GRID * _std_of_clipped(cut)
+    return torch.where(points <= cut + 1e-3, torch.special.erfc(points / math.sqrt(2)), 0.0)
+
+
+def _std_of_truncated(cut: float) -> float:
+    mass = math.erf(cut / math.sqrt(2))
+    return math.sqrt(max(1 - 2 * cut * _phi(cut) / mass, 0.0))
+
+
+def _std_of_clipped(cut: float) -> float:
+    mass = math.erf(cut / math.sqrt(2))
+    return math.sqrt(mass - 2 * cut * _phi(cut) + cut**2 * (1 - mass))
+
+
+def _phi(x: float) -> float:
+    return math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _cut(extent: float, std: Callable[[float], float]) -> float | None:
+    """The cut whose values reach so many std of their own; None if no cut between 0.05 and 8."""
+    low, high = 0.05, 8.0
+    if not low / std(low) < extent < high / std(high):
+        return None
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle / std(middle) < extent else (low, middle)
+    return low
+
+
+def survival_of(law: Law) -> Tensor | None:
+    """The survival function of a law about its mean; None where its density is not known."""
+    if law.density is None or not law.std > 0:
+        return None
+    # Of the laws that there are, kurtosis and bounds tell which it is, once mean and std are out.
+    bounds = ((law.low - law.mean) / law.std, (law.high - law.mean) / law.std)
+    key = tuple(f"{number:.12g}" for number in (law.kurtosis, *bounds))
+    if key not in _KNOWN:
+        if len(_KNOWN) >= 4096:
+            _KNOWN.clear()
+        _KNOWN[key] = _integrate(law, law.density)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[tuple[str, ...], Tensor] = {}
+
+
+def _integrate(law: Law, density: Callable[[float], float]) -> Tensor:
+    inside = [0.0]
+    for start, stop in itertools.pairwise(GRID.tolist()):
+        right = law.mean + law.std * start, law.mean + law.std * stop
+        left = law.mean - law.std * stop, law.mean - law.std * start
+        cell = sum(
+            _integral(density, max(low, law.low), min(high, law.high))
+            for low, high in (left, right)
+        )
+        inside.append(inside[-1] + cell)
+    return (1 - torch.tensor(inside, dtype=torch.float64)).clamp(0.0, 1.0)
+
+
+def _integral(density: Callable[[float], float], start: float, stop: float) -> float:
+    """Over an interval, by five points of Gauss and Legendre."""
+    if not start < stop:
+        return 0.0
+    half, middle = (stop - start) / 2, (start + stop) / 2
+    return half * sum(
+        weight * density(middle + half * node)
+        for node, weight in zip(_NODES, _WEIGHTS, strict=True)
+    )

@@ -1,0 +1,254 @@
+"""Who does not have the values that it should: by the rules, else by its siblings.
+
+Every comparison is at five standard errors, two-sided 5.7e-7 for values that are right, or at the
+same probability by an exact bound. A parameter is compared at most three times (mean, std, shape),
+so that a right model of n parameters has an offender with probability at most 1.7e-6 n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchinit.reporting.laws import LIMIT, SIGMAS, deviance, survival_of
+from torchinit.reporting.rows import ReportRow
+from torchinit.schemes.law import Law
+
+# Comparisons of one parameter.
+COMPARISONS = 3
+# Siblings that tell what is usual, at least.
+_ENOUGH = 3
+# A median absolute deviation of a normal is its std over this.
+_MAD = 1.4826
+# How much less like its siblings than they like each other a shape has to be, in deviances.
+_APART = 9.0
+# Fewer values than these are not compared with siblings'.
+_FEW = 16
+
+
+class Problem(NamedTuple):
+    """What is wrong: in words, and in the few that fit beside a point of the picture."""
+
+    text: str
+    short: str
+
+
+class Offender(NamedTuple):
+    """A parameter, or part of one, that is not as it should be.
+
+    Attributes:
+        name: of the row.
+        problems: how, in words.
+        short: the same in few.
+    """
+
+    name: str
+    problems: list[str]
+    short: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'; '.join(self.problems)}"
+
+
+def find_offenders(rows: Sequence[ReportRow]) -> list[Offender]:
+    """Those whose values are not as they should be, in the order of the model."""
+    problems: dict[int, list[Problem]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        problems[number] += _not_finite(row)
+        if _law(row) is not None:
+            problems[number] += _by_law(row)
+    for group in _siblings(rows):
+        for number, said in _by_siblings([(number, rows[number]) for number in group]):
+            problems[number].append(said)
+    return [
+        Offender(
+            rows[number].name,
+            [problem.text for problem in found],
+            ", ".join(dict.fromkeys(problem.short for problem in found)),
+        )
+        for number, found in sorted(problems.items())
+        if found
+    ]
+
+
+def _not_finite(row: ReportRow) -> Iterator[Problem]:
+    moments = row.moments
+    for count, what in ((moments.nans, "NaN"), (moments.infinities, "infinite")):
+        if count:
+            yield Problem(f"{count:,} of {moments.numel:,} values {what}", what)
+
+
+def _law(row: ReportRow) -> Law | None:
+    return None if row.intended is None else row.intended.law
+
+
+def _by_law(row: ReportRow) -> Iterator[Problem]:
+    """What is wrong with a parameter whose law is known."""
+    law, moments = _law(row), row.moments
+    if law is None or not moments.finite:
+        return
+    eps = torch.finfo(row.dtype).eps if row.dtype.is_floating_point else 0.0
+    if not law.std > 0:
+        if max(abs(moments.low - law.mean), abs(moments.high - law.mean)) > eps * abs(law.mean):
+            said = f"values from {moments.low:.4g} to {moments.high:.4g}"
+            yield Problem(f"{said}, all {law.mean:.4g} intended", f"not {law.mean:.3g}")
+        return
+    if moments.low == moments.high:
+        if moments.finite > 1:
+            said = f"all values {moments.low:.4g}, std {law.std:.4g} intended"
+            yield Problem(said, "constant")
+        return
+    resolution = max(eps, torch.finfo(row.dtype).smallest_normal * eps / law.std if eps else 0.0)
+    bound = eps * max(map(abs, (law.mean, law.std))) + resolution * law.std
+    if moments.low < law.low - bound or moments.high > law.high + bound:
+        yield Problem(
+            f"values from {moments.low:.4g} to {moments.high:.4g}, within {law.low:.4g} and "
+            f"{law.high:.4g} intended",
+            "out of bounds",
+        )
+    error = SIGMAS * max(law.std, moments.std) / math.sqrt(moments.finite)
+    if abs(moments.mean - law.mean) > error + eps * (law.mean_shift + abs(law.mean)):
+        said = f"mean {moments.mean:.4g}, {law.mean:.4g} ± {error:.2g} intended"
+        yield Problem(said, f"mean {moments.mean:.2g}")
+    off = _off(moments.std / law.std, moments.finite, law.kurtosis, resolution)
+    if abs(off) > SIGMAS:
+        ratio = moments.std / law.std
+        said = f"std {moments.std:.4g}, {law.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
+        yield Problem(said, f"×{ratio:.3g}")
+    survival, has_edge = survival_of(law), math.isfinite(law.high - law.low)
+    if survival is not None and (
+        deviance(moments, survival, resolution, has_edge=has_edge) > LIMIT
+    ):
+        words = row.intended.words if row.intended is not None else ""
+        yield Problem(f"{_shape(row)}, {words} intended", _shape(row))
+    yield from _by_orthogonality(row, eps)
+
+
+def _by_orthogonality(row: ReportRow, eps: float) -> Iterator[Problem]:
+    if row.intended is None or not row.intended.orthogonal or row.orthogonality is None:
+        return
+    if row.orthogonality > max(1e-3, 8 * eps):
+        said = f"orthogonality error {row.orthogonality:.2g}"
+        yield Problem(said, "not orthogonal")
+
+
+def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
+    """How many standard errors a std is off, by the transform of Wilson and Hilferty.
+
+    Args:
+        ratio: of the std to what it should be.
+        count: of values.
+        kurtosis: of their law: the variance of n values has as many degrees of freedom as
+            2 n / (kurtosis - 1) normal ones.
+        resolution: in std: its square is what rounding may add to the variance, about.
+    """
+    part = kurtosis - 1
+    if part <= 1e-9:
+        return (
+            0.0 if abs(ratio - 1) <= max(resolution, 1e-6) else math.copysign(math.inf, ratio - 1)
+        )
+    spread = 2 / (9 * max(2 * count / part, 1.0))
+    squared = ratio**2
+    slack = resolution**2
+    squared += min(max(1 - squared, -slack), slack)
+    return float((squared ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
+
+
+def _siblings(rows: Sequence[ReportRow]) -> list[list[int]]:
+    """Numbers of rows without a law that play one part at different depths, enough of them."""
+    groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if _law(row) is None and row.moments.finite and row.place.depth:
+            groups[row.place.kin, row.fan_in, len(row.shape)].append(number)
+    return [group for group in groups.values() if len(group) >= _ENOUGH]
+
+
+def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
+    """What is wrong with parameters that should be alike."""
+    constant = [(n, row) for n, row in group if row.moments.low == row.moments.high]
+    varied = [(n, row) for n, row in group if row.moments.low < row.moments.high]
+    if 2 * len(constant) > len(group):
+        values = [row.moments.mean for _, row in constant]
+        usual = max(values, key=values.count)
+        if 2 * values.count(usual) <= len(group):
+            return  # each has a value of its own, as scales that fall with depth
+        for number, row in constant:
+            if row.moments.mean != usual:
+                value = row.moments.mean
+                said = f"all values {value:.4g}, its siblings {usual:.4g}"
+                yield number, Problem(said, f"all {value:.3g}")
+        for number, row in varied:
+            moments = row.moments
+            said = f"values from {moments.low:.4g} to {moments.high:.4g}"
+            yield number, Problem(f"{said}, its siblings all {usual:.4g}", f"not {usual:.3g}")
+        return
+    for number, row in constant:
+        if row.moments.finite > 1:
+            said = f"constant {row.moments.mean:.4g}, its siblings are not"
+            yield number, Problem(said, "constant")
+    alike = [(n, row) for n, row in varied if row.moments.finite >= _FEW and row.moments.std > 0]
+    if len(alike) >= _ENOUGH:
+        yield from _by_std(alike)
+        yield from _by_mean(alike)
+        yield from _by_shape(alike)
+
+
+def _by_std(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
+    """Beyond five standard errors, and beyond five of the spread that the siblings have."""
+    logs = [math.log(row.moments.std) for _, row in group]
+    centre = median(logs)
+    spread = _MAD * median(abs(log - centre) for log in logs)
+    usual, kurtosis = math.exp(centre), median(row.moments.kurtosis for _, row in group)
+    for (number, row), log in zip(group, logs, strict=True):
+        off = _off(math.exp(log - centre), row.moments.finite, kurtosis, row.resolution)
+        if abs(off) > SIGMAS * _of_median(group) and abs(log - centre) > SIGMAS * spread:
+            ratio = math.exp(log - centre)
+            said = f"std {row.moments.std:.4g}, its siblings {usual:.4g} ({ratio:.3g} times)"
+            yield number, Problem(said, f"×{ratio:.3g}")
+
+
+def _of_median(group: Sequence[object]) -> float:
+    """The standard error of a difference from the median of so many, in those of one."""
+    return math.sqrt(1 + math.pi / (2 * len(group)))
+
+
+def _by_mean(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
+    means = [row.moments.mean for _, row in group]
+    centre = median(means)
+    spread = _MAD * median(abs(mean - centre) for mean in means)
+    for (number, row), mean in zip(group, means, strict=True):
+        error = row.moments.std / math.sqrt(row.moments.finite) * _of_median(group)
+        slack = row.resolution * abs(centre)
+        if abs(mean - centre) > SIGMAS * max(error, spread) + slack:
+            said = f"mean {mean:.4g}, its siblings {centre:.4g}"
+            yield number, Problem(said, f"mean {mean:.2g}")
+
+
+def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
+    """By the survival function, against the median of the siblings'."""
+    shares = torch.stack([row.moments.beyond / row.moments.finite for _, row in group])
+    usual = _floor(shares.median(0).values, sum(row.moments.finite for _, row in group))
+    found = [deviance(row.moments, usual, row.resolution, has_edge=True) for _, row in group]
+    among = median(found)
+    inflation = _of_median(group) ** 2
+    for (number, row), one in zip(group, found, strict=True):
+        if one > max(LIMIT * inflation, _APART * among):
+            others = [other.law for _, other in group if other is not row]
+            law = max(set(others), key=lambda x: [o.kind for o in others].count(x.kind))
+            yield number, Problem(f"{_shape(row)}, its siblings {law}", _shape(row))
+
+
+def _shape(row: ReportRow) -> str:
+    said = str(row.law)
+    return said if row.law.kind != "other" else f"kurtosis {row.moments.kurtosis:.3g}"
+
+
+def _floor(survival: Tensor, count: int) -> Tensor:
+    """A share of none among so many is taken for a share of one."""
+    return survival.clamp(min=1 / count)

@@ -1,0 +1,118 @@
+"""``report_model``: every parameter measured, judged, and drawn in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchinit.reporting.offenders import Offender, find_offenders
+from torchinit.reporting.results import Results
+from torchinit.reporting.rows import ReportRow, row_of
+from torchinit.reporting.sources import sources_of
+from torchinit.reporting.table import table_of
+
+
+class ModelReport(Sequence[ReportRow]):
+    """Rows, one for each parameter or part of one, in the model's order. Printed, a table.
+
+    Attributes:
+        against: the report that this one is to be compared with; None without.
+    """
+
+    def __init__(
+        self, title: str, rows: Sequence[ReportRow], against: ModelReport | None = None
+    ) -> None:
+        self.against = against
+        other: Results | None = None if against is None else against._results
+        self._results: Results = Results(title, list(rows), find_offenders(rows), other)
+
+    def __getitem__(self, index: int) -> ReportRow:  # type: ignore[override]
+        return self._results.rows[index]
+
+    def __len__(self) -> int:
+        return len(self._results.rows)
+
+    def __str__(self) -> str:
+        return table_of(self._results)
+
+    __repr__ = __str__
+
+    @property
+    def title(self) -> str:
+        """What was measured."""
+        return self._results.title
+
+    @property
+    def offenders(self) -> Sequence[Offender]:
+        """Those whose values are not as they should be, and how."""
+        return self._results.offenders
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """How often a right model has an offender, at most: the sum over all comparisons."""
+        return self._results.false_alarm_rate
+
+    def save(self, path: str | Path) -> None:
+        """Draws the picture.
+
+        Args:
+            path: of the file, whose suffix is the format: png, pdf, svg.
+
+        Raises:
+            ImportError: without matplotlib, which the extra ``report`` installs.
+            OSError: if the file cannot be written.
+            ValueError: for a suffix that matplotlib does not know.
+        """
+        from torchinit.reporting.picture import save_picture
+
+        save_picture(self._results, Path(path))
+
+
+def report_model(
+    model: nn.Module | str | Path,
+    rules: Mapping[Any, Any] | None = None,
+    *,
+    against: nn.Module | str | Path | None = None,
+) -> ModelReport:
+    """Measures every parameter of a model, and says which are not as they should be.
+
+    Every value is read, in a few passes by ``torch.get_num_threads()`` threads; nothing is written,
+    and no random state touched. Of a checkpoint one tensor at a time is in memory.
+
+    Args:
+        model: with values; or the path of a checkpoint of safetensors, a file or a directory.
+        rules: as ``init_model_`` takes them, that parameters are held against; without, each is
+            held against its siblings at other depths. See docs/report.md.
+        against: another model or checkpoint, that the picture shows beside this one.
+
+    Raises:
+        ArgumentError: for parameters without values here (on the meta device, lazy, DTensors), a
+            path that is no checkpoint, rules that do not fit.
+        TypeError: for what is neither a module nor a path; values that are not dense numbers.
+        ImportError: for a path without safetensors, which the extra ``report`` installs.
+
+    >>> import torchinit
+    >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
+    >>> model = torchinit.init_model_(torch.nn.Linear(64, 32), rules, seed=0)
+    >>> report = torchinit.report_model(model, rules)
+    >>> [(row.name, row.role, str(row.law)) for row in report]
+    [('weight', 'other', 'normal'), ('bias', 'bias', 'zeros')]
+    >>> report.offenders
+    []
+    """
+    sources = sources_of(model, rules)
+    others = None if against is None else sources_of(against, None)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        rows = [row_of(source, threads) for source in sources]
+        other_rows = None if others is None else [row_of(source, threads) for source in others]
+    other = None if other_rows is None else ModelReport(_title(against), other_rows)
+    return ModelReport(_title(model), rows, other)
+
+
+def _title(model: Any) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else Path(model).name or str(model)

@@ -1,0 +1,237 @@
+"""What is to be measured: of a module or of a checkpoint, by rules or not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchinit.errors import ArgumentError
+from torchinit.models.assign import Assignment, assign, padding_rows, some
+from torchinit.models.plan import law_of_part, law_of_values, values_in_words
+from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
+from torchinit.reporting.checkpoint import Held, read_checkpoint
+from torchinit.rules.part import Matrix, Part
+from torchinit.rules.rules import Rules
+from torchinit.schemes.law import Law
+from torchinit.streams.canonical import Named, gather
+
+# Numbers that belong to no rule, though a checkpoint has them among the parameters.
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
+Load: TypeAlias = "Callable[[], Tensor]"
+
+
+class Intended(NamedTuple):
+    """What a rule is for.
+
+    Attributes:
+        words: what it fills with.
+        law: of the values; None where nothing is known of them.
+        orthogonal: whether it makes an orthogonal matrix.
+    """
+
+    words: str
+    law: Law | None
+    orthogonal: bool
+
+
+class Source(NamedTuple):
+    """A parameter, or a part of one that its rule fills alone.
+
+    Attributes:
+        name: of the part, or of the parameter where it is whole.
+        parameter: that it lies in.
+        shape: of the logical tensor.
+        dtype: of the values.
+        fan_in: how many inputs each output has; 1 for a vector.
+        views: where the values lie in the parameter.
+        matrices: the same as matrices, each as rows in shares; none of a vector.
+        intended: by the rules; None without.
+        load: the parameter's values.
+    """
+
+    name: str
+    parameter: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fan_in: int
+    views: Callable[[Tensor], list[Tensor]]
+    matrices: Callable[[Tensor], list[list[Tensor]]]
+    intended: Intended | None
+    load: Load
+
+
+def sources_of(model: nn.Module | str | Path, rules: Mapping[Any, Any] | None) -> list[Source]:
+    """What there is to measure, in the order of the model.
+
+    Raises:
+        ArgumentError: for a model whose values are not here: on the meta device, lazy, sharded; a
+            checkpoint that is none; rules that do not fit, as ``init_model_`` does.
+        TypeError: for what is neither a module nor a path.
+    """
+    if isinstance(model, nn.Module):
+        parameters, _ = gather(model)
+        _check_here(parameters)
+        named = parameters
+        loads: dict[str, Load] = {one.name: one.tensor.detach for one in parameters}
+        conv1d = {one.name for one in parameters if _is_conv1d(one.owner)}
+    elif isinstance(model, str | Path):
+        held, is_conv1d = read_checkpoint(Path(model))
+        named = _skeleton(held)
+        loads = {one.name: one.load for one in held}
+        conv1d = {one.name for one in held if is_conv1d(one.name)}
+    else:
+        raise TypeError(
+            f"model must be a torch.nn.Module or the path of a checkpoint, not "
+            f"{type(model).__name__}"
+        )
+    if rules is None:
+        return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
+    judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]
+    strict = isinstance(model, nn.Module)
+    assigned = {one.named.name: one for one in assign(judged, Rules(rules), None, strict=strict)}
+    found: list[Source] = []
+    for one in named:
+        load, is_conv = loads[one.name], one.name in conv1d
+        if one.name in assigned:
+            found += _by_rule(assigned[one.name], load, is_conv)
+        else:
+            found.append(_whole(one, load, is_conv, None))
+    return found
+
+
+def _is_parameter(named: Named) -> bool:
+    return named.tensor.is_floating_point() and named.name.rpartition(".")[2] not in _BUFFERS
+
+
+def _is_conv1d(owner: nn.Module) -> bool:
+    """Whether a module is GPT-2's linear layer, whose weight is (inputs, outputs)."""
+    return type(owner).__name__ == "Conv1D" and hasattr(owner, "nf")
+
+
+def _check_here(parameters: Sequence[Named]) -> None:
+    """Raises for parameters whose values are not all in this process."""
+    lazy = [one.name for one in parameters if is_lazy(one.tensor)]
+    if lazy:
+        raise ArgumentError(
+            f"{len(lazy)} parameters are lazy and have no shape yet: {some(lazy)}. Call the model "
+            "once before"
+        )
+    meta = [one.name for one in parameters if one.tensor.is_meta]
+    if meta:
+        raise ArgumentError(
+            f"{len(meta)} of {len(parameters)} parameters are on the meta device, and have no "
+            f"values to report: {some(meta)}. Initialise the model first, as by "
+            "torchinit.init_model_(model, seed=0)"
+        )
+    for one in parameters:
+        if is_dtensor(one.tensor):
+            raise ArgumentError(
+                f"parameter {one.name!r} is a DTensor, of which this process may hold a shard: "
+                "report the checkpoint, or the model after full_tensor() of every parameter"
+            )
+        check_no_flat_piece(one.tensor)
+        if one.tensor.layout != torch.strided or one.tensor.is_quantized:
+            raise TypeError(
+                f"parameter {one.name!r} is {one.tensor.layout} of {one.tensor.dtype}: only dense "
+                "values can be reported"
+            )
+
+
+def _skeleton(held: Sequence[Held]) -> list[Named]:
+    """Parameters of a checkpoint as those of a model, without memory, for rules to be matched."""
+    owner = nn.Module()
+    return [
+        Named(one.name, _shaped(one), owner, one.name.rpartition(".")[2], owner) for one in held
+    ]
+
+
+def _shaped(held: Held) -> nn.Parameter:
+    values = torch.zeros((), dtype=held.dtype).expand(held.shape)
+    return nn.Parameter(values, requires_grad=False)
+
+
+def _whole(named: Named, load: Load, conv1d: bool, intended: Intended | None) -> Source:
+    shape = tuple(named.tensor.shape)
+    pads = padding_rows(named)
+    stacked = int(len(shape) == 3 and "expert" in named.name)
+
+    def matrices(tensor: Tensor) -> list[list[Tensor]]:
+        if tensor.dim() < 2 or 0 in tensor.shape:
+            return []
+        if stacked:
+            return [[matrix] for matrix in tensor.unbind()]
+        return [_without(tensor.flatten(1), pads)]
+
+    return Source(
+        named.name, named.name, shape, named.tensor.dtype, _fan_in(shape[stacked:], conv1d),
+        lambda tensor: _without(tensor, pads), matrices, intended, load,
+    )  # fmt: skip
+
+
+def _without(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    """A tensor but for rows that stand for padding, and are zero."""
+    if not rows or not tensor.dim():
+        return [tensor]
+    edges = [-1, *sorted(row % len(tensor) for row in rows), len(tensor)]
+    views = [tensor[start + 1 : stop] for start, stop in itertools.pairwise(edges)]
+    return [view for view in views if view.numel()]
+
+
+def _fan_in(shape: Sequence[int], conv1d: bool) -> int:
+    """Fan in as torch counts it, of (inputs, outputs) as it is meant; 1 for a vector."""
+    if len(shape) < 2:
+        return 1
+    return max(shape[0] if conv1d and len(shape) == 2 else math.prod(shape[1:]), 1)
+
+
+def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[Source]:
+    """One source for each part of a parameter that has a name of its own."""
+    named, draw, parts = assignment.named, assignment.draw, assignment.parts
+    if draw is not None or not parts:
+        words, law = values_in_words(draw), law_of_values(draw)
+        return [_whole(named, load, conv1d, Intended(words, law, False))]
+    shares: dict[str, list[Part]] = {}
+    for part in parts:
+        # The matrices of a stack have names of their own, with their numbers.
+        shares.setdefault(part.region.name.partition("\0")[0], []).append(part)
+    first = parts[0].region
+    if len(parts) == 1 and first.shape == tuple(named.tensor.shape) and not first.stacked:
+        return [_whole(named, load, conv1d, _intended(parts[0]))]
+    return [_part(named, name, pieces, load, conv1d) for name, pieces in shares.items()]
+
+
+def _intended(part: Part) -> Intended:
+    values = part.values
+    return Intended(values_in_words(values), law_of_part(part), isinstance(values, Matrix))
+
+
+def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool) -> Source:
+    region = pieces[0].region
+    shape = tuple(region.matrix_shape)
+
+    def views(tensor: Tensor) -> list[Tensor]:
+        return [piece.region.of(tensor) for piece in pieces]
+
+    def matrices(tensor: Tensor) -> list[list[Tensor]]:
+        found = views(tensor)
+        if len(shape) < 2:
+            return []
+        if region.offset is not None:  # shares of one matrix, side by side
+            if region.cuts and region.cuts[-1][0] == 1:
+                found = [view.transpose(0, 1) for view in found]
+            return [[view.flatten(1) for view in found]]
+        for _ in range(region.stacked if region.number is None else 0):
+            found = [matrix for view in found for matrix in view.unbind()]
+        return [[view.flatten(1)] for view in found if view.numel()]
+
+    return Source(
+        name, named.name, tuple(region.shape), named.tensor.dtype, _fan_in(shape, conv1d), views,
+        matrices, _intended(pieces[0]), load,
+    )  # fmt: skip

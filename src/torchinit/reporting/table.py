@@ -1,0 +1,111 @@
+"""A report as a table of at most 100 columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from torchinit.reporting.results import Results
+from torchinit.reporting.rows import ReportRow
+
+WIDTH = 100
+_HEADS = (
+    "parameter", "shape", "law", "mean", "std", "kurt", "min", "max", "zeros", "norm", "orth",
+)  # fmt: skip
+_LEFT = 3  # columns of text
+_START = 6  # of a name, where its middle is left out
+
+
+def table_of(results: Results) -> str:
+    """The table, and below it the offenders.
+
+    Names in layers stand below the name of their stack, without it.
+    """
+    wrong = {offender.name for offender in results.offenders}
+    cells = [_HEADS, *(_cells(row, row.name in wrong) for row in results.rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[0] = min(widths[0], max(WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1), 16))
+    lines = [_line(_HEADS, widths)]
+    stack = ""
+    for row, its_cells in zip(results.rows, cells[1:], strict=True):
+        if row.place.stack != stack:
+            stack = row.place.stack
+            lines += [f"{stack}:"] if stack else []
+        lines.append(_line(its_cells, widths))
+    return "\n".join([*lines, "", *verdict(results)])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        _fit(cell, width).ljust(width) if number < _LEFT else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
+
+
+def verdict(results: Results) -> Iterable[str]:
+    """The offenders in words."""
+    count = f"{len(results.rows)} parameters and parts"
+    rate = (
+        f"a right model has any in one of {1 / results.false_alarm_rate:,.0f}"
+        if len(results.rows)
+        else ""
+    )
+    if not results.offenders:
+        yield f"{count}, no offenders" + (f" ({rate})" if rate else "")
+        return
+    yield f"{len(results.offenders)} offenders of {count} ({rate}):"
+    for offender in results.offenders:
+        yield f"  {offender.name}"
+        for problem in offender.problems:
+            yield f"    {problem}"
+
+
+def _fit(text: str, width: int) -> str:
+    """A text in so many columns: its end tells names apart, its start says how deep it lies."""
+    if len(text) <= width:
+        return text
+    end = len(text) - width + _START + 1
+    return f"{text[:_START]}…{text[end:]}"
+
+
+def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
+    moments = row.moments
+    name = row.name.removesuffix(".weight")
+    if row.place.depth:
+        rest = row.place.rest.removesuffix(".weight")
+        name = f"  {'.'.join(map(str, row.place.depth))}.{rest}".removesuffix(".")
+    if is_wrong:
+        name = f"!{name.removeprefix(' ')}"
+    return (
+        name, "x".join(map(str, row.shape)), str(row.law),
+        _short(moments.mean), _short(moments.std, 3), _kurtosis(moments.kurtosis),
+        _short(moments.low), _short(moments.high), _share(moments.zeros, moments.numel),
+        "" if row.spectral is None else f"{row.spectral:.2f}",
+        "" if row.orthogonality is None else _short(row.orthogonality, 1),
+    )  # fmt: skip
+
+
+def _kurtosis(value: float) -> str:
+    return "" if not value else f"{value:.2f}" if abs(value) < 100 else f"{value:.0e}"
+
+
+def _share(part: int, count: int) -> str:
+    if not part:
+        return ""
+    share = 100 * part / count
+    return f"{share:.0f}%" if share >= 1 else "<1%"
+
+
+def _short(value: float, digits: int = 2) -> str:
+    """A number in few characters."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if 1e-3 <= size < 10 ** (digits + 1):
+        places = max(digits - 1 - math.floor(math.log10(size)), 0)
+        text = f"{value:.{places}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

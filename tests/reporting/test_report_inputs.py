@@ -1,0 +1,215 @@
+"""What can be reported, and the errors of what cannot: modules, checkpoints, the command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from report_models import RULES, break_four, llama
+from torch import nn
+
+import torchinit
+from torchinit.commands import cli
+from torchinit.commands.rules_file import read_rules
+from torchinit.errors import ArgumentError
+
+safetensors = pytest.importorskip("safetensors.torch", reason="comes with the extra report")
+
+RULES_FILE = """
+import torchinit
+rules = {"**norm.weight": "ones", "**": torchinit.Normal(0.02)}
+"""
+
+
+def save(model, folder, shards=1):
+    """A checkpoint, in shards with their index if more than one."""
+    tensors = {name: p.detach().clone() for name, p in model.named_parameters()}
+    names = [list(tensors)[i::shards] for i in range(shards)]
+    folder.mkdir(exist_ok=True)
+    if shards == 1:
+        safetensors.save_file(tensors, folder / "model.safetensors")
+        return folder
+    files = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    for file, part in zip(files, names, strict=True):
+        safetensors.save_file({name: tensors[name] for name in part}, folder / file)
+    where = {name: file for file, part in zip(files, names, strict=True) for name in part}
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def numbers(report):
+    return {row.name: (row.moments[:-1], row.spectral, row.fan_in, str(row.law)) for row in report}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("rules", [None, RULES], ids=["siblings", "rules"])
+def test_a_checkpoint_is_the_model(tmp_path, shards, rules):
+    model = llama(5, dtype=torch.bfloat16)
+    broken = break_four(model)
+    path = save(model, tmp_path / "checkpoint", shards)
+    report = torchinit.report_model(path, rules)
+    assert numbers(report).keys() == dict(model.named_parameters()).keys()
+    expected = numbers(torchinit.report_model(model, rules))
+    for name, found in numbers(report).items():
+        assert str(found) == str(expected[name])
+    assert {offender.name for offender in report.offenders} == set(broken)
+    if shards == 1:
+        file = torchinit.report_model(str(path / "model.safetensors"), rules)
+        assert str(numbers(file)) == str(numbers(report))
+
+
+def test_gpt2s_linear_layers_are_known_by_config_or_shape(tmp_path):
+    shapes = {"h.0.attn.c_attn.weight": (16, 48), "h.0.mlp.c_fc.weight": (16, 64)}
+    for transposed in (False, True):
+        model = nn.Module()
+        tensors = {
+            name: torch.randn(shape[::-1] if transposed else shape)
+            for name, shape in shapes.items()
+        }
+        folder = tmp_path / str(transposed)
+        folder.mkdir()
+        safetensors.save_file(tensors, folder / "model.safetensors")
+        assert [row.fan_in for row in torchinit.report_model(folder)] == [16, 16]
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    assert [row.fan_in for row in torchinit.report_model(folder)] == [48, 64]
+    assert not list(model.parameters())
+
+
+def test_fans_of_gpt2_in_memory():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=8, bos_token_id=0, eos_token_id=0
+    )
+    rows = {row.name: row for row in torchinit.report_model(transformers.GPT2Model(config))}
+    assert rows["h.0.mlp.c_fc.weight"].fan_in == 16
+    assert rows["h.0.mlp.c_proj.weight"].fan_in == 64
+    assert rows["wte.weight"].fan_in == 16
+    assert rows["h.0.attn.c_attn.weight"].gain == pytest.approx(0.08, rel=0.1)
+
+
+def test_buffers_in_a_checkpoint_have_no_rule(tmp_path):
+    tensors = {"bn.running_mean": torch.zeros(4), "bn.num_batches_tracked": torch.tensor(3),
+               "w.weight": torch.randn(64, 64)}  # fmt: skip
+    safetensors.save_file(tensors, tmp_path / "model.safetensors")
+    report = torchinit.report_model(tmp_path, {"**": torchinit.Normal(1.0)})
+    assert len(report) == 3
+    assert not report.offenders
+
+
+def test_nothing_is_touched():
+    model = llama(3).requires_grad_()
+    model.get_parameter("model.norm.weight").grad = torch.ones(64)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    versions = [p._version for p in model.parameters()]
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    torchinit.report_model(model, RULES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert [p._version for p in model.parameters()] == versions
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.requires_grad
+    assert torch.equal(model.get_parameter("model.norm.weight").grad, torch.ones(64))
+
+
+def test_tied_and_shared_parameters_come_once():
+    embedding, layer = nn.Embedding(10, 4), nn.Linear(4, 4)
+    head = nn.Linear(4, 10, bias=False)
+    head.weight = embedding.weight
+    model = nn.ModuleDict({"embed": embedding, "a": layer, "b": layer, "head": head})
+    assert [row.name for row in torchinit.report_model(model)] == [
+        "embed.weight", "a.weight", "a.bias",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda _: 3, TypeError, "must be a torch.nn.Module or the path"),
+        (lambda _: nn.Linear(2, 2, device="meta"), ArgumentError, "Initialise the model first"),
+        (lambda _: nn.LazyLinear(3), ArgumentError, "lazy"),
+        (lambda path: path / "nowhere", ArgumentError, "no such checkpoint"),
+        (lambda path: path, ArgumentError, "it has no file .safetensors"),
+        (lambda path: write(path / "model.bin", "x"), ArgumentError, "is no checkpoint"),
+        (lambda path: write(path / "a.safetensors", "x"), ArgumentError, "cannot be read"),
+        (lambda path: write(path / "a.safetensors.index.json", "{}").parent, ArgumentError,
+         "is no index"),
+        (lambda path: write(path / "a.safetensors.index.json",
+                            '{"weight_map": {"w": "gone.safetensors"}}').parent,
+         ArgumentError, "gone.safetensors"),
+    ],
+)  # fmt: skip
+def test_errors(tmp_path, make, error, said):
+    with pytest.raises(error, match=said.replace(".", r"\.")):
+        torchinit.report_model(make(tmp_path))
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_rules_that_do_not_fit():
+    with pytest.raises(ArgumentError, match="no rule matches"):
+        torchinit.report_model(nn.Linear(2, 2), {"weight": "ones"})
+    with pytest.raises(ArgumentError, match="match no parameter"):
+        torchinit.report_model(nn.Linear(2, 2), {"**.q.weight": "ones", "**": "zeros"})
+
+
+def test_the_command(tmp_path, capsys):
+    rules = write(tmp_path / "rules.py", RULES_FILE)
+    right, broken = llama(5), llama(5)
+    names = break_four(broken)
+    paths = [str(save(model, tmp_path / name))
+             for name, model in (("right", right), ("broken", broken))]  # fmt: skip
+    picture = tmp_path / "report.png"
+    assert cli.main(["report", paths[0], "--rules", str(rules)]) == 0
+    assert "no offenders" in capsys.readouterr().out
+    arguments = ["report", paths[1], "--against", paths[0], "-o", str(picture)]
+    assert cli.main(arguments) == 1
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "no such checkpoint: nowhere"),
+        ([".", "-o", "a.jpg"], "must end in"),
+        ([".", "-o", "nowhere/a.png"], "no such directory"),
+        ([".", "--rules", "nowhere.py"], "no such file of rules"),
+    ],
+)
+def test_errors_of_the_command(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_rules_in_a_file(tmp_path):
+    path = tmp_path / "rules.py"
+    write(path, RULES_FILE)
+    assert list(read_rules(path, None)) == ["**norm.weight", "**"]
+    write(path, "def rules(config): return {'**': config}")
+    assert read_rules(path, "ones") == {"**": "ones"}
+    for text, said in [
+        ("def rules(config): return {}", "there is none"),
+        ("x = 1", "defines no rules"),
+        ("rules = 3", "is a int: expected a mapping"),
+        ("rules = 1 / 0", "raised ZeroDivisionError"),
+        ("rules = {}['a']", "raised KeyError"),
+        ("rules = (", "raised SyntaxError"),
+        ("raise SystemExit(3)", "left Python with 3"),
+    ]:
+        write(path, text)
+        with pytest.raises(ArgumentError, match=said):
+            read_rules(path, None)
+    write(path, "def rules(config): raise OSError('x')")
+    with pytest.raises(ArgumentError, match="raised OSError"):
+        read_rules(path, 1)
