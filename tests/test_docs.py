@@ -113,12 +113,19 @@ class Rules(nn.Module):
         self.layers[0]["experts"] = nn.ParameterDict({"w1": torch.empty(2, 8, 8)})
 
 
+def config():
+    """Of a small Llama."""
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
+    return pytest.importorskip("transformers").LlamaConfig(**sizes, vocab_size=100)
+
+
+def llama():
+    return pytest.importorskip("transformers").LlamaForCausalLM(config())
+
+
 def names_of_pages():
     """What the pages take to be there: a model of the reader's, and its parts."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=2, vocab_size=100
-    )
     layers = [nn.Linear(16, 16) for _ in range(3)]
     return {
         "torch": torch,
@@ -126,17 +133,18 @@ def names_of_pages():
         "init_model_": torchinit.init_model_,
         "LlamaModel": transformers.LlamaModel,
         "LlamaForCausalLM": transformers.LlamaForCausalLM,
-        "config": config,
+        "config": config(),
         "linear": layers[0],
         "layers": layers,
         "model": nn.Sequential(*layers),
         "init_weights": lambda layer: layer,
-        "rules": torchinit.recipes.llama(config),
+        "rules": torchinit.recipes.llama(config()),
         "last_stage": nn.ModuleDict({"lm_head": nn.Linear(64, 100, bias=False)}),
     }
 
 
-UNDER = {"Your rules": {"model": Rules}}  # what is made anew under a heading
+# What is made anew under a heading.
+UNDER = {"Your rules": {"model": Rules}, "A report of a model": {"model": llama}}
 
 
 @native_only

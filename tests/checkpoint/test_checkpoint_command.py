@@ -152,7 +152,7 @@ def test_what_is_not_there(config, tmp_path, capsys):
     assert f"{tmp_path / 'no.json'}: No such file" in run(capsys, tmp_path / "no.json", "out")[2]
     rules = run(capsys, config, tmp_path / "out", "--rules", tmp_path / "no.py")
     assert rules[0] == 1
-    assert f"{tmp_path / 'no.py'}: No such file" in rules[2]
+    assert f"no such file of rules: {tmp_path / 'no.py'}" in rules[2]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ class ModelReport(Sequence[ReportRow]):
 
     Attributes:
         against: the report that this one is to be compared with; None without.
+
+    >>> import torchinit
+    >>> report = torchinit.report_model(torch.nn.LayerNorm(8))
+    >>> isinstance(report, torchinit.ModelReport), [str(row.law) for row in report]
+    (True, ['ones', 'zeros'])
     """
 
     def __init__(

@@ -44,6 +44,11 @@ class ReportRow:
             the largest; None of a vector, and where std is 0 or a value is not finite.
         orthogonality: the largest entry of \\|Q^T Q - I\\|, Q being the matrix over its gain; None
             where it was not looked for.
+
+    >>> import torchinit
+    >>> row = torchinit.report_model(torch.nn.Linear(64, 32, bias=False))[0]
+    >>> isinstance(row, torchinit.ReportRow), row.name, row.shape, row.fan_in
+    (True, 'weight', (32, 64), 64)
     """
 
     name: str
