@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -146,6 +148,11 @@ def test_errors(tmp_path, make, error, said):
         torchinit.report_model(make(tmp_path))
 
 
+def test_errors_of_the_other_model():
+    with pytest.raises(TypeError, match="against must be a torch.nn.Module or the path"):
+        torchinit.report_model(nn.Linear(2, 2), against=3)
+
+
 def write(path, text):
     path.write_text(text)
     return path
@@ -213,3 +220,24 @@ def test_rules_in_a_file(tmp_path):
     write(path, "def rules(config): raise OSError('x')")
     with pytest.raises(ArgumentError, match="raised OSError"):
         read_rules(path, 1)
+
+
+def test_default_devices_and_contexts(tmp_path):
+    model = llama(3)
+    expected = numbers(torchinit.report_model(model, RULES))
+    with torch.device("meta"), torch.inference_mode():
+        report = torchinit.report_model(model, RULES)
+        report.save(tmp_path / "report.svg")
+    assert str(numbers(report)) == str(expected)
+
+
+def test_imported_where_another_device_is_the_default():
+    code = """
+import torch
+torch.set_default_device("meta")
+import torchinit
+torch.set_default_device("cpu")
+print(torchinit.report_model(torch.nn.Linear(64, 64))[0].law)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("uniform", 0), done.stderr

@@ -75,7 +75,8 @@ class ModelReport(Sequence[ReportRow]):
         """
         from torchinit.reporting.picture import save_picture
 
-        save_picture(self._results, Path(path))
+        with torch.device("cpu"):
+            save_picture(self._results, Path(path))
 
 
 def report_model(
@@ -110,13 +111,14 @@ def report_model(
     >>> report.offenders
     []
     """
-    sources = sources_of(model, rules)
-    others = None if against is None else sources_of(against, None)
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        rows = [row_of(source, threads) for source in sources]
-        other_rows = None if others is None else [row_of(source, threads) for source in others]
-    other = None if other_rows is None else ModelReport(_title(against), other_rows)
-    return ModelReport(_title(model), rows, other)
+    with torch.device("cpu"):  # whatever the caller's default is
+        sources = sources_of(model, rules)
+        others = None if against is None else sources_of(against, None, "against")
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            rows = [row_of(source, threads) for source in sources]
+            other_rows = None if others is None else [row_of(source, threads) for source in others]
+        other = None if other_rows is None else ModelReport(_title(against), other_rows)
+        return ModelReport(_title(model), rows, other)
 
 
 def _title(model: Any) -> str:

@@ -67,8 +67,14 @@ class Source(NamedTuple):
     load: Load
 
 
-def sources_of(model: nn.Module | str | Path, rules: Mapping[Any, Any] | None) -> list[Source]:
+def sources_of(
+    model: nn.Module | str | Path, rules: Mapping[Any, Any] | None, called: str = "model"
+) -> list[Source]:
     """What there is to measure, in the order of the model.
+
+    Args:
+        model, rules: as ``report_model`` takes them.
+        called: what errors call the model.
 
     Raises:
         ArgumentError: for a model whose values are not here: on the meta device, lazy, sharded; a
@@ -88,7 +94,7 @@ def sources_of(model: nn.Module | str | Path, rules: Mapping[Any, Any] | None) -
         conv1d = {one.name for one in held if is_conv1d(one.name)}
     else:
         raise TypeError(
-            f"model must be a torch.nn.Module or the path of a checkpoint, not "
+            f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
     if rules is None:
