@@ -165,6 +165,15 @@ def test_rules_that_do_not_fit():
         torchinit.report_model(nn.Linear(2, 2), {"**.q.weight": "ones", "**": "zeros"})
 
 
+def test_rules_for_other_names_than_a_checkpoint_has(tmp_path):
+    path = save(llama(1), tmp_path)
+    rules = {nn.LayerNorm: "ones", "**.experts.w": "zeros", **RULES}
+    with pytest.warns(UserWarning, match="2 of 4 rules match nothing") as caught:
+        torchinit.report_model(path, rules)
+    assert caught[0].filename == __file__
+    assert all(name in str(caught[0].message) for name in ("LayerNorm", "**.experts.w"))
+
+
 def test_the_command(tmp_path, capsys):
     rules = write(tmp_path / "rules.py", RULES_FILE)
     right, broken = llama(5), llama(5)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -100,8 +101,10 @@ def sources_of(
     if rules is None:
         return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
     judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]
-    strict = isinstance(model, nn.Module)
-    assigned = {one.named.name: one for one in assign(judged, Rules(rules), None, strict=strict)}
+    strict, chosen = isinstance(model, nn.Module), Rules(rules)
+    assigned = {one.named.name: one for one in assign(judged, chosen, None, strict=strict)}
+    if not strict:
+        _warn_of_unused(chosen, {one.rule for one in assigned.values()})
     found: list[Source] = []
     for one in named:
         load, is_conv = loads[one.name], one.name in conv1d
@@ -110,6 +113,19 @@ def sources_of(
         else:
             found.append(_whole(one, load, is_conv, None))
     return found
+
+
+def _warn_of_unused(rules: Rules, used: Set[str]) -> None:
+    """Says that rules for a model in memory may be for other names than its checkpoint has."""
+    unused = [rule.title for rule in rules.rules if rule.title not in used]
+    if unused:
+        warnings.warn(
+            f"{len(unused)} of {len(rules.rules)} rules match nothing in the checkpoint: "
+            f"{some(unused)}. There rules go by the names in its files, and types of modules match "
+            "nothing: what they are for in memory may be judged by another rule. If so, report the "
+            "model that from_pretrained loads",
+            stacklevel=4,
+        )
 
 
 def _is_parameter(named: Named) -> bool:
