@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchinit.native.calls import serial_if_forked
 from torchinit.reporting.offenders import Offender, find_offenders
 from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow, row_of
@@ -111,7 +112,7 @@ def report_model(
     >>> report.offenders
     []
     """
-    with torch.device("cpu"):  # whatever the caller's default is
+    with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
         sources = sources_of(model, rules)
         others = None if against is None else sources_of(against, None, "against")
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
