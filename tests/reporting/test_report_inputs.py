@@ -250,3 +250,10 @@ print(torchinit.report_model(torch.nn.Linear(64, 64))[0].law)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == ("uniform", 0), done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_buffers_in_a_checkpoint(tmp_path, dtype):
+    tensors = {"table": torch.tensor([1, 2, 3]).to(dtype)}
+    safetensors.save_file(tensors, tmp_path / "model.safetensors")
+    assert torchinit.report_model(tmp_path)[0].moments.high == 3
