@@ -24,7 +24,10 @@ from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
 
 # Numbers that belong to no rule, though a checkpoint has them among the parameters.
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
+_BUFFERS = (
+    "running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids",
+    "e_score_correction_bias", "final_logits_bias",
+)  # fmt: skip
 Load: TypeAlias = "Callable[[], Tensor]"
 
 
