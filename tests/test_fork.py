@@ -8,6 +8,8 @@ import signal
 import pytest
 import torch
 
+import torchinit
+
 native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 COUNT = 1 << 18  # worth several threads
@@ -74,6 +76,12 @@ def test_a_forked_child_fills_what_its_parent_does(work):
     assert in_child(in_there) == 0
     assert torch.equal(shared, expected)
     work(expected)  # and still may
+
+
+def test_a_forked_child_reports():
+    model = torch.nn.Linear(300, 300)
+    torch.zeros(1 << 20).add_(1)
+    assert in_child(lambda: torchinit.report_model(model)) == 0
 
 
 def test_grandchildren_are_forked():

@@ -204,6 +204,8 @@ def test_bad_models(tmp_path):
         torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, seed=0)
     with pytest.raises(ArgumentError, match="no parameters"):
         torchinit.write_checkpoint(torch.nn.ReLU, out, seed=0)
+    with pytest.raises(TypeError, match=r"dtype='bfloat16' must be a torch\.dtype, not str"):
+        torchinit.write_checkpoint(small, out, {"**": "zeros"}, seed=0, dtype="bfloat16")
     with pytest.raises(ArgumentError, match=r"dtype=torch\.int8 must be a floating-point"):
         torchinit.write_checkpoint(small, out, {"**": "zeros"}, seed=0, dtype=torch.int8)
     with pytest.raises(ArgumentError, match="rules is a function of the config"):

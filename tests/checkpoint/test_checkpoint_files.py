@@ -257,6 +257,13 @@ def test_what_is_whole_stays(tmp_path, whole):
     assert contents(write(small, path, RULES, resume=True)) == whole
 
 
+def test_resume_mends_an_index(tmp_path, whole):
+    path = write(small, tmp_path / "a", RULES)
+    (path / "model.safetensors.index.json").write_text("{")
+    write(small, path, RULES, resume=True)
+    assert contents(path) == whole
+
+
 def test_resume_begins_what_is_not_there(tmp_path, whole):
     assert contents(write(small, tmp_path / "a", RULES, resume=True)) == whole
 

@@ -244,6 +244,31 @@ def test_a_config_of_json(dtype, wanted, tmp_path):
     assert_equal(loaded.state_dict(), model.state_dict())
 
 
+AUDIO = {"conv_dim": (8, 8), "conv_kernel": (3, 3), "conv_stride": (2, 2), "vocab_size": 30}
+AUDIO |= {"num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4}
+AUDIO |= {"num_conv_pos_embedding_groups": 2}
+MAMBA2 = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 99, "state_size": 4}
+MAMBA2 |= {"num_heads": 8, "head_dim": 8, "n_groups": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "shape"),
+    [
+        ("Wav2Vec2Config", "Wav2Vec2ForCTC", LLAMA | AUDIO),  # a parameter made by torch.Tensor(n)
+        ("Mamba2Config", "Mamba2ForCausalLM", MAMBA2),  # an infinite number in its config
+    ],
+)
+def test_odd_configs_of_json(config, kind, shape, tmp_path):
+    made = getattr(transformers, config)(**shape, architectures=[kind])
+    made.save_pretrained(tmp_path / "config")
+    path = torchinit.write_checkpoint(tmp_path / "config", tmp_path / "ours", seed=3)
+    model = on_meta(getattr(transformers, kind), made)()
+    torchinit.init_model_(model, seed=3, device="cpu")
+    model.save_pretrained(tmp_path / "theirs")
+    assert_equal(read(path), read(tmp_path / "theirs"))
+    assert (path / "config.json").read_bytes() == (tmp_path / "theirs/config.json").read_bytes()
+
+
 def test_rules_by_a_function_of_the_config(tmp_path):
     kind, config = model_class("llama")
     build = on_meta(kind, config)

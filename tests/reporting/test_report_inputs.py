@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -91,10 +93,11 @@ def test_fans_of_gpt2_in_memory():
 
 def test_buffers_in_a_checkpoint_have_no_rule(tmp_path):
     tensors = {"bn.running_mean": torch.zeros(4), "bn.num_batches_tracked": torch.tensor(3),
+               "mlp.gate.e_score_correction_bias": torch.zeros(4),
                "w.weight": torch.randn(64, 64)}  # fmt: skip
     safetensors.save_file(tensors, tmp_path / "model.safetensors")
     report = torchinit.report_model(tmp_path, {"**": torchinit.Normal(1.0)})
-    assert len(report) == 3
+    assert len(report) == 4
     assert not report.offenders
 
 
@@ -146,6 +149,11 @@ def test_errors(tmp_path, make, error, said):
         torchinit.report_model(make(tmp_path))
 
 
+def test_errors_of_the_other_model():
+    with pytest.raises(TypeError, match="against must be a"):
+        torchinit.report_model(nn.Linear(2, 2), against=3)
+
+
 def write(path, text):
     path.write_text(text)
     return path
@@ -156,6 +164,15 @@ def test_rules_that_do_not_fit():
         torchinit.report_model(nn.Linear(2, 2), {"weight": "ones"})
     with pytest.raises(ArgumentError, match="match no parameter"):
         torchinit.report_model(nn.Linear(2, 2), {"**.q.weight": "ones", "**": "zeros"})
+
+
+def test_rules_for_other_names_than_a_checkpoint_has(tmp_path):
+    path = save(llama(1), tmp_path)
+    rules = {nn.LayerNorm: "ones", "**.experts.w": "zeros", **RULES}
+    with pytest.warns(UserWarning, match="2 of 4 rules match nothing") as caught:
+        torchinit.report_model(path, rules)
+    assert caught[0].filename == __file__
+    assert all(name in str(caught[0].message) for name in ("LayerNorm", "**.experts.w"))
 
 
 def test_the_command(tmp_path, capsys):
@@ -213,3 +230,31 @@ def test_rules_in_a_file(tmp_path):
     write(path, "def rules(config): raise OSError('x')")
     with pytest.raises(ArgumentError, match="raised OSError"):
         read_rules(path, 1)
+
+
+def test_default_devices_and_contexts(tmp_path):
+    model = llama(3)
+    expected = numbers(torchinit.report_model(model, RULES))
+    with torch.device("meta"), torch.inference_mode():
+        report = torchinit.report_model(model, RULES)
+        report.save(tmp_path / "report.svg")
+    assert str(numbers(report)) == str(expected)
+
+
+def test_imported_where_another_device_is_the_default():
+    code = """
+import torch
+torch.set_default_device("meta")
+import torchinit
+torch.set_default_device("cpu")
+print(torchinit.report_model(torch.nn.Linear(64, 64))[0].law)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("uniform", 0), done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_buffers_in_a_checkpoint(tmp_path, dtype):
+    tensors = {"table": torch.tensor([1, 2, 3]).to(dtype)}
+    safetensors.save_file(tensors, tmp_path / "model.safetensors")
+    assert torchinit.report_model(tmp_path)[0].moments.high == 3

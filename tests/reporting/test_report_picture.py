@@ -39,6 +39,26 @@ def test_files(tmp_path, suffix):
     assert path.read_bytes().startswith(starts[suffix])
 
 
+def test_names_that_look_like_formulae(tmp_path):
+    model = nn.Sequential()
+    model.add_module("$\\frac$", nn.Linear(4, 4))
+    report = torchinit.report_model(model, {"**": "zeros"})
+    report.save(tmp_path / "report.png")
+    _, axes = drawn(report)
+    said = [text.get_text() for text in axes["gain"].texts]
+    assert sum(text.startswith("$\\frac$") for text in said) == 2
+
+
+@pytest.mark.parametrize("size", [1.7e308, 1e-310])
+def test_gains_at_the_end_of_the_axis(tmp_path, size):
+    model = nn.Module()
+    signs = torch.tensor([1.0, -1.0] * 8, dtype=torch.float64)
+    model.weight = nn.Parameter(torch.full((16, 16), size, dtype=torch.float64) * signs)
+    report = torchinit.report_model(model, {"**": torchinit.Normal(0.02)}, against=model)
+    report.save(tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 10_000
+
+
 def test_what_is_on_it():
     model = llama(8)
     names = break_four(model)

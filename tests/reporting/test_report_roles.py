@@ -117,6 +117,7 @@ def test_roles_of_torchs_own_encoder():
         ("layer2.1.conv1.weight", Place("layer", (2, 1), "conv1.weight", "layer*.*.conv1.weight")),
         ("encoder.block.2.layer.1.wo", Place("encoder.block", (2,), "layer.1.wo",
                                              "encoder.block.*.layer.1.wo")),
+        ("layers.².weight", Place("", (), "layers.².weight", "layers.².weight")),
         ("head.weight", Place("", (), "head.weight", "head.weight")),
     ],
 )  # fmt: skip

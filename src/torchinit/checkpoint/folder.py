@@ -101,7 +101,7 @@ def _write(
     try:
         if not begun:
             write_file(path / RECORD, write_record(fingerprint))
-        if left:
+        if left or not _holds(path / INDEX, index.get(INDEX)):
             (path / INDEX).unlink(missing_ok=True)
         _write_missing(path, small)
         write(path, left)
@@ -117,6 +117,10 @@ def _write_missing(path: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         if not (path / name).exists():
             write_file(path / name, data)
+
+
+def _holds(file: Path, data: bytes | None) -> bool:
+    return file.exists() and file.read_bytes() == data
 
 
 def is_whole(path: Path, shard: Shard) -> bool:

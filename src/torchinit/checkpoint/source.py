@@ -104,15 +104,26 @@ def _read_config(path: Path) -> Source:
         )
     kind = _class_of(architectures[0], file)
     try:
-        config = kind.config_class.from_dict(said)
+        config = kind.config_class.from_pretrained(file, local_files_only=True)
         with torch.device("meta"):
             model: nn.Module = kind._from_config(config)
+        _forget_memory(model)
     except Exception as error:
         raise ArgumentError(
             f"{file}: {architectures[0]} cannot be built of it: {type(error).__name__}: {error}"
         ) from error
     _check_on_meta(model)
     return Source(model, model.config)
+
+
+def _forget_memory(model: nn.Module) -> None:
+    """Puts on the meta device what ``torch.Tensor(n)`` makes elsewhere, as in Wav2Vec2."""
+    moved: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                without = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+                module._parameters[name] = moved.setdefault(id(parameter), without)
 
 
 def _class_of(name: str, file: Path) -> Any:

@@ -56,6 +56,8 @@ def prepare(
         ArgumentError, TypeError: as ``init_model_``.
     """
     check_model(model)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype={dtype!r} must be a torch.dtype, not {type(dtype).__name__}")
     if dtype is not None and not dtype.is_floating_point:
         raise ArgumentError(f"dtype={dtype} must be a floating-point one")
     warn_of_broken_ties(model, rename)

@@ -90,7 +90,7 @@ def _write(axes: Any, x: float, y: float, text: str, colour: str) -> Any:
 
     return axes.annotate(
         text, (x, y), (0.0, 0.0), textcoords="offset points", color=colour, fontsize=6.5,
-        va="center", zorder=7, annotation_clip=False,
+        va="center", zorder=7, annotation_clip=False, parse_math=False,
         arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0.5, "shrinkB": 2.5},
         path_effects=[withStroke(linewidth=1.6, foreground="white")],
     )  # fmt: skip

@@ -23,7 +23,7 @@ _TASK = 2**22
 # The grid of the survival function, in standard deviations: 0, 1/16, ... 8.
 STEPS = 16
 BINS = 128
-GRID = torch.arange(BINS + 1, dtype=torch.float64) / STEPS
+GRID = torch.arange(BINS + 1, dtype=torch.float64, device="cpu") / STEPS
 # Beyond these stds, and with the mean so many stds from 0, squares lose their digits.
 _RANGES = {torch.float32: (1e-15, 1e15, 100.0), torch.float64: (1e-140, 1e140, math.inf)}
 

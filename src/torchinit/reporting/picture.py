@@ -110,7 +110,9 @@ def draw(results: Results, figure: Any) -> None:
     if results.against is not None:
         title = f"{title} (filled), {_clip(results.against.title)} (hollow)"
     size = 10.0 if len(title) <= _TITLE else 7.5
-    figure.text(0.085, 0.965, title, fontsize=size, fontweight="bold", va="center")
+    figure.text(
+        0.085, 0.965, title, fontsize=size, fontweight="bold", va="center", parse_math=False
+    )
     figure.text(0.985, 0.965, _summary(results), va="center", ha="right", color="#444444")
 
 
@@ -182,9 +184,15 @@ class _Point(NamedTuple):
 
 def _point(row: ReportRow, x: float, other: ReportRow | None, short: str | None) -> _Point:
     varies, error = row.moments.std > 0, 1 + SIGMAS * row.moments.std_error
-    y = row.gain if varies else _level(row)
-    their = other.gain if other is not None and other.moments.std > 0 else None
-    return _Point(row, x, y, varies, y / error, y * error, row.intended_gain or None, their, short)
+    y = _shown(row.gain) if varies else _level(row)
+    their = _shown(other.gain) if other is not None and other.moments.std > 0 else None
+    intended = _shown(row.intended_gain) if row.intended_gain else None
+    return _Point(row, x, y, varies, y / error, y * error, intended, their, short)
+
+
+def _shown(gain: float) -> float:
+    """The height of a gain: what an axis can have a margin around."""
+    return min(max(gain, _LEAST), 1 / _LEAST)
 
 
 def _range(points: Sequence[_Point]) -> tuple[float, float]:
@@ -193,7 +201,6 @@ def _range(points: Sequence[_Point]) -> tuple[float, float]:
     for point in points:
         seen += [point.low, point.high] if point.varies else []
         seen += [y for y in (point.intended, point.other) if y is not None]
-    seen = [min(max(y, _LEAST), 1 / _LEAST) for y in seen]  # what an axis can have a margin around
     return min(seen), max(seen)
 
 
@@ -336,7 +343,7 @@ def _dress(gain: Any, foot: Any, layout: Layout, low: float, high: float) -> Non
     foot.set_yticks([0.25, 0.75], ["all 0", "constant"], fontsize=6.5)
     foot.tick_params(axis="y", length=0)
     foot.set_facecolor("#F5F5F5")
-    foot.set_xticks(places, [label for _, label in layout.ticks])
+    foot.set_xticks(places, [label for _, label in layout.ticks], parse_math=False)
     foot.tick_params(axis="x", length=2.5)
     foot.set_xlabel("depth (layer)", labelpad=2)
     for axes in (gain, foot):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchinit.native.calls import serial_if_forked
 from torchinit.reporting.offenders import Offender, find_offenders
 from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow, row_of
@@ -75,7 +76,8 @@ class ModelReport(Sequence[ReportRow]):
         """
         from torchinit.reporting.picture import save_picture
 
-        save_picture(self._results, Path(path))
+        with torch.device("cpu"):
+            save_picture(self._results, Path(path))
 
 
 def report_model(
@@ -110,13 +112,14 @@ def report_model(
     >>> report.offenders
     []
     """
-    sources = sources_of(model, rules)
-    others = None if against is None else sources_of(against, None)
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        rows = [row_of(source, threads) for source in sources]
-        other_rows = None if others is None else [row_of(source, threads) for source in others]
-    other = None if other_rows is None else ModelReport(_title(against), other_rows)
-    return ModelReport(_title(model), rows, other)
+    with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
+        sources = sources_of(model, rules)
+        others = None if against is None else sources_of(against, None, "against")
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            rows = [row_of(source, threads) for source in sources]
+            other_rows = None if others is None else [row_of(source, threads) for source in others]
+        other = None if other_rows is None else ModelReport(_title(against), other_rows)
+        return ModelReport(_title(model), rows, other)
 
 
 def _title(model: Any) -> str:

@@ -68,16 +68,16 @@ kin='model.layers.*.mlp.experts.*.w1.weight')
     depth = [_number(atoms[first])]
     last = first
     following = atoms[first + 1 : first + 3]
-    whole = atoms[first].isdigit()
+    whole = atoms[first].isdecimal()
     if whole and len(following) == 2 and following[0] in ("blocks", "layers", "block"):
-        if following[1].isdigit():
+        if following[1].isdecimal():
             last, depth = first + 2, [*depth, int(following[1])]
-    elif not whole and following and following[0].isdigit():
+    elif not whole and following and following[0].isdecimal():
         last, depth = first + 1, [*depth, int(following[0])]
     stack = atoms[:first] if whole else [*atoms[:first], re.sub(r"_?\d+$", "", atoms[first])]
     kin = [re.sub(r"\d+", "*", atom) if i <= last else atom for i, atom in enumerate(atoms)]
     for i in range(last + 1, len(atoms)):
-        if atoms[i].isdigit() and "expert" in atoms[i - 1]:
+        if atoms[i].isdecimal() and "expert" in atoms[i - 1]:
             kin[i] = "*"
     return Place(
         ".".join(stack), tuple(n for n in depth if n is not None),
@@ -87,7 +87,7 @@ kin='model.layers.*.mlp.experts.*.w1.weight')
 
 def _number(atom: str) -> int | None:
     """The number that an atom is, or ends with where it is one of ``layer1``'s kind."""
-    if atom.isdigit():
+    if atom.isdecimal():
         return int(atom)
     found = _NUMBERED.fullmatch(atom)
     return int(found[2]) if found else None
@@ -110,7 +110,7 @@ def role_of(name: str, dimensions: int) -> str:
         return "bias"
     if last in ("weight", "original", "weight_v", "original0", "original1"):
         atoms = atoms[:-1]
-    atoms = [atom for atom in atoms if not atom.isdigit()] or atoms[-1:]
+    atoms = [atom for atom in atoms if not atom.isdecimal()] or atoms[-1:]
     attention = any(_ATTENTION.fullmatch(atom) for atom in atoms)
     if atoms and dimensions > 1 and (role := _in_context(atoms, attention, name)):
         return role

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +24,10 @@ from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
 
 # Numbers that belong to no rule, though a checkpoint has them among the parameters.
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
+_BUFFERS = (
+    "running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids",
+    "e_score_correction_bias", "final_logits_bias",
+)  # fmt: skip
 Load: TypeAlias = "Callable[[], Tensor]"
 
 
@@ -67,8 +71,14 @@ class Source(NamedTuple):
     load: Load
 
 
-def sources_of(model: nn.Module | str | Path, rules: Mapping[Any, Any] | None) -> list[Source]:
+def sources_of(
+    model: nn.Module | str | Path, rules: Mapping[Any, Any] | None, called: str = "model"
+) -> list[Source]:
     """What there is to measure, in the order of the model.
+
+    Args:
+        model, rules: as ``report_model`` takes them.
+        called: what errors call the model.
 
     Raises:
         ArgumentError: for a model whose values are not here: on the meta device, lazy, sharded; a
@@ -88,14 +98,16 @@ def sources_of(model: nn.Module | str | Path, rules: Mapping[Any, Any] | None) -
         conv1d = {one.name for one in held if is_conv1d(one.name)}
     else:
         raise TypeError(
-            f"model must be a torch.nn.Module or the path of a checkpoint, not "
+            f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
     if rules is None:
         return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
     judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]
-    strict = isinstance(model, nn.Module)
-    assigned = {one.named.name: one for one in assign(judged, Rules(rules), None, strict=strict)}
+    strict, chosen = isinstance(model, nn.Module), Rules(rules)
+    assigned = {one.named.name: one for one in assign(judged, chosen, None, strict=strict)}
+    if not strict:
+        _warn_of_unused(chosen, {one.rule for one in assigned.values()})
     found: list[Source] = []
     for one in named:
         load, is_conv = loads[one.name], one.name in conv1d
@@ -104,6 +116,19 @@ def sources_of(model: nn.Module | str | Path, rules: Mapping[Any, Any] | None) -
         else:
             found.append(_whole(one, load, is_conv, None))
     return found
+
+
+def _warn_of_unused(rules: Rules, used: Set[str]) -> None:
+    """Says that rules for a model in memory may be for other names than its checkpoint has."""
+    unused = [rule.title for rule in rules.rules if rule.title not in used]
+    if unused:
+        warnings.warn(
+            f"{len(unused)} of {len(rules.rules)} rules match nothing in the checkpoint: "
+            f"{some(unused)}. There rules go by the names in its files, and types of modules match "
+            "nothing: what they are for in memory may be judged by another rule. If so, report the "
+            "model that from_pretrained loads",
+            stacklevel=4,
+        )
 
 
 def _is_parameter(named: Named) -> bool:
