@@ -27,11 +27,15 @@ from torchinit.orthogonal import reflectors
 from torchinit.orthogonal.panels import Grid, Range
 from torchinit.orthogonal.sharing import Task, carry_out
 
+# Is given the number of the thread.
+_Run = Callable[[int], None]
 # Draws (vectors, half_norms, signs) of the reflectors from a number on: see reflectors.py.
 DrawReflectors = Callable[[Tensor, Tensor, Tensor, int], None]
 
-# Parts that the vectors of a block are drawn in where threads share them out.
+# Parts that the vectors of a block are drawn in where threads share them out, which blocks of fewer
+# elements are not worth: a thread that waits takes a tenth of a millisecond to go on.
 _PARTS = 4
+_WORTH_PARTS = 2**18
 # From so many reflectors a block on V^T V is made in halves, which leaves out a quarter.
 _WORTH_HALVES = 64
 # From so many reflectors a block on it is worth writing them side by side.
@@ -119,7 +123,8 @@ class _Forming:
         # Products with vectors side by side are faster.
         self.side_by_side = like.is_cpu and size >= _WORTH_COLUMNS and not at_once
         shared = threads > 1 and self.side_by_side and batch == 1
-        self.part = -(-size // _PARTS) if shared else size
+        self.shares_blocks = shared and size * grid.m >= _WORTH_PARTS
+        self.part = -(-size // _PARTS) if self.shares_blocks else size
         small = grid.m * grid.n < 2**20
         self.overlaps = threads > 1 and not at_once and (small or 28 * size <= grid.n)
         self.slots = 2 if self.overlaps else 1
@@ -165,20 +170,14 @@ class _Forming:
         def prepare(number: int) -> None:
             if number < len(self.blocks):
                 block, slot = self.blocks[number], number % self.slots
-                starts = range(0, block.range.size, self.part)
-                drawn = [add(partial(self._draw, block, start), uses[slot]) for start in starts]
-                b = block.range.size
-                cuts = [0, b // 2, b] if b >= _WORTH_HALVES else [0, b]
-                made = (
-                    drawn
-                    if self._has(block)
-                    else [
-                        add(partial(self._make_products, block, *cut), drawn)
-                        for cut in itertools.pairwise(cuts)
-                    ]
-                )
-                ready[number] = add(partial(self._make_triangle, block), made)
-                uses[slot] = []
+                before, uses[slot] = uses[slot], []
+                draws, products, triangle = self._preparation(block)
+                if not self.shares_blocks:
+                    ready[number] = add(partial(_run_all, [*draws, *products, triangle]), before)
+                    return
+                drawn = [add(draw, before) for draw in draws]
+                made = [add(product, drawn) for product in products]
+                ready[number] = add(triangle, made or drawn)
 
         prepare(0)
         for number, block in enumerate(self.blocks):
@@ -195,6 +194,17 @@ class _Forming:
             if not self.overlaps:
                 prepare(number + 1)
         return tasks
+
+    def _preparation(self, block: _Block) -> tuple[list[_Run], list[_Run], _Run]:
+        """What draws a block's vectors, then makes their products, then the triangle of these."""
+        b = block.range.size
+        cuts = [0, b // 2, b] if b >= _WORTH_HALVES else [0, b]
+        draws: list[_Run] = [partial(self._draw, block, start) for start in range(0, b, self.part)]
+        products: list[_Run] = [
+            partial(self._make_products, block, *cut) for cut in itertools.pairwise(cuts)
+        ]
+        has = self._has(block)
+        return draws, [] if has else products, partial(self._make_triangle, block)
 
     def _draw(self, block: _Block, start: int, _: int) -> None:
         """Draws the vectors of a block from one on."""
@@ -261,6 +271,11 @@ class _Forming:
         subtract_product(columns, block.vectors.mT, solved)
         if block is self.blocks[-1] and panel.finish is not None:
             panel.finish()
+
+
+def _run_all(runs: Sequence[_Run], thread: int) -> None:
+    for run in runs:
+        run(thread)
 
 
 def _matrix(
