@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import torchinit
+from conftest import native_only
 
 native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
@@ -78,6 +79,7 @@ def test_a_forked_child_fills_what_its_parent_does(work):
     work(expected)  # and still may
 
 
+@native_only
 def test_a_forked_child_reports():
     model = torch.nn.Linear(300, 300)
     torch.zeros(1 << 20).add_(1)
