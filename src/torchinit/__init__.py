@@ -4,8 +4,10 @@
 initialises a layer by the name of a scheme.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from torchinit import init
-from torchinit.checkpoint.write import write_checkpoint
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill.batch import batch
 from torchinit.fill.route import Route, which
@@ -33,13 +35,16 @@ from torchinit.models.init_model import init_model_, plan_model
 from torchinit.models.init_shard import init_shard_
 from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
-from torchinit.reporting.report import ModelReport, report_model
-from torchinit.reporting.rows import ReportRow
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
 from torchinit.rules.structured import Orthogonal
 from torchinit.schemes.schemes import InitializationType, cast_init_type
 from torchinit.version import __version__
+
+if TYPE_CHECKING:
+    from torchinit.checkpoint.write import write_checkpoint
+    from torchinit.reporting.report import ModelReport, report_model
+    from torchinit.reporting.rows import ReportRow
 
 __all__ = [
     "ArgumentError",
@@ -88,3 +93,23 @@ __all__ = [
     "xavier_uniform_",
     "zeros_",
 ]
+
+# Imported when first asked for: few programs do, and every one would wait.
+_LATER = {
+    "ModelReport": "torchinit.reporting.report",
+    "ReportRow": "torchinit.reporting.rows",
+    "report_model": "torchinit.reporting.report",
+    "write_checkpoint": "torchinit.checkpoint.write",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
