@@ -23,7 +23,7 @@ from torchinit.reporting.laws import (
 )
 from torchinit.reporting.matrices import STEPS as LANCZOS
 from torchinit.reporting.matrices import gram_matrix, norm_of, orthogonality_error, spectral_norm
-from torchinit.reporting.measure import CHUNK, GRID, measure
+from torchinit.reporting.measure import CHUNK, grid, measure
 from torchinit.schemes.distributions import law_of, normal_draw, truncated_draw, uniform_draw
 from torchinit.schemes.law import law_of_orthogonal
 
@@ -54,7 +54,7 @@ def assert_measured(tensors, tolerance=5e-6):
     assert found.kurtosis == pytest.approx(stats.kurtosis(finite, fisher=False), rel=20 * tolerance)
     distances = np.abs(finite - finite.mean()) / std
     slack = 1e-5 * (1 + np.abs(found.mean) / std)
-    for point, beyond in zip(GRID.tolist(), found.beyond.tolist(), strict=True):
+    for point, beyond in zip(grid().tolist(), found.beyond.tolist(), strict=True):
         least, most = (distances >= point + slack).sum(), (distances >= point - slack).sum()
         assert least <= beyond <= most
 
@@ -206,7 +206,7 @@ def test_survival_functions():
         (uniform(), stats.uniform(-1, 2), 1 / math.sqrt(3)),
         (truncated(2.0), stats.truncnorm(-2, 2), stats.truncnorm(-2, 2).std()),
     ]:
-        expected = torch.tensor(2 * theirs.sf(GRID.numpy() * std))
+        expected = torch.tensor(2 * theirs.sf(grid().numpy() * std))
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
     assert float(clipped(1.0)[int(16 * 1.38)]) > 0.3
     for draw, shape in [

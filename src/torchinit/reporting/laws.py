@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchinit.reporting.measure import BINS, GRID, STEPS, Moments
+from torchinit.reporting.measure import BINS, STEPS, Moments, grid
 from torchinit.schemes.law import Law
 
 SIGMAS = 5.0
@@ -121,9 +121,9 @@ def deviance(
     if has_edge is None:
         has_edge = not float(survival[-1]) > 0
     n = moments.finite
-    error = SIGMAS * (1 / math.sqrt(n) + GRID * moments.std_error) if has_edge else 0.0
-    width = resolution * GRID.clamp(min=1.0) + error
-    low, high = _at(survival, GRID + width), _at(survival, (GRID - width).clamp(min=0.0))
+    error = SIGMAS * (1 / math.sqrt(n) + grid() * moments.std_error) if has_edge else 0.0
+    width = resolution * grid().clamp(min=1.0) + error
+    low, high = _at(survival, grid() + width), _at(survival, (grid() - width).clamp(min=0.0))
     share = moments.beyond / n
     p = torch.minimum(torch.maximum(share, low), high)
     return n * float((_relative(share, p) + _relative(1 - share, 1 - p)).max())
@@ -145,21 +145,21 @@ def _at(survival: Tensor, points: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def normal() -> Tensor:
     """Of a normal."""
-    survival: Tensor = torch.special.erfc(GRID / math.sqrt(2))
+    survival: Tensor = torch.special.erfc(grid() / math.sqrt(2))
     return survival
 
 
 @lru_cache(maxsize=1)
 def uniform() -> Tensor:
     """Of a uniform."""
-    return (1 - GRID / math.sqrt(3)).clamp(min=0.0)
+    return (1 - grid() / math.sqrt(3)).clamp(min=0.0)
 
 
 @lru_cache(maxsize=4096)
 def truncated(cut: float) -> Tensor:
     """Of a normal truncated at so many of its std on either side."""
     beyond = math.erfc(cut / math.sqrt(2))
-    tail: Tensor = torch.special.erfc(GRID * _std_of_truncated(cut) / math.sqrt(2)) - beyond
+    tail: Tensor = torch.special.erfc(grid() * _std_of_truncated(cut) / math.sqrt(2)) - beyond
     return (tail / (1 - beyond)).clamp(min=0.0)
 
 
@@ -167,7 +167,7 @@ def truncated(cut: float) -> Tensor:
 def clipped(cut: float) -> Tensor:
     """Of a normal whose values beyond so many std have been put there."""
     # The edge itself is a float in the middle of nothing: it is given the benefit of the last bit.
-    points = GRID * _std_of_clipped(cut)
+    points = grid() * _std_of_clipped(cut)
     return torch.where(points <= cut + 1e-3, torch.special.erfc(points / math.sqrt(2)), 0.0)
 
 
@@ -215,7 +215,7 @@ _KNOWN: dict[tuple[str, ...], Tensor] = {}
 
 def _integrate(law: Law, density: Callable[[float], float]) -> Tensor:
     inside = [0.0]
-    for start, stop in itertools.pairwise(GRID.tolist()):
+    for start, stop in itertools.pairwise(grid().tolist()):
         right = law.mean + law.std * start, law.mean + law.std * stop
         left = law.mean - law.std * stop, law.mean - law.std * start
         cell = sum(

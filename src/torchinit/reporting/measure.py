@@ -23,7 +23,6 @@ _TASK = 2**22
 # The grid of the survival function, in standard deviations: 0, 1/16, ... 8.
 STEPS = 16
 BINS = 128
-GRID = torch.arange(BINS + 1, dtype=torch.float64, device="cpu") / STEPS
 # Beyond these stds, and with the mean so many stds from 0, squares lose their digits.
 _RANGES = {torch.float32: (1e-15, 1e15, 100.0), torch.float64: (1e-140, 1e140, math.inf)}
 
@@ -39,7 +38,7 @@ class Moments(NamedTuple):
         kurtosis: fourth central moment over std^4; 0 where std is. A normal has 3.
         low, high: the smallest and the largest.
         zeros, nans, infinities: how many of each.
-        beyond: how many values lie at least so many std from the mean, for each point of GRID.
+        beyond: how many values lie at least so many std from the mean, for each point of the grid.
     """
 
     numel: int
@@ -85,6 +84,11 @@ class _Sums(NamedTuple):
     zeros: int
     nans: int
     infinities: int
+
+
+def grid() -> Tensor:
+    """The points of the survival function; made anew, as a mode may watch the import."""
+    return torch.arange(BINS + 1, dtype=torch.float64, device="cpu") / STEPS
 
 
 def measure(views: Sequence[Tensor], threads: Executor) -> Moments:

@@ -17,7 +17,7 @@ import torch
 from torchinit.reporting.labels import place_labels
 from torchinit.reporting.laws import SIGMAS, normal, survival_of
 from torchinit.reporting.layout import Layout, lay_out
-from torchinit.reporting.measure import GRID
+from torchinit.reporting.measure import grid
 from torchinit.reporting.results import Results
 from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
@@ -364,7 +364,7 @@ def _draw_survival(results: Results, axes: Any) -> None:
             _curve(axes, row.moments.beyond, row.moments.finite, _RED, lw=0.9, zorder=5)
     for number, law in enumerate(_laws(results)):
         axes.plot(
-            GRID, law.where(law > 0, math.nan), color="black", lw=0.9, zorder=6,
+            grid(), law.where(law > 0, math.nan), color="black", lw=0.9, zorder=6,
             ls=(0, (1, 1.2)) if not number else (0, (4, 1.5)),
         )  # fmt: skip
     axes.set_yscale("log")
@@ -398,8 +398,8 @@ def _curve(axes: Any, beyond: torch.Tensor, count: int, colour: str, **style: An
     share = beyond / count
     last = int((share > 0).sum())
     shown = share[:last].tolist()
-    points = GRID[:last].tolist()
-    if last < len(GRID) and beyond[last - 1] > _LAST:  # cut off: it falls
+    points = grid()[:last].tolist()
+    if last < len(grid()) and beyond[last - 1] > _LAST:  # cut off: it falls
         points.append(points[-1])
         shown.append(1e-12)
     axes.plot(points, shown, color=colour, **style)
