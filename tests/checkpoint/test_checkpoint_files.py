@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -152,14 +153,22 @@ def test_room_is_asked_for_what_is_left(tmp_path, monkeypatch, whole):
     assert contents(write(small, path, RULES, resume=True)) == whole
 
 
-def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, whole):
-    """A tmpfs of 64 KiB, of which it is said that there is room for all."""
-    disk = tmp_path / "disk"
+@contextmanager
+def tmpfs(disk, option):
+    """A disk of its own, mounted with an option."""
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", option, "none", disk]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, whole):
+    """A tmpfs of 64 KiB, of which it is said that there is room for all."""
+    with tmpfs(tmp_path / "disk", "size=64k") as disk:
         with pytest.raises(ArgumentError, match=r"bytes free|free: nothing was written"):
             write(small, disk / "a", RULES)
         assert not (disk / "a").exists()
@@ -169,8 +178,6 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, whole):
         assert raised.value.errno == errno.ENOSPC
         assert "safetensors" in str(raised.value.filename)
         assert_not_whole(disk / "a", whole)
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
 @pytest.mark.parametrize("piece", [0, 3, 7])
@@ -216,18 +223,11 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 
 def test_a_read_only_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", disk]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
+    with tmpfs(tmp_path / "disk", "ro") as disk:
         for path in (disk, disk / "a"):
             with pytest.raises(OSError, match="Read-only file system"):
                 write(small, path, RULES)
         assert not list(disk.iterdir())
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
 def assert_not_whole(path, whole):
