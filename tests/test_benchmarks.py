@@ -43,35 +43,35 @@ def test_quick_run_and_report(tmp_path):
         assert abs(quoted - median(z / o for z, o in zip(zero, ours, strict=True))) <= 0.0051
 
 
-def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
-    path = tmp_path / "table.md"
+def quick_page(folder, script, *options):
+    """The page that a benchmark writes when it is to be quick, which it prints too."""
+    page = folder / "page.md"
     run = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--quick", "--markdown", path],
+        [sys.executable, BENCHMARKS / script, *options, "--quick", "--markdown", page],
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
-    assert run.stdout.strip() == path.read_text().strip()
-    rows = [line for line in run.stdout.splitlines() if line.startswith("| ")][2:]
+    assert run.stdout.strip() == page.read_text().strip()
+    return page.read_text()
+
+
+def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
+    text = quick_page(tmp_path, "gpu.py", "--device", "cpu")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 26
     assert all(float(row.split("|")[2]) > 0 for row in rows)
 
 
 def test_peers_run(tmp_path):
-    path = tmp_path / "table.md"
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / "peers.py", "--quick", "--markdown", path],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.strip() == path.read_text().strip()
-    rows = [line.split("|") for line in run.stdout.splitlines() if line.startswith("| ")][2:]
+    text = quick_page(tmp_path, "peers.py")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][2:]
     ours = [row for row in rows if row[3].strip() == "torchinit"]
     assert len(ours) == 12  # of two sizes, two dtypes and three laws
     assert all(row[5].strip() == "1.00 (1.00 to 1.00)" for row in ours)
     assert sum(row[3].strip() == "`torch.nn.init`" for row in rows) == 12
-    absent = re.findall(r"^Not measured: (.*?): ", run.stdout, re.MULTILINE)
+    absent = re.findall(r"^Not measured: (.*?): ", text, re.MULTILINE)
     named = {row[3].strip() for row in rows}.union(absent)
     assert named >= {"NumPy", "timm", "Transformers", "JAX, rbg", "`torch.func._random`"}
 
@@ -148,16 +148,7 @@ def test_rules_of_the_benchmark_are_the_models_own(name, models_module):
 
 @native_only
 def test_shards_run(tmp_path):
-    page = tmp_path / "shards.md"
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / "shards.py", "--quick", "--markdown", page],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    text = page.read_text()
-    assert run.stdout.strip() == text.strip()
+    text = quick_page(tmp_path, "shards.py")
     assert text.count("\n## ") == 4
     assert "| 4,096 | HSDP 4 x 128 x TP 8 | 723, 723, 723 | 131, 128, 128 |" in text
     assert re.search(r"^\| 1 of 2 \| 78\.4 M \| 149\.5 \|", text, re.MULTILINE)
