@@ -1,11 +1,25 @@
-"""What several test modules need."""
+"""What several test modules need, and how much of the suite is run."""
 
 from __future__ import annotations
 
+import os
+
+# Tests run beside each other: threads that spin while they wait would hold the others' cores. Read
+# when torch is imported, and by the processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
+from hypothesis import settings
 
 from torchinit.native import load as native
 
 native_only = pytest.mark.skipif(
     native.module is None, reason=f"promised by the native module only: {native.reason}"
 )
+# Minutes for what something shorter shows nearly as well: `make test-all` runs them, `make test`
+# does not.
+long = pytest.mark.long
+
+settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)
+settings.register_profile("deep", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("quick")  # --hypothesis-profile comes after

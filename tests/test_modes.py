@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import torchinit
+import warm
 from conftest import native_only
 from torchinit.fill import operators as ops
 from torchinit.native import load as native
@@ -106,12 +105,6 @@ def test_default_device_does_not_matter():
 
 def test_native_module_can_be_turned_off():
     code = "import torch, torchinit; print(torchinit.which(torch.empty(3), 'normal'))"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TORCHINIT_DISABLE_NATIVE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    run = warm.run("-c", code, env={**os.environ, "TORCHINIT_DISABLE_NATIVE": "1"})
     assert "kind='torch'" in run.stdout
     assert "TORCHINIT_DISABLE_NATIVE" in run.stdout

@@ -6,12 +6,12 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import warm
 from conftest import native_only
 from torchinit.native import load as native
 from torchinit.native.numbers import DTYPE_NUMBERS
@@ -31,14 +31,7 @@ def undefined_symbols(path: str) -> list[str]:
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return warm.run("-c", code, env={**os.environ, **environment})
 
 
 def test_no_libtorch_symbol():

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as hs
 from scipy import stats
 
@@ -282,7 +282,6 @@ def each_set():
 
 @native_only
 @pytest.mark.parametrize("dtype", FLOATS)
-@settings(max_examples=30, deadline=None)
 @given(data=hs.data())
 def test_vectors_have_the_same_bits_everywhere(dtype, data):
     """On any instruction set and number of threads, and in any cut into blocks."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as hs
 
 import torchinit
@@ -120,7 +120,6 @@ def test_shards_of_large_matrices(shape, on_threads):
 
 @rounded_by_the_library
 @native_only
-@settings(max_examples=60, deadline=None)
 @given(data=hs.data())
 def test_any_box_of_any_matrix(data):
     edges = [1, 2, 127, 128, 129, 255, 256, 257, 258, 300, 511, 513, 546]

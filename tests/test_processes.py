@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
 import torch
 
 import torchinit
+import warm
 from conftest import native_only
 
 pytestmark = [
@@ -92,13 +91,7 @@ assert len(results[1]) == 800
 assert all(results[1])
 assert torch.get_num_threads() == 2
 """
-    run = subprocess.run(
-        [sys.executable, "-c", PARENT + textwrap.dedent(child) + check],
-        capture_output=True,
-        text=True,
-        timeout=120,  # without the mend it never ends
-        check=False,
-    )
+    run = warm.run("-c", PARENT + textwrap.dedent(child) + check)  # hung once, without the mend
     assert run.returncode == 0, run.stderr
 
 

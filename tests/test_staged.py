@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 import torchinit
+import warm
 from conftest import native_only
 from fills import KEY, assert_same_bits, cases
 from torchinit.fill import operators, route, staged
@@ -110,7 +110,7 @@ def test_orthogonal_matrices():
 def test_a_device_of_torchs_without_hardware():
     """Every dtype, direct, in a batch and by the operator, in a process of its own."""
     program = Path(__file__).parent / "programs" / "device_without_hardware.py"
-    process = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    process = warm.run(program)
     assert process.returncode == 0, process.stderr
     assert int(process.stdout) == 104
 
@@ -134,7 +134,6 @@ print(status("VmHWM:") - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_memory_beside_the_destination():
-    process = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
-    )
+    process = warm.run("-c", MEMORY)
+    assert process.returncode == 0, process.stderr
     assert staged.PIECE // 2 <= int(process.stdout) <= 2**26

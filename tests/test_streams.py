@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import torchinit
@@ -201,7 +201,6 @@ def fills_of_any_magnitude(draw):
     return ops.trunc_normal_, (mean, std, *sorted(mean + std * bound for bound in bounds))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
 @given(fills_of_any_magnitude(), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_instruction_sets_agree_at_mixed_magnitudes(fill, dtype):
     assert_instruction_sets_agree(fill, dtype, 4096)
@@ -269,7 +268,6 @@ def boxes(draw):
     return shape, start, sizes, order, steps
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     boxes(),
     st.sampled_from([*FILLS, *WORDS]),
@@ -292,7 +290,6 @@ def test_any_box_in_any_layout(box, name, dtype):
     assert_same_bits(tensor, whole[slices])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(boxes(), st.sampled_from([*FILLS]), st.integers(2**32, 2**44))
 def test_any_box_at_a_great_offset(box, name, offset):
     """A box behind a long leading dimension equals the same indices of a flat tensor."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import torchinit
+import warm
 from torchinit.native import load
 
 SOURCES = Path(torchinit.__file__).parents[1]
@@ -26,16 +28,31 @@ from torchinit.commands import cli
 """
 
 
-def start(*arguments, native=True, buffered=True, path=(), **options):
-    """Starts Python with arguments, its output piped unless the options say otherwise."""
-    environment = {
+def environment(native=True, buffered=True, path=()):
+    """Variables for a process that finds the package, and modules in other folders first."""
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (*path, SOURCES))),
         "PYTHONUNBUFFERED": "" if buffered else "1",
         "TORCHINIT_DISABLE_NATIVE": "" if native else "1",
     }
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([sys.executable, *arguments], text=True, env=environment, **options)
+
+
+def let_be_interrupted():
+    """Even where interrupts of the tests are ignored, as by nohup and in background jobs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(*arguments, native=True, buffered=True, path=(), **options):
+    """Starts Python with arguments, its output piped unless the options say otherwise."""
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": environment(native, buffered, path),
+        "preexec_fn": let_be_interrupted,
+        **options,
+    }
+    return subprocess.Popen([sys.executable, *arguments], text=True, **options)
 
 
 def finish(process):
@@ -44,9 +61,10 @@ def finish(process):
     return process.returncode, out, err
 
 
-def run_command(*arguments, **options):
+def run_command(*arguments, native=True):
     """Runs ``python -m torchinit`` to its end."""
-    return finish(start("-m", "torchinit", *arguments, **options))
+    done = warm.run("-m", "torchinit", *arguments, env=environment(native))
+    return done.returncode, done.stdout, done.stderr
 
 
 def lines_but_of_torch(err):

@@ -12,24 +12,34 @@ import pytest
 import torch
 from processes import BARE, TINY, finish, lines_but_of_torch, start
 
+import warm
+from conftest import long
 from torchinit.commands import cli, demo, memory, shell
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams and signals as POSIX has them")
 INFO, HELP = ["info"], ["--help"]
-each_command = pytest.mark.parametrize("arguments", [INFO, TINY, HELP])
+DEMO = pytest.param(TINY, marks=long)  # as the others, and takes seconds
+each_short_command = pytest.mark.parametrize("arguments", [pytest.param(INFO, marks=long), HELP])
+each_command = pytest.mark.parametrize("arguments", [INFO, DEMO, HELP])
 # An error comes at the write itself, or else when Python flushes.
-each_buffering = pytest.mark.parametrize("buffered", [True, False])
+each_buffering = pytest.mark.parametrize("buffered", [True, pytest.param(False, marks=long)])
 full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 
 
+def command(arguments):
+    """What Python is to run for a command; help without importing torch, which takes seconds."""
+    if arguments == HELP:
+        return ["-c", f"{BARE}\nsys.exit(cli.main({HELP}))"]
+    return ["-m", "torchinit", *arguments]
+
+
 def run_in_shell(arguments, redirections, **options):
-    """Runs ``python -m torchinit`` under a shell that redirects its streams."""
-    command = f'exec "$0" -m torchinit "$@" {redirections}'
+    """Runs a command under a shell that redirects its streams."""
     process = start(
         "-c",
         "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1], sys.executable, *sys.argv[2:]])",
-        command,
-        *arguments,
+        f'exec "$0" "$@" {redirections}',
+        *command(arguments),
         **options,
     )
     return finish(process)
@@ -48,16 +58,18 @@ def unread():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "buffered"), [(INFO, True), (TINY, True), (HELP, True), (HELP, False)]
+    ("arguments", "buffered"),
+    [(INFO, True), pytest.param(TINY, True, marks=long), (HELP, True), (HELP, False)],
 )
 def test_output_that_nobody_reads(arguments, buffered, unread):
-    process = start("-m", "torchinit", *arguments, stdout=unread, buffered=buffered)
+    process = start(*command(arguments), stdout=unread, buffered=buffered)
     code, _, err = finish(process)
     assert (code, err) == (141, "")
 
 
-def test_no_stream_is_read(unread):
-    process = start("-m", "torchinit", *INFO, stdout=unread, stderr=unread)
+@each_short_command
+def test_no_stream_is_read(arguments, unread):
+    process = start(*command(arguments), stdout=unread, stderr=unread)
     assert process.wait(timeout=60) == 141
 
 
@@ -76,7 +88,8 @@ def test_notes_that_nobody_reads_do_not_matter(buffered, unread):
 
 @full_disk
 @pytest.mark.parametrize(
-    ("arguments", "buffered"), [(INFO, True), (TINY, True), (HELP, True), (HELP, False)]
+    ("arguments", "buffered"),
+    [(INFO, True), pytest.param(TINY, True, marks=long), (HELP, True), (HELP, False)],
 )
 def test_full_disk(arguments, buffered):
     code, _, err = run_in_shell(arguments, "> /dev/full", buffered=buffered)
@@ -85,8 +98,9 @@ def test_full_disk(arguments, buffered):
 
 
 @full_disk
-def test_full_disk_for_both_streams():
-    assert run_in_shell(INFO, "> /dev/full 2> /dev/full") == (1, "", "")
+@each_short_command
+def test_full_disk_for_both_streams(arguments):
+    assert run_in_shell(arguments, "> /dev/full 2> /dev/full") == (1, "", "")
 
 
 @full_disk
@@ -101,7 +115,7 @@ def test_full_disk_for_notes_does_not_matter(buffered):
 # Closed streams
 
 
-@pytest.mark.parametrize("arguments", [TINY, HELP])
+@pytest.mark.parametrize("arguments", [DEMO, HELP])
 def test_closed_output(arguments):
     code, _, err = run_in_shell(arguments, ">&-")
     assert (code, err) == (1, "torchinit: standard output is closed\n")
@@ -127,8 +141,9 @@ def test_bad_usage_with_a_closed_error():
     assert (code, out) == (2, "")
 
 
-def test_all_streams_closed():
-    assert run_in_shell(INFO, "<&- >&- 2>&-") == (1, "", "")
+@each_short_command
+def test_all_streams_closed(arguments):
+    assert run_in_shell(arguments, "<&- >&- 2>&-") == (1, "", "")
 
 
 # Interrupts
@@ -192,10 +207,13 @@ def test_interrupt_of_an_import(tmp_path, arguments, swallow):
 
 
 def test_interrupts_are_as_before_an_import():
-    before = signal.getsignal(signal.SIGINT)
-    with shell.importing():
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with shell.importing():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ignored_interrupts_stay_ignored():
@@ -260,7 +278,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(monkeypatch):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits as Linux has them")
 def test_address_space_that_is_limited():
     program = (
-        "import resource, sys, torchinit\n"
+        "import resource, sys, torch._dynamo, torchinit\n"  # which meta tensors import
         "from pathlib import Path\n"
         "from torchinit.commands import cli\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
@@ -268,7 +286,8 @@ def test_address_space_that_is_limited():
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "sys.exit(cli.main(['demo', '--device', 'cpu', '--json']))\n"
     )
-    code, out, err = finish(start("-c", program))
+    done = warm.run("-c", program)
+    code, out, err = done.returncode, done.stdout, done.stderr
     assert code == 0, err
     assert '"model": "a decoder in plain torch.nn, as large as GPT-2"' in out
     assert len(err.splitlines()) == 1

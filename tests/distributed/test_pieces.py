@@ -8,7 +8,7 @@ import random
 
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from worlds import in_worlds
 
@@ -209,7 +209,6 @@ def is_within(shape, piece):
     )
 
 
-@settings(max_examples=300, deadline=None)
 @given(layouts(6))
 def test_every_element_lies_as_often_as_it_is_replicated(layout):
     shape, mesh_shape, cuts = layout
@@ -225,7 +224,6 @@ def test_every_element_lies_as_often_as_it_is_replicated(layout):
     assert (counts == copies).all()
 
 
-@settings(max_examples=300, deadline=None)
 @given(layouts(6))
 def test_pieces_fill_the_local_tensor(layout):
     """Each place of it once, and in the order of the logical tensor."""
@@ -243,7 +241,6 @@ def test_pieces_fill_the_local_tensor(layout):
                 assert first + length < following
 
 
-@settings(max_examples=300, deadline=None)
 @given(layouts())
 def test_shards_are_the_chunks_of_torch(layout):
     shape, mesh_shape, cuts = layout
@@ -267,7 +264,6 @@ def test_shards_are_the_chunks_of_torch(layout):
             assert pieces == []
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.permutations(range(3)), st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 60))
 def test_orders_that_split_factors_tell(order, mesh_shape, rows):
     """Cut by the mesh's dimensions in any order, told as ``fully_shard`` tells it."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torch import nn
 from torch.nn import init as torch_init
 
 import torchinit
+import warm
 from conftest import native_only
 from torchinit.patch.functions import _NAMES as FUNCTIONS
 from torchinit.patch.swap import Made, intercept
@@ -371,11 +370,5 @@ def test_device_constructors_are_not_remembered_as_hooks():
 @BOTH
 def test_compilers_that_are_loaded_inside_remember_torchs_functions(defer):
     program = Path(__file__).parents[1] / "programs" / "compilers_in_patch.py"
-    process = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(program), str(int(defer))],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    process = warm.run(program, int(defer), warnings_as_errors="UserWarning")
     assert process.returncode == 0, process.stderr

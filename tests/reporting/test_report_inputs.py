@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from report_models import RULES, break_four, llama
 from torch import nn
 
 import torchinit
+import warm
 from torchinit.commands import cli
 from torchinit.commands.rules_file import read_rules
 from torchinit.errors import ArgumentError
@@ -249,7 +248,7 @@ import torchinit
 torch.set_default_device("cpu")
 print(torchinit.report_model(torch.nn.Linear(64, 64))[0].law)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = warm.run("-c", code)
     assert (done.stdout.strip(), done.returncode) == ("uniform", 0), done.stderr
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from report_models import RULES, break_four, llama
 from torch import nn
 
 import torchinit
+import warm
 from torchinit.reporting.layout import lay_out
 from torchinit.reporting.picture import draw
 
@@ -181,7 +181,7 @@ after = dict(matplotlib.rcParams.copy())
 assert {{key for key in before if before[key] != after[key]}} == set(), "settings"
 assert "matplotlib.pyplot" not in sys.modules
 """
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    run = warm.run("-c", program)
     assert run.returncode == 0, run.stderr
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -80,7 +80,6 @@ def test_trunc_normal_draws_its_law(cut, corrected):
     assert_moments(got, mean, exact.std())
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.floats(-4, 1.5).map(lambda x: 10**x))
 def test_the_correction_is_right_for_every_cut(cut):
     exact = stats.truncnorm(-cut, cut).std() if cut > 0.1 else cut / math.sqrt(3)
@@ -121,7 +120,6 @@ def jax_law(shape, scale, mode, distribution, in_axes, out_axes):
     return 0.0, std, -bound, bound
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(1, 40), min_size=2, max_size=4),
     st.floats(0.01, 30),
@@ -258,7 +256,6 @@ def test_low_precision_is_float32_rounded(dtype):
         )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.floats(1e-3, 1e3), st.floats(0.1, 6))
 def test_truncated_values_stay_within_the_cut(std, cut):
     assume(cut * std < 1e6)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from torchinit.placement.distributed import Sharded
@@ -88,7 +88,6 @@ def test_values_of_a_view_reach_every_shard(name):
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
 def test_cuts_of_views_are_the_views(data):
     """Whatever is narrowed, selected and flattened: a box found is that of the same elements."""
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -153,7 +153,6 @@ def test_flat_ranges_of_orthogonal_matrices_and_stacks():
 
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.data())
-@settings(max_examples=300, deadline=None)
 def test_boxes_of_ranges_are_the_range(shape, data):
     total = math.prod(shape)
     first = data.draw(st.integers(0, total))

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -117,13 +117,11 @@ GLOBS = st.lists(PIECES, min_size=1, max_size=6).map("".join).filter(lambda g: "
 NAMES = st.text("ab.", max_size=9)
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
 @given(GLOBS, NAMES)
 def test_globs_against_a_slow_matcher(glob, name):
     assert matches(glob, name) == (len(name) in places(tokens_of(glob), name, 0))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.lists(GLOBS, min_size=1, max_size=5, unique=True), NAMES, st.integers(0, 5))
 def test_the_first_rule_that_matches_wins(globs, name, number):
     keys = list(globs)
