@@ -72,8 +72,16 @@ def fingerprint(model: nn.Module) -> str:
     return blake2b(repr(sorted(set().union(*everywhere))).encode(), digest_size=8).hexdigest()
 
 
+def build(layout: str, seed: int, device: str) -> LlamaForCausalLM:
+    """What this process holds of the model in a layout, initialised."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(CONFIG)
+    parallelise(model, layout, device)
+    return torchinit.init_model_(model, seed=seed, device=device, dtype=torch.bfloat16)
+
+
 def main() -> None:
-    """Builds the model in each layout."""
+    """Prints the model's fingerprint in each layout."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
     parser.add_argument("--seed", type=int, default=0)
@@ -85,11 +93,7 @@ def main() -> None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # gathering is not fast
     for layout in arguments.layouts:
-        with torch.device("meta"):
-            model = LlamaForCausalLM(CONFIG)
-        parallelise(model, layout, device)
-        torchinit.init_model_(model, seed=arguments.seed, device=device, dtype=torch.bfloat16)
-        found = fingerprint(model)
+        found = fingerprint(build(layout, arguments.seed, device))
         if dist.get_rank() == 0:
             print(f"{layout:8} on {dist.get_world_size()} x {device}: {found}", flush=True)
     dist.destroy_process_group()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import torchinit
-from conftest import native_only
+from conftest import long, native_only
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -57,6 +57,7 @@ def quick_page(folder, script, *options):
     return page.read_text()
 
 
+@long
 def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
     text = quick_page(tmp_path, "gpu.py", "--device", "cpu")
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
@@ -64,6 +65,7 @@ def test_gpu_benchmark_runs_without_a_gpu(tmp_path):
     assert all(float(row.split("|")[2]) > 0 for row in rows)
 
 
+@long
 def test_peers_run(tmp_path):
     text = quick_page(tmp_path, "peers.py")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][2:]
@@ -76,6 +78,7 @@ def test_peers_run(tmp_path):
     assert named >= {"NumPy", "timm", "Transformers", "JAX, rbg", "`torch.func._random`"}
 
 
+@long
 def test_models_run_and_report(tmp_path):
     data, page = tmp_path / "models.json", tmp_path / "models.md"
     run = subprocess.run(
@@ -126,6 +129,7 @@ def test_a_measurement_that_fails_is_reported(models_module):
     assert "KeyError" in models_module.measure("no such model", "plain")["error"]
 
 
+@long
 @pytest.mark.parametrize("name", ["clip", "x-transformers"])
 def test_rules_of_the_benchmark_are_the_models_own(name, models_module):
     """Each parameter's std is that of the plain build."""
@@ -146,6 +150,7 @@ def test_rules_of_the_benchmark_are_the_models_own(name, models_module):
             assert values.std() == pytest.approx(row.law.std, rel=tolerance), row.name
 
 
+@long
 @native_only
 def test_shards_run(tmp_path):
     text = quick_page(tmp_path, "shards.py")

@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import torchinit
-from conftest import native_only
+from conftest import long, native_only
 
 pytestmark = native_only
 
@@ -27,8 +27,15 @@ def layer_like(weight, bias):
     return weight * 2, bias + 1
 
 
-@each_backend
-@pytest.mark.parametrize("wrap", [torch.Tensor, torch.nn.Parameter])
+@pytest.mark.parametrize(
+    ("backend", "wrap"),
+    [
+        ("aot_eager", torch.Tensor),
+        ("inductor", torch.nn.Parameter),
+        pytest.param("aot_eager", torch.nn.Parameter, marks=long),
+        pytest.param("inductor", torch.Tensor, marks=long),
+    ],
+)
 def test_full_graph(backend, wrap):
     compiled = torch.compile(layer_like, fullgraph=True, backend=backend)
     outcomes = []
@@ -63,8 +70,15 @@ def noisy(x):
     return x.sum() + 0 * weight.sum() + 0 * bias.sum(), (*drawn, weight, bias)
 
 
-@each_backend
-@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize(
+    ("backend", "fullgraph"),
+    [
+        ("aot_eager", False),
+        ("inductor", True),
+        pytest.param("aot_eager", True, marks=long),
+        pytest.param("inductor", False, marks=long),
+    ],
+)
 def test_training_graphs_merge_no_draws(backend, fullgraph):
     """functorch's common subexpressions would take two draws of a key for one (torch 2.13)."""
     outcomes = []
@@ -101,7 +115,7 @@ def test_activation_checkpoints(backend):
     assert torch.allclose(results[0][1], results[1][1])
 
 
-@each_backend
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=long)])
 @pytest.mark.parametrize(
     "shape", [(6, 6), (129, 128), (200, 150), (256, 256), (3000, 20), (20, 3000), (2, 3, 4)]
 )

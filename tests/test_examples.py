@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import native_only
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -20,13 +19,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def run(name, *arguments):
     """What an example prints, on one thread: they are small."""
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    done = warm.run(EXAMPLES / name, *arguments, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

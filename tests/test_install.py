@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 
+import warm
 from torchinit.native import load
 
 ROOT = Path(__file__).parent.parent
@@ -80,17 +80,14 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+def environment(variables: dict[str, str]) -> dict[str, str]:
     unset = ("TORCHINIT_", "CUDA_", "CXX", "MAX_JOBS")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(unset)}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**kept, **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return {**kept, **variables}
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    return warm.run(*arguments, cwd=folder, env=environment(variables))
 
 
 def build(source: Path, built: bool = False, **variables: str):
@@ -229,7 +226,8 @@ def test_a_warning_as_an_error_does_not_last(source, tmp_path):
         "try: torchinit.ones_(torch.empty(3))\n"
         "except RuntimeWarning: print(torchinit.ones_(torch.empty(3)).sum().item())\n"
     )
-    done = run(source, "-W", "error::RuntimeWarning", "-c", program, PYTHONPATH=str(lib))
+    variables = environment({"PYTHONPATH": str(lib)})
+    done = warm.run("-c", program, env=variables, warnings_as_errors="RuntimeWarning")
     assert done.stdout.strip() == "3.0", done.stderr
 
 

@@ -170,10 +170,11 @@ def byte_pairs(words):
 
 
 def bit_lags(words):
-    """Bits against those of the words 1 to 16 further on."""
+    """Bits against those of the words some way further on."""
     bits = bits_of(words).astype(np.float32) * 2 - 1
-    z = [np.abs(bits[:-lag].T @ bits[lag:]).max() / math.sqrt(len(bits)) for lag in range(1, 17)]
-    return 2 * stats.norm.sf(max(z)) * 16 * 32 * 32
+    lags = (1, 2, 4, 8, 16)
+    z = [np.abs(bits[:-lag].T @ bits[lag:]).max() / math.sqrt(len(bits)) for lag in lags]
+    return 2 * stats.norm.sf(max(z)) * len(lags) * 32 * 32
 
 
 def birthday_spacings(words):

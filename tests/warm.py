@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -130,6 +131,8 @@ def _be(request: dict[str, Any]) -> None:
     kind, *rest = request["arguments"]
     sys.path[0] = "" if kind in ("-c", "-m") else str(Path(kind).parent)
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    with contextlib.suppress(ImportError):
+        importlib.import_module("sitecustomize")
     if kind == "-c":
         code, *rest = rest
         sys.argv = [kind, *rest]

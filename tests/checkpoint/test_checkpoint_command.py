@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from written import LLAMA, assert_equal, contents, on_meta, read, small, write
 
 import torchinit
+import warm
 from torchinit.commands import cli
 from torchinit.errors import ArgumentError
 
@@ -217,9 +216,7 @@ def python(*arguments, **environment):
     """Runs Python, where a network may not be looked for."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
     environment["PYTHONPATH"] = str(Path(torchinit.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
+    done = warm.run(*arguments, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from launch import needs_gloo, torchrun
+from worlds import in_worlds
 
-from conftest import native_only
+from conftest import long, native_only
 
 pytestmark = [native_only, needs_gloo]
 
-PROGRAMS = Path(__file__).parents[1] / "programs"
+PROGRAM = Path(__file__).parents[1] / "programs" / "checkpoints.py"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Checkpoints saved from 4 ranks."""
-    path = tmp_path_factory.mktemp("checkpoints")
-    torchrun(4, PROGRAMS / "checkpoints.py", path, "save", seconds=180)
-    return path
+def program():
+    if str(PROGRAM.parent) not in sys.path:
+        sys.path.append(str(PROGRAM.parent))
+    return importlib.import_module("checkpoints")
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_they_load_on_ranks(ranks, folder):
-    out = torchrun(ranks, PROGRAMS / "checkpoints.py", folder, "load", seconds=180)
-    assert len(out.splitlines()) == 3 * 3 + 2 * 2
+def assert_loads_without_ranks(path):
+    ours = program()
+    model = ours.initialised(ours.build(path.name.split()[0]))
+    assert not ours.load(path, model, no_dist=True)
 
 
+@in_worlds(2, 4)
+def test_they_load_in_every_layout():
+    ours = program()
+    folder = [tempfile.mkdtemp()]
+    dist.broadcast_object_list(folder)
+    for name, (_, _, layouts) in ours.MODELS.items():
+        for saved in layouts:
+            path = Path(*folder, f"{name} {saved}")
+            ours.save(path, name, saved)
+            for layout in layouts:
+                ours.load_as(layout, path, name)
+            assert_loads_without_ranks(path)
+
+
+@long
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_they_load_without_ranks(folder, monkeypatch):
-    monkeypatch.syspath_prepend(PROGRAMS)
-    program = importlib.import_module("checkpoints")
-    paths = sorted(folder.iterdir())
+def test_they_load_on_another_number_of_ranks(tmp_path):
+    torchrun(4, PROGRAM, tmp_path, "save", seconds=180)
+    for ranks in (1, 2, 4):
+        out = torchrun(ranks, PROGRAM, tmp_path, "load", seconds=180)
+        assert len(out.splitlines()) == 3 * 3 + 2 * 2
+    paths = sorted(tmp_path.iterdir())
     assert len(paths) == 5
     for path in paths:
-        model = program.initialised(program.build(path.name.split()[0]))
-        assert not program.load(path, model, no_dist=True)
+        assert_loads_without_ranks(path)

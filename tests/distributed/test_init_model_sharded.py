@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from layouts import mesh_of
 from torch import nn
-from worlds import in_worlds
+from worlds import in_worlds, of_eight
 
 import torchinit
 from torchinit import Blocks, Normal, Orthogonal, Stack, TruncNormal, init_model_
@@ -165,7 +165,7 @@ def assert_equal(model, plain, what):
         assert torch.equal(buffer, other), (what, name)
 
 
-@in_worlds(1, 2, 3, 4, 8, each=PLANS, seconds=120)
+@in_worlds(1, 2, 3, 4, 8, each=PLANS, long=of_eight)
 def test_from_meta(rules):
     for dtype in (None, torch.bfloat16):
         plain = init_model_(on_meta(), rules, seed=5, device="cpu", dtype=dtype)
@@ -181,7 +181,7 @@ def test_from_meta(rules):
                 model(torch.arange(6).view(1, 6)).sum().backward()
 
 
-@in_worlds(2, 4, each=PLANS, seconds=120)
+@in_worlds(2, 4, each=PLANS)
 def test_in_memory_and_after_a_forward(rules):
     """What fully_shard has gathered is put back first, else the values would be lost."""
     plain = init_model_(on_meta(), rules, seed=6, device="cpu")

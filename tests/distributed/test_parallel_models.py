@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from layouts import mesh_of
 from torch import nn
-from worlds import in_worlds
+from worlds import in_worlds, of_eight
 
 import torchinit
 from fills import bits
@@ -232,7 +232,7 @@ def test_ways(way):
         assert_equals_plain(model, plain_for(way, filler))
 
 
-@in_worlds(2, 4, 8)
+@in_worlds(2, 4, 8, long=of_eight)
 def test_bfloat16_models():
     size = dist.get_world_size()
     for name in ("fsdp", "tp", "fsdp-tp"):
@@ -267,7 +267,7 @@ def test_padding_is_let_be():
     assert total > 0
 
 
-@in_worlds(2, 4, 8)
+@in_worlds(2, 4, 8, long=of_eight)
 def test_models_run_and_train_after_their_fill():
     size = dist.get_world_size()
     tokens = torch.arange(32).view(2, 16) % 36

@@ -21,7 +21,7 @@ from layouts import (
     placement,
     read_layout,
 )
-from worlds import in_worlds
+from worlds import in_worlds, of_eight
 
 import torchinit
 from torchinit.errors import ArgumentError, RankError
@@ -288,7 +288,7 @@ def test_seeds_that_differ():
             assert_holds(tensor, plain, layout)
 
 
-@in_worlds(1, 2, 8)
+@in_worlds(1, 2, 8, long=of_eight)
 def test_equal_seeds_pass_the_check():
     size = dist.get_world_size()
     layouts = [f"{size} S0", f"{size} S1", f"{size} Z0:2"] + (["4x2 S0 S1"] if size == 8 else [])

@@ -22,7 +22,7 @@ from layouts import (
     guarded,
     read_layout,
 )
-from worlds import in_worlds
+from worlds import in_worlds, of_eight
 
 import torchinit
 from fills import DTYPES
@@ -63,7 +63,7 @@ def some(layouts, number):
     return layouts if len(layouts) <= 3 else layouts[number % 3 :: 3]
 
 
-@in_worlds(1, 2, 3, 4, 8, each=DTYPE_NAMES)
+@in_worlds(1, 2, 3, 4, 8, each=DTYPE_NAMES, long=of_eight)
 def test_matrices(dtype):
     """In small worlds every function in every layout, in float32."""
     is_large = dist.get_world_size() == 8
@@ -84,7 +84,7 @@ def test_matrices(dtype):
                         assert_gathers(tensor, plain)
 
 
-@in_worlds(1, 2, 3, 4, 8)
+@in_worlds(1, 2, 3, 4, 8, long=of_eight)
 def test_other_numbers_of_dimensions():
     shapes = ((), (1,), (2,), (13,), (5, 3, 4), (2, 6, 3), (6, 4, 3, 3), (4, 4, 2, 1, 3))
     is_large = dist.get_world_size() == 8
@@ -230,7 +230,7 @@ INIT_SCHEMES = [
 ]  # fmt: skip
 
 
-@in_worlds(2, 3, 8)
+@in_worlds(2, 3, 8, long=of_eight)
 def test_init_():
     size = dist.get_world_size()
     for scheme in INIT_SCHEMES:
@@ -250,7 +250,7 @@ def test_init_():
                 assert_holds(bias, plain_bias, bias_layout)
 
 
-@in_worlds(2, 3, 8)
+@in_worlds(2, 3, 8, long=of_eight)
 def test_batches():
     """Values are those of single calls; DTensors of several meshes and plain tensors together."""
     size = dist.get_world_size()

@@ -353,7 +353,7 @@ def compiled(function, backend, **options):
 @in_worlds(
     2, each=[f"{backend} {each}" for backend in ("aot_eager", "inductor") for each in LAYOUTS[:3]],
     where=lambda size, what: NATIVE and what != "inductor 2 R",  # noqa: ARG005
-    seconds=240,
+    seconds=240, long=lambda size, what: what.startswith("inductor"),  # noqa: ARG005
 )  # fmt: skip
 def test_full_graphs(what):
     backend, layout = what.split(maxsplit=1)

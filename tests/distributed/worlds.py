@@ -67,6 +67,7 @@ def in_worlds(
     each: dict[str, object] | Iterable[str] | None = None,
     where: Callable[[int, Any], bool] = lambda size, parameter: True,  # noqa: ARG005
     seconds: float = 120,
+    long: Callable[[int, str], bool] = lambda size, name: False,  # noqa: ARG005
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a test of a function, one for each world.
 
@@ -74,6 +75,7 @@ def in_worlds(
         sizes: of the worlds; 0 is one process without a process group.
         each: parameters for the function, by names for the test's; or names that are parameters.
         where: which parameters in which world.
+        long: which of them, by name, are left to `make test-all`.
         seconds: until a rank is taken for one that waits for ever.
     """
     if each is None:
@@ -92,7 +94,7 @@ def in_worlds(
             pytest.param(
                 Case(size, body.__module__, body.__name__, what, seconds),
                 id=f"{size}-{what}" if what else str(size),
-                marks=[] if _is_run(size) else [many],
+                marks=[many] * (not _is_run(size)) + [pytest.mark.long] * long(size, what),
             )
             for size in sizes
             for what, parameter in (parameters or {"": None}).items()
@@ -106,6 +108,10 @@ def in_worlds(
         return pytest.mark.parametrize("case", cases)(test)
 
     return decorate
+
+
+def of_eight(size: int, name: str) -> bool:  # noqa: ARG001
+    return size == 8
 
 
 def _is_run(size: int) -> bool:

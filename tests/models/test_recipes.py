@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import torchinit
+from conftest import long
 from torchinit import ArgumentError, recipes
 
 transformers = pytest.importorskip("transformers")
@@ -120,7 +121,9 @@ def cases():
         for number, extra in enumerate(extras):
             for head in heads:
                 yield pytest.param(
-                    recipe, family, small | extra, head, {}, id=f"{family}{head}-{number}"
+                    *(recipe, family, small | extra, head, {}),
+                    id=f"{family}{head}-{number}",
+                    marks=[long] if number and head != heads[-1] else [],
                 )
     for recipe, family, small, head, arguments in BY_ARGUMENT:
         yield pytest.param(

@@ -81,6 +81,16 @@ def load(folder, model, **options):
     return [name for name in wanted if not torch.equal(local(state[name]), wanted[name])]
 
 
+def save(path, name, layout):
+    model = initialised(parallelise(build(name), layout))
+    checkpoint.save(model.state_dict(), checkpoint_id=path)
+
+
+def load_as(layout, path, name):
+    wrong = load(path, initialised(parallelise(build(name), layout)))
+    assert not wrong, f"{path.name} loaded as {layout}: {wrong}"
+
+
 def main():
     folder, what = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
@@ -89,12 +99,10 @@ def main():
         for saved in layouts:
             path = folder / f"{name} {saved}"
             if what == "save":
-                model = initialised(parallelise(build(name), saved))
-                checkpoint.save(model.state_dict(), checkpoint_id=path)
+                save(path, name, saved)
                 continue
             for layout in layouts:
-                wrong = load(path, initialised(parallelise(build(name), layout)))
-                assert not wrong, f"{path.name} loaded as {layout}: {wrong}"
+                load_as(layout, path, name)
                 if dist.get_rank() == 0:
                     print(f"{path.name} as {layout}", flush=True)
     dist.destroy_process_group()
