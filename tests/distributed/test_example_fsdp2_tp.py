@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from launch import needs_gloo, torchrun
-from worlds import in_worlds
+from worlds import in_worlds, of_eight
 
 import warm
 from conftest import long, native_only
@@ -36,7 +36,7 @@ def example():
     return module
 
 
-@in_worlds(*LAYOUTS)
+@in_worlds(*LAYOUTS, long=of_eight)
 def test_every_layout_has_the_fingerprint_of_the_plain_model():
     def found(layout, seed=0):
         return example().fingerprint(example().build(layout, seed, "cpu"))

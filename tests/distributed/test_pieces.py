@@ -102,7 +102,17 @@ def is_read_in_two_ways(global_shape, mesh_shape, cuts):
     return False
 
 
-@in_worlds(0, each=["x".join(map(str, mesh_shape)) for mesh_shape in MESHES], seconds=180)
+def more_than_four(size: int, mesh_name: str) -> bool:  # noqa: ARG001
+    """Of one or two dimensions: 2x2x2 is not long."""
+    return len(mesh_name) <= 3 and math.prod(map(int, mesh_name.split("x"))) > 4
+
+
+@in_worlds(
+    0,
+    each=["x".join(map(str, mesh_shape)) for mesh_shape in MESHES],
+    seconds=180,
+    long=more_than_four,
+)
 def test_distribute_tensor_holds_the_same(mesh_name):
     from torch.distributed.tensor import distribute_tensor
 
@@ -131,7 +141,7 @@ def test_distribute_tensor_holds_the_same(mesh_name):
     assert ranks == 1 or strided > LAYOUTS * ranks / 100
 
 
-@in_worlds(0, each=["2", "3", "8", "2x2", "2x4", "4x2", "2x2x2"], seconds=180)
+@in_worlds(0, each=["2", "3", "8", "2x2", "2x4", "4x2", "2x2x2"], seconds=180, long=more_than_four)
 def test_fully_shard_stores_the_same(mesh_name):
     """Alone, over HSDP's mesh, and over tensor parallelism of either dimension, evenly or not."""
     from torch.distributed.fsdp import fully_shard

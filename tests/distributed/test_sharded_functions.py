@@ -100,7 +100,7 @@ def test_other_numbers_of_dimensions():
                         assert_gathers(tensor, plain)
 
 
-@in_worlds(1, 2, 3, 8)
+@in_worlds(1, 2, 3, 8, long=of_eight)
 def test_tensors_without_elements_draw_their_key():
     for place, shape in enumerate(((0,), (0, 5), (5, 0), (3, 0, 2))):
         for number, (name, fill) in enumerate(FUNCTIONS.items()):

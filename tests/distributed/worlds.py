@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib
+import gc
+import importlib.util
 import json
 import logging
 import os
@@ -282,10 +283,13 @@ def _be_rank(rank: int, size: int, folder: Path, reads: int, writes: int) -> Non
 
 def _run_worlds(folder: Path) -> None:
     cases = [Case(*each) for each in json.loads((folder / "cases.json").read_text())]
-    # The first three are what every rank would import when it first needs it.
-    lazy = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor.parallel")
+    # The first are what every rank would import when it first needs it.
+    lazy = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
+    if importlib.util.find_spec("transformers") is not None:
+        lazy.append("transformers.models.llama.modeling_llama")
     for module in (*lazy, *{case.module for case in cases}):
         importlib.import_module(module)
+    gc.freeze()  # or every rank's collections would copy all of it
 
     outcomes: dict[str, list[str]] = {}
     for size in sorted({case.size for case in cases}):
