@@ -9,24 +9,51 @@ NVCC ?= nvcc
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
-.PHONY: demo test lint format sanitize golden arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel \
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Several targets beside each other; all that fails is told, and not only the first of it.
+BESIDE := $(MAKE) --no-print-directory --keep-going --output-sync=target -j$(CORES)
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# The package and the tests are compiled once, not by each of the processes that tests start.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all golden arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel \
   wheel-check test-torch benchmark docs clean
 
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
 
-test: $(STAMP) lint
-	$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) sanitize
-	$(BIN)/python -m pytest -n auto
-	TORCHINIT_DISABLE_NATIVE=1 $(BIN)/python -m pytest -n auto
+# What to know before a commit. The sanitised kernels compile beside the tests.
+test: $(STAMP)
+	$(BESIDE) tests lint sanitize
+
+# And what takes long: tests so marked, deep examples, another order, all of it without the native
+# module, every sanitiser, Arm.
+test-all: test
+	$(MAKE) --no-print-directory test-rest
+
+test-rest: $(STAMP)
+	$(BESIDE) tests-rest sanitize-all arm-check
+
+# Without the native module: what then takes another way. A plus shows the lines as they come.
+OTHERWISE := tests/test_functional.py
+tests: $(STAMP)
+	+$(PYTEST)
+	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(OTHERWISE)
+
+ORDER ?= 1
+ALL := -m "" --hypothesis-profile=deep --random-order-bucket=global --random-order-seed=$(ORDER)
+tests-rest: $(STAMP)
+	+$(PYTEST) $(ALL)
+	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(ALL)
 
 # torch comes first and from its own file. The build is not isolated: a CUDA module has to match the
-# torch that is there.
+# torch that is there. Of all that is installed, Python compiles what is imported when it first is.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
-	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,lint,demo,docs]"
+	$(INSTALL) --upgrade pip "setuptools>=77" wheel ninja
+	$(INSTALL) -r requirements-torch.txt
+	$(INSTALL) --no-build-isolation -e ".[test,lint,demo,docs]"
 	touch $@
 
 lint: $(STAMP)
@@ -45,26 +72,32 @@ format: $(STAMP)
 # The kernels, and what the threads of the CUDA kernels do run on the host, under the address and
 # undefined-behaviour sanitisers; and the numbers themselves.
 BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
-# Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits.
-SANITIZE := $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
-  -fsanitize=address,undefined -fno-sanitize-recover=all
+# Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits. And
+# no watch over the scopes of locals, which takes the compiler four times as long: that is for
+# sanitize-all, in a folder of its own.
+SANITIZED := build/sanitized
+SCOPES := -fno-sanitize-address-use-after-scope
+SANITIZE = $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
+  -fsanitize=address,undefined -fno-sanitize-recover=all $(SCOPES)
 CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
-CPU_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/sanitized/%.o)
-HOST_TESTS := build/sanitized/sanitized_fills build/sanitized/cuda_on_host build/sanitized/digest
+CPU_OBJECTS = $(CPU_SOURCES:csrc/%.cpp=$(SANITIZED)/%.o)
 CASES := tests/data
 
-build/sanitized/%.o: csrc/%.cpp $(SOURCES)
+$(SANITIZED)/%.o: csrc/%.cpp $(SOURCES)
 	@mkdir -p $(@D)
 	$(CXX) $(SANITIZE) -c $< -o $@
 
-build/sanitized/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
+$(SANITIZED)/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
 	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@
 
 .SECONDARY: $(CPU_OBJECTS)
-sanitize: $(HOST_TESTS)
-	build/sanitized/sanitized_fills $(CASES)
-	build/sanitized/cuda_on_host $(CASES)
-	build/sanitized/digest $(CASES) --check $(CASES)/golden.csv
+sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/digest
+	$(SANITIZED)/sanitized_fills $(CASES)
+	$(SANITIZED)/cuda_on_host $(CASES)
+	$(SANITIZED)/digest $(CASES) --check $(CASES)/golden.csv
+
+sanitize-all:
+	$(MAKE) --no-print-directory SANITIZED=build/sanitized-all SCOPES= sanitize
 
 # The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
 ARM_CXX := aarch64-linux-gnu-g++
@@ -88,10 +121,10 @@ arm-check:
 	else $(MAKE) --no-print-directory arm-compare; fi
 
 # Every set of either machine must have the same cases with the same hashes.
-arm-compare: build/arm/sanitized_fills build/arm/digest build/sanitized/digest
+arm-compare: build/arm/sanitized_fills build/arm/digest $(SANITIZED)/digest
 	$(ARM_RUN) build/arm/sanitized_fills $(CASES)
 	$(ARM_RUN) build/arm/digest $(CASES) --check $(CASES)/golden.csv
-	build/sanitized/digest $(CASES) > build/digest_here
+	$(SANITIZED)/digest $(CASES) > build/digest_here
 	$(ARM_RUN) build/arm/digest $(CASES) > build/digest_arm
 	$(PYTHON) tools/compare_digests.py here=build/digest_here Arm=build/digest_arm
 
