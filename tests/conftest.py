@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 # Tests run beside each other: threads that spin while they wait would hold the others' cores. Read
-# when torch is imported, and by the processes that tests start.
+# when torch and NumPy are imported, and by the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import BARE, TINY, finish, lines_but_of_torch, start
+from processes import BARE, TINY, environment, finish, lines_but_of_torch, start
 
 import warm
 from conftest import long
@@ -286,7 +286,7 @@ def test_address_space_that_is_limited():
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "sys.exit(cli.main(['demo', '--device', 'cpu', '--json']))\n"
     )
-    done = warm.run("-c", program)
+    done = warm.run("-c", program, env=environment())
     code, out, err = done.returncode, done.stdout, done.stderr
     assert code == 0, err
     assert '"model": "a decoder in plain torch.nn, as large as GPT-2"' in out
