@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 
 import pytest
@@ -184,6 +185,16 @@ def test_other_threads_are_not_collected():
     tensor = torch.zeros(10)
     with torchinit.batch():
         thread = threading.Thread(target=torchinit.ones_, args=[tensor])
+        thread.start()
+        thread.join()
+        assert tensor.all()
+
+
+def test_threads_with_a_copy_of_the_context_are_not_collected():
+    tensor = torch.zeros(10)
+    with torchinit.batch():
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=[torchinit.ones_, tensor])
         thread.start()
         thread.join()
         assert tensor.all()

@@ -54,6 +54,14 @@ def test_neighbours_share_a_plan_only_if_draw_and_dtype_agree():
         assert torch.equal(memory[i], factor * filled())
 
 
+def test_neighbours_of_two_zeros_do_not_share_a_plan():
+    memory = torch.ones(2, 8)
+    draws = [(4, 0.0, 0.0, 0.0, 0.0), (4, -0.0, 0.0, 0.0, 0.0)]
+    native.fill_list(draws, [1] * 2, [0] * 2, [row.data_ptr() for row in memory], [8] * 2, 1)
+    assert memory.count_nonzero() == 0
+    assert memory.signbit().tolist() == [[False] * 8, [True] * 8]
+
+
 def test_overlapping_fills_are_done_in_order():
     memory = torch.zeros(1 << 15)
     constants = [(4, float(i), 0.0, 0.0, 0.0) for i in range(8)]

@@ -52,6 +52,23 @@ def test_narrow_values_are_those_of_float32_rounded(dtype, b):
     assert torch.equal(values, single.to(dtype).float())
 
 
+@pytest.mark.parametrize("dtype", NARROW)
+def test_every_tie_goes_to_the_even_neighbour(dtype):
+    """The middle of any two neighbours, subnormal ones too: random words seldom hit one."""
+    codes = torch.arange(1 << (8 * dtype.itemsize - 1)).to(
+        torch.uint8 if dtype.itemsize == 1 else torch.int16
+    )
+    values = codes.view(dtype).double()
+    values = values[values.isfinite()]
+    ties = ((values[:-1] + values[1:]) / 2).tolist()
+    memory = torch.zeros(len(ties) * dtype.itemsize, dtype=torch.uint8).view(dtype)
+    for i, tie in enumerate(ties):
+        address = memory.data_ptr() + i * dtype.itemsize
+        native.fill(4, NUMBERS[dtype], tie, 0.0, 0.0, 0.0, 0, address, 1, 1)
+    even = torch.arange(len(ties)) + torch.arange(len(ties)) % 2
+    assert torch.equal(memory.double(), values[even])
+
+
 def test_a_value_that_rounding_leads_out_of_the_bounds_is_kept_inside():
     """Element 387,327,825 of key 7 has 6.11 standard deviations: one of 10^9 goes so far."""
     std, b = 0.19, 1.2485  # beyond float32's reach, and below the next float8_e5m2, 1.25

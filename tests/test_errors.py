@@ -65,6 +65,15 @@ def test_scale_of_uniform():
     check(ValueError, "scale=100000.0", torch.ones(3).half(), None, "constant", scale=1e5)
 
 
+@native_only
+def test_widths_that_float8_e4m3fn_has_not():
+    """Both ends are within its range, 448, and far from those of any other dtype."""
+    tensor = torch.ones(3).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"width of \[a=-300.0, b=300.0\) exceeds the range"):
+        torchinit.uniform_(tensor, -300.0, 300.0)
+    assert (tensor.float() == 1).all()
+
+
 def test_unknown_scheme():
     check(NotImplementedError, "'gaussian'.*orthogonal.*ones", torch.ones(3), None, "gaussian")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import torchinit
 from conftest import native_only
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.fill import fallback
-from torchinit.schemes.distributions import uniform_draw
+from torchinit.schemes.distributions import normal_draw, uniform_draw
+from torchinit.streams import keys
+from torchinit.streams.keys import draw_key_number
 
 NAMES = [
     "uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_", "eye_", "dirac_",
@@ -215,6 +218,32 @@ def test_subclasses_fall_back():
     )
 
 
+def test_every_thread_draws_keys_into_a_tensor_of_its_own():
+    """Into one, a thread might read what another has drawn."""
+    places, barrier = [], threading.Barrier(2)
+
+    def draw():
+        draw_key_number()
+        places.append(keys._local.scratch[1])
+        barrier.wait()  # so that neither tensor is freed before the other is made
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert places[0] != places[1]
+
+
+def test_keys_by_which_torch_fills_keep_their_sign():
+    one, other, again = (
+        fallback.fill(normal_draw(0.0, 1.0), torch.empty(8, dtype=torch.complex64), key)
+        for key in (5, -5, 5)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
 def test_views_with_the_negative_bit():
     view = torch.zeros(6, dtype=torch.complex64).conj().imag
     assert view.is_neg()
@@ -260,8 +289,9 @@ def test_the_module_init_is_imported_as_torchs_is():
 def test_deprecated_names(name):
     needed = {"constant": {"val": 0.5}, "sparse": {"sparsity": 0.5}}.get(name, {})
     tensor = torch.empty((4, 4, 3) if name == "dirac" else (4, 4))
-    with pytest.warns(FutureWarning, match=f"`nn.init.{name}` is now deprecated"):
+    with pytest.warns(FutureWarning, match=f"`nn.init.{name}` is now deprecated") as warned:
         result = getattr(torchinit.init, name)(tensor, **needed)
+    assert [warning.filename for warning in warned] == [__file__]
     assert result is tensor
 
 

@@ -20,6 +20,7 @@ from distribution_checks import (
 from torchinit import init_
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.native import load as native
+from torchinit.schemes.distributions import law_of, truncated_draw
 from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -148,6 +149,15 @@ def test_trunc_normal_anywhere(a, b, dtype):
     step = rounding(dtype, 2 * largest / span)
     if step < 0.1:  # else the dtype has but a few values there
         assert_distributed(values, truncated_normal_cdf(0.0, 1.0, a, b), step)
+
+
+@pytest.mark.parametrize(("a", "b"), [(-2.0, 2.0), (-1.0, 3.0), (0.0, INF), (-INF, -4.0)])
+def test_the_law_of_a_truncation_has_its_moments(a, b):
+    law = law_of(truncated_draw(0.5, 2.0, 0.5 + 2.0 * a, 0.5 + 2.0 * b))
+    mean, variance, kurtosis = stats.truncnorm(a, b, 0.5, 2.0).stats("mvk")
+    assert law.mean == pytest.approx(mean, rel=1e-6)
+    assert law.std == pytest.approx(variance**0.5, rel=1e-6)
+    assert law.kurtosis == pytest.approx(kurtosis + 3, rel=1e-5)
 
 
 @native_only

@@ -373,6 +373,38 @@ def test_flushing_of_subnormals_does_not_matter(flush, dtype):
     assert_same_bits(got, expected)
 
 
+def test_flushing_on_one_of_several_threads_does_not_matter():
+    """The caller's thread flushes, and takes a share of the pieces; the others do not."""
+    fill = (ops.uniform_, (0.0, 2.0 * torch.finfo(torch.float32).tiny))
+    count = 3 * 2**16
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        expected = make(fill, torch.float32, count)
+        torch.set_flush_denormal(True)
+        found = [make(fill, torch.float32, count) for _ in range(8)]
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+    for tensor in found:
+        assert_same_bits(tensor, expected)
+
+
+def test_the_modes_of_a_program_outlive_a_fill():
+    def is_flushing():
+        return bool((torch.tensor([2.0**-120]) * 2.0**-20) == 0)
+
+    fill = (ops.normal_, (0.0, 1.0))
+    for flush in (True, False):
+        torch.set_flush_denormal(flush)
+        try:
+            make(fill, torch.float32, 10)
+            found = is_flushing()
+        finally:
+            torch.set_flush_denormal(False)
+        assert found == flush
+
+
 def test_keys_split_into_halves():
     """A key's halves are the two words of the Philox key, low half first."""
     tensor = torch.empty(4, dtype=torch.int32)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
 PAGE = mmap.PAGESIZE
 READ, WRITE = mmap.PROT_READ, mmap.PROT_WRITE
-SMALL, LARGE = 8 * PAGE, 16 << 20  # below and above what is_writable faults in
+SMALL, LARGE = 8 * PAGE, 32 << 20  # of which halves too are below and above what it faults in
 
 
 def protect(address, size, permissions):

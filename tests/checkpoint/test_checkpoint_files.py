@@ -240,6 +240,31 @@ def assert_not_whole(path, whole):
         assert not [name for name in found if name.endswith(TEMPORARY)]
 
 
+def test_bytes_are_on_the_disk_before_their_name_and_names_after_all(tmp_path, monkeypatch):
+    """What a machine that goes down leaves, and no other process sees."""
+    happened = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(number):
+        happened.append(("synced", os.fstat(number).st_ino))
+        sync(number)
+
+    def renamed(self, target):
+        happened.append(("named", self.stat().st_ino))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    path = write(small, tmp_path / "a", RULES)
+    named = [number for number, (what, _) in enumerate(happened) if what == "named"]
+    files = [happened[number][1] for number in named]
+    assert sorted(files) == sorted(one.stat().st_ino for one in path.iterdir())
+    for number, file in zip(named, files, strict=True):
+        assert ("synced", file) in happened[:number]
+        assert ("synced", path.stat().st_ino) in happened[number:]
+    assert happened[0] == ("synced", tmp_path.stat().st_ino)
+
+
 # Resuming.
 
 
@@ -298,6 +323,15 @@ def test_resume_refuses_what_was_begun_otherwise(name, tmp_path, whole):
     with pytest.raises(ArgumentError, match=f"a was begun otherwise: .*{said}"):
         write(arguments.pop("build"), path, arguments.pop("rules"), resume=True, **arguments)
     assert contents(path) == {n: d for n, d in whole.items() if not n.endswith("index.json")}
+
+
+def test_resume_refuses_other_rows_of_padding(tmp_path):
+    def padded(row):
+        return lambda: torch.nn.Embedding(90, 40, padding_idx=row, device="meta")
+
+    path = write(padded(3), tmp_path / "a", {"**": torchinit.Normal(0.02)})
+    with pytest.raises(ArgumentError, match="the rules"):
+        write(padded(4), path, {"**": torchinit.Normal(0.02)}, resume=True)
 
 
 def test_callables_are_told_apart_by_their_text(tmp_path):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch.nn import init as torch_init
 
 import torchinit
@@ -44,6 +45,10 @@ def test_correct_fills_pass(name, library, dtype, monkeypatch):
     torch.manual_seed(1)
     tensor = getattr(library, f"{name}_")(torch.empty(512, 384, dtype=dtype), **FILLS[name])
     assert checks.check(tensor, LAWS[name]) == []
+
+
+def test_the_false_alarm_rate_is_of_both_sides():
+    assert pytest.approx(2 * stats.norm.sf(6), rel=1e-6) == checks.FALSE_ALARM
 
 
 def test_constants_are_rounded_to_the_dtype():

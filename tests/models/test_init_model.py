@@ -344,6 +344,9 @@ def test_rename_is_a_mapping_or_a_function():
     assert not torch.equal(outer.m.layers[0].q.weight, plain.layers[0].q.weight)
     with pytest.raises(torchinit.ArgumentError, match="rename gives the name 'x'"):
         init_model_(on_meta(), RULES, seed=0, rename=lambda _: "x")
+    pair = nn.ParameterDict({"a": torch.empty(4, 3), "b": torch.empty(4, 5)})
+    with pytest.raises(torchinit.ArgumentError, match=r"'b' .*\(4, 3\).*\(4, 5\): only copies"):
+        init_model_(pair, {"**": Normal(1.0)}, seed=0, rename={"a": "b"})
     with pytest.raises(torchinit.ArgumentError, match="rename"):
         init_model_(on_meta(), RULES, seed=0, rename=lambda _: None)
     with pytest.raises(TypeError, match="rename"):
@@ -412,6 +415,29 @@ def test_padding_rows_are_zero():
         init_model_(model, {"**": Normal(1.0)}, seed=0, device="cpu")
         assert (model.weight[2] == 0).all()
         assert (model.weight[[0, 1, 3]] != 0).all()
+
+
+def test_padding_rows_of_copies_are_zero():
+    """Of a tie that is broken on the meta device, and joined by name: the head has no padding."""
+    with torch.device("meta"):
+        model = nn.ModuleDict({"embed": nn.Embedding(8, 4, padding_idx=2)})
+        model["head"] = nn.Linear(4, 8, bias=False)
+    rename = {"head.weight": "embed.weight"}
+    init_model_(model, {"**": Normal(1.0)}, seed=0, device="cpu", rename=rename)
+    assert torch.equal(model["head"].weight, model["embed"].weight)
+    assert (model["head"].weight[2] == 0).all()
+
+
+def test_frozen_parameters_stay_so_whatever_they_take():
+    """More than a draw: rows of padding, parts, a callable."""
+    with torch.device("meta"):
+        model = nn.ModuleDict({"embed": nn.Embedding(8, 4, padding_idx=2)})
+        model["fused"], model["called"] = nn.Linear(4, 8, bias=False), nn.Linear(4, 4, bias=False)
+    model.requires_grad_(False)
+    parts = torchinit.Blocks({"q": 4, "k": 4}, Normal(1.0))
+    rules = {"fused.*": parts, "called.*": lambda tensor: tensor.fill_(1), "**": Normal(1.0)}
+    init_model_(model, rules, seed=0, device="cpu")
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False] * 3
 
 
 def test_recurrent_layers_use_their_new_weights():

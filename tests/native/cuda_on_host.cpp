@@ -116,6 +116,28 @@ void compare_all(const Plan& plan) {
   compare(plan, make_box({3, 8, 5, 6}, {240, 1, 48, 8}, {3, 8, 5, 6}, {0, 0, 0, 0}), 720, 0);
 }
 
+// As many dimensions as there is room for, none of which merge, and one more.
+void compare_most_dimensions(const Plan& plan) {
+  std::vector<int64_t> sizes, strides, zeros;
+  for (int d = 0; d <= cuda::kMaxRank; ++d) {
+    sizes.push_back(2);
+    strides.push_back(int64_t{1} << d);
+    zeros.push_back(0);
+    const Box box = make_box(sizes, strides, sizes, zeros);
+    if (d + 1 < cuda::kMaxRank) continue;
+    if (d + 1 == cuda::kMaxRank) {
+      compare(plan, box, box.count, 0);
+      continue;
+    }
+    try {
+      const cuda::DeviceBox too_many(box);
+    } catch (const std::invalid_argument&) {
+      return;
+    }
+  }
+  tests::stop("a box of too many dimensions is no error");
+}
+
 // Many tensors of all kinds at once, sizes from none to several chunks, against single fills.
 void compare_list(const std::vector<Plan>& plans) {
   std::vector<std::vector<unsigned char>> expected, got;
@@ -207,6 +229,7 @@ int main(int count, char** words) {
     compare_all(plan);
     compare_long(plan);
   }
+  compare_most_dimensions(some[0]);
   compare_list(plans);
   compare_list({some[0], some[1], some[2]});  // two kernels, and constants with them
   for (const int64_t length : {1, 5, 64, 65, 300}) {

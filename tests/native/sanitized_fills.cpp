@@ -12,6 +12,7 @@
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cpu/reflectors.h"
+#include "../../csrc/job/job.h"
 #include "../../csrc/job/plan.h"
 #include "../../csrc/simd/scalar.h"
 #include "cases.h"
@@ -179,6 +180,19 @@ void run_threads(const Case& normal, Dtype dtype) {
                  threads);
 }
 
+// Boxes that share memory, and that lie in each other's gaps.
+void check_overlap(const Case& normal) {
+  const Plan plan = normal.plan(Dtype::Float32);
+  std::vector<float> memory(64);
+  const auto rows = [&](size_t at) {
+    return Job{plan, 1, make_box({4, 2}, {8, 1}, {4, 2}, {0, 0}), &memory[at]};
+  };
+  const auto run = [&](size_t at) { return Job{plan, 1, flat_box(4), &memory[at]}; };
+  if (!may_overlap({run(0), run(3)}) || may_overlap({run(0), run(4)}) ||
+      !may_overlap({rows(0), run(22)}) || may_overlap({rows(0), run(26)}))
+    fail("an overlap is missed, or seen where none is", normal, plan.dtype, 4);
+}
+
 // Blocks of reflectors, the inverses of triangles and small matrices, of sizes around the vectors'.
 template <class T>
 void run_reflectors(const Case& normal, Dtype dtype) {
@@ -237,6 +251,7 @@ int main(int count, char** words) {
   const std::vector<Case> cases = tests::one_of_each_transform(all);
   const Case& normal = tests::find_case(all, "normal");
   check_fma();
+  check_overlap(normal);
   for (auto set = cpu::supported_sets(); *set; ++set) {
     if (!cpu::choose_set((*set)->name)) return 1;
     for (const tests::DtypeName& d : tests::kDtypeTable) {

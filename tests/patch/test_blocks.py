@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
@@ -12,10 +13,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import init as torch_init
+from torch.overrides import TorchFunctionMode
 
 import torchinit
 import warm
 from conftest import native_only
+from torchinit.patch import swap
 from torchinit.patch.functions import _NAMES as FUNCTIONS
 from torchinit.patch.swap import Made, intercept
 
@@ -209,6 +212,61 @@ def test_contexts_copied_to_another_thread_see_nothing(defer):
         thread.start()
         thread.join()
     assert results == [False]
+
+
+def test_whoever_comes_second_waits_for_the_hooks(monkeypatch):
+    """While a thread puts them in place, another that opens a block neither does nor goes on."""
+    begun, go_on, second_is_in = (threading.Event() for _ in range(3))
+    put, count = swap._Hooks._put_in_place, []
+
+    def slowly(hooks):
+        count.append(1)
+        begun.set()
+        go_on.wait(10)
+        put(hooks)
+
+    def first():
+        with torchinit.patch_nn_init():
+            second_is_in.wait(10)
+
+    def second():
+        with torchinit.patch_nn_init():
+            second_is_in.set()
+
+    monkeypatch.setattr(swap._Hooks, "_put_in_place", slowly)
+    before = snapshot()
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)  # long enough to come in, were there nothing to wait for
+    assert not second_is_in.is_set()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert count == [1]
+    assert_as_before(before)
+
+
+def test_modes_that_outlive_a_block_keep_their_order():
+    seen = []
+
+    class Noting(TorchFunctionMode):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(self.name)
+            return func(*args, **(kwargs or {}))
+
+    outer, inner = Noting("outer"), Noting("inner")
+    block = contextlib.ExitStack()
+    block.enter_context(torchinit.patch_nn_init(defer=True))
+    with outer, inner:
+        block.close()
+        torch.zeros(1)
+    assert seen == ["inner", "outer"]
 
 
 @native_only

@@ -228,3 +228,8 @@ def test_values_of_a_law_are_seldom_refused():
         values = torch.randn(count, generator=generator)
         worst = max(worst, deviance(measure([values], THREADS), normal(), 1e-7))
     assert LIMIT / 10 < worst < LIMIT
+
+
+def test_the_bound_on_false_alarms_is_of_all_points_and_both_sides():
+    """At each of the points of the grid, a side is at the limit with probability exp(-LIMIT)."""
+    assert 2 * len(grid()) * math.exp(-LIMIT) == pytest.approx(5.733e-7, rel=1e-3)
