@@ -36,7 +36,7 @@ SQUARES = [(n, n) for n in (64, 128, 256, 512, 1024, 2048, 4096)]
 SHAPES = [*SQUARES, (8192, 2048), (2048, 8192)]
 BATCHES = [(64, 256), (64, 128), (256, 64), (1024, 32)]
 # Times faster than before, by processor and instruction set, in the order of SHAPES and BATCHES.
-WANTED = {
+WANTED: dict[str, list[float]] = {
     "AMD, avx512 (two 512-bit units)": [
         2,
         3.5,
@@ -116,8 +116,9 @@ def serve() -> None:
 class Before:
     """torchinit as another Python has it."""
 
-    def __init__(self, python: str, threads: int) -> None:
+    def __init__(self, python: str, threads: int, isa: str) -> None:
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        clean |= {"TORCHINIT_ISA": isa} if isa else {}
         words = [python, __file__, "--serve", "--threads", str(threads)]
         self.process = subprocess.Popen(
             words, env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -184,8 +185,9 @@ def main() -> None:
         assert load.module.choose_instruction_set(options.isa), load.module.instruction_sets()
     isa = load.module.instruction_set() if load.module else "none"
     here = processor(isa)
-    before = Before(options.before, options.threads) if options.before else None
-    lines, wanted = [], []
+    before = Before(options.before, options.threads, options.isa) if options.before else None
+    lines: list[list[str]] = []
+    wanted: list[list[str]] = []
     for number, name in enumerate(names()):
         if max(int(word) for word in name.replace("x", "").replace("of", "").split()) > (
             options.largest
