@@ -66,14 +66,6 @@ class DeviceFormation {
       room = quarter - panels * kBlock * (column_size + (wave_.is_own ? all.m : 0));
     }
     waves_ = plan_waves(first, end, panels, room, block_size);
-    for (const Wave& wave : waves_.list) {
-      int64_t blocks = 0;
-      for (int64_t block = wave.block; block < wave.end_block; ++block)
-        blocks += DeviceWave<T>::block_size(all.length(block));
-      blocks_size_ = std::max(blocks_size_, blocks);
-      grams_size_ = std::max(
-          grams_size_, (wave.end_block - wave.block) * all.segments(wave.block) * kBlock * kBlock);
-    }
     width_ = panels * kBlock;
     together_ = std::clamp<int64_t>(kTogether / matrix_size(), 1, kMatricesALaunch);
     together_ = std::min<int64_t>(together_, static_cast<int64_t>(job.keys.size()));
@@ -88,14 +80,12 @@ class DeviceFormation {
     const int64_t count = static_cast<int64_t>(job_.keys.size());
     const Reflectors& all = job_.reflectors;
     DeviceWave<T>& wave = wave_;
-    wave.blocks_size = blocks_size_;
-    wave.grams_size = grams_size_;
+    wave.blocks_size = wave.grams_size = waves_.most;
     wave.partials_size = all.segments(0) * width_ * kBlock;
     wave.solved_size = width_ * kBlock;
     wave.own_size = wave.is_own ? width_ * all.m : 0;
     wave.blocks = memory;
-    wave.grams = wave.blocks + together_ * wave.blocks_size;
-    wave.partials = wave.grams + together_ * wave.grams_size;
+    wave.partials = wave.blocks + together_ * wave.blocks_size;
     wave.solved = wave.partials + together_ * wave.partials_size;
     wave.own = wave.solved + together_ * wave.solved_size;
     for (int64_t matrix = 0; matrix < count; matrix += together_) {
@@ -111,7 +101,7 @@ class DeviceFormation {
  private:
   int64_t matrix_size() const {
     const Reflectors& all = job_.reflectors;
-    return blocks_size_ + grams_size_ + (all.segments(0) + 1) * width_ * kBlock +
+    return waves_.most + (all.segments(0) + 1) * width_ * kBlock +
            (wave_.is_own ? width_ * all.m : 0);
   }
 
@@ -125,6 +115,9 @@ class DeviceFormation {
     wave.end_column = std::min(job_.columns.end(), all.first(each.end_panel));
     if (!wave.is_own) wave.column = job_.columns.begin();
     const int64_t blocks = each.end_block - each.block, length = all.length(each.block);
+    wave.grams = wave.blocks;  // behind the blocks
+    for (int64_t block = each.block; block < each.end_block; ++block)
+      wave.grams += DeviceWave<T>::block_size(all.length(block));
     using Draw = DrawThread<T, Store>;
     launch.template run<Draw>(wave, over(Draw::touched(length) * kBlock, Draw::threads), blocks,
                               matrices, 0);
@@ -166,7 +159,7 @@ class DeviceFormation {
   const OrthogonalJob& job_;
   DeviceWave<T> wave_{};
   Waves waves_;
-  int64_t blocks_size_ = 0, grams_size_ = 0, width_ = 0, together_ = 1;
+  int64_t width_ = 0, together_ = 1;
 };
 
 }  // namespace torchinit::cuda
