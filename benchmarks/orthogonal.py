@@ -1,16 +1,22 @@
-"""Times orthogonal_ against torch.nn.init's, and against one product of two square matrices.
+"""Times orthogonal_ against torch.nn.init's, and against torchinit as it was at another commit.
 
     python benchmarks/orthogonal.py                                     # a Markdown table
+    python benchmarks/orthogonal.py --before build/before/.venv/bin/python --isa avx2
     python benchmarks/orthogonal.py --markdown benchmarks/results/orthogonal.md
 
+``--before`` is a Python that has the other commit installed: ``git worktree add build/before``
+and ``make .venv/.installed`` there. It answers from a process of its own, and every round asks both
+in turn; ratios are taken within a round, and their median is quoted with the smallest and largest.
 Shards are of columns of what is formed: rows of a square or wide matrix. The last one needs all
-reflectors, and takes longest. Every round times all calls of a case in turn; ratios are taken
-within a round, and their median is quoted with the smallest and largest.
+reflectors, and takes longest.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,50 +27,46 @@ from torch import Tensor
 from torch.nn import init as torch_init
 
 import torchinit
-from report import spread, table
-from run import machine
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 
-Calls = dict[str, Callable[[], object]]
+Call = Callable[[], object]
+
+SQUARES = [(n, n) for n in (64, 128, 256, 512, 1024, 2048, 4096)]
+SHAPES = [*SQUARES, (8192, 2048), (2048, 8192)]
+BATCHES = [(64, 256), (64, 128), (256, 64), (1024, 32)]
+# Times faster than before, by processor and instruction set, in the order of SHAPES and BATCHES.
+WANTED: dict[str, list[float]] = {
+    "AMD, avx512 (two 512-bit units)": [
+        2,
+        3.5,
+        7,
+        4.8,
+        3.5,
+        2.7,
+        2.4,
+        2.1,
+        2.2,
+        4.5,
+        2.4,
+        1.3,
+        1.6,
+    ],
+    "AMD, avx2": [1, 1, 1, 1, 1, 1, 1, 0.95, 1, 1, 1, 1, 1],
+    "Intel": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+}
 
 
-def ratios(calls: Calls, rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every call, round by round after one that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 1):
-        for name, call in calls.items():
-            start = perf_counter()
-            for _ in range(repeats):
-                call()
-            if round_:
-                times[name].append((perf_counter() - start) / repeats)
-    return times
+def names() -> list[str]:
+    """Of the cases, in order."""
+    return [f"{m} x {n}" for m, n in SHAPES] + [f"{count} of {n} x {n}" for count, n in BATCHES]
 
 
-def cases(largest: int) -> list[tuple[str, Calls, int, int]]:
-    """Title, calls, rounds and repeats."""
-
-    def single(rows: int, columns: int) -> Calls:
-        single, narrow = torch.empty(rows, columns), torch.empty(rows, columns).bfloat16()
-        factor, product = torch.randn(rows, rows), torch.empty(rows, rows)
-        calls: Calls = {
-            "ours": lambda: torchinit.orthogonal_(single),
-            "torch": lambda: torch_init.orthogonal_(single),
-            "bfloat16": lambda: torchinit.orthogonal_(narrow),
-        }
-        dim = 0 if rows <= columns else 1
-        for ranks in (2, 4):
-            sizes, offset = [rows, columns], [0, 0]
-            sizes[dim] //= ranks
-            offset[dim] = (ranks - 1) * sizes[dim]
-            shard, box = torch.empty(sizes), Box((rows, columns), offset)
-            calls[f"{ranks} ranks"] = partial(fill_orthogonal, shard, 1.0, None, box)
-        if rows == columns:
-            calls["product"] = lambda: torch.mm(factor, factor, out=product)
-        return calls
-
-    def batch(count: int, n: int) -> Calls:
+def calls_of(name: str) -> dict[str, Call]:
+    """What is timed of a case, by who does it."""
+    numbers = [int(word) for word in name.replace(" of ", " ").replace(" x ", " ").split()]
+    if " of " in name:
+        count, n = numbers[:2]
         stack = torch.empty(count, n, n)
         tensors = [torch.empty(n, n) for _ in range(count)]
 
@@ -73,75 +75,152 @@ def cases(largest: int) -> list[tuple[str, Calls, int, int]]:
                 function(tensor)
 
         return {
-            "ours": lambda: torchinit.orthogonal_batch_(tensors),
-            "stack": lambda: torchinit.orthogonal_batch_(stack),
+            "ours": lambda: torchinit.orthogonal_batch_(stack),
             "torch": lambda: loop(torch_init.orthogonal_),
         }
-
-    def small() -> Calls:
-        tensor = torch.empty(64, 64)
-        return {
-            "ours": lambda: torchinit.init_(tensor, None, "orthogonal"),
-            "torch": lambda: torch_init.orthogonal_(tensor),
-        }
-
-    shapes = [(4096, 4096), (2048, 2048), (1024, 1024), (512, 512), (256, 256), (8192, 2048)]
-    found = []
-    for rows, columns in [*shapes, (2048, 8192)]:
-        if max(rows, columns) <= largest:
-            repeats = max(1, 2**17 // (rows * columns))
-            rounds = 5 if rows * columns > 2**22 else 15
-            found.append((f"{rows} x {columns}", single(rows, columns), rounds, repeats))
-    found += [("64 of 256 x 256", batch(64, 256), 9, 1), ("256 of 64 x 64", batch(256, 64), 9, 1)]
-    return [*found, ("`init_`, 64 x 64", small(), 15, 200)]
+    rows, columns = numbers
+    single, narrow = torch.empty(rows, columns), torch.empty(rows, columns).bfloat16()
+    calls: dict[str, Call] = {
+        "ours": lambda: torchinit.orthogonal_(single),
+        "torch": lambda: torch_init.orthogonal_(single),
+        "bfloat16": lambda: torchinit.orthogonal_(narrow),
+    }
+    dim = 0 if rows <= columns else 1
+    for ranks in (2, 4, 8):
+        sizes, offset = [rows, columns], [0, 0]
+        sizes[dim] //= ranks
+        offset[dim] = (ranks - 1) * sizes[dim]
+        shard, box = torch.empty(sizes), Box((rows, columns), offset)
+        calls[f"{ranks} ranks"] = partial(fill_orthogonal, shard, 1.0, None, box)
+    return calls
 
 
-def rows_of(title: str, times: dict[str, list[float]]) -> list[str]:
-    """One line of the table."""
+def seconds(call: Call, repeats: int) -> float:
+    """Of one call."""
+    start = perf_counter()
+    for _ in range(repeats):
+        call()
+    return (perf_counter() - start) / repeats
 
-    def against(name: str, other: str) -> str:
-        if name not in times or other not in times:
-            return ""
-        return spread([a / b for a, b in zip(times[name], times[other], strict=True)])
 
-    milliseconds = sorted(times["ours"])[len(times["ours"]) // 2] * 1e3
-    return [
-        title,
-        f"{milliseconds:.3g}",
-        against("torch", "ours"),
-        against("ours", "product"),
-        against("bfloat16", "ours"),
-        against("torch", "stack"),
-        against("2 ranks", "ours"),
-        against("4 ranks", "ours"),
-    ]
+def serve() -> None:
+    """Answers "name repeats" with seconds, line by line: the process of the other commit."""
+    calls: dict[str, Call] = {}
+    for line in sys.stdin:
+        name, _, repeats = line.rpartition(" ")
+        if name not in calls:
+            calls = {name: calls_of(name)["ours"]}
+        print(seconds(calls[name], int(repeats)), flush=True)
+
+
+class Before:
+    """torchinit as another Python has it."""
+
+    def __init__(self, python: str, threads: int, isa: str) -> None:
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        clean |= {"TORCHINIT_ISA": isa} if isa else {}
+        words = [python, __file__, "--serve", "--threads", str(threads)]
+        self.process = subprocess.Popen(
+            words, env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def seconds(self, name: str, repeats: int) -> float:
+        """Of one call there."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(f"{name} {repeats}", file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+
+def measure(name: str, before: Before | None, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call of a case, round by round after one that is not counted."""
+    calls = calls_of(name)
+    once = seconds(calls["ours"], 1)
+    repeats = max(1, min(200, int(0.02 / once)))
+    rounds = rounds if once < 0.05 else max(3, rounds // 4)
+    times: dict[str, list[float]] = {}
+    for round_ in range(rounds + 1):
+        found = {who: seconds(call, repeats) for who, call in calls.items()}
+        if before:
+            found["before"] = before.seconds(name, repeats)
+        for who, time in found.items() if round_ else ():
+            times.setdefault(who, []).append(time)
+    return times
+
+
+def processor(isa: str) -> str:
+    """Which of WANTED this machine is of."""
+    try:
+        about = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    if "GenuineIntel" in about:
+        return "Intel"
+    # A Zen 4 has AVX-512 in halves: as many multiply-adds a cycle as AVX2 has.
+    halves = "cpu family\t: 25" in about
+    wide = "AMD, two 512-bit units"
+    return "AMD, avx2" if isa == "avx2" or halves else wide
 
 
 def main() -> None:
     """Parses the command line, measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--largest", type=int, default=8192, help="longest side that is timed")
+    parser.add_argument("--before", help="a Python that has another commit installed")
+    parser.add_argument("--isa", default="", help="instruction set, of those of torchinit info")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    header = [
-        "float32",
-        "ms",
-        "times faster than torch",
-        "time as a part of one product's",
-        "bfloat16's time as a part of float32's",
-        "times faster, stacked",
-        "last of 2 shards as a part of the whole's time",
-        "last of 4",
-    ]
-    lines = [
-        rows_of(title, ratios(calls, rounds, repeats))
-        for title, calls, rounds, repeats in cases(options.largest)
-    ]
+    torch.set_num_threads(options.threads)
+    if options.serve:
+        serve()
+        return
+    from report import spread, table
+    from run import machine
+    from torchinit.native import load
+
+    if options.isa and load.module:
+        assert load.module.choose_instruction_set(options.isa), load.module.instruction_sets()
+    isa = load.module.instruction_set() if load.module else "none"
+    here = processor(isa)
+    before = Before(options.before, options.threads, options.isa) if options.before else None
+    lines: list[list[str]] = []
+    wanted: list[list[str]] = []
+    for number, name in enumerate(names()):
+        if max(int(word) for word in name.replace("x", "").replace("of", "").split()) > (
+            options.largest
+        ):
+            continue
+        times = measure(name, before, options.rounds)
+
+        def against(who: str, other: str, times: dict[str, list[float]] = times) -> str:
+            if who not in times:
+                return ""
+            return spread([a / b for a, b in zip(times[who], times[other], strict=True)])
+
+        median = sorted(times["ours"])[len(times["ours"]) // 2] * 1e3
+        ranks = [against(f"{count} ranks", "ours") for count in (2, 4, 8)]
+        lines.append(
+            [name, f"{median:.3g}", against("before", "ours"), against("torch", "ours"),
+             against("bfloat16", "ours"), *ranks]
+        )  # fmt: skip
+        row = [name]
+        for kind, ratios in WANTED.items():
+            measured = against("before", "ours") if kind == here else ""
+            row.append(f"{ratios[number]:g}: {measured or 'not run here'}")
+        wanted.append(row)
+    header = ["float32", "ms", "times faster than before", "than torch", "bfloat16 / float32",
+              "last of 2 shards / whole", "last of 4", "last of 8"]  # fmt: skip
     about = machine()
     text = (
-        f"{about['cpu']}, {torch.get_num_threads()} threads, torch {about['torch']}, "
-        f"{about['date']}.\n\n{table(header, lines)}\n"
+        f"{about['cpu']}, {isa}, {options.threads} threads, torch {about['torch']}, "
+        f"{about['date']}; load average {os.getloadavg()[0]:.1f}.\n\n{table(header, lines)}\n"
     )
+    if before:
+        heads = ["times faster than before: wanted, measured", *WANTED]
+        text += f"\n{table(heads, wanted)}\n"
     print(text)
     if options.markdown:
         options.markdown.write_text(text)

@@ -1,12 +1,15 @@
-"""The numbers themselves: fills and small orthogonal matrices against tests/data/golden.csv."""
+"""The numbers themselves: fills and orthogonal matrices against tests/data/golden.csv."""
 
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
 import torch
+
+import torchinit
 
 native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
@@ -124,51 +127,47 @@ def test_fills(instruction_set):
         assert torch.equal(one.view(torch.uint8), other), row
 
 
-def reflector_block(dtype, block):
-    length, first, count = numbers(block)
-    keys = torch.tensor([KEY, 42])
-    parts = {
-        "reflector-vectors": torch.zeros(2 * count * (length - first), dtype=dtype),
-        "reflector-half-norms": torch.zeros(2 * count, dtype=dtype),
-        "reflector-signs": torch.zeros(2 * count, dtype=dtype),
-    }
-    addresses = [part.data_ptr() for part in parts.values()]
-    number = int(DTYPES[dtype])
-    native.fill_reflectors(number, keys.data_ptr(), 2, first, count, length, *addresses, 2)
-    return parts
+def test_the_stream_version():
+    """One number in Python, in C++ and in the table, which is of these streams."""
+    (row,) = (row for row in GOLDEN if row["case"] == "stream-version")
+    assert int(row["values"]) == torchinit.STREAM_VERSION == native.stream_version
 
 
-def test_reflectors(instruction_set):
-    table = [row for row in GOLDEN if row["case"].startswith("reflector-")]
-    assert len(table) >= 20
-    wrong = []
-    for row in table:
-        wrong += mismatch(
-            row, reflector_block(getattr(torch, row["dtype"]), row["box"])[row["case"]]
-        )
-    assert not wrong, "\n".join([f"{CHANGED} ({instruction_set})", *wrong])
+def orthogonal(row):
+    """New memory, filled as a row of the table says."""
+    *words, shape = row["box"].rpartition(" of ")
+    kind, shape, gain, keys = words[0], numbers(shape), 0.5, [KEY]
+    sizes, offset = shape, [0] * len(shape)
+    if kind == "box":
+        sizes, offset, gain = [90, 5, 9], [200, 1, 2], 1.0
+    elif kind == "batch":
+        shape = sizes = shape[1:]
+        keys, offset, gain = [KEY, 42, 0], [0, 0], -2.0
+    elif kind:
+        gain = float(kind.removeprefix("gain "))
+    dtype = getattr(torch, row["dtype"])
+    size = math.prod(sizes)
+    memory = torch.zeros(len(keys) * size * dtype.itemsize, dtype=torch.uint8).view(dtype)
+    addresses = [memory.data_ptr() + i * size * dtype.itemsize for i in range(len(keys))]
+    strides = torch.empty(sizes, device="meta").stride()
+    native.fill_orthogonal(
+        int(DTYPES[dtype]), keys, addresses, sizes, strides, shape, offset, gain, 2
+    )
+    return memory
 
 
-def test_small_orthogonal_matrices(instruction_set):
+def test_orthogonal_matrices(instruction_set):
     table = [row for row in GOLDEN if row["case"] == "orthogonal"]
-    assert len(table) >= 8
-    keys = torch.tensor([KEY])
+    assert len(table) >= 80
     wrong = []
     for row in table:
-        m, n = numbers(row["box"])
-        assert m * n <= 2**14
-        dtype = getattr(torch, row["dtype"])
-        matrix = torch.zeros(m * n, dtype=dtype)
-        native.fill_small_orthogonal(
-            int(DTYPES[dtype]), keys.data_ptr(), [matrix.data_ptr()], m, n, 0.5, n, 1, 2
-        )
-        wrong += mismatch(row, matrix)
+        wrong += mismatch(row, orthogonal(row))
     assert not wrong, "\n".join([f"{CHANGED} ({instruction_set})", *wrong])
 
 
 def test_the_table_is_complete():
     """Every case of every dtype and box; and every row is of one of the tests above."""
-    kinds = {"reflector-vectors", "reflector-half-norms", "reflector-signs", "orthogonal"}
+    kinds = {"stream-version", "orthogonal"}
     assert {row["case"] for row in GOLDEN} == kinds | set(FILLS)
     for case, fill in FILLS.items():
         words = fill["distribution"] == "words"

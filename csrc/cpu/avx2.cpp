@@ -19,16 +19,17 @@
 #include "../math/reflector.h"
 #include "../simd/avx2.h"
 #include "../simd/scalar.h"
+#include "../simd/transpose.h"
+#include "block_kernel.inc"
 #include "fill_kernel.inc"
-#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet avx2_set = {"avx2",
                                  torchinit::avx2::fill_plan,
                                  torchinit::avx2::fill_rows_plan,
-                                 torchinit::avx2::reflect,
-                                 torchinit::avx2::multiply,
-                                 torchinit::avx2::invert};
+                                 torchinit::avx2::block_kernels<float>,
+                                 torchinit::avx2::block_kernels<double>,
+                                 torchinit::avx2::round_values};
 }
 #if TORCHINIT_CLANG
 #pragma clang attribute pop

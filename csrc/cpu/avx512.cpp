@@ -25,16 +25,17 @@
 #include "../math/reflector.h"
 #include "../simd/avx512.h"
 #include "../simd/scalar.h"
+#include "../simd/transpose.h"
+#include "block_kernel.inc"
 #include "fill_kernel.inc"
-#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet avx512_set = {"avx512",
                                    torchinit::avx512::fill_plan,
                                    torchinit::avx512::fill_rows_plan,
-                                   torchinit::avx512::reflect,
-                                   torchinit::avx512::multiply,
-                                   torchinit::avx512::invert};
+                                   torchinit::avx512::block_kernels<float>,
+                                   torchinit::avx512::block_kernels<double>,
+                                   torchinit::avx512::round_values};
 }
 #if TORCHINIT_CLANG
 #pragma clang attribute pop

@@ -1,4 +1,4 @@
-// Between the threads of fill.cpp and reflectors.cpp and the compilations of the kernels, one an
+// Between the threads of fill.cpp and orthogonal.cpp and the compilations of the kernels, one an
 // instruction set.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include "../base/platform.h"
 #include "../job/box.h"
+#include "../job/orthogonal_job.h"
 #include "../job/plan.h"
 
 namespace torchinit::cpu {
@@ -28,28 +29,34 @@ struct Rows {
 using RowsKernel = void (*)(const Plan& plan, uint64_t key, const Rows& rows, int64_t begin,
                             int64_t end, void* data, bool packed, bool streaming);
 
-// Turns n independent normals, float or double, into a Householder vector; writes half its squared
-// norm and the sign that goes with it (math/reflector.h).
-using ReflectKernel = void (*)(Dtype dtype, void* vector, int64_t n, void* half_norm, void* sign);
+// What orthogonal matrices are made with. Matrices are panels: rows of kBlock neighbours.
+template <class T>
+struct BlockKernels {
+  // Adds the squares of elements to partial sums (math/reflector.h); returns the sum of these.
+  double (*square_sum)(const T* x, int64_t n, double* sums);
+  // to(j, i) = from(i, j), times factors(i) if there are any; rows and columns of `from` are
+  // multiples of 4.
+  void (*turn)(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows,
+               int64_t columns, const T* factors);
+  // C += A^T B over k rows of A and B, each element's sum one chain from zero. C has so many rows
+  // and columns, of which some more are written, up to kBlock.
+  void (*add_transposed)(const T* a, const T* b, T* c, int rows, int columns, int64_t k);
+  // C += A B, or C = A B, for A of so many rows and k columns.
+  void (*multiply)(bool adds, const T* a, const T* b, T* c, int64_t rows, int columns, int k);
+  // The upper triangle of so many rows becomes minus its inverse, with zeros below.
+  void (*invert)(T* triangle, int count);
+};
 
-// Rows of q are padded to a multiple of this with zeros.
-constexpr int kColumns = 16;
-
-// The first n columns of the product of n reflectors, times signs and gain.
-using MultiplyKernel = void (*)(Dtype dtype, const void* vectors, const void* half_norms,
-                                const void* signs, double gain, int64_t m, int64_t n, void* q,
-                                int64_t row_stride);
-
-// The upper triangle of an (n, n) matrix becomes its inverse; zeros below.
-using InvertKernel = void (*)(Dtype dtype, void* matrix, int64_t n);
+// Rounds neighbours to a dtype of 16 or 8 bits, as fills are.
+using RoundKernel = void (*)(Dtype dtype, const float* from, void* to, int64_t count);
 
 struct InstructionSet {
   const char* name;
   Kernel fill;
   RowsKernel fill_rows;
-  ReflectKernel reflect;
-  MultiplyKernel multiply;
-  InvertKernel invert;
+  BlockKernels<float> blocks32;
+  BlockKernels<double> blocks64;
+  RoundKernel round;
 };
 
 extern const InstructionSet portable_set;

@@ -12,15 +12,16 @@
 #include "../math/reflector.h"
 #include "../simd/neon.h"
 #include "../simd/scalar.h"
+#include "../simd/transpose.h"
+#include "block_kernel.inc"
 #include "fill_kernel.inc"
-#include "reflector_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet neon_set = {"neon",
                                  torchinit::neon::fill_plan,
                                  torchinit::neon::fill_rows_plan,
-                                 torchinit::neon::reflect,
-                                 torchinit::neon::multiply,
-                                 torchinit::neon::invert};
+                                 torchinit::neon::block_kernels<float>,
+                                 torchinit::neon::block_kernels<double>,
+                                 torchinit::neon::round_values};
 }
 #endif

@@ -40,10 +40,10 @@ inline uint64_t encode(Dtype dtype, double x) {
   if (dtype == Dtype::BFloat16) return TORCHINIT_TARGET::round_to_bfloat16(bits) >> 16;
   using L = TORCHINIT_TARGET::ScalarLanes;
   if (dtype == Dtype::Float8E4M3)
-    return TORCHINIT_TARGET::round_to_float8<L, TORCHINIT_TARGET::Float8E4M3>(single);
+    return TORCHINIT_TARGET::round_to_small<L, TORCHINIT_TARGET::Float8E4M3>(single);
   if (dtype == Dtype::Float8E5M2) {
     if (std::isinf(x)) return x < 0 ? 0xfcu : 0x7cu;
-    return TORCHINIT_TARGET::round_to_float8<L, TORCHINIT_TARGET::Float8E5M2>(single);
+    return TORCHINIT_TARGET::round_to_small<L, TORCHINIT_TARGET::Float8E5M2>(single);
   }
   return bits;
 }

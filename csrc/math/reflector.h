@@ -15,25 +15,6 @@ namespace torchinit::TORCHINIT_TARGET {
 
 constexpr int kPartialSums = 64;  // a power of two
 
-// Where the vector of one row of a ReflectorBlock (job/reflector_block.h) lies, and where it comes
-// from. A row has `length - first` elements: zeros, then the vector.
-struct ReflectorPlace {
-  int64_t matrix;  // of the block
-  int64_t zeros;   // elements of the row before the vector
-  int64_t begin;   // the vector's first element, from the block's first
-  int64_t size;    // the vector's elements
-  uint64_t index;  // logical index of its first element in the key's normal fill
-};
-
-TORCHINIT_INLINE ReflectorPlace reflector_place(int64_t row, int64_t first, int64_t count,
-                                                int64_t length) {
-  const int64_t matrix = row / count;
-  const int64_t zeros = row - matrix * count;
-  const uint64_t number = static_cast<uint64_t>(first + zeros);
-  return {matrix, zeros, row * (length - first) + zeros, length - first - zeros,
-          number * static_cast<uint64_t>(length) + number};
-}
-
 // Partial sum number `lane` of the squares, as one CUDA thread makes it.
 template <class T>
 TORCHINIT_INLINE double partial_square_sum(const T* x, int64_t n, int lane) {
@@ -43,10 +24,10 @@ TORCHINIT_INLINE double partial_square_sum(const T* x, int64_t n, int lane) {
   return sum;
 }
 
-// The partial sums, all in one pass over the vector.
+// Adds the squares of elements to the partial sums; x is the vector's element number 0, or any
+// multiple of kPartialSums.
 template <class T>
-TORCHINIT_INLINE void partial_square_sums(const T* x, int64_t n, double sums[kPartialSums]) {
-  for (int lane = 0; lane < kPartialSums; ++lane) sums[lane] = 0;
+TORCHINIT_INLINE void add_squares(const T* x, int64_t n, double sums[kPartialSums]) {
   const auto add = [&](int64_t i, int count) {
     for (int lane = 0; lane < count; ++lane)
       sums[lane] += static_cast<double>(x[i + lane]) * static_cast<double>(x[i + lane]);

@@ -6,7 +6,7 @@
 
 #include "../cuda/fill.h"
 #include "../cuda/memory.h"
-#include "../cuda/reflectors.h"
+#include "../cuda/orthogonal.h"
 #include "read_jobs.h"
 
 PYBIND11_MODULE(_cuda, m) {
@@ -31,21 +31,26 @@ PYBIND11_MODULE(_cuda, m) {
       [](uintptr_t data) { return cuda::is_host_backed(reinterpret_cast<const void*>(data)); },
       "Whether memory of the device is the host's: managed, or pinned and mapped.");
   m.def(
-      "fill_reflectors",
-      [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
-         uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, uintptr_t stream) {
-        const ReflectorBlock block = {
-            static_cast<Dtype>(dtype),
-            reinterpret_cast<const int64_t*>(keys),
-            matrices,
-            first,
-            count,
-            length,
-            reinterpret_cast<void*>(vectors),
-            reinterpret_cast<void*>(half_norms),
-            reinterpret_cast<void*>(signs),
-        };
-        cuda::fill_reflectors(block, reinterpret_cast<void*>(stream));
+      "orthogonal_memory",
+      [](int64_t dtype, const pybind11::handle& keys, const pybind11::handle& addresses,
+         const pybind11::handle& sizes, const pybind11::handle& strides,
+         const pybind11::handle& global_shape, const pybind11::handle& offset, double gain) {
+        return cuda::orthogonal_memory(read_orthogonal_job(dtype, keys, addresses, sizes, strides,
+                                                           global_shape, offset, gain));
       },
-      "Queues a block of Householder vectors on a stream of the current device.");
+      "Bytes of device memory that fill_orthogonal takes besides.");
+  m.def(
+      "fill_orthogonal",
+      [](int64_t dtype, const pybind11::handle& keys, const pybind11::handle& addresses,
+         const pybind11::handle& sizes, const pybind11::handle& strides,
+         const pybind11::handle& global_shape, const pybind11::handle& offset, double gain,
+         uintptr_t memory, uintptr_t stream) {
+        const OrthogonalJob job =
+            read_orthogonal_job(dtype, keys, addresses, sizes, strides, global_shape, offset, gain);
+        const WithoutLock released;
+        cuda::fill_orthogonal(job, reinterpret_cast<void*>(memory),
+                              reinterpret_cast<void*>(stream));
+      },
+      "Queues orthogonal matrices, as the CPU module fills them, on a stream of the current "
+      "device.");
 }

@@ -7,11 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "../base/stream_version.h"
 #include "../cpu/fill.h"
 #include "../cpu/kernels.h"
 #include "../cpu/memory.h"
+#include "../cpu/orthogonal.h"
 #include "../cpu/parallel.h"
-#include "../cpu/reflectors.h"
 #include "../job/plan.h"
 #include "../math/normal_cdf.h"
 #include "../math/philox.h"
@@ -25,6 +26,8 @@ namespace py = pybind11;
 PYBIND11_MODULE(_native, m) {
   using namespace torchinit;
   m.doc() = "Native fills. Arguments are not checked against the memory: call torchinit instead.";
+
+  m.attr("stream_version") = kStreamVersion;
 
   py::enum_<Distribution> distributions(m, "Distribution", "Kinds of fill.");
   for (int i = 0; i < kDistributions; ++i)
@@ -72,60 +75,16 @@ PYBIND11_MODULE(_native, m) {
       },
       "The name of the transform that a fill takes.");
   m.def(
-      "fill_reflectors",
-      [](int dtype, uintptr_t keys, int64_t matrices, int64_t first, int64_t count, int64_t length,
-         uintptr_t vectors, uintptr_t half_norms, uintptr_t signs, int threads, int64_t step) {
-        const ReflectorBlock block = {
-            static_cast<Dtype>(dtype),
-            reinterpret_cast<const int64_t*>(keys),
-            matrices,
-            first,
-            count,
-            length,
-            reinterpret_cast<void*>(vectors),
-            reinterpret_cast<void*>(half_norms),
-            reinterpret_cast<void*>(signs),
-        };
+      "fill_orthogonal",
+      [](int64_t dtype, const py::handle& keys, const py::handle& addresses,
+         const py::handle& sizes, const py::handle& strides, const py::handle& global_shape,
+         const py::handle& offset, double gain, int threads) {
+        OrthogonalJob job =
+            read_orthogonal_job(dtype, keys, addresses, sizes, strides, global_shape, offset, gain);
         const WithoutLock released;
-        if (step == 0)
-          cpu::fill_reflectors(block, threads);
-        else
-          cpu::fill_reflectors_side_by_side(block, step, threads);
+        cpu::fill_orthogonal(std::move(job), threads);
       },
-      "Fills a block of Householder vectors of some matrices, half their squared norms, and "
-      "signs. With a step the vectors are columns, and it is between neighbours of one.",
-      py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
-      py::arg(), py::arg(), py::arg() = 0, py::pos_only());
-  m.def(
-      "invert_triangles",
-      [](int dtype, int64_t matrices, int64_t n, uintptr_t data, int threads) {
-        const WithoutLock released;
-        cpu::invert_triangles(static_cast<Dtype>(dtype), matrices, n, reinterpret_cast<void*>(data),
-                              threads);
-      },
-      "Inverts upper triangles in place.");
-  m.def(
-      "fill_small_orthogonal",
-      [](int dtype, uintptr_t keys, const std::vector<uintptr_t>& data, int64_t rows,
-         int64_t columns, double gain, int64_t row_stride, int64_t column_stride, int threads) {
-        std::vector<void*> pointers(data.size());
-        std::transform(data.begin(), data.end(), pointers.begin(),
-                       [](uintptr_t address) { return reinterpret_cast<void*>(address); });
-        const cpu::SmallMatrices work = {
-            static_cast<Dtype>(dtype),
-            reinterpret_cast<const int64_t*>(keys),
-            static_cast<int64_t>(data.size()),
-            rows,
-            columns,
-            gain,
-            pointers.data(),
-            row_stride,
-            column_stride,
-        };
-        const WithoutLock released;
-        cpu::fill_small_orthogonal(work, threads);
-      },
-      "Fills small orthogonal matrices, rows >= columns.");
+      "Fills the box at `offset` of orthogonal matrices of `global_shape`, one for each key.");
   m.def(
       "is_writable",
       [](uintptr_t data, size_t bytes) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../job/job.h"
+#include "../job/orthogonal_job.h"
 
 namespace torchinit {
 
@@ -159,6 +160,29 @@ template <class FillJobs>
 void fill_in_order(std::vector<Job> jobs, const FillJobs& fill) {
   if (!may_overlap(jobs)) return fill(jobs);
   for (Job& job : jobs) fill(std::vector<Job>{std::move(job)});
+}
+
+// Orthogonal matrices, the same box of each.
+inline OrthogonalJob read_orthogonal_job(int64_t dtype, pybind11::handle keys,
+                                         pybind11::handle addresses, pybind11::handle sizes,
+                                         pybind11::handle strides, pybind11::handle global_shape,
+                                         pybind11::handle offset, double gain) {
+  if (dtype < 0 || dtype >= kDtypes)
+    throw std::invalid_argument("there is no dtype " + std::to_string(dtype));
+  const Items key_column(keys.ptr(), "keys must be a list"),
+      address_column(addresses.ptr(), "addresses must be a list");
+  if (key_column.size() != address_column.size())
+    throw std::invalid_argument("keys and addresses must be equally long");
+  OrthogonalJob job = make_orthogonal_job(
+      static_cast<Dtype>(dtype), read_integers(sizes.ptr()), read_integers(strides.ptr()),
+      read_integers(global_shape.ptr()), read_integers(offset.ptr()), gain);
+  job.keys.reserve(key_column.size());
+  job.data.reserve(key_column.size());
+  for (size_t i = 0; i < key_column.size(); ++i) {
+    job.keys.push_back(static_cast<uint64_t>(read_integer(key_column[i])));
+    job.data.push_back(read_address(address_column[i]));
+  }
+  return job;
 }
 
 }  // namespace torchinit

@@ -21,6 +21,8 @@ struct NeonLanes {
   static constexpr int blocks = 2;
   static constexpr int vectors = 1;
   static constexpr int groups_abreast = 2;
+  // What the product keeps in registers (cpu/block_kernel.inc): 24 of 32.
+  static constexpr int product_rows = 6, product_vectors = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 1}; }
   static TORCHINIT_INLINE void store_blocks(uint64_t* to, uint64_t block) {

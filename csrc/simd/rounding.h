@@ -48,20 +48,29 @@ TORCHINIT_INLINE uint16_t round_to_float16(uint32_t bits) {
 
 // The formats of Micikevicius et al. 2022, "FP8 formats for deep learning".
 struct Float8E4M3 {
+  static constexpr int bits = 8;
   static constexpr int digits = 3;         // of the fraction
   static constexpr int min_exponent = -6;  // of a normal number
   static constexpr float min_normal = 0x1p-6f, max = 448;
 };
 struct Float8E5M2 {
+  static constexpr int bits = 8;
   static constexpr int digits = 2;
   static constexpr int min_exponent = -14;
   static constexpr float min_normal = 0x1p-14f, max = 57344;
 };
+// IEEE's binary16. Its infinity is coded as 2^16 would be.
+struct Float16 {
+  static constexpr int bits = 16;
+  static constexpr int digits = 10;
+  static constexpr int min_exponent = -14;
+  static constexpr float min_normal = 0x1p-14f, max = 0x1p16f;
+};
 
-// An 8-bit format in the lowest byte of each 32-bit lane, zeros above; what exceeds the largest
-// finite value becomes it. Not for NaN.
+// A format of few bits in the lowest ones of each 32-bit lane, zeros above; what exceeds its
+// largest value becomes it. Not for NaN.
 template <class L, class Format>
-TORCHINIT_INLINE typename L::u32 round_to_float8(typename L::f32 x) {
+TORCHINIT_INLINE typename L::u32 round_to_small(typename L::f32 x) {
   using U = typename L::u32;
   constexpr int shift = 23 - Format::digits;
   const U bits = U(L::bits(x));
@@ -72,7 +81,8 @@ TORCHINIT_INLINE typename L::u32 round_to_float8(typename L::f32 x) {
   const U units = exponent + (uint32_t{shift} << 23);
   const U significand = U(L::bits(magnitude + L::from_bits(units))) - units;
   constexpr uint32_t lowest = static_cast<uint32_t>(127 + Format::min_exponent) << Format::digits;
-  return ((bits >> 24) & 0x80u) | ((exponent >> shift) - lowest + significand);
+  constexpr uint32_t sign = uint32_t{1} << (Format::bits - 1);
+  return ((bits >> (32 - Format::bits)) & sign) | ((exponent >> shift) - lowest + significand);
 }
 
 // Two 8-bit values in the lower half of each 32-bit lane, x below y, zeros above.
@@ -86,7 +96,7 @@ TORCHINIT_INLINE typename L::u32 float8_pairs(typename L::f32 x, typename L::f32
     asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(y), "f"(x));
   return pair;
 #else
-  return round_to_float8<L, Format>(x) | (round_to_float8<L, Format>(y) << 8);
+  return round_to_small<L, Format>(x) | (round_to_small<L, Format>(y) << 8);
 #endif
 }
 

@@ -26,6 +26,8 @@ struct ScalarLanes {
   // Groups worth computing together, so that their chains of dependent rounds overlap. (Defining
   // TORCHINIT_QUICK_BUILD makes them few, for builds under sanitisers.)
   static constexpr int groups_abreast = 1;
+  // Rows, and vectors of columns, that the product keeps in registers (cpu/block_kernel.inc).
+  static constexpr int product_rows = 4, product_vectors = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return 0; }
   // Writes the numbers of `blocks` consecutive blocks, in order.

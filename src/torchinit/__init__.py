@@ -39,7 +39,7 @@ from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
 from torchinit.rules.structured import Orthogonal
 from torchinit.schemes.schemes import InitializationType, cast_init_type
-from torchinit.version import __version__
+from torchinit.version import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:
     from torchinit.checkpoint.write import write_checkpoint
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from torchinit.reporting.rows import ReportRow
 
 __all__ = [
+    "STREAM_VERSION",
     "ArgumentError",
     "Blocks",
     "Constant",

@@ -398,11 +398,11 @@ def kaiming_normal_(
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
     """Makes a (semi-)orthogonal matrix of a tensor, uniformly distributed (Saxe et al. 2014).
 
-    By random Householder reflectors (Stewart 1980), without a factorisation. Beyond the tensor's
-    memory it takes, on two threads, at most 18% of a float32 matrix of at least 2^20 elements and
-    16 columns; 16-bit dtypes, and tensors that are not contiguous, take a float32 copy besides. The
-    same key with the same library of matrix products and processor gives the same bits, on any
-    number of threads; elsewhere values differ by less than 1e-5 sqrt(n).
+    By random Householder reflectors (Stewart 1980), without a factorisation, with products whose
+    order is pinned: the same key gives the same bits everywhere. Beyond the tensor's memory it
+    takes, of a matrix of at least 2^20 elements, an eighth of its float32 [float64] size and a
+    megabyte a thread; on a GPU a quarter. (A matrix of less than 256 columns and as many elements
+    takes its float32 size where it is rounded, or a box of one.)
 
     Args:
         tensor: at least two dimensions; rows are shape[0], columns the rest. 16- and 8-bit floats
@@ -432,8 +432,8 @@ def orthogonal_batch_(
 ) -> Sequence[Tensor] | Tensor:
     """Makes (semi-)orthogonal matrices of many tensors, as ``orthogonal_`` on each in turn.
 
-    Small tensors of one shape, dtype and device share their products, which is several times
-    faster; they may come in any order. The bits are those of single calls.
+    Threads share out small tensors of one shape, dtype and device, which is several times faster;
+    they may come in any order. The bits are those of single calls.
 
     Args:
         tensors: any sequence, each as for ``orthogonal_``; or **one tensor of at least three

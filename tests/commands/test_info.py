@@ -19,6 +19,7 @@ def test_info_as_process(native_on):
     assert code == 0, err
     state = json.loads(out)
     assert state["version"] == torchinit.__version__
+    assert state["streams"] == torchinit.STREAM_VERSION
     assert state["native"]["loaded"] is native_on
     assert state["cuda"]["reason"]
     assert state["which"]["cpu"]["complex64"]["kind"] == "torch"

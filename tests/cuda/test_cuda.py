@@ -19,6 +19,8 @@ from fills import (
 )
 from torchinit.native import calls
 from torchinit.native import load as native
+from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.placement.box import Box
 
 no_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
 pytestmark = pytest.mark.skipif(
@@ -285,17 +287,32 @@ def orthogonality_error(tensor):
 SHAPES = [(1, 1), (1, 9), (9, 1), (64, 64), (300, 200), (200, 300), (64, 32, 3, 3), (1100, 1024)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_orthogonal_matrices_are_those_of_the_cpu(shape, dtype):
     torch.manual_seed(6)
     there = torchinit.orthogonal_(torch.empty(shape, dtype=dtype, device="cuda"))
     torch.manual_seed(6)
     here = torchinit.orthogonal_(torch.empty(shape, dtype=dtype))
-    columns = min(here.flatten(1).shape)
-    tolerance = (1e-5 if dtype == torch.float32 else 1e-13) * columns**0.5
-    assert (there.cpu() - here).abs().max() <= tolerance
-    assert orthogonality_error(there) <= (2e-6 if dtype == torch.float32 else 1e-14) * columns
+    assert_same_bits(there.cpu(), here)
+    if dtype.itemsize >= 4:
+        columns = min(here.flatten(1).shape)
+        limit = 2e-6 if dtype == torch.float32 else 1e-14
+        assert orthogonality_error(there) <= limit * columns
+
+
+@pytest.mark.parametrize("gain", [0.5, 1e30])
+def test_orthogonal_boxes_and_layouts(gain):
+    whole = torch.empty(300, 7, 11)
+    fill_orthogonal(whole, gain, 4)
+    box = torch.empty(90, 5, 9, device="cuda")
+    fill_orthogonal(box, gain, 4, Box((300, 7, 11), (200, 1, 2)))
+    assert_same_bits(box.cpu(), whole[200:290, 1:6, 2:])
+    permuted = torch.empty(11, 7, 300, device="cuda").permute(2, 1, 0)
+    fill_orthogonal(permuted, gain, 4)
+    assert_same_bits(permuted.cpu().contiguous(), whole)
 
 
 @pytest.mark.parametrize("stacked", [True, False])
@@ -306,11 +323,19 @@ def test_orthogonal_batches(n, stacked):
     torchinit.orthogonal_batch_(tensors if stacked else list(tensors))
     torch.manual_seed(6)
     for tensor in tensors:
-        expected = torchinit.orthogonal_(torch.empty(n, n))
-        assert (tensor.cpu() - expected).abs().max() <= 1e-5 * n**0.5
+        assert_same_bits(tensor.cpu(), torchinit.orthogonal_(torch.empty(n, n)))
 
 
-def test_orthogonal_is_exact_whatever_tf32_says():
+def test_memory_beside_an_orthogonal_matrix():
+    tensor = torch.empty(2048, 2048, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torchinit.orthogonal_(tensor)
+    beside = torch.cuda.max_memory_allocated() - before
+    assert 0 < beside <= tensor.nbytes / 4
+
+
+def test_orthogonal_whatever_tf32_says():
     torch.manual_seed(6)
     expected = torchinit.orthogonal_(torch.empty(512, 512, device="cuda"))
     before = torch.backends.cuda.matmul.fp32_precision
@@ -319,7 +344,6 @@ def test_orthogonal_is_exact_whatever_tf32_says():
         torch.manual_seed(6)
         with torch.autocast("cuda", dtype=torch.bfloat16):
             got = torchinit.orthogonal_(torch.empty(512, 512, device="cuda"))
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
     assert_same_bits(got.cpu(), expected.cpu())

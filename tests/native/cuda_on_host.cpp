@@ -4,12 +4,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/cpu/fill.h"
-#include "../../csrc/cpu/reflectors.h"
+#include "../../csrc/cpu/orthogonal.h"
 #include "../../csrc/cuda/contiguous_thread.h"
-#include "../../csrc/cuda/reflector_thread.h"
+#include "../../csrc/cuda/orthogonal_launches.h"
 #include "../../csrc/cuda/strided_thread.h"
 #include "../../csrc/job/plan.h"
 #include "cases.h"
@@ -172,52 +174,87 @@ void compare_list(const std::vector<Plan>& plans) {
     require_equal(expected[i], got[i], jobs[i].plan, "a list on the CPU");
 }
 
-// Householder vectors by the phases of a thread block.
-template <class T, class Store>
-void compare_reflectors(Dtype dtype, int64_t length, int64_t first, int64_t count) {
-  constexpr int threads = TORCHINIT_TARGET::kPartialSums;
-  const int64_t keys[] = {11, -12};
-  const size_t values = static_cast<size_t>(2 * count * (length - first));
-  std::vector<T> expected(values), got(values);
-  std::vector<T> scalars[4];
-  for (auto& each : scalars) each.resize(static_cast<size_t>(2 * count));
-  cpu::fill_reflectors(
-      {dtype, keys, 2, first, count, length, expected.data(), scalars[0].data(), scalars[1].data()},
-      1);
-  cuda::DeviceReflectors work{};
-  work.keys[0] = static_cast<uint64_t>(keys[0]);
-  work.keys[1] = static_cast<uint64_t>(keys[1]);
-  work.rows = 2 * count;
-  work.first = first;
-  work.count = count;
-  work.length = length;
-  work.vectors = got.data();
-  work.half_norms = scalars[2].data();
-  work.signs = scalars[3].data();
-  for (int64_t row = 0; row < work.rows; ++row) {
-    const auto place = work.place(row);
-    for (int thread = 0; thread < threads; ++thread)
-      cuda::draw_reflector<T, Store>(work, place, thread, threads);
-    const T* const x = work.vector<T>(place);
-    double sums[threads];
-    for (int thread = 0; thread < threads; ++thread)
-      sums[thread] = TORCHINIT_TARGET::partial_square_sum(x, place.size, thread);
-    const auto reflector =
-        TORCHINIT_TARGET::make_reflector(x[0], TORCHINIT_TARGET::sum_pairwise(sums));
-    for (int thread = 0; thread < threads; ++thread)
-      cuda::scale_reflector(work, row, place, reflector, thread, threads);
+// What orthogonal_launches.h launches: thread block by thread block, its threads in turn between
+// the barriers.
+struct RunBlocks {
+  template <class Thread, class T>
+  void run(const cuda::DeviceWave<T>& wave, int64_t x, int64_t y, int64_t z, int block) const {
+    const auto shared = std::make_unique<typename Thread::Shared>();
+    for (int64_t i = 0; i < x * y * z; ++i) {
+      std::memset(static_cast<void*>(shared.get()), 0xff, sizeof *shared);
+      std::vector<Thread> threads;
+      threads.reserve(Thread::threads);
+      for (int number = 0; number < Thread::threads; ++number)
+        threads.emplace_back(
+            wave,
+            cuda::Place{i % x, static_cast<int>(i / x % y), static_cast<int>(i / x / y), number},
+            block);
+      for (Thread& thread : threads) thread.begin(*shared);
+      for (int step = 0; step < threads[0].steps; ++step)
+        for (Thread& thread : threads) thread.step(*shared, step);
+      for (Thread& thread : threads) thread.end(*shared);
+    }
   }
+};
+
+// Matrices, or the same box of each, of one memory layout.
+template <class T, class Store>
+void compare_orthogonal(Dtype dtype, const std::vector<int64_t>& shape,
+                        const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                        const std::vector<int64_t>& offset, double gain, size_t count) {
+  int64_t reach = 1;
+  for (size_t d = 0; d < sizes.size(); ++d) reach += (sizes[d] - 1) * strides[d];
+  const size_t bytes = static_cast<size_t>(reach * element_size(dtype));
+  std::vector<unsigned char> expected(count * bytes, 0xA5), got = expected;
+  OrthogonalJob job = make_orthogonal_job(dtype, sizes, strides, shape, offset, gain);
+  for (size_t i = 0; i < count; ++i) {
+    job.keys.push_back(11 - 3 * i);
+    job.data.push_back(expected.data() + i * bytes);
+  }
+  cpu::fill_orthogonal(job, 1);
+  for (size_t i = 0; i < count; ++i) job.data[i] = got.data() + i * bytes;
+  cuda::DeviceFormation<T> formation(job);
+  const int64_t size = formation.memory_size();
+  if (shape[0] * shape[1] >= cuda::kLargeMatrix && shape[1] >= 256 &&
+      4 * size > shape[0] * shape[1])
+    tests::stop("a matrix takes more than a quarter of its memory besides");
+  std::vector<T> memory(static_cast<size_t>(size));
+  std::memset(memory.data(), 0xff, memory.size() * sizeof(T));
+  formation.template form<Store>(memory.data(), RunBlocks{});
   ++fills;
-  if (expected == got && scalars[0] == scalars[2] && scalars[1] == scalars[3]) return;
-  std::fprintf(stderr, "reflectors of length %lld from %lld: a thread block's bits differ\n",
-               static_cast<long long>(length), static_cast<long long>(first));
+  if (expected == got) return;
+  std::fprintf(stderr, "an orthogonal matrix (%lld, %lld), dtype %d: thread blocks' bits differ\n",
+               static_cast<long long>(shape[0]), static_cast<long long>(shape[1]),
+               static_cast<int>(dtype));
   std::exit(1);
+}
+
+template <class T, class Store>
+void compare_matrices(Dtype dtype) {
+  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{1, 1},
+                             {5, 3},
+                             {32, 32},
+                             {33, 40},
+                             {70, 64},
+                             {300, 50},
+                             {50, 300},
+                             {130, 130},
+                             {600, 40}}) {
+    compare_orthogonal<T, Store>(dtype, {m, n}, {m, n}, {n, 1}, {0, 0}, 0.5, 1);
+    compare_orthogonal<T, Store>(dtype, {m, n}, {m, n}, {1, m + 1}, {0, 0}, 0.5, 3);
+    compare_orthogonal<T, Store>(dtype, {m, n}, {m, n}, {3 * n, 3}, {0, 0}, 1e25, 1);
+    const int64_t rows = (m + 1) / 2, columns = (n + 2) / 3;
+    compare_orthogonal<T, Store>(dtype, {m, n}, {rows, columns}, {columns, 1}, {m - rows, 0}, 1, 2);
+    compare_orthogonal<T, Store>(dtype, {m, n}, {m, columns}, {columns, 1}, {0, n - columns}, 1, 1);
+    compare_orthogonal<T, Store>(dtype, {m, n}, {rows, n}, {n, 1}, {m - rows, 0}, 1, 1);
+  }
+  compare_orthogonal<T, Store>(dtype, {40, 7, 9}, {40, 4, 5}, {1, 40, 200}, {0, 2, 3}, 1, 2);
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 2) tests::stop("usage: cuda_on_host tests/data");
+  if (count != 2 && count != 3) tests::stop("usage: cuda_on_host tests/data [large]");
   std::vector<Plan> plans, constants;
   for (const tests::Case& c : tests::one_of_each_transform(tests::read_cases(words[1])))
     for (const tests::DtypeName& d : tests::kDtypeTable)
@@ -232,14 +269,17 @@ int main(int count, char** words) {
   compare_most_dimensions(some[0]);
   compare_list(plans);
   compare_list({some[0], some[1], some[2]});  // two kernels, and constants with them
-  for (const int64_t length : {1, 5, 64, 65, 300}) {
-    for (const int64_t first : {int64_t{0}, length / 3, length - 1}) {
-      const int64_t count = length - first < 17 ? length - first : 17;
-      compare_reflectors<float, TORCHINIT_TARGET::StoreFloat32>(Dtype::Float32, length, first,
-                                                                count);
-      compare_reflectors<double, TORCHINIT_TARGET::StoreFloat64>(Dtype::Float64, length, first,
-                                                                 count);
-    }
+  using TORCHINIT_TARGET::StoreFloat32;
+  using TORCHINIT_TARGET::StoreFloat64;
+  compare_matrices<float, StoreFloat32>(Dtype::Float32);
+  compare_matrices<double, StoreFloat64>(Dtype::Float64);
+  for (const Dtype dtype : {Dtype::Float16, Dtype::BFloat16, Dtype::Float8E4M3, Dtype::Float8E5M2})
+    compare_matrices<float, StoreFloat32>(dtype);
+  // Several waves, in the tensor and in memory of their own, and few columns.
+  if (count == 3) {
+    for (const Dtype dtype : {Dtype::Float32, Dtype::BFloat16})
+      for (const auto& [m, n] : {std::pair<int64_t, int64_t>{1030, 1024}, {20000, 53}})
+        compare_orthogonal<float, StoreFloat32>(dtype, {m, n}, {m, n}, {n, 1}, {0, 0}, 1, 1);
   }
   std::printf("grids on the host: %ld, all equal to the CPU\n", fills);
   return 0;

@@ -13,9 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/base/stream_version.h"
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
-#include "../../csrc/cpu/reflectors.h"
+#include "../../csrc/cpu/orthogonal.h"
 #include "../../csrc/job/formats.h"
 #include "cases.h"
 
@@ -86,44 +87,55 @@ void add_fills(const std::string& folder, std::vector<Row>& rows) {
   }
 }
 
-// Blocks of reflectors of two matrices: their length, first, count.
-constexpr int64_t kBlocks[][3] = {{1, 0, 1}, {17, 5, 12}, {200, 0, 20}, {333, 300, 20}};
-// Orthogonal matrices, small enough to have the same bits everywhere (docs/streams.md).
-constexpr int64_t kShapes[][2] = {{1, 1}, {5, 3}, {64, 64}, {300, 50}};
+// Orthogonal matrices of every size class, tall, wide and square: rows and columns.
+constexpr int64_t kShapes[][2] = {{1, 1},   {5, 3},    {3, 5},    {32, 32},    {33, 31},
+                                  {64, 64}, {300, 50}, {50, 300}, {257, 257},  {700, 300},
+                                  {9, 1},   {70, 600}, {1, 9},    {40000, 27}, {1100, 1000}};
+// Larger ones are hashed for float32 alone: portable kernels take seconds for them.
+constexpr int64_t kQuick = 300 * 300;
 
-template <class T>
-void add_reflectors(Dtype dtype, const char* dtype_name, std::vector<Row>& rows) {
-  const int64_t keys[] = {static_cast<int64_t>(kKey), 42};
-  for (const auto& [length, first, count] : kBlocks) {
-    const int64_t scalars = 2 * count, width = length - first;
-    std::vector<T> vectors(static_cast<size_t>(scalars * width)),
-        half_norms(static_cast<size_t>(scalars)), signs(half_norms.size());
-    cpu::fill_reflectors(
-        {dtype, keys, 2, first, count, length, vectors.data(), half_norms.data(), signs.data()}, 2);
-    const std::string block =
-        std::to_string(length) + " " + std::to_string(first) + " " + std::to_string(count);
-    const auto name = [&](const char* part) {
-      return std::string(part) + "," + dtype_name + "," + block;
-    };
-    rows.push_back(row(name("reflector-vectors"), "", dtype, vectors.data(), scalars * width));
-    rows.push_back(row(name("reflector-half-norms"), "", dtype, half_norms.data(), scalars));
-    rows.push_back(row(name("reflector-signs"), "", dtype, signs.data(), scalars));
-  }
-  for (const auto& [m, n] : kShapes) {
-    std::vector<T> matrix(static_cast<size_t>(m * n));
-    void* const data[] = {matrix.data()};
-    cpu::fill_small_orthogonal({dtype, keys, 1, m, n, 0.5, data, n, 1}, 2);
-    rows.push_back(row(
-        "orthogonal," + std::string(dtype_name) + "," + std::to_string(m) + " " + std::to_string(n),
-        "", dtype, matrix.data(), m * n));
+std::vector<unsigned char> orthogonal(Dtype dtype, const std::vector<int64_t>& shape,
+                                      const std::vector<int64_t>& sizes,
+                                      const std::vector<int64_t>& offset,
+                                      const std::vector<uint64_t>& keys, double gain) {
+  int64_t count = 1;
+  std::vector<int64_t> strides(sizes.size());
+  for (size_t d = sizes.size(); d-- > 0; count *= sizes[d]) strides[d] = count;
+  std::vector<unsigned char> memory(keys.size() * static_cast<size_t>(count * element_size(dtype)));
+  OrthogonalJob job = make_orthogonal_job(dtype, sizes, strides, shape, offset, gain);
+  job.keys = keys;
+  for (size_t i = 0; i < keys.size(); ++i)
+    job.data.push_back(memory.data() + i * static_cast<size_t>(count * element_size(dtype)));
+  cpu::fill_orthogonal(job, 2);
+  return memory;
+}
+
+void add_orthogonal(std::vector<Row>& rows) {
+  const auto add = [&](const DtypeName& d, const std::string& box,
+                       const std::vector<unsigned char>& memory) {
+    rows.push_back(row("orthogonal," + std::string(d.name) + "," + box, "", d.dtype, memory.data(),
+                       static_cast<int64_t>(memory.size()) / element_size(d.dtype)));
+  };
+  for (const DtypeName& d : kDtypeTable) {
+    if (is_integer(d.dtype)) continue;
+    for (const auto& [m, n] : kShapes) {
+      if (m * n > kQuick && d.dtype != Dtype::Float32) continue;
+      add(d, std::to_string(m) + " " + std::to_string(n),
+          orthogonal(d.dtype, {m, n}, {m, n}, {0, 0}, {kKey}, 0.5));
+    }
+    add(d, "box of 300 7 11",
+        orthogonal(d.dtype, {300, 7, 11}, {90, 5, 9}, {200, 1, 2}, {kKey}, 1));
+    add(d, "batch of 3 70 40", orthogonal(d.dtype, {70, 40}, {70, 40}, {0, 0}, {kKey, 42, 0}, -2));
+    add(d, "gain 1e30 of 20 20", orthogonal(d.dtype, {20, 20}, {20, 20}, {0, 0}, {kKey}, 1e30));
+    add(d, "gain 0 of 9 40", orthogonal(d.dtype, {9, 40}, {9, 40}, {0, 0}, {kKey}, 0));
   }
 }
 
 std::vector<Row> all_rows(const std::string& folder) {
-  std::vector<Row> rows;
+  const std::string version = std::to_string(kStreamVersion);
+  std::vector<Row> rows = {{"stream-version,all,all", "", version, version}};
   add_fills(folder, rows);
-  add_reflectors<float>(Dtype::Float32, "float32", rows);
-  add_reflectors<double>(Dtype::Float64, "float64", rows);
+  add_orthogonal(rows);
   return rows;
 }
 

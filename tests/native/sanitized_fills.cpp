@@ -7,11 +7,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
-#include "../../csrc/cpu/reflectors.h"
+#include "../../csrc/cpu/orthogonal.h"
 #include "../../csrc/job/job.h"
 #include "../../csrc/job/plan.h"
 #include "../../csrc/simd/scalar.h"
@@ -193,53 +194,62 @@ void check_overlap(const Case& normal) {
     fail("an overlap is missed, or seen where none is", normal, plan.dtype, 4);
 }
 
-// Blocks of reflectors, the inverses of triangles and small matrices, of sizes around the vectors'.
+// One matrix, or its box, in byte-exact memory of some layout.
 template <class T>
-void run_reflectors(const Case& normal, Dtype dtype) {
-  const int64_t keys[] = {3, -1, 5};
-  for (const int64_t length : {1, 2, 15, 16, 17, 63, 64, 65, 200}) {
-    for (const int64_t first : {int64_t{0}, length / 2, length - 1}) {
-      const int64_t count = std::min<int64_t>(length - first, 20), width = length - first;
-      std::vector<T> vectors[2], half_norms(static_cast<size_t>(3 * count)),
-          signs(half_norms.size());
-      for (const int threads : {1, 3}) {
-        auto& to = vectors[threads == 3];
-        to.resize(static_cast<size_t>(3 * count * width));
-        cpu::fill_reflectors(
-            {dtype, keys, 3, first, count, length, to.data(), half_norms.data(), signs.data()},
-            threads);
-        ++fills;
-      }
-      if (vectors[0] != vectors[1]) fail("threads matter to reflectors", normal, dtype, length);
-      for (const int64_t step : {count, count + 3}) {
-        const int threads = step == count ? 1 : 3;
-        // Nothing lies after the last row's last element.
-        std::vector<T> columns(static_cast<size_t>(3 * width * step - (step - count)), T(7));
-        const ReflectorBlock block = {
-            dtype, keys, 3, first, count, length, columns.data(), half_norms.data(), signs.data()};
-        cpu::fill_reflectors_side_by_side(block, step, threads);
-        ++fills;
-        for (int64_t i = 0; i < static_cast<int64_t>(columns.size()); ++i) {
-          const int64_t matrix = i / (width * step), at = i / step % width, row = i % step;
-          const int64_t beside = (matrix * count + row) * width + at;
-          const T expected = row < count ? vectors[0][static_cast<size_t>(beside)] : T(7);
-          if (columns[static_cast<size_t>(i)] != expected)
-            fail("reflectors side by side differ", normal, dtype, length);
+std::vector<T> orthogonal(Dtype dtype, const std::vector<int64_t>& shape,
+                          const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                          const std::vector<int64_t>& offset, uint64_t key, double gain,
+                          int threads) {
+  int64_t reach = 1;
+  for (size_t d = 0; d < sizes.size(); ++d) reach += (sizes[d] - 1) * strides[d];
+  std::vector<T> memory(static_cast<size_t>(reach), T(7));
+  OrthogonalJob job = make_orthogonal_job(dtype, sizes, strides, shape, offset, gain);
+  job.keys = {key};
+  job.data = {memory.data()};
+  cpu::fill_orthogonal(job, threads);
+  ++fills;
+  return memory;
+}
+
+// Orthogonal matrices of odd sizes: whole, boxes, tall and wide, strided and permuted, threads.
+template <class T>
+void run_orthogonal(const Case& normal, Dtype dtype, bool is_portable) {
+  for (const int64_t m : {1, 2, 5, 31, 32, 33, 63, 65, 100, 257}) {
+    for (const int64_t n : {int64_t{1}, m / 2, m - 1, m}) {
+      if (n < 1 || (is_portable && m * n > 12000)) continue;
+      const auto whole = orthogonal<T>(dtype, {m, n}, {m, n}, {n, 1}, {0, 0}, 3, 0.5, 1);
+      const auto threads = orthogonal<T>(dtype, {m, n}, {m, n}, {n, 1}, {0, 0}, 3, 0.5, 3);
+      if (whole != threads) fail("threads matter to a matrix", normal, dtype, m);
+      const auto down = orthogonal<T>(dtype, {m, n}, {m, n}, {1, m + 2}, {0, 0}, 3, 0.5, 1);
+      const auto wide = orthogonal<T>(dtype, {n, m}, {n, m}, {m, 1}, {0, 0}, 3, 0.5, 1);
+      const auto apart = orthogonal<T>(dtype, {m, n}, {m, n}, {3 * n, 3}, {0, 0}, 3, 0.5, 1);
+      const int64_t rows = (m + 1) / 2, columns = (n + 1) / 2;
+      const auto box = orthogonal<T>(dtype, {m, n}, {rows, columns}, {columns, 1},
+                                     {m - rows, n - columns}, 3, 0.5, 2);
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < n; ++j) {
+          const T expected = whole[static_cast<size_t>(i * n + j)];
+          // A square matrix is the transpose of a tall one.
+          const bool turned = m != n && wide[static_cast<size_t>(j * m + i)] != expected;
+          const int64_t r = i - (m - rows), c = j - (n - columns);
+          if (turned || down[static_cast<size_t>(i + j * (m + 2))] != expected ||
+              apart[static_cast<size_t>(3 * (i * n + j))] != expected ||
+              (r >= 0 && c >= 0 && box[static_cast<size_t>(r * columns + c)] != expected))
+            fail("the layout matters to a matrix", normal, dtype, m);
         }
-      }
     }
-    for (const int64_t n : {int64_t{1}, (length + 1) / 2, std::min<int64_t>(length, 70)}) {
-      std::vector<T> one(static_cast<size_t>(length * n)), two(one.size()), gram(n * n, T(0.5));
-      void* const data[] = {one.data(), two.data()};
-      cpu::fill_small_orthogonal({dtype, keys, 2, length, n, 0.5, data, n, 1}, 2);
-      cpu::fill_small_orthogonal({dtype, keys, 1, length, n, 0.5, data + 1, 1, length}, 1);
-      for (int64_t i = 0; i < length; ++i)
-        for (int64_t j = 0; j < n; ++j)
-          if (one[static_cast<size_t>(i * n + j)] != two[static_cast<size_t>(j * length + i)])
-            fail("strides matter to small matrices", normal, dtype, length);
-      cpu::invert_triangles(dtype, 1, n, gram.data(), 1);
-      fills += 3;
-    }
+  }
+  // Several waves; panels with memory of their own; few columns, drawn segment by segment.
+  if (is_portable) return;
+  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{1056, 1000}, {20000, 53}}) {
+    const auto whole = orthogonal<T>(dtype, {m, n}, {m, n}, {n, 1}, {0, 0}, 5, 0.5, 3);
+    const auto box =
+        orthogonal<T>(dtype, {m, n}, {m / 3, n - 7}, {n - 7, 1}, {m / 2, 4}, 5, 0.5, 2);
+    for (int64_t i = 0; i < m / 3; ++i)
+      for (int64_t j = 0; j < n - 7; ++j)
+        if (box[static_cast<size_t>(i * (n - 7) + j)] !=
+            whole[static_cast<size_t>((m / 2 + i) * n + j + 4)])
+          fail("a box of a large matrix differs", normal, dtype, m);
   }
 }
 
@@ -265,8 +275,11 @@ int main(int count, char** words) {
       for (int64_t size = 1; size <= 70; ++size) run_rows(usual, d.dtype, size);
       run_threads(usual, d.dtype);
     }
-    run_reflectors<float>(normal, Dtype::Float32);
-    run_reflectors<double>(normal, Dtype::Float64);
+    const bool is_portable = !set[1];  // the last, and slow
+    run_orthogonal<float>(normal, Dtype::Float32, is_portable);
+    run_orthogonal<double>(normal, Dtype::Float64, is_portable);
+    run_orthogonal<uint16_t>(normal, Dtype::Float16, is_portable);
+    run_orthogonal<uint8_t>(normal, Dtype::Float8E4M3, is_portable);
   }
   std::printf("sanitized fills: %ld, no fault\n", fills);
   return 0;

@@ -23,13 +23,14 @@ from torchinit.models.prepare import Prepared
 from torchinit.native import load
 from torchinit.rules.part import Function, Part
 from torchinit.streams.names import check_seed
-from torchinit.version import __version__
+from torchinit.version import STREAM_VERSION, __version__
 
 RECORD = "torchinit.json"
 
 # What each line is called in an error.
 _WORDS = {
     "torchinit": "torchinit's version",
+    "streams": "the version of the streams",
     "numbers": "whose numbers are used",
     "seed": "the seed",
     "dtype": "the dtype",
@@ -62,6 +63,7 @@ def fingerprint_of(
     tensors = (f"{shard.filename} {shard.size}".encode() + shard.header for shard in layout.shards)
     return {
         "torchinit": __version__,
+        "streams": STREAM_VERSION,
         "numbers": "torchinit" if load.module is not None else f"torch {torch.__version__}",
         "seed": check_seed(seed),
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),

@@ -13,7 +13,7 @@ from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.route import which
 from torchinit.native import built, load, torch_private
 from torchinit.schemes.schemes import SCHEMES
-from torchinit.version import __version__
+from torchinit.version import STREAM_VERSION, __version__
 
 # Stands for every scheme with a native fill: which route they take depends on the tensor alone.
 _SCHEME = "normal"
@@ -30,6 +30,7 @@ def collect() -> dict[str, Any]:
     module = load.module
     return {
         "version": __version__,
+        "streams": STREAM_VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "native": {
@@ -86,6 +87,7 @@ def _text(state: dict[str, Any]) -> str:
     devices = [f"{device['name']} ({device['architecture']})" for device in cuda["devices"]]
     fields = {
         "torchinit": state["version"],
+        "streams": f"version {state['streams']}",
         "python": state["python"],
         "torch": state["torch"],
         "native module": native_state["reason"],

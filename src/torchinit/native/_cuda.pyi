@@ -21,17 +21,30 @@ def fill_list(
 def is_host_backed(address: int, /) -> bool:
     """Whether memory of the device is the host's: managed, or pinned and mapped."""
 
-def fill_reflectors(
+def orthogonal_memory(
     dtype: int,
-    keys: int,
-    matrices: int,
-    first: int,
-    count: int,
-    length: int,
-    vectors: int,
-    half_norms: int,
-    signs: int,
+    keys: Sequence[int],
+    addresses: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    global_shape: Sequence[int],
+    offset: Sequence[int],
+    gain: float,
+    /,
+) -> int:
+    """Bytes of device memory that ``fill_orthogonal`` takes besides."""
+
+def fill_orthogonal(
+    dtype: int,
+    keys: Sequence[int],
+    addresses: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    global_shape: Sequence[int],
+    offset: Sequence[int],
+    gain: float,
+    memory: int,
     stream: int,
     /,
 ) -> None:
-    """Queues a block of Householder vectors on a stream; the keys are read at once."""
+    """Queues orthogonal matrices, as the CPU module fills them, on a stream."""

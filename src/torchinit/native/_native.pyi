@@ -8,6 +8,9 @@ Draw: TypeAlias = tuple[int, float, float, float, float]
 # Contiguous elements from logical index 0 on, or (sizes, strides, global_shape, offset).
 Box: TypeAlias = int | tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
 
+stream_version: int
+"""The version of the streams that the module makes."""
+
 class Distribution:
     """Kinds of fill."""
 
@@ -101,41 +104,19 @@ def fill_list(
 def transform(distribution: int, dtype: int, p0: float, p1: float, p2: float, p3: float, /) -> str:
     """The name of the transform that a fill takes (csrc/job/plan.h)."""
 
-def fill_reflectors(
+def fill_orthogonal(
     dtype: int,
-    keys: int,
-    matrices: int,
-    first: int,
-    count: int,
-    length: int,
-    vectors: int,
-    half_norms: int,
-    signs: int,
-    threads: int,
-    step: int = 0,
-    /,
-) -> None:
-    """Fills a block of Householder vectors, half their squared norms, and signs, at addresses.
-
-    With a step the vectors are columns, and it is between neighbours of one.
-    """
-
-def invert_triangles(dtype: int, matrices: int, n: int, address: int, threads: int, /) -> None:
-    """Inverts upper triangles in place."""
-
-def fill_small_orthogonal(
-    dtype: int,
-    keys: int,
+    keys: Sequence[int],
     addresses: Sequence[int],
-    rows: int,
-    columns: int,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    global_shape: Sequence[int],
+    offset: Sequence[int],
     gain: float,
-    row_stride: int,
-    column_stride: int,
     threads: int,
     /,
 ) -> None:
-    """Fills small orthogonal matrices, rows >= columns; ``keys`` is an address."""
+    """Fills the box at ``offset`` of orthogonal matrices of ``global_shape``, one for each key."""
 
 def is_writable(address: int, size: int, /) -> bool:
     """False if a page of so many bytes is mapped read-only."""

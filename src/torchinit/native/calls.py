@@ -119,6 +119,42 @@ def fill_list(
     count_writes(tensors)
 
 
+def fill_orthogonal(
+    tensors: Sequence[Tensor] | Tensor,
+    keys: Sequence[int],
+    gain: float,
+    bounds: Bounds | None = None,
+) -> None:
+    """Makes matrices over the flattening (shape[0], rest), or the same box of each, times gain.
+
+    Args:
+        tensors: of one shape, layout, dtype and device, apart in memory; or a stack of such.
+        keys: one for each.
+        gain: factor, finite.
+        bounds: the place of each tensor in its matrix; None if it is that.
+    """
+    like = tensors[0]
+    shape = list(like.shape)
+    if isinstance(tensors, Tensor):
+        first, step = tensors.data_ptr(), tensors.stride(0) * tensors.element_size()
+        addresses = [first + i * step for i in range(len(keys))]
+    else:
+        addresses = [tensor.data_ptr() for tensor in tensors]
+    global_shape, offset = (shape, [0] * len(shape)) if bounds is None else map(list, bounds)
+    job = (
+        DTYPE_NUMBERS[like.dtype], keys, addresses, shape, like.stride(), global_shape, offset, gain
+    )  # fmt: skip
+    if like.is_cpu:
+        cpu_module().fill_orthogonal(*job, torch.get_num_threads())
+        return
+    module = cuda_module()
+    with torch.cuda.device(like.device):
+        size = module.orthogonal_memory(*job)
+        memory = torch.empty(size, dtype=torch.uint8, device=like.device)
+        stream = torch.cuda.current_stream().cuda_stream
+        module.fill_orthogonal(*job, memory.data_ptr(), stream)
+
+
 def count_write(tensor: Tensor) -> None:
     """What autograd wants of an in-place operator that is defined in Python."""
     if not tensor.is_inference():

@@ -19,6 +19,7 @@ import torch  # its OpenMP runtime must be loaded first: ours uses the same
 from torch.compiler import is_compiling
 
 from torchinit.native import built
+from torchinit.version import STREAM_VERSION
 
 
 def _is_set(name: str) -> bool:
@@ -41,6 +42,9 @@ def _load() -> tuple[ModuleType | None, built.Missing]:
     if _is_set("TORCHINIT_DISABLE_NATIVE"):
         return None, built.Missing("turned off by TORCHINIT_DISABLE_NATIVE", "", True, ())
     loaded, why = _import("_native")
+    if loaded and loaded.stream_version != STREAM_VERSION:
+        reason = f"makes streams of version {loaded.stream_version}, and this is {STREAM_VERSION}"
+        return None, built.Missing(reason, "install torchinit again", False, ())
     wanted = os.environ.get("TORCHINIT_ISA", "")
     if loaded and wanted and not loaded.choose_instruction_set(wanted):
         raise ValueError(

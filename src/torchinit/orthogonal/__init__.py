@@ -1,1 +1,1 @@
-"""Orthogonal matrices: formed of random reflectors by products, not drawn element by element."""
+"""Orthogonal matrices: formed of random reflectors, not drawn element by element."""

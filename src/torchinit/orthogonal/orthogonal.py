@@ -1,7 +1,7 @@
 """The door of orthogonal matrices, beside that of fills: which road each tensor takes.
 
 The operator ``torchinit::orthogonal_(self, key, gain)`` is one fill to compilers, tracers and
-transforms: what it does with products stays within.
+transforms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torchinit.fill.route import find_road, is_native_memory, why_staged
 from torchinit.fill.sharded import begin_sharded, copy_pieces, count_write, fill_sharded, view_of
 from torchinit.native import calls
 from torchinit.orthogonal.fallback import orthogonal_by_torch
-from torchinit.orthogonal.form import form
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
@@ -51,20 +50,20 @@ def fill_orthogonal(
     road = find_road(tensor)
     if road in ("now", "staged"):
         checks.check_target(tensor)
-        _form_one(tensor, torch.tensor([draw_key_number(stream)], device="cpu"), gain, box)
+        _form_one(tensor, draw_key_number(stream), gain, box)
     else:
         _fill_by_road(road, tensor, gain, stream, box)
 
 
-def _form_one(tensor: Tensor, key: Tensor, gain: float, box: Box | None) -> None:
+def _form_one(tensor: Tensor, key: int, gain: float, box: Box | None) -> None:
     if tensor.numel():
         if why_staged(tensor.device.type):
             matrix = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            form([matrix], key, gain, box)
+            calls.fill_orthogonal([matrix], [key], gain, box)
             with torch.no_grad():
                 tensor.copy_(matrix)
         else:
-            form([tensor], key, gain, box)
+            calls.fill_orthogonal([tensor], [key], gain, box)
     calls.count_write(tensor)
 
 
@@ -93,9 +92,9 @@ def fill_orthogonal_batch(
         _check_arguments(tensors, gain)
         if find_road(tensors) == "now":
             checks.check_target(tensors)
-            keys = draw_keys(tensors.shape[0], stream)
+            keys = draw_keys(tensors.shape[0], stream).tolist()
             if tensors.numel():
-                form(tensors, keys, gain)
+                calls.fill_orthogonal(tensors, keys, gain)
             calls.count_write(tensors)
             return
     matrices = list(tensors)
@@ -107,19 +106,18 @@ def fill_orthogonal_batch(
             checks.check_target(matrix)
     here = [matrix for matrix, road in zip(matrices, roads, strict=True) if road == "now"]
     if len(here) == len(matrices):
-        keys = draw_keys(len(here), stream)
+        keys = draw_keys(len(here), stream).tolist()
     else:
-        numbers = []
+        keys = []
         for matrix, road in zip(matrices, roads, strict=True):
             if road == "now":
-                numbers.append(draw_key_number(stream))
+                keys.append(draw_key_number(stream))
             else:
                 _fill_by_road(road, matrix, gain, stream)
-        keys = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     for places in _groups(here):
         some = [here[i] for i in places]
         if some[0].numel():
-            form(some, keys[places], gain)
+            calls.fill_orthogonal(some, [keys[i] for i in places], gain)
         for matrix in some:
             calls.count_write(matrix)
 
@@ -153,10 +151,10 @@ def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
 def _fill_stack(view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: Piece) -> None:
     """Fills matrices of a stack, or the same box of each."""
     shape = sharded.global_shape[1:]
-    if piece.size[1:] == shape and find_road(view) == "now":
-        form(view, keys, gain)
-        return
     box = None if piece.size[1:] == shape else Box(shape, piece.offset[1:])
+    if view.numel() and find_road(view) == "now":
+        calls.fill_orthogonal(view, keys.tolist(), gain, box)
+        return
     for matrix, key in zip(view, keys, strict=True):
         fill_orthogonal(matrix, gain, key, box)
 
@@ -172,7 +170,7 @@ def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
         return [[i] for i in range(len(matrices))]  # tied or overlapping: one after the other
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, matrix in enumerate(matrices):
-        kind = (matrix.shape, matrix.dtype, matrix.device, type(matrix))
+        kind = (matrix.shape, matrix.stride(), matrix.dtype, matrix.device)
         groups.setdefault(kind, []).append(i)
     return list(groups.values())
 
@@ -230,7 +228,7 @@ def _on_fake(tensor: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:
 def _on_memory(tensor: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:
     box = _check(tensor, key, gain, *bounds)
     checks.check_memory(tensor)
-    _form_one(tensor, key.view(1), gain, box)
+    _form_one(tensor, int(key.item()), gain, box)
 
 
 def _on_batched(info: Any, examples: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:

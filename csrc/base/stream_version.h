@@ -1,0 +1,9 @@
+// The version of all number streams (docs/streams.md): it goes up with any change of a number,
+// here, in src/torchinit/version.py and in tests/data/golden.csv.
+#pragma once
+
+namespace torchinit {
+
+constexpr int kStreamVersion = 2;
+
+}  // namespace torchinit

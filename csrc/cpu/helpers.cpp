@@ -1,0 +1,108 @@
+#include "helpers.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <vector>
+
+#include "../base/float_environment.h"
+#include "parallel.h"
+
+// The versions of before glibc 2.34, which has them in another library: see older_libraries.cpp.
+#if TORCHINIT_LINUX && TORCHINIT_X86
+__asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
+#elif TORCHINIT_LINUX && TORCHINIT_ARM64
+__asm__(".symver pthread_create,pthread_create@GLIBC_2.17");
+#endif
+
+namespace torchinit::cpu {
+namespace {
+
+// A helper looks out for more work before it sleeps: waking it takes about as long.
+constexpr int kSpins = 4000;
+
+// Work that wants helpers still, and the number that the next of them gets.
+struct Wanted {
+  std::shared_ptr<Work> work;
+  int64_t next, end;
+};
+
+// Lives for ever, as its threads do. A forked child, which has none of them, never comes here.
+class Helpers {
+ public:
+  void share(const std::shared_ptr<Work>& work, int64_t helpers) {
+    pthread_mutex_lock(&mutex_);
+    for (; threads_ < helpers && start(); ++threads_) {
+    }
+    wanted_.push_back({work, 1, 1 + helpers});
+    places_.fetch_add(helpers, std::memory_order_release);
+    for (int64_t i = 0; i < helpers; ++i) pthread_cond_signal(&news_);
+    pthread_mutex_unlock(&mutex_);
+    work->run(0);
+    pthread_mutex_lock(&mutex_);
+    for (size_t i = 0; i < wanted_.size(); ++i)
+      if (wanted_[i].work == work) {
+        places_.fetch_sub(wanted_[i].end - wanted_[i].next, std::memory_order_relaxed);
+        wanted_.erase(wanted_.begin() + static_cast<ptrdiff_t>(i));
+        break;
+      }
+    pthread_mutex_unlock(&mutex_);
+  }
+
+ private:
+  // Signals are for the program's own threads.
+  bool start() {
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_t thread;
+    const int status = pthread_create(
+        &thread, &attributes,
+        [](void* helpers) -> void* {
+          static_cast<Helpers*>(helpers)->help();
+          return nullptr;
+        },
+        this);
+    pthread_attr_destroy(&attributes);
+    sigprocmask(SIG_SETMASK, &before, nullptr);
+    return status == 0;
+  }
+
+  [[noreturn]] void help() {
+    const FloatEnvironment environment;
+    for (;;) {
+      for (int i = 0; i < kSpins && places_.load(std::memory_order_acquire) == 0; ++i) pause();
+      pthread_mutex_lock(&mutex_);
+      while (wanted_.empty()) pthread_cond_wait(&news_, &mutex_);
+      Wanted& first = wanted_.front();
+      std::shared_ptr<Work> work = first.work;
+      const int64_t number = first.next++;
+      if (first.next == first.end) wanted_.erase(wanted_.begin());
+      places_.fetch_sub(1, std::memory_order_relaxed);
+      pthread_mutex_unlock(&mutex_);
+      work->run(number);
+      work.reset();
+    }
+  }
+
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t news_ = PTHREAD_COND_INITIALIZER;
+  std::vector<Wanted> wanted_;
+  std::atomic<int64_t> places_{0};
+  int64_t threads_ = 0;
+};
+
+}  // namespace
+
+void share(const std::shared_ptr<Work>& work, int64_t helpers) {
+  const FloatEnvironment environment;
+  if (helpers <= 0 || is_forked()) return work->run(0);
+  static Helpers* const all = new Helpers;
+  all->share(work, helpers);
+}
+
+}  // namespace torchinit::cpu
