@@ -7,7 +7,6 @@ been drawn, one run in 5,000 would fail by chance.
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import threading
 
@@ -17,6 +16,7 @@ import torch
 from scipy import stats
 
 import torchinit
+import warm
 from conftest import native_only
 from torchinit.errors import ArgumentError
 from torchinit.fill import operators as ops
@@ -606,31 +606,38 @@ def test_memory_beside_the_matrix(shape, threads, dtype, part):
     By the pages of a process of its own, whose count is a few out.
     """
     script = MEMORY.format(shape=shape, threads=threads, dtype=dtype, part=part)
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = warm.run("-c", script)
+    assert run.returncode == 0, run.stderr
     size = math.prod(shape) * max(4, dtype.itemsize)
     assert 2**16 <= int(run.stdout) <= size / 8 + threads * 2**20 + 2**19
 
 
 @native_only
-def test_other_threads_keep_their_number_of_threads():
-    """Nothing of torch is switched while a matrix is made, in this thread or for all."""
+def test_other_threads_multiply_meanwhile():
+    """Nothing of torch is switched or held while a matrix is made, in this thread or for all."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    seen, done = [], threading.Event()
-    matrix = torch.empty(1500, 1500)
+    seen, begun, done = [], threading.Event(), threading.Event()
+    matrix, small = torch.empty(2048, 2048), torch.ones(64, 64)
 
-    def look():
+    def multiply():
         while not done.is_set():
+            torch.mm(small, small)
             seen.append(torch.get_num_threads())
+            begun.set()
 
-    looker = threading.Thread(target=look)
-    looker.start()
+    multiplier = threading.Thread(target=multiply)
+    multiplier.start()
     try:
+        begun.wait()
+        products = len(seen)
         fill_orthogonal(matrix, 1.0, 1)
+        products = len(seen) - products
     finally:
         done.set()
-        looker.join()
+        multiplier.join()
         torch.set_num_threads(before)
+    assert products > 20  # one takes some microseconds, the matrix a tenth of a second
     assert set(seen) == {2}
 
 
