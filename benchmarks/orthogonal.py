@@ -38,23 +38,11 @@ BATCHES = [(64, 256), (64, 128), (256, 64), (1024, 32)]
 # Times faster than before, by processor and instruction set, in the order of SHAPES and BATCHES.
 WANTED: dict[str, list[float]] = {
     "AMD, avx512 (two 512-bit units)": [
-        2,
-        3.5,
-        7,
-        4.8,
-        3.5,
-        2.7,
-        2.4,
-        2.1,
-        2.2,
-        4.5,
-        2.4,
-        1.3,
-        1.6,
+        2, 3.5, 7, 4.8, 3.5, 2.7, 2.4, 2.1, 2.2, 4.5, 2.4, 1.3, 1.6
     ],
     "AMD, avx2": [1, 1, 1, 1, 1, 1, 1, 0.95, 1, 1, 1, 1, 1],
-    "Intel": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-}
+    "Intel": [1] * 13,
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -158,7 +146,7 @@ def processor(isa: str) -> str:
         return "Intel"
     # A Zen 4 has AVX-512 in halves: as many multiply-adds a cycle as AVX2 has.
     halves = "cpu family\t: 25" in about
-    wide = "AMD, two 512-bit units"
+    wide = "AMD, avx512 (two 512-bit units)"
     return "AMD, avx2" if isa == "avx2" or halves else wide
 
 
