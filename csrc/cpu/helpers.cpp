@@ -10,10 +10,13 @@
 #include "parallel.h"
 
 // The versions of before glibc 2.34, which has them in another library: see older_libraries.cpp.
-#if TORCHINIT_LINUX && TORCHINIT_X86
+// For the module alone: a program may be linked with libraries that have no versions.
+#if TORCHINIT_LINUX && defined(__PIC__) && !defined(__PIE__)
+#if TORCHINIT_X86
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
-#elif TORCHINIT_LINUX && TORCHINIT_ARM64
+#elif TORCHINIT_ARM64
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.17");
+#endif
 #endif
 
 namespace torchinit::cpu {
