@@ -17,10 +17,9 @@ from torchinit.native import load as native
 native_only = pytest.mark.skipif(
     native.module is None, reason=f"promised by the native module only: {native.reason}"
 )
-# Minutes for what something shorter shows nearly as well: `make test-all` runs them, `make test`
-# does not.
+# Slow tests of what a faster one covers too; only `make test-all` runs them.
 long = pytest.mark.long
 
 settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)
-settings.register_profile("deep", max_examples=1000, deadline=None, print_blob=True)
+settings.register_profile("deep", max_examples=1000, deadline=None, derandomize=True)
 settings.load_profile("quick")  # --hypothesis-profile comes after

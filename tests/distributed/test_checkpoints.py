@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -34,7 +35,7 @@ def assert_loads_without_ranks(path):
 @in_worlds(2, 4)
 def test_they_load_in_every_layout():
     ours = program()
-    folder = [tempfile.mkdtemp()]
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
     dist.broadcast_object_list(folder)
     for name, (_, _, layouts) in ours.MODELS.items():
         for saved in layouts:
@@ -43,6 +44,9 @@ def test_they_load_in_every_layout():
             for layout in layouts:
                 ours.load_as(layout, path, name)
             assert_loads_without_ranks(path)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(*folder)
 
 
 @long

@@ -103,8 +103,8 @@ def is_read_in_two_ways(global_shape, mesh_shape, cuts):
 
 
 def more_than_four(size: int, mesh_name: str) -> bool:  # noqa: ARG001
-    """Of one or two dimensions: 2x2x2 is not long."""
-    return len(mesh_name) <= 3 and math.prod(map(int, mesh_name.split("x"))) > 4
+    """Ranks, in a mesh of one or two dimensions."""
+    return mesh_name.count("x") < 2 and math.prod(map(int, mesh_name.split("x"))) > 4
 
 
 @in_worlds(
