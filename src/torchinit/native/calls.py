@@ -24,7 +24,8 @@ Numbers: TypeAlias = tuple[int, float, float, float, float]
 Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
 # Where values go, as csrc/python/read_jobs.h reads it: a number of contiguous elements, the first
 # of the logical tensor, or (sizes, strides, global_shape, offset).
-Place: TypeAlias = int | tuple[list[int], list[int], list[int], list[int]]
+Box: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
+Place: TypeAlias = int | Box
 
 _is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
@@ -68,6 +69,10 @@ def place_of(tensor: Tensor, bounds: Bounds | None = None) -> Place:
     """Where the values of a tensor go; with bounds, as a box of a larger one."""
     if bounds is None and tensor.is_contiguous():
         return tensor.numel()
+    return _box_of(tensor, bounds)
+
+
+def _box_of(tensor: Tensor, bounds: Bounds | None) -> Box:
     sizes = list(tensor.shape)
     if bounds is None:
         return sizes, list(tensor.stride()), sizes, [0] * len(sizes)
@@ -134,16 +139,12 @@ def fill_orthogonal(
         bounds: the place of each tensor in its matrix; None if it is that.
     """
     like = tensors[0]
-    shape = list(like.shape)
     if isinstance(tensors, Tensor):
         first, step = tensors.data_ptr(), tensors.stride(0) * tensors.element_size()
         addresses = [first + i * step for i in range(len(keys))]
     else:
         addresses = [tensor.data_ptr() for tensor in tensors]
-    global_shape, offset = (shape, [0] * len(shape)) if bounds is None else map(list, bounds)
-    job = (
-        DTYPE_NUMBERS[like.dtype], keys, addresses, shape, like.stride(), global_shape, offset, gain
-    )  # fmt: skip
+    job = (DTYPE_NUMBERS[like.dtype], keys, addresses, *_box_of(like, bounds), gain)
     if like.is_cpu:
         cpu_module().fill_orthogonal(*job, torch.get_num_threads())
         return
