@@ -19,10 +19,10 @@ struct Block {
 
   // Elements of memory for all three.
   static int64_t size(int64_t length) {
-    return (length + 3) / 4 * 4 * kBlock + kBlock * kBlock + kBlock;
+    return round_up(length, 4) * kBlock + kBlock * kBlock + kBlock;
   }
   static Block at(T* memory, int64_t length) {
-    T* const triangle = memory + (length + 3) / 4 * 4 * kBlock;
+    T* const triangle = memory + round_up(length, 4) * kBlock;
     return {memory, triangle, triangle + kBlock * kBlock};
   }
 };
@@ -45,7 +45,7 @@ struct Norms {
 template <class T>
 void make_vectors(const BlockKernels<T>& kernels, T* normals, int64_t stride, int64_t first,
                   int64_t end, int count, const Norms<T>& norms, T* vectors) {
-  const int64_t rows = end - first, padded = (rows + 3) / 4 * 4;
+  const int64_t rows = end - first, padded = round_up(rows, 4);
   for (int r = count; r < kBlock; ++r)
     std::memset(normals + r * stride, 0, static_cast<size_t>(padded) * sizeof(T));
   if (rows < padded)
@@ -113,7 +113,7 @@ void begin_columns(const BlockKernels<T>& kernels, const T* vectors, const T* he
   std::memset(x, 0, sizeof(T) * static_cast<size_t>(count * kBlock));
   for (int i = 0; i < count; ++i) x[i * kBlock + i] = heads[i];
   if (count < kBlock) std::memset(p, 0, sizeof(T) * kBlock * kBlock);
-  kernels.turn(vectors, kBlock, p, kBlock, (count + 3) / 4 * 4, kBlock, heads);
+  kernels.turn(vectors, kBlock, p, kBlock, round_up(count, 4), kBlock, heads);
 }
 
 // Multiplies a panel of columns, from the block's first row on, by the block. own: they are the

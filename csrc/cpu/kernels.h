@@ -29,6 +29,8 @@ struct Rows {
 using RowsKernel = void (*)(const Plan& plan, uint64_t key, const Rows& rows, int64_t begin,
                             int64_t end, void* data, bool packed, bool streaming);
 
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 // What orthogonal matrices are made with. Matrices are panels: rows of kBlock neighbours.
 template <class T>
 struct BlockKernels {

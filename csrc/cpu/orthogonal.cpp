@@ -35,23 +35,24 @@ template <class T>
 class Formation {
  public:
   Formation(const OrthogonalJob& job, int64_t threads)
-      : job_(job), reflectors_(job.reflectors), source_(job) {
+      : job_(job),
+        reflectors_(job.reflectors),
+        source_(job),
+        first_panel_(job.first_panel()),
+        end_panel_(job.end_panel()) {
     const int64_t m = reflectors_.m, elements = m * reflectors_.n;
-    first_panel_ = job.columns.begin() / kBlock;
-    end_panel_ = (job.columns.end() + kBlock - 1) / kBlock;
     stride_ = stride(m);
     thread_size_ = thread_size(m);
     int64_t room = round_up(m, 4) * kBlock * end_panel_ + 2 * kBlock * kBlock * end_panel_;
-    if (elements >= kLarge) {
+    if (elements >= kLargeMatrix) {
       const int64_t over =
           std::max<int64_t>(0, thread_size_ - kThreadBytes / int64_t{sizeof(T)}) * threads;
       room = std::min(room, elements / 8 - over);
     }
     int64_t total = 0;
     for (int64_t block = 0; block < end_panel_; ++block) total += block_size(block);
-    const bool is_parked = element_size(job.dtype) == sizeof(T) && job.rows.count() == m;
     int64_t panels = end_panel_ - first_panel_;
-    if (total > room && !is_parked) {
+    if (total > room && !job.holds_columns<T>()) {
       panels = std::min(panels, std::max(threads, room * 2 / 3 / (m * kBlock)));
       own_panels_ = panels;
       room -= panels * m * kBlock;
@@ -65,8 +66,9 @@ class Formation {
   // How many threads may work on a matrix: of one with long columns a part of the eighth is theirs.
   static int64_t most_threads(const Reflectors& all) {
     const int64_t over = thread_size(all.m) - kThreadBytes / int64_t{sizeof(T)};
-    return over <= 0 || all.m * all.n < kLarge ? INT64_MAX
-                                               : std::max<int64_t>(1, all.m * all.n / 16 / over);
+    return over <= 0 || all.m * all.n < kLargeMatrix
+               ? INT64_MAX
+               : std::max<int64_t>(1, all.m * all.n / 16 / over);
   }
 
   // Elements of memory.
@@ -110,7 +112,8 @@ class Formation {
   void make(size_t matrix, int64_t block, T* normals, const Block<T>& to) const {
     const int64_t length = reflectors_.length(block);
     source_.draw(job_.keys[matrix], block, 0, length, normals, stride_);
-    make_block(kernels_, normals, stride_, length, reflectors_.count(block), source_.gain, to);
+    make_block(kernels_, normals, stride_, length, reflectors_.count(block), source_.gain.heads,
+               to);
   }
 
   void form_panel(size_t matrix, const Wave& wave, int64_t panel, T* x, T* blocks) const {
@@ -132,7 +135,8 @@ class Formation {
   const Reflectors reflectors_;
   const Source<T> source_;
   const BlockKernels<T>& kernels_ = source_.kernels;
-  int64_t first_panel_, end_panel_, threads_;
+  const int64_t first_panel_, end_panel_;
+  int64_t threads_;
   int64_t stride_, thread_size_, own_panels_ = 0, memory_size_;
   Waves waves_;
 };

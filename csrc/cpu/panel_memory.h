@@ -77,7 +77,8 @@ class PanelMemory {
       return;
     }
     alignas(64) T turned[kBlock * kRows];
-    kernels_.turn(tile, kBlock, turned, kRows, up(rows.which[rows.count - 1] + 1), kBlock, nullptr);
+    kernels_.turn(tile, kBlock, turned, kRows, round_up(rows.which[rows.count - 1] + 1, 4), kBlock,
+                  nullptr);
     alignas(64) unsigned char narrow[kRows * sizeof(T)];
     for (int j = 0; j < columns_.count; ++j) {
       const T* const column = turned + columns_.which[j] * kRows;
@@ -110,7 +111,8 @@ class PanelMemory {
         for (int i = 0; i < rows.count; ++i)
           std::memcpy(column + rows.which[i], at(rows.place[i] + columns_.place[j]), sizeof(T));
     }
-    kernels_.turn(turned, kRows, tile, kBlock, kBlock, up(rows.which[rows.count - 1] + 1), nullptr);
+    kernels_.turn(turned, kRows, tile, kBlock, kBlock, round_up(rows.which[rows.count - 1] + 1, 4),
+                  nullptr);
   }
 
   void copy_one(const unsigned char* from, unsigned char* to) const {
@@ -123,8 +125,6 @@ class PanelMemory {
     else
       std::memcpy(to, from, 8);
   }
-
-  static int up(int count) { return (count + 3) / 4 * 4; }
 
   const Axis& rows_;
   const Dtype dtype_;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -13,12 +12,6 @@
 #include "kernels.h"
 
 namespace torchinit::cpu {
-
-// Matrices of fewer elements may take memory as they like; larger ones an eighth of their own, and
-// what their threads may have.
-constexpr int64_t kLarge = 1 << 20;
-
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
@@ -42,17 +35,11 @@ struct Source {
   const InstructionSet& set = active_set();
   const BlockKernels<T>& kernels;
   Plan plan;
-  T gain;    // of the heads
-  T factor;  // of what is formed, where the gain would overflow or lose digits within the products
+  const Gain<T> gain;
 
-  explicit Source(const OrthogonalJob& job) : kernels(kernels_of(set)), job_(job) {
+  explicit Source(const OrthogonalJob& job) : kernels(kernels_of(set)), gain(job.gain), job_(job) {
     const double parameters[4] = {0, 1, 0, 0};
     plan = make_plan(Distribution::Normal, is_double ? Dtype::Float64 : Dtype::Float32, parameters);
-    constexpr double limit = is_double ? 0x1p512 : 0x1p64;
-    const double size = std::fabs(job.gain);
-    const bool moderate = size == 0 || (1 / limit <= size && size <= limit);
-    gain = moderate ? static_cast<T>(job.gain) : T(1);
-    factor = moderate ? T(1) : static_cast<T>(job.gain);
   }
 
   // The normals of a block's vectors, columns `begin` to `end` - 1 from the block's first on:
@@ -69,8 +56,8 @@ struct Source {
   }
 
   void multiply(T* panel, int64_t rows) const {
-    if (factor != 1)
-      for (int64_t i = 0; i < rows * kBlock; ++i) panel[i] *= factor;
+    if (gain.formed != 1)
+      for (int64_t i = 0; i < rows * kBlock; ++i) panel[i] *= gain.formed;
   }
 
  private:

@@ -30,12 +30,10 @@ class Streamed : public Work {
         all_(job_.reflectors),
         source_(job_),
         threads_(threads),
+        first_panel_(job_.first_panel()),
+        end_panel_(job_.end_panel()),
         copy_(job_) {
-    const OrthogonalJob& job = job_;
-    first_panel_ = job.columns.begin() / kBlock;
-    end_panel_ = (job.columns.end() + kBlock - 1) / kBlock;
-    const bool is_parked = element_size(job.dtype) == sizeof(T) && job.rows.count() == all_.m;
-    if (!is_parked && end_panel_ > 1) {
+    if (!job_.holds_columns<T>() && end_panel_ > 1) {
       copy_ = make_orthogonal_job(source_.is_double ? Dtype::Float64 : Dtype::Float32,
                                   {all_.m, all_.n}, {all_.n, 1}, {all_.m, all_.n}, {0, 0}, 1);
       if (all_.m == all_.n) std::swap(copy_.rows, copy_.columns);
@@ -72,7 +70,7 @@ class Streamed : public Work {
     T* const products = sums + slot_;         // of each panel N V^T X
     T* const heads = products + slot_;
     (step++)->run(count, [&](int64_t r) {
-      norms_.set(static_cast<int>(r), reflector(matrix, block, r, own), source_.gain, heads);
+      norms_.set(static_cast<int>(r), reflector(matrix, block, r, own), source_.gain.heads, heads);
     });
     for (int64_t first = 0; first < parts; first += ahead()) {
       const int64_t some = std::min(ahead(), parts - first);
@@ -180,19 +178,19 @@ class Streamed : public Work {
   const OrthogonalJob job_;
   const Reflectors all_;
   const Source<T> source_;
-  const int64_t threads_;
+  const int64_t threads_, first_panel_, end_panel_;
   OrthogonalJob copy_;
   Memory<T> copied_, memory_;
   Norms<T> norms_;
   std::vector<Step> steps_;
-  int64_t first_panel_, end_panel_, slot_, of_thread_;
+  int64_t slot_, of_thread_;
 };
 
 }  // namespace
 
 bool is_thin(const OrthogonalJob& job) {
   const Reflectors& all = job.reflectors;
-  return all.m * all.n >= kLarge && all.n < 8 * kBlock;
+  return all.m * all.n >= kLargeMatrix && all.n < 8 * kBlock;
 }
 
 template <class T>

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 
@@ -11,8 +10,6 @@
 
 namespace torchinit::cuda {
 
-// A larger matrix may take a quarter of its elements besides.
-constexpr int64_t kLargeMatrix = 1 << 20;
 // What small matrices that are formed together may take.
 constexpr int64_t kTogether = 1 << 24;
 
@@ -38,21 +35,17 @@ class DeviceFormation {
     const bool is_down = job.rows.step() == 1 || job.rows.count() == 1;
     wave_.all = all;
     wave_.dtype = job.dtype;
-    wave_.is_own = !(element_size(job.dtype) == sizeof(T) && job.rows.count() == all.m && runs &&
+    wave_.is_own = !(job.holds_columns<T>() && runs &&
                      (is_down || job.columns.step() == 1 || job.columns.count() == 1));
-    constexpr bool is_double = sizeof(T) == sizeof(double);
-    constexpr double limit = is_double ? 0x1p512 : 0x1p64;
-    const double size = std::fabs(job.gain);
-    const bool moderate = size == 0 || (1 / limit <= size && size <= limit);
-    wave_.gain = moderate ? static_cast<T>(job.gain) : T(1);
-    wave_.factor = moderate ? T(1) : static_cast<T>(job.gain);
+    const Gain<T> gain(job.gain);
+    wave_.gain = gain.heads;
+    wave_.factor = gain.formed;
     wave_.rows = device_axis(job.rows);
     wave_.columns = device_axis(job.columns);
     wave_.row_step = wave_.is_own || is_down ? 1 : job.rows.step();
     wave_.column_step = wave_.is_own ? all.m : job.columns.step();
 
-    const int64_t first = job.columns.begin() / kBlock;
-    const int64_t end = (job.columns.end() + kBlock - 1) / kBlock;
+    const int64_t first = job.first_panel(), end = job.end_panel();
     const auto block_size = [&](int64_t block) {
       return DeviceWave<T>::block_size(all.length(block)) +
              all.segments(0) * kBlock * kBlock;  // and its gram's segments, or less

@@ -2,6 +2,7 @@
 // every processor and device.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -15,6 +16,8 @@ namespace torchinit {
 constexpr int kBlock = 32;
 // Rows whose products are summed in one chain.
 constexpr int kSegment = 256;
+// Matrices of fewer elements may take memory as they like; larger ones a part of their own.
+constexpr int64_t kLargeMatrix = 1 << 20;
 
 // The blocks of the tall (m, n) matrix, m >= n, which a wide or square one is the transpose of.
 struct Reflectors {
@@ -97,6 +100,30 @@ struct OrthogonalJob {
   double gain;
   std::vector<uint64_t> keys;
   std::vector<void*> data;  // the first element of each tensor
+
+  // The panels that have columns of the tensor.
+  int64_t first_panel() const { return columns.begin() / kBlock; }
+  int64_t end_panel() const { return (columns.end() + kBlock - 1) / kBlock; }
+  // Whether the tensor can hold whole columns, as they are formed, between waves.
+  template <class T>
+  bool holds_columns() const {
+    return element_size(dtype) == sizeof(T) && rows.count() == reflectors.m;
+  }
+};
+
+// Where a gain comes in: the heads take it, or, where it would overflow or lose digits within the
+// products, what has been formed.
+template <class T>
+struct Gain {
+  T heads, formed;
+
+  explicit Gain(double gain) {
+    constexpr double limit = sizeof(T) == sizeof(double) ? 0x1p512 : 0x1p64;
+    const double size = std::fabs(gain);
+    const bool moderate = size == 0 || (1 / limit <= size && size <= limit);
+    heads = moderate ? static_cast<T>(gain) : T(1);
+    formed = moderate ? T(1) : static_cast<T>(gain);
+  }
 };
 
 // Tensors of these sizes and strides, each the box at `offset` of a matrix over the flattening

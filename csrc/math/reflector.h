@@ -15,15 +15,6 @@ namespace torchinit::TORCHINIT_TARGET {
 
 constexpr int kPartialSums = 64;  // a power of two
 
-// Partial sum number `lane` of the squares, as one CUDA thread makes it.
-template <class T>
-TORCHINIT_INLINE double partial_square_sum(const T* x, int64_t n, int lane) {
-  double sum = 0;
-  for (int64_t i = lane; i < n; i += kPartialSums)
-    sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return sum;
-}
-
 // Adds the squares of elements to the partial sums; x is the vector's element number 0, or any
 // multiple of kPartialSums.
 template <class T>

@@ -215,8 +215,7 @@ void compare_orthogonal(Dtype dtype, const std::vector<int64_t>& shape,
   for (size_t i = 0; i < count; ++i) job.data[i] = got.data() + i * bytes;
   cuda::DeviceFormation<T> formation(job);
   const int64_t size = formation.memory_size();
-  if (shape[0] * shape[1] >= cuda::kLargeMatrix && shape[1] >= 256 &&
-      4 * size > shape[0] * shape[1])
+  if (shape[0] * shape[1] >= kLargeMatrix && shape[1] >= 256 && 4 * size > shape[0] * shape[1])
     tests::stop("a matrix takes more than a quarter of its memory besides");
   std::vector<T> memory(static_cast<size_t>(size));
   std::memset(memory.data(), 0xff, memory.size() * sizeof(T));
