@@ -10,39 +10,40 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-# Several targets beside each other; all that fails is told, and not only the first of it.
-BESIDE := $(MAKE) --no-print-directory --keep-going --output-sync=target -j$(CORES)
+# Runs targets in parallel, and reports every failure rather than the first.
+PARALLEL := $(MAKE) --no-print-directory --keep-going --output-sync=target -j$(CORES)
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
-# The package and the tests are compiled once, not by each of the processes that tests start.
+# Containers set this; then every process that a test starts would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all golden arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel \
-  wheel-check test-torch benchmark docs clean
+.PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all golden \
+  arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-check test-torch \
+  benchmark docs clean
 
 demo: $(STAMP)
 	$(BIN)/torchinit demo $(ARGS)
 
-# What to know before a commit. The sanitised kernels compile beside the tests.
+# To run before a commit.
 test: $(STAMP)
-	$(BESIDE) tests lint sanitize
+	$(PARALLEL) tests lint sanitize
 
-# And what takes long: tests so marked, deep examples, another order, all of it without the native
-# module, every sanitiser, Arm.
+# And the slow rest: tests marked long, more Hypothesis examples, a shuffled order, the whole suite
+# without the native module, every sanitiser, Arm.
 test-all: test
 	$(MAKE) --no-print-directory test-rest
 
 test-rest: $(STAMP)
-	$(BESIDE) tests-rest sanitize-all arm-check
+	$(PARALLEL) tests-rest sanitize-all arm-check
 
-# What takes another way without the native module: every line that only then is run, and what is
-# promised there too. (A plus shows lines as they come.)
-OTHERWISE := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py test_batch.py \
+# Without the native module `make test` runs these: they cover every line that is run only then. (The
+# plus below lets output through as it comes.)
+FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py test_batch.py \
   test_errors.py test_bounds.py test_schemes.py test_orthogonal.py test_recipes_doc.py \
   distributed/test_sharded_functions.py distributed/test_rank_errors.py commands/test_memory.py \
   checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
 tests: $(STAMP)
 	+$(PYTEST)
-	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(OTHERWISE)
+	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(FALLBACK_TESTS)
 
 ORDER ?= 1
 ALL := -m "" --hypothesis-profile=deep --random-order-bucket=global --random-order-seed=$(ORDER)
@@ -51,7 +52,7 @@ tests-rest: $(STAMP)
 	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(ALL)
 
 # torch comes first and from its own file. The build is not isolated: a CUDA module has to match the
-# torch that is there. Of all that is installed, Python compiles what is imported when it first is.
+# torch that is there. Python compiles what is imported at its first import.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -76,13 +77,12 @@ format: $(STAMP)
 # The kernels, and what the threads of the CUDA kernels do run on the host, under the address and
 # undefined-behaviour sanitisers; and the numbers themselves.
 BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
-# Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits. And
-# no watch over the scopes of locals, which takes the compiler four times as long: that is for
-# sanitize-all, in a folder of its own.
+# Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits. Checks
+# of use after scope make the compiler four times slower: sanitize-all has them, in its own folder.
 SANITIZED := build/sanitized
-SCOPES := -fno-sanitize-address-use-after-scope
+SCOPE_CHECKS := -fno-sanitize-address-use-after-scope
 SANITIZE = $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
-  -fsanitize=address,undefined -fno-sanitize-recover=all $(SCOPES)
+  -fsanitize=address,undefined -fno-sanitize-recover=all $(SCOPE_CHECKS)
 CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
 CPU_OBJECTS = $(CPU_SOURCES:csrc/%.cpp=$(SANITIZED)/%.o)
 CASES := tests/data
@@ -101,7 +101,7 @@ sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/di
 	$(SANITIZED)/digest $(CASES) --check $(CASES)/golden.csv
 
 sanitize-all:
-	$(MAKE) --no-print-directory SANITIZED=build/sanitized-all SCOPES= sanitize
+	$(MAKE) --no-print-directory SANITIZED=build/sanitized-all SCOPE_CHECKS= sanitize
 
 # The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
 ARM_CXX := aarch64-linux-gnu-g++

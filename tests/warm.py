@@ -9,6 +9,7 @@ options) there is subprocess.
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import gc
 import importlib
@@ -87,18 +88,18 @@ def _start() -> subprocess.Popen[str]:
 
 
 def _stop() -> None:
-    """Ends the process, and what it has forked."""
+    """Kills the server and its forks."""
     if _server is not None and _server.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(_server.pid, signal.SIGKILL)
         _server.wait()
 
 
-# From here on: the process that has imported torch, and its forks.
+# What follows runs in the server, and in its forks.
 
 
 def _serve() -> dict[str, Any]:
-    """Forks for each request and answers with its exit code; returns the request in the fork."""
+    """Forks for each request and answers with the exit code. Returns, in each fork, its request."""
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -117,17 +118,15 @@ def _serve() -> dict[str, Any]:
     os._exit(0)
 
 
-def _be(request: dict[str, Any]) -> None:
-    """Does what Python would with the arguments; what they raise is raised."""
-    import torch
-
+def _execute(request: dict[str, Any]) -> None:
+    """Does what Python would with the arguments."""
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     if request["errors"]:
-        warnings.simplefilter("error", vars(__builtins__)[request["errors"]])
+        warnings.simplefilter("error", getattr(builtins, request["errors"]))
     kind, *rest = request["arguments"]
     sys.path[0] = "" if kind in ("-c", "-m") else str(Path(kind).parent)
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -148,9 +147,9 @@ def _be(request: dict[str, Any]) -> None:
 
 
 def _run(request: dict[str, Any]) -> int:
-    """Its exit code; what it raises is written as Python does."""
+    """Returns the exit code, having printed the traceback of an error."""
     try:
-        _be(request)
+        _execute(request)
     except SystemExit as error:
         if error.code is None or isinstance(error.code, int):
             return error.code or 0
@@ -163,7 +162,7 @@ def _run(request: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    import torch  # noqa: F401
+    import torch  # here alone: the tests import this module too
 
     gc.freeze()  # collections in forks would copy all of it
     code = _run(_serve())
