@@ -79,17 +79,21 @@ inline bool operator==(const Draw& a, const Draw& b) {
   return std::memcmp(&a, &b, sizeof a) == 0;  // tells zeros apart by their signs
 }
 
-inline Plan plan_of(const Draw& draw, int64_t dtype) {
+inline Dtype dtype_of(int64_t number) {
+  if (number < 0 || number >= kDtypes)
+    throw std::invalid_argument("there is no dtype " + std::to_string(number));
+  return static_cast<Dtype>(number);
+}
+
+inline Plan plan_of(const Draw& draw, int64_t number) {
   const bool words = draw.distribution == static_cast<int64_t>(Distribution::Words);
   if (draw.distribution < 0 || draw.distribution >= kDistributions)
     throw std::invalid_argument("there is no distribution " + std::to_string(draw.distribution));
-  if (dtype < 0 || dtype >= kDtypes)
-    throw std::invalid_argument("there is no dtype " + std::to_string(dtype));
-  if (words != is_integer(static_cast<Dtype>(dtype)))
+  const Dtype dtype = dtype_of(number);
+  if (words != is_integer(dtype))
     throw std::invalid_argument("distribution " + std::to_string(draw.distribution) +
-                                " does not fill dtype " + std::to_string(dtype));
-  return make_plan(static_cast<Distribution>(draw.distribution), static_cast<Dtype>(dtype),
-                   draw.parameters);
+                                " does not fill dtype " + std::to_string(number));
+  return make_plan(static_cast<Distribution>(draw.distribution), dtype, draw.parameters);
 }
 
 inline Draw read_draw(PyObject* object) {
@@ -167,15 +171,13 @@ inline OrthogonalJob read_orthogonal_job(int64_t dtype, pybind11::handle keys,
                                          pybind11::handle addresses, pybind11::handle sizes,
                                          pybind11::handle strides, pybind11::handle global_shape,
                                          pybind11::handle offset, double gain) {
-  if (dtype < 0 || dtype >= kDtypes)
-    throw std::invalid_argument("there is no dtype " + std::to_string(dtype));
   const Items key_column(keys.ptr(), "keys must be a list"),
       address_column(addresses.ptr(), "addresses must be a list");
   if (key_column.size() != address_column.size())
     throw std::invalid_argument("keys and addresses must be equally long");
-  OrthogonalJob job = make_orthogonal_job(
-      static_cast<Dtype>(dtype), read_integers(sizes.ptr()), read_integers(strides.ptr()),
-      read_integers(global_shape.ptr()), read_integers(offset.ptr()), gain);
+  OrthogonalJob job =
+      make_orthogonal_job(dtype_of(dtype), read_integers(sizes.ptr()), read_integers(strides.ptr()),
+                          read_integers(global_shape.ptr()), read_integers(offset.ptr()), gain);
   job.keys.reserve(key_column.size());
   job.data.reserve(key_column.size());
   for (size_t i = 0; i < key_column.size(); ++i) {
