@@ -31,6 +31,7 @@ from torchinit.functional import (
 )
 from torchinit.layer import init_
 from torchinit.models import recipes
+from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_, plan_model
 from torchinit.models.init_shard import init_shard_
 from torchinit.models.plan import Plan
@@ -65,6 +66,7 @@ __all__ = [
     "VarianceScaling",
     "__version__",
     "batch",
+    "build_model",
     "by",
     "calculate_gain",
     "cast_init_type",

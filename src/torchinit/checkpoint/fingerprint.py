@@ -21,7 +21,7 @@ from torchinit.checkpoint.layout import Layout
 from torchinit.errors import ArgumentError
 from torchinit.models.prepare import Prepared
 from torchinit.native import load
-from torchinit.rules.part import Function, Part
+from torchinit.rules.part import Computed, Function, Part
 from torchinit.streams.names import check_seed
 from torchinit.version import STREAM_VERSION, __version__
 
@@ -118,14 +118,11 @@ def _digest(data: Iterator[bytes] | Sequence[bytes]) -> str:
 
 
 def _laws(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]:
-    own = prepared.own
     for one in prepared.assignments:
         yield repr((one.named.name, one.draw, list(one.pads))).encode()
         for part in one.parts:
             yield _law(part, rules_source)
-        if own is not None and one.draw is None and not one.parts:
-            yield _bytes_of(own.values[one.named.name])
-    for named, value in own.buffers if own is not None else ():
+    for named, value in prepared.filled:
         yield named.name.encode()
         yield _bytes_of(value)
 
@@ -135,6 +132,8 @@ def _law(part: Part, rules_source: bytes | None) -> bytes:
     said: object = values
     if isinstance(values, Function):
         said = rules_source if rules_source is not None else _source_of(values.function)
+    elif isinstance(values, Computed):
+        said = _digest(list(values.describe()))
     elif isinstance(values, Tensor):
         said = _digest([_bytes_of(values)])
     return repr((part.region, type(values).__name__, said)).encode()

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchinit.checkpoint.fingerprint import fingerprint_of
 from torchinit.checkpoint.layout import Entry, Layout, checked_size, lay_out
@@ -62,10 +62,10 @@ def plan_checkpoint(
     """
     key_of_name = keys_of_names(seed)
     size = checked_size(shard_size)
-    source = read_source(config)
-    found = prepare(source.model, rules_for(rules, source), key_of_name, device=_CPU, dtype=dtype)
+    source = read_source(config, seed, has_rules=rules is not None)
+    found = prepare(source.model, rules_for(rules, source), seed, device=_CPU, dtype=dtype)
     parameters = sum(one.named.tensor.numel() for one in found.assignments)
-    values = _values(found, key_of_name, also_real=rules is None)
+    values = _values(found, key_of_name)
     entries = list(_entries(source.model, stored_tensors(source.model), values))
     layout = lay_out(entries, size, parameters)
     small = small_files(source, dtype)
@@ -81,19 +81,17 @@ def plan_checkpoint(
     return CheckpointPlan(parameters, layout, small, fingerprint, Plan(found.assignments))
 
 
-def _values(found: Prepared, key_of_name: KeyOfName, *, also_real: bool) -> dict[int, Values]:
+def _values(found: Prepared, key_of_name: KeyOfName) -> dict[int, Values]:
     """The values of all parameters and buffers, by their memory."""
-    computed: Mapping[str, Tensor] = found.own.values if found.own is not None else {}
     values: dict[int, Values] = {}
     for one in found.assignments:
-        make = partial(whole_of, one, _CPU, key_of_name, computed)
+        make = partial(whole_of, one, _CPU, key_of_name)
         values[storage_number(one.named.tensor)] = values_of(one, key_of_name, make)
     for named in found.buffers:
         if not named.tensor.is_meta:
             values[storage_number(named.tensor)] = Ready(named.tensor)
-    for named, after in found.own.buffers if found.own is not None else ():
-        if named.tensor.is_meta or also_real:
-            values[storage_number(named.tensor)] = Ready(after)
+    for named, after in found.filled:
+        values[storage_number(named.tensor)] = Ready(after)
     return values
 
 

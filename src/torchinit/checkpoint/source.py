@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from torchinit.errors import ArgumentError
+from torchinit.models.build_model import build_model
 
 Config: TypeAlias = "str | PathLike[str] | Callable[[], nn.Module]"
 Rules: TypeAlias = "Mapping[Any, Any] | Callable[[Any], Mapping[Any, Any]] | None"
@@ -36,12 +37,15 @@ class Source(NamedTuple):
     config: Any
 
 
-def read_source(config: Config) -> Source:
+def read_source(config: Config, seed: int, *, has_rules: bool) -> Source:
     """Builds the model on the meta device.
 
     Args:
         config: the path of a Transformers ``config.json``, or of a directory that has one; or a
-            function that gives a module whose parameters are on the meta device.
+            function that gives a module: one whose parameters are on the meta device, or, without
+            rules, one that its constructor initialises, as ``build_model`` takes it.
+        seed: of the values.
+        has_rules: whether there are rules.
 
     Raises:
         ArgumentError: for a file that is no config, one without ``architectures``, a class that
@@ -62,7 +66,7 @@ def read_source(config: Config) -> Source:
             f"config={config!r} must be the path of a config.json, or a function that gives a "
             f"module on the meta device, not {type(config).__name__}"
         )
-    model = config()
+    model = config() if has_rules else build_model(config, seed=seed, device="meta")
     if not isinstance(model, nn.Module):
         raise TypeError(f"config() gave a {type(model).__name__}, and no torch.nn.Module")
     _check_on_meta(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.placement.distributed import check_no_flat_piece, has_fsdp, is_dtensor, read_sharded
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region, draw_in
+from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, Region, draw_in
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
+from torchinit.rules.structured import FromModel
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
@@ -62,9 +63,21 @@ def assignment_of(
 
 
 def assign(
-    parameters: Sequence[Named], rules: Rules, dtype: torch.dtype | None, *, strict: bool
+    parameters: Sequence[Named],
+    rules: Rules,
+    dtype: torch.dtype | None,
+    *,
+    strict: bool,
+    own: Callable[..., list[Assignment]] | None = None,
 ) -> list[Assignment]:
     """Assigns every parameter what the first rule that matches it gives.
+
+    Args:
+        parameters: of the model.
+        rules: for them.
+        dtype: of those on the meta device; None is their own.
+        strict: whether a rule that matches none is an error.
+        own: assigns parameters what their model gives them, as ``Own.assign``.
 
     Raises:
         ArgumentError: parameters without a rule, rules without a parameter (unless not strict), a
@@ -80,6 +93,7 @@ def assign(
     unmatched: list[str] = []
     checked: set[tuple[int, torch.dtype]] = set()
     assignments: list[Assignment] = []
+    owns: dict[str, list[tuple[int, Named]]] = {}  # those of FromModel, and their places
     for named in parameters:
         name, tensor, _, _, owner, ties = named
         number = _agree(named, rules, used) if ties else find(name, owner)
@@ -87,6 +101,11 @@ def assign(
             unmatched.append(name)
             continue
         used.add(number)
+        scheme = chosen[number].scheme
+        if own is not None and isinstance(scheme, FromModel):
+            owns.setdefault(scheme.how, []).append((len(assignments), named))
+            assignments.append(None)  # type: ignore[arg-type]
+            continue
         dtype_ = tensor.dtype
         if dtype is not None and tensor.is_meta and dtype_.is_floating_point:
             dtype_ = dtype
@@ -107,6 +126,11 @@ def assign(
             f"{some(unmatched)}. Give them a rule, 'keep' to leave them alone, or end the rules "
             "with '**'"
         )
+    for how, places in owns.items():
+        assert own is not None
+        found = own([named for _, named in places], dtype, how)
+        for (place, _), assignment in zip(places, found, strict=True):
+            assignments[place] = assignment
     if strict and len(used) < len(chosen):
         check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
     _check_part_names(assignments)
@@ -141,7 +165,7 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
 
 
 def _is_random(values: Any) -> bool:
-    if isinstance(values, Kept | Call | torch.Tensor):
+    if isinstance(values, Kept | Call | Computed | torch.Tensor):
         return False
     return isinstance(values, Matrix | Function) or values[0] != CONSTANT
 

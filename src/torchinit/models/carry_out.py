@@ -41,7 +41,6 @@ def carry_out(
     assignments: Sequence[Assignment],
     device: torch.device,
     key_of_name: KeyOfName,
-    values: Mapping[str, Tensor],
 ) -> None:
     """Fills every parameter, and gives those on the meta device their memory.
 
@@ -51,27 +50,24 @@ def carry_out(
         assignments: of all parameters.
         device: where those on the meta device go.
         key_of_name: under the seed.
-        values: of parameters that are there already, by name.
     """
     before = open_batch.set(None)
     try:
-        _carry_out(assignments, device, key_of_name, values)
+        _carry_out(assignments, device, key_of_name)
     finally:
         open_batch.reset(before)
 
 
-def whole_of(
-    one: Assignment, device: torch.device, key_of_name: KeyOfName, values: Mapping[str, Tensor]
-) -> Tensor:
+def whole_of(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Tensor:
     """All of one parameter, filled as ``carry_out`` does, in new memory; the model is left alone.
 
     Args:
         one: of a plain parameter on the meta device.
-        device, key_of_name, values: as ``carry_out``.
+        device, key_of_name: as ``carry_out``.
     """
     before = open_batch.set(None)
     try:
-        ready = dict(values)
+        ready: dict[str, Tensor] = {}
         one = _run_callables(one, device, key_of_name, ready)
         (home,) = _allocate([one], device, ready)
         with torch.no_grad():
@@ -82,17 +78,14 @@ def whole_of(
 
 
 def _carry_out(
-    assignments: Sequence[Assignment],
-    device: torch.device,
-    key_of_name: KeyOfName,
-    values: Mapping[str, Tensor],
+    assignments: Sequence[Assignment], device: torch.device, key_of_name: KeyOfName
 ) -> None:
     plain: list[Assignment] = []  # on the meta device, and one draw is all they take
     others: list[Assignment] = []
     for one in assignments:
-        (plain if one[3] and one[0][0] not in values else others).append(one)
+        (plain if one[3] else others).append(one)
     _check_targets(others)
-    ready = dict(values)
+    ready: dict[str, Tensor] = {}
     others = [_run_callables(one, device, key_of_name, ready) for one in others]
     homes = _allocate(others, device, ready)
     with no_collection():

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from torchinit.models.assign import assign, check_kinds
+from torchinit.errors import ArgumentError
+from torchinit.models.build_model import build_model
 from torchinit.models.carry_out import carry_out
-from torchinit.models.materialise import attach_buffer, check_apart, shard_like
-from torchinit.models.own_init import OwnInit, assign_own, run_own_init
+from torchinit.models.materialise import attach_buffer, shard_like
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import check_model, prepare
+from torchinit.models.prepare import Only, prepare
 from torchinit.placement.distributed import local_memory
-from torchinit.rules.rules import Rules
-from torchinit.streams.canonical import Rename, gather
+from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.names import keys_of_names
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,6 +30,7 @@ def init_model_(
     dtype: torch.dtype | None = None,
     strict: bool = True,
     rename: Rename = None,
+    only: Only = None,
 ) -> Model:
     """Initialises a whole model in place, on the meta device or not.
 
@@ -40,23 +40,26 @@ def init_model_(
 
     Args:
         model: of any kind. Parameters on the meta device get memory; ties, ``requires_grad`` and
-            attributes are kept. Buffers on the meta device are filled by the model's own code
-            (``reset_parameters``, ``_init_weights``, ``init_weights``, ...).
+            attributes are kept. Buffers on the meta device get what the
+            model's own code gives them.
         rules: a mapping from patterns of names, or types of modules, to schemes; the first that
-            matches a parameter wins. None is the model's own initialisation, as far as methods of
-            its modules do it. See docs/models.md.
+            matches a parameter wins. None is what the model's constructor gives, where that is
+            known exactly: see docs/models.md.
         seed: as ``torch.manual_seed`` takes it.
         device: where what is on the meta device goes; None is torch's default device.
         dtype: of floating-point parameters on the meta device; None is their own.
         strict: whether a rule that matches no parameter is an error.
         rename: a mapping or function from canonical names to those that keys and rules are by, for
             models whose parts are called otherwise elsewhere.
+        only: names or globs of what is to be filled, such as a new head: nothing else is read or
+            written.
 
     Returns:
         model.
 
     Raises:
-        ArgumentError: for a parameter that no rule matches, or that would stay unfilled; a rule
+        ArgumentError: without rules, for a model whose constructor is not known; for a parameter
+            that no rule matches, or that would stay unfilled; a rule
             that matches none; a scheme that cannot fill a parameter; a callable that raises or
             writes nothing; a buffer that nobody fills. The model is then as it was.
         TypeError: for what is no model, rule, scheme or seed; for a parameter of a subclass or
@@ -70,19 +73,18 @@ def init_model_(
     >>> model.weight.shape
     torch.Size([4, 8])
     """
-    key_of_name = keys_of_names(seed)
     found = prepare(
-        model, rules, key_of_name, device=device, dtype=dtype, strict=strict, rename=rename
+        model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only
     )
-    own = found.own
-    carry_out(found.assignments, found.device, key_of_name, own.values if own else {})
-    if own is not None:
-        _put_buffers(own, also_real=rules is None)
+    carry_out(found.assignments, found.device, keys_of_names(seed))
+    for named, value in found.filled:
+        _put_buffer(named, value, found.device)
+    found.own.end()
     return model
 
 
 def plan_model(
-    model: nn.Module,
+    model: nn.Module | Callable[[], nn.Module],
     rules: Mapping[Any, Any] | None = None,
     *,
     strict: bool = True,
@@ -93,7 +95,8 @@ def plan_model(
     Nothing is written. Printed, it is a table.
 
     Args:
-        model, rules, strict, rename: as ``init_model_``.
+        model: or, without rules, a function that builds one: what ``build_model`` would do.
+        rules, strict, rename: as ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_`` does for the same, but for what only a callable
@@ -104,26 +107,20 @@ def plan_model(
     >>> [(row.name, row.rule, row.fans) for row in plan]
     [('weight', '**', (8, 4)), ('bias', '**', None)]
     """
-    check_model(model)
-    parameters, buffers = gather(model, rename)
-    check_kinds(parameters)
-    check_apart(parameters)
-    if rules is not None:
-        return Plan(assign(parameters, Rules(rules), None, strict=strict))
-    own = run_own_init(
-        model, parameters, buffers, torch.device("cpu"), keys_of_names(0), only_buffers=True
-    )
-    return Plan(assign_own(parameters, own, None))
+    if not isinstance(model, nn.Module) and callable(model):
+        if rules is not None:
+            raise ArgumentError(
+                "a function that builds a model has no rules: they are for a model that is there"
+            )
+        model = build_model(model, seed=0, device="meta", rename=rename)
+    return Plan(prepare(model, rules, 0, device="cpu", strict=strict, rename=rename).assignments)
 
 
-def _put_buffers(own: OwnInit, *, also_real: bool) -> None:
-    """Buffers that were on the meta device, and those that the model's own code has set again."""
-    for old, new in own.buffers:
-        before = old.tensor
-        if before.is_meta:
-            attach_buffer(old, new)
-        elif also_real and (new.shape, new.dtype) == (before.shape, before.dtype):
-            with torch.no_grad():
-                local_memory(before).copy_(local_memory(shard_like(new, before, before.device)))
-        elif also_real:
-            attach_buffer(old, new)
+def _put_buffer(named: Named, value: Tensor, device: torch.device) -> None:
+    """Gives a buffer other values, in its own memory where it has that."""
+    before: Tensor = named.tensor
+    if before.is_meta:
+        attach_buffer(named, value.to(device, before.dtype, copy=True))
+        return
+    with torch.no_grad():
+        local_memory(before).copy_(local_memory(shard_like(value, before, before.device)))

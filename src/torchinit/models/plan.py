@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from torchinit.models.assign import Assignment
-from torchinit.rules.part import Function, Kept, Matrix, Part, Values, draw_in
+from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, Values, draw_in
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import DISTRIBUTIONS, draw_in_words, law_of
 from torchinit.schemes.fans import calculate_fans
@@ -122,6 +122,8 @@ def values_in_words(values: Values | None) -> str:
         return values.name.rstrip("_")
     if isinstance(values, Function):
         return getattr(values.function, "__qualname__", None) or repr(values.function)
+    if isinstance(values, Computed):
+        return "computed"
     if isinstance(values, torch.Tensor):
         return "computed values"
     return draw_in_words(values)

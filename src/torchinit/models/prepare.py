@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import Assignment, assign, check_kinds
+from torchinit.models.assign import Assignment, assign, check_kinds, some
 from torchinit.models.collection import no_collection
-from torchinit.models.keyed import KeyOfName
 from torchinit.models.materialise import check_apart, target_device
-from torchinit.models.own_init import OwnInit, assign_own, check_buffers, run_own_init
+from torchinit.models.own import Own
 from torchinit.models.ties import check_joined, share_pads, warn_of_broken_ties
 from torchinit.placement.distributed import reshard_all
+from torchinit.rules.pattern import translate
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename, gather
+
+# Names or globs of the tensors that are to be filled; None is all.
+Only: TypeAlias = "str | Sequence[str] | None"
 
 
 class Prepared(NamedTuple):
@@ -26,69 +30,102 @@ class Prepared(NamedTuple):
     Attributes:
         assignments: of all parameters, in the model's order.
         buffers: all of the model's.
-        own: what its own initialisation came to, if that was run.
+        filled: buffers that are to have other values, and these.
+        own: what knows its own initialisation, if that was asked for.
         device: where what is on the meta device goes.
     """
 
     assignments: Sequence[Assignment]
     buffers: Sequence[Named]
-    own: OwnInit | None
+    filled: Sequence[tuple[Named, Tensor]]
+    own: Own
     device: torch.device
 
 
 def prepare(
     model: nn.Module,
     rules: Mapping[Any, Any] | None,
-    key_of_name: KeyOfName,
+    seed: int,
     *,
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | None = None,
     strict: bool = True,
     rename: Rename = None,
+    only: Only = None,
 ) -> Prepared:
     """Finds out what ``init_model_`` is to do, and that nothing is wrong with it.
 
     Args:
-        model, rules, device, dtype, strict, rename: as ``init_model_``.
-        key_of_name: under the seed.
+        model, rules, seed, device, dtype, strict, rename, only: as ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
     """
     check_model(model)
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype={dtype!r} must be a torch.dtype, not {type(dtype).__name__}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ArgumentError(f"dtype={dtype} must be a floating-point one")
+    check_dtype(dtype)
     warn_of_broken_ties(model, rename)
     reshard_all(model)
     assignments: list[Assignment] = []
     with no_collection():
         parameters, buffers = gather(model, rename)
+        own = Own(model, parameters, buffers, seed, rename)
+        if only is not None:
+            parameters, buffers = chosen(parameters, buffers, only)
         check_kinds(parameters)
         check_apart(parameters)
-        if rules is not None:
-            assignments = assign(parameters, Rules(rules), dtype, strict=strict)
-    there = torch.device("cpu")
-    if _any_meta(parameters, buffers):
-        there = target_device(device, parameters)
-    own: OwnInit | None = None
-    if rules is None:
-        own = run_own_init(model, parameters, buffers, there, key_of_name, dtype=dtype)
-        assignments = assign_own(parameters, own, dtype)
-    elif any(named.tensor.is_meta for named in buffers):
-        own = run_own_init(model, parameters, buffers, there, key_of_name, only_buffers=True)
-    if own is not None:
-        check_buffers(buffers, own)
+        there = torch.device("cpu")
+        if any(named.tensor.is_meta for named in (*parameters, *buffers)):
+            there = target_device(device, parameters)
+        if rules is None:
+            assignments = own.assign(parameters, dtype)
+            filled = own.fill_buffers(buffers)
+        else:
+            strict = strict and only is None
+            assignments = assign(parameters, Rules(rules), dtype, strict=strict, own=own.assign)
+            filled = own.fill_buffers([named for named in buffers if named.tensor.is_meta])
     check_joined(assignments)
-    return Prepared(share_pads(assignments), buffers, own, there)
+    return Prepared(share_pads(assignments), buffers, filled, own, there)
+
+
+def chosen(
+    parameters: Sequence[Named], buffers: Sequence[Named], only: Only
+) -> tuple[list[Named], list[Named]]:
+    """The tensors that names or globs match.
+
+    Raises:
+        TypeError: for what are no strings.
+        ArgumentError: for one that matches nothing.
+    """
+    globs = [only] if isinstance(only, str) else list(only or ())
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise TypeError(f"only={only!r} must be names or globs, not {type(glob).__name__}")
+    found: tuple[list[Named], list[Named]] = [], []
+    unused = set(globs)
+    for group, kept in zip((parameters, buffers), found, strict=True):
+        for named in group:
+            matching = {
+                glob for glob in globs
+                if any(re.fullmatch(translate(glob), slot.name, re.DOTALL) for slot in named.slots)
+            }  # fmt: skip
+            unused -= matching
+            if matching:
+                kept.append(named)
+    if unused or not globs:
+        names = some(sorted(unused)) if unused else repr(only)
+        raise ArgumentError(f"only: {names} matches no parameter or buffer of the model")
+    return found
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises TypeError or ArgumentError for what is no dtype of floating-point parameters."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype={dtype!r} must be a torch.dtype, not {type(dtype).__name__}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ArgumentError(f"dtype={dtype} must be a floating-point one")
 
 
 def check_model(model: object) -> None:
     """Raises TypeError for what is no model."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-
-
-def _any_meta(*groups: Iterable[Named]) -> bool:
-    return any(named.tensor.is_meta for group in groups for named in group)

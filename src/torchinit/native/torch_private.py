@@ -62,7 +62,17 @@ make_parameter: Callable[[type, Any, bool], Any] = _find(
 storage_number: Callable[[Any], int] = _find(
     "torch", "_C._storage_id", lambda tensor: tensor.untyped_storage()._cdata
 )
+# How many have a tensor's storage: see storage_users.
+_use_count: Callable[[int], int] = _find("torch", "_C._storage_Use_Count", lambda _: 1 << 30)
 FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
+
+
+def storage_users(tensor: Any) -> int:
+    """How many tensors show a tensor's storage; more than there are where torch does not say."""
+    probe = torch.empty(0)
+    probe.untyped_storage()  # whose object in Python counts as one more
+    tensor.untyped_storage()
+    return _use_count(storage_number(tensor)) - _use_count(storage_number(probe)) + 1
 
 
 def _level_unknown() -> int:

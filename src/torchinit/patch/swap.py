@@ -23,7 +23,7 @@ from torchinit.native.torch_private import (
     teach_jit,
     unteach_jit,
 )
-from torchinit.patch import factories, functions, methods
+from torchinit.patch import factories, functions, looks, methods
 from torchinit.patch.frames import Frame, Handler, Made, current, handlers
 
 __all__ = ["Frame", "Handler", "Made", "current", "intercept"]
@@ -137,6 +137,7 @@ class _Hooks:
             self._exchanges = functions.exchanges()
         self._attributes = [
             *(_Attribute(torch.Tensor, name, methods.hook) for name in _METHODS),
+            *(_Attribute(torch.Tensor, name, looks.hook) for name in looks.NAMES),
             *(_Attribute(torch, name, factories.hook) for name in _FACTORIES),
             *(
                 _Attribute(sys.modules[owner], name, _passing)

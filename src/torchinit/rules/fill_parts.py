@@ -13,7 +13,7 @@ from torchinit.fill.route import obstacle
 from torchinit.placement.box import cut_out
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.here import Fill, fill_sharded_part
-from torchinit.rules.part import Function, Kept, Matrix, Part, draw_in
+from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, draw_in
 from torchinit.rules.whole import fill_whole
 from torchinit.schemes.calls import Call
 from torchinit.streams.keys import Stream, draw_key_number
@@ -34,7 +34,7 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     wholes: dict[str, Tensor] = {}
     for (tensor, part), stream in zip(parts, streams, strict=True):
         region, values = part
-        if isinstance(values, Matrix | Call | Function | Tensor):
+        if isinstance(values, Matrix | Call | Function | Computed | Tensor):
             others.append((tensor, part, stream))
         elif is_dtensor(tensor):
             elementwise += fill_sharded_part(tensor, part, stream, wholes)

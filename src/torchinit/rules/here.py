@@ -13,7 +13,7 @@ from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded
 from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region, Values, draw_in
+from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, Region, Values, draw_in
 from torchinit.rules.whole import fill_whole
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw
@@ -82,7 +82,10 @@ def fill_here(
             copy_fragments(whole.reshape(cut.shape), fragments_of(sharded, cut))
         return []
     fragments = fragments_of(sharded, cut)
-    if isinstance(values, Matrix):
+    if isinstance(values, Computed):
+        for view, box in fragments:
+            values.make_box(box.offset, view.detach())
+    elif isinstance(values, Matrix):
         for view, box in fragments:
             fill_orthogonal(view, values.gain, key, box)
     elif isinstance(values, Call):
@@ -107,4 +110,6 @@ def _is_sparse(values: Values) -> bool:
 
 def _is_made_whole(values: Values) -> bool:
     """Whether values cannot be made for a part alone."""
+    if isinstance(values, Computed):
+        return not values.in_boxes
     return isinstance(values, Function | Tensor) or _is_sparse(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
 from torch import Tensor
@@ -70,13 +70,36 @@ class Function(NamedTuple):
     function: Callable[[Tensor], object]
 
 
+class Computed:
+    """Values that follow from a computation.
+
+    Attributes:
+        in_boxes: whether any part of them can be made alone.
+    """
+
+    in_boxes = False
+
+    def make(self) -> Tensor:
+        """All of them, on the CPU."""
+        raise NotImplementedError
+
+    def make_box(self, offset: Sequence[int], into: Tensor) -> None:
+        """Writes those from an index on, if they can be made in boxes."""
+        raise NotImplementedError
+
+    def describe(self) -> Iterator[bytes]:
+        """What decides them, for two computations to be told apart by."""
+        raise NotImplementedError
+
+
 class Kept(NamedTuple):
     """What is there stays."""
 
 
 # Values drawn one by one; a matrix; a function of torch.nn.init that is torch's everywhere (eye_,
-# dirac_, sparse_); any other callable; values that are there already; nothing.
-Values: TypeAlias = Draw | Matrix | Call | Function | Tensor | Kept
+# dirac_, sparse_); any other callable; values that follow from a computation, or that are there
+# already; nothing.
+Values: TypeAlias = Draw | Matrix | Call | Function | Computed | Tensor | Kept
 
 
 def draw_in(values: Values) -> Draw | None:

@@ -12,13 +12,13 @@ from torchinit import functional
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.rules.elementwise import Called
 from torchinit.rules.scheme import Scheme
-from torchinit.rules.structured import ByFunction, Custom, Keep, Orthogonal
+from torchinit.rules.structured import ByFunction, Custom, FromModel, Keep, Orthogonal
 from torchinit.schemes.calls import FUNCTIONS, Call, read_call
 
 # What a string stands for: the function of torch.nn.init without arguments, or of init_'s gains.
 _STRINGS = (
     "zeros", "ones", "dirac", "xavier_uniform", "xavier_normal", "kaiming_uniform",
-    "kaiming_normal", "orthogonal", "keep",
+    "kaiming_normal", "orthogonal", "keep", "own", "reset_parameters",
 )  # fmt: skip
 _NEED_NUMBERS = {
     "normal": "Normal(std=...)",
@@ -76,6 +76,8 @@ def _named(name: str) -> Scheme:
     plain = name.rstrip("_")
     if plain == "keep":
         return Keep()
+    if plain in ("own", "reset_parameters"):
+        return FromModel(plain)
     if plain in _STRINGS:
         return _of_call(read_call(f"{plain}_"))
     if plain in _NEED_NUMBERS:

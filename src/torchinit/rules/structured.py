@@ -127,3 +127,23 @@ class Keep(Scheme):
 
     def __repr__(self) -> str:
         return "keep"
+
+
+@dataclass(frozen=True)
+class FromModel(Scheme):
+    """What a model gives a parameter: its constructor, or the reset_parameters of its module."""
+
+    how: str
+
+    def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
+        """None that could be said without the model.
+
+        Raises:
+            ArgumentError: always; ``init_model_`` does not ask.
+        """
+        raise ArgumentError(
+            f"{self.how!r} is what a model gives a parameter: it stands as a rule of init_model_"
+        )
+
+    def __repr__(self) -> str:
+        return self.how

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchinit import functional
 from torchinit.fill.fill import fill
 from torchinit.orthogonal.orthogonal import fill_orthogonal
-from torchinit.rules.part import Function, Matrix
+from torchinit.rules.part import Computed, Function, Matrix
 from torchinit.schemes.calls import Call
 from torchinit.streams.keys import Stream
 
@@ -30,6 +30,9 @@ def fill_whole(view: Tensor, values: Any, stream: Stream) -> None:
             view.copy_(values)
     elif isinstance(values, Function):
         values.function(view)
+    elif isinstance(values, Computed):
+        with torch.no_grad():
+            view.copy_(values.make())
     else:
         fill(values, view, stream)
 

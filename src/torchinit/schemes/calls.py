@@ -14,6 +14,7 @@ from torch.nn import init as torch_init
 
 from torchinit.schemes import schemes
 from torchinit.schemes.distributions import (
+    DISTRIBUTIONS,
     Draw,
     as_float,
     constant_draw,
@@ -53,6 +54,15 @@ def read_call(name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | N
     arguments.pop("tensor")
     arguments.pop("generator", None)
     return Call(name, arguments)
+
+
+def call_by_position(name: str, values: Sequence[Any]) -> Call | None:
+    """A call with the parameters of a distribution, or of an orthogonal matrix, in their order."""
+    names = {f"{row.name}_": row.parameters for row in DISTRIBUTIONS.values()}
+    names["orthogonal_"] = ("gain",)
+    if name not in FUNCTIONS or len(names.get(name, ())) != len(values):
+        return None
+    return Call(name, dict(zip(names[name], values, strict=True)))
 
 
 def draw_of(call: Call, shape: Shape) -> Draw | None:

@@ -205,6 +205,11 @@ def _unwrap(model: nn.Module, see: Callable[[nn.Module], None]) -> nn.Module:
     return model
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model within the wrappers of a root."""
+    return _unwrap(model, lambda _: None)
+
+
 def _wrapped(module: nn.Module) -> nn.Module | None:
     for name in _WRAPPERS:
         if name in module._modules:

@@ -1,0 +1,251 @@
+"""``build_model``: the model that a constructor makes, filled by name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+from torch.utils._python_dispatch import _disable_current_modes
+
+from torchinit.errors import ArgumentError
+from torchinit.fill.batch import open_batch
+from torchinit.fill.fill import fill, fill_fresh
+from torchinit.fill.route import PLAIN_TYPES, obstacle
+from torchinit.models.collection import no_collection
+from torchinit.models.materialise import put_parameter
+from torchinit.models.prepare import check_dtype
+from torchinit.native.torch_private import make_parameter, storage_users, unseen
+from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
+from torchinit.streams.canonical import Named, Rename
+from torchinit.streams.names import keys_of_names
+from torchinit.tape.play import do_fill
+from torchinit.tape.program import Program, remember
+from torchinit.tape.programs import programs_of
+from torchinit.tape.recorder import write_into
+from torchinit.tape.run import Recorded, record
+from torchinit.tape.tape import Cell
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_SHOWN = 5
+
+
+def build_model(
+    build: Callable[[], Model],
+    *,
+    seed: int,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    rename: Rename = None,
+) -> Model:
+    """The model that ``build()`` makes, with random values that follow from the seed and names.
+
+    The constructor runs as it is, but what it draws is only written down, with all that follows
+    from it; parameters are filled when it is through, each by the key of its name (docs/streams.md,
+    section 7). Laws, constants, ties, buffers, hooks, flags: all is what ``build()`` gives. Adding,
+    removing or reordering layers changes no other parameter. Code that reads values that it has
+    drawn (``weight.norm().item()``) is run twice.
+
+    Args:
+        build: a function of no arguments, such as ``lambda: Net(config)``.
+        seed: as ``torch.manual_seed`` takes it. torch's default generator, NumPy's and Python's are
+            seeded by it inside, and put back. Draws from a generator of the code's own, and after
+            it has called ``torch.manual_seed``, are torch's: a warning names them.
+        device: where the model goes; None is torch's default device. On ``"meta"`` nothing is
+            filled: the model remembers how, and ``init_model_`` fills it, also in shards.
+        dtype: of its floating-point parameters; None is their own. Buffers keep theirs.
+        rename: of canonical names, as in ``init_model_``.
+
+    Returns:
+        What ``build()`` returned.
+
+    Raises:
+        TypeError: for what is no function, or gives no module.
+        ArgumentError: for draws that can have no name, and for memory that was read or written
+            past torch while it waited to be filled.
+
+    >>> import torch, torchinit
+    >>> model = torchinit.build_model(lambda: torch.nn.Linear(3, 4), seed=0)
+    >>> again = torchinit.build_model(lambda: torch.nn.Linear(3, 4), seed=0)
+    >>> torch.equal(model.weight, again.weight)
+    True
+    """
+    check_dtype(dtype)
+    keys_of_names(seed)
+    where = torch.get_default_device() if device is None else torch.device(device)
+    if where.type == "cpu" and device is None:
+        where = None  # type: ignore[assignment]
+    before = open_batch.set(None)
+    try:
+        with no_collection():
+            recorded = record(build, seed, rename)
+            with torch.no_grad(), _disable_current_modes(), unseen():
+                programs = programs_of(recorded)
+                _finish(recorded, programs, where, dtype)
+    finally:
+        open_batch.reset(before)
+    _warn_of_torchs(programs, seed)
+    return recorded.model  # type: ignore[return-value]
+
+
+def _warn_of_torchs(programs: dict[str, Program], seed: int) -> None:
+    names = [name for name, program in programs.items() if program.is_torchs]
+    if names:
+        shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
+        warnings.warn(
+            f"torch drew {len(names)} tensors, from a generator or seed of the code's own: "
+            f"seed={seed} has no effect on {shown}",
+            stacklevel=3,
+        )
+
+
+def _finish(
+    recorded: Recorded,
+    programs: dict[str, Program],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """Fills a model's tensors where they are to lie, or takes them to the meta device."""
+    finish = _Finish(recorded, programs, device)
+    for named in recorded.parameters:
+        final = named.tensor.dtype
+        if dtype is not None and final.is_floating_point:
+            final = dtype
+        finish.take(named, final)
+    for named in recorded.buffers:
+        finish.take(named, named.tensor.dtype)
+    finish.end()
+
+
+class _Finish:
+    def __init__(
+        self,
+        recorded: Recorded,
+        programs: dict[str, Program],
+        device: torch.device | None,
+    ) -> None:
+        self._tape = recorded.recorder.tape
+        self._programs = programs
+        self._names = [name.text if name else "" for name in recorded.naming.names]
+        self._key_of_name = keys_of_names(recorded.seed)
+        self._device = device
+        self._is_meta = device is not None and device.type == "meta"
+        self._homes: dict[Cell, int] = {}
+        for named in (*recorded.parameters, *recorded.buffers):
+            if type(named.tensor) in PLAIN_TYPES and (cell := self._tape.find(named.tensor)):
+                self._homes[cell] = self._homes.get(cell, 0) + 1
+        # Fills that are done together: draws, tensors, keys.
+        self._draws: list[Draw] = []
+        self._tensors: list[Tensor] = []
+        self._keys: list[int] = []
+
+    def _key(self, number: int) -> int:
+        return self._key_of_name(self._names[number])
+
+    def take(self, named: Named, dtype: torch.dtype) -> None:
+        """One tensor of the model."""
+        tensor: Tensor = named.tensor
+        program = self._programs.get(named.name)
+        if program is None:  # of a subclass, or on the meta device already
+            if self._is_meta and not tensor.is_meta:
+                raise ArgumentError(
+                    f"{named.name!r} is a {type(tensor).__name__}, whose values cannot be "
+                    "remembered: build the model on a device"
+                )
+            return
+        for slot in named.slots:
+            remember(slot.module, slot.attribute, program)
+        cell = self._tape.find(tensor)
+        if self._is_meta:
+            if cell is not None:
+                cell.is_pending = False
+            _to_meta(named, dtype)
+            return
+        device = tensor.device if self._device is None else self._device
+        if cell is not None and cell.is_pending:
+            self._fill(tensor, program, cell, device, dtype)
+        elif (tensor.device, tensor.dtype) != (device, dtype):
+            tensor.data = tensor.data.to(device, dtype)
+        program.give_up(tensor)
+
+    def _fill(
+        self, tensor: Tensor, program: Program, cell: Cell, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        stays = (tensor.device, tensor.dtype) == (device, dtype)
+        is_alone = self._homes[cell] == 1
+        if stays and is_alone and cell.watched == "mapped" and storage_users(tensor) <= 1:
+            stays = False  # memory of torch's own, which may be resized
+        if not stays and is_alone and (program.draw() or program.fills()):
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
+            if self._add(new, program) or self._fill_parts(new, program):
+                tensor.data = new
+                cell.is_pending = False
+                return
+        if stays and is_alone and (self._add(tensor, program) or self._fill_parts(tensor, program)):
+            cell.is_pending = False
+            return
+        write_into(self._tape, [cell], self._key)
+        if (tensor.device, tensor.dtype) != (device, dtype):
+            tensor.data = tensor.data.to(device, dtype)
+
+    def _add(self, tensor: Tensor, program: Program) -> bool:
+        """Has a tensor filled with others, if one draw is all it takes."""
+        found = program.draw()
+        if found is None:
+            return False
+        (kind, *parameters), number = found
+        law = constant_draw(float(parameters[0])) if kind == CONSTANT else found[0]
+        self._draws.append(law)
+        self._tensors.append(tensor)
+        self._keys.append(0 if number is None else self._key(number))
+        return True
+
+    def _fill_parts(self, tensor: Tensor, program: Program) -> bool:
+        fills = program.fills()
+        if fills is None:
+            return False
+        assert program.ref is not None
+        for one in fills:
+            ref = one.writes[0]
+            view = tensor.as_strided(
+                ref.size, ref.stride, tensor.storage_offset() + ref.offset - program.ref.offset
+            )
+            do_fill(one, view, self._key)
+        return True
+
+    def end(self) -> None:
+        """Fills what is left: what is filled together, and what lives without a name."""
+        if self._tensors:
+            alike = {
+                (one.device, one.is_contiguous(), bool(obstacle(one))) for one in self._tensors
+            }
+            together = len(alike) == 1 and alike.pop()[1:] == (True, False)
+            if not (together and fill_fresh(self._draws, self._tensors, self._keys)):
+                for law, tensor, key in zip(self._draws, self._tensors, self._keys, strict=True):
+                    fill(law, tensor, key)
+        others = [
+            cell for cell in self._tape.cells.values() if cell.is_pending and cell.is_alive
+        ]  # fmt: skip
+        for cell in others:
+            write_into(self._tape, [cell], self._key)
+
+
+def _to_meta(named: Named, dtype: torch.dtype) -> None:
+    """Replaces a tensor by one without memory, wherever it is registered."""
+    old: Any = named.tensor
+    meta = torch.empty_strided(old.shape, old.stride(), dtype=dtype, device="meta")
+    if isinstance(old, Parameter):
+        new = make_parameter(type(old), meta, old.requires_grad)
+        new.__dict__.update(old.__dict__)
+        for slot in named.slots:
+            put_parameter(slot, new)
+        return
+    if isinstance(old, nn.Buffer):
+        meta = nn.Buffer(meta, persistent=old.persistent)
+    meta.__dict__.update(old.__dict__)
+    for slot in named.slots:
+        slot.module._buffers[slot.attribute] = meta

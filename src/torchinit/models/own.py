@@ -1,0 +1,489 @@
+"""What a model gets without rules: what its constructor gave it. Known exactly, or refused.
+
+Four ways lead to it, each with its own condition: what ``build_model`` has remembered; of a model
+of Transformers its class and config; torchtitan's ``init_states`` and ``init_weights``; and modules
+that are all torch's own, whose ``reset_parameters`` are their constructors' last step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import _disable_current_modes
+
+from torchinit.errors import ArgumentError
+from torchinit.models.assign import Assignment, assignment_of, some
+from torchinit.models.materialise import put_parameter
+from torchinit.native.torch_private import unseen
+from torchinit.placement.distributed import is_dtensor
+from torchinit.rules.part import Computed, Kept, Part, Region
+from torchinit.streams.canonical import Named, Rename, gather, places_of, unwrapped
+from torchinit.streams.names import keys_of_names
+from torchinit.tape.program import Keys, Program, recall, remember
+from torchinit.tape.programs import programs_of
+from torchinit.tape.run import record
+
+_RESETS = ("reset_parameters", "_reset_parameters")
+# What fills buffers that are on the meta device, by torch's, timm's and torchtitan's custom.
+_FILL_BUFFERS = (*_RESETS, "init_non_persistent_buffers", "_init_self_buffers")
+# What Transformers marks modules and parameters by that are initialised.
+_HF_FLAG = "_is_hf_initialized"
+# Their layers are copies of one, equal after the constructor: a reset would tell them apart.
+_COPIES = (nn.TransformerEncoder, nn.TransformerDecoder)
+
+
+class _Known(NamedTuple):
+    """How one tensor comes about.
+
+    Attributes:
+        program: of its values.
+        keys: of their draws.
+        by: in words, who says so.
+    """
+
+    program: Program
+    keys: Keys
+    by: str
+
+
+class Values(Computed):
+    """The values of a program, by the keys of a model's names."""
+
+    def __init__(self, known: _Known, name: str) -> None:
+        self._program, self._keys, self._name = known.program, known.keys, name
+        self.in_boxes = self._program.can_box()
+
+    def make(self) -> Tensor:
+        """All of them, on the CPU."""
+        with _alone():
+            return self._program.make(self._keys.of(self._program, self._name))
+
+    def make_box(self, offset: Sequence[int], into: Tensor) -> None:
+        """Those from an index on."""
+        with _alone():
+            key_of_draw = self._keys.of(self._program, self._name)
+            self._program.make_box(key_of_draw, offset, into)
+
+    def describe(self) -> Iterator[bytes]:
+        """What decides the values."""
+        names = self._keys
+        yield from self._program.describe(
+            lambda number: names.name_of(self._program, number, self._name)
+        )
+
+
+class Own:
+    """Finds out what a model's own initialisation gives; the model is left as it is.
+
+    Args:
+        model: of any kind.
+        parameters, buffers: all of its own, with their names.
+        seed: of the keys.
+        rename: of canonical names.
+    """
+
+    def __init__(
+        self, model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named],
+        seed: int, rename: Rename,
+    ) -> None:  # fmt: skip
+        self._model, self._rename = model, rename
+        self._parameters, self._buffers = parameters, buffers
+        self._seed, self._key_of_name = seed, keys_of_names(seed)
+        self._used: list[tuple[Named, Program]] = []
+        self._why: dict[str, str] = {}
+
+    def assign(
+        self, wanted: Sequence[Named], dtype: torch.dtype | None, how: str = "own"
+    ) -> list[Assignment]:
+        """What parameters get.
+
+        Args:
+            wanted: parameters.
+            dtype: of those on the meta device that are of floating point; None is their own.
+            how: ``own``, or ``reset_parameters`` of the modules that they belong to.
+
+        Raises:
+            ArgumentError: for parameters of which that is not known exactly.
+        """
+        found = self._known if how == "own" else self._by_resets(wanted)
+        left = [named for named in wanted if id(named.tensor) not in found]
+        if left:
+            raise ArgumentError(self._refusal(left, len(wanted), how))
+        return [self._assign(named, found[id(named.tensor)], dtype) for named in wanted]
+
+    def fill_buffers(self, wanted: Sequence[Named]) -> list[tuple[Named, Tensor]]:
+        """Buffers, and the values that they get; without those that keep what they have.
+
+        Raises:
+            ArgumentError: for buffers on the meta device of whose values nothing is known.
+        """
+        if not wanted:
+            return []
+        found = self._known
+        others = [one for one in wanted if one.tensor.is_meta and id(one.tensor) not in found]
+        if others:
+            found = {**found, **self._by_methods(others)}
+        filled = []
+        for named in wanted:
+            known = found.get(id(named.tensor))
+            if known is not None and not known.program.is_unfilled:
+                if not known.program.holds(named.tensor):
+                    self._check(named, known, "buffer")
+                    filled.append((named, Values(known, named.name).make()))
+                    self._used.append((named, known.program))
+            elif named.tensor.is_meta:
+                left = [
+                    one.name for one in wanted if one.tensor.is_meta and id(one.tensor) not in found
+                ]
+                raise ArgumentError(
+                    f"{max(len(left), 1)} buffers on the meta device have no values that anybody "
+                    f"knows: {some(left or [named.name])}{self._reason()}. Build the model by "
+                    "torchinit.build_model, or give them memory and values before"
+                )
+        return filled
+
+    def end(self) -> None:
+        """After all has been filled: modules remember how, and large constants are given up."""
+        for named, program in self._used:
+            for slot in named.slots:
+                remember(slot.module, slot.attribute, program)
+            now = getattr(named.module, named.attribute)
+            if not now.is_meta:
+                program.give_up(now)
+
+    # What is known.
+
+    @functools.cached_property
+    def _known(self) -> dict[int, _Known]:
+        found = self._remembered()
+        if all(id(named.tensor) in found for named in self._parameters):
+            return found
+        root = unwrapped(self._model)
+        if is_transformers_model(root):
+            return {**self._by_constructor(root), **found}
+        if (call := _torchtitans(root)) is not None:
+            by = f"{type(root).__name__}.{call.__name__}()"
+            return {**self._replayed([call], by), **found}
+        why = _why_not_torchs(root)
+        if not why:
+            modules = [module for _, module in reversed(places_of(root))]
+            calls = [call for module in modules for call in _resets_of(module)]
+            return {**self._replayed(calls, "reset_parameters()", exactly=True), **found}
+        if found:
+            self._why[""] = "they were not in the model when it was built"
+        else:
+            self._why[""] = why
+        return found
+
+    def _remembered(self) -> dict[int, _Known]:
+        programs: list[tuple[Named, Program]] = []
+        names: dict[Program, list[str]] = {}
+        for named in (*self._parameters, *self._buffers):
+            for slot in named.slots:
+                program = recall(slot.module, slot.attribute)
+                if program is not None and program.shape == tuple(named.tensor.shape):
+                    programs.append((named, program))
+                    names.setdefault(program, []).extend(one.name for one in named.slots)
+                    break
+        keys = Keys(names, self._key_of_name, self._seed)
+        return {id(named.tensor): _Known(program, keys, "as built") for named, program in programs}
+
+    def _by_constructor(self, root: Any) -> dict[int, _Known]:
+        """What a Transformers model's class makes of its config."""
+        kind = _own_class(root)
+        by = f"{kind.__name__}(config)"
+        config = copy.deepcopy(root.config)
+        try:
+            recorded = record(lambda: kind(config), self._seed, self._rename)
+        except Exception as error:
+            self._why[""] = f"{by} raised {type(error).__name__}: {error}"
+            return {}
+        with _alone():
+            programs = programs_of(recorded)
+        built: dict[str, tuple[Named, Program]] = {}
+        for named in (*recorded.parameters, *recorded.buffers):
+            for slot in named.slots:
+                if named.name in programs:
+                    built[slot.name] = named, programs[named.name]
+        return self._matching(built, by)
+
+    def _matching(self, built: dict[str, tuple[Named, Program]], by: str) -> dict[int, _Known]:
+        """The programs of what a constructor has made, for tensors of the same names and shapes."""
+        names = {program: program.names for _, program in built.values()}
+        keys = Keys(names, self._key_of_name, self._seed)
+        found = {}
+        for named in (*self._parameters, *self._buffers):
+            theirs = {slot.name: built.get(slot.name) for slot in named.slots}
+            others = {id(one[1]) for one in theirs.values() if one is not None}
+            first = theirs.get(named.name) or next(iter(theirs.values()))
+            if None in theirs.values() or first is None:
+                self._why[named.name] = f"{by} makes no such tensor"
+            elif len(others) > 1:
+                self._why[named.name] = f"{by} does not tie its names"
+            elif tuple(first[0].tensor.shape) != tuple(named.tensor.shape):
+                self._why[named.name] = f"{by} makes it of shape {tuple(first[0].tensor.shape)}"
+            else:
+                found[id(named.tensor)] = _Known(first[1], keys, by)
+        return found
+
+    def _by_resets(self, wanted: Sequence[Named]) -> dict[int, _Known]:
+        """What the modules that parameters belong to do by their resets."""
+        modules = {id(slot.owner): slot.owner for named in wanted for slot in named.slots}
+        calls = []
+        for module in modules.values():
+            its = _resets_of(module)
+            if not its:
+                name = next(named.name for named in wanted if named.owner is module)
+                raise ArgumentError(
+                    f"parameter {name!r}: {type(module).__name__} has no reset_parameters that can "
+                    "be called without arguments"
+                )
+            calls += its
+        return self._replayed(calls, "reset_parameters()")
+
+    def _by_methods(self, wanted: Sequence[Named]) -> dict[int, _Known]:
+        """What the modules that buffers belong to do to them by methods that are for that."""
+        modules = {id(named.module): named.module for named in wanted}
+        calls = [
+            call for module in modules.values() for method in _FILL_BUFFERS
+            if (call := _bind(module, method)) is not None
+        ]  # fmt: skip
+        return self._replayed(calls, "its module")
+
+    def _replayed(
+        self, calls: Sequence[Callable[[], object]], by: str, *, exactly: bool = False
+    ) -> dict[int, _Known]:
+        """What calls do, on memory that takes the place of the model's."""
+
+        def build() -> nn.Module:
+            _put_twins(self._parameters, self._buffers)
+            for call in calls:
+                call()
+            return self._model
+
+        with _restored(self._model):
+            try:
+                recorded = record(build, self._seed, self._rename)
+            except Exception as error:
+                self._why[""] = f"{by} raised {type(error).__name__}: {error}"
+                return {}
+            with _alone():
+                programs = programs_of(recorded)
+            now = {named.name: named for named in (*recorded.parameters, *recorded.buffers)}
+        found: dict[int, _Known] = {}
+        names = {program: program.names for program in programs.values()}
+        keys = Keys(names, self._key_of_name, self._seed)
+        for named in (*self._parameters, *self._buffers):
+            program = programs.get(named.name)
+            if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
+                self._why[named.name] = f"{by} does not fill it"
+            elif exactly and _was_written_to(named.tensor, now[named.name].tensor):
+                self._why[named.name] = "something else has written to it"
+            elif program.entries or now[named.name].tensor is not named.tensor:
+                found[id(named.tensor)] = _Known(program, keys, by)
+        return found
+
+    # What is made of it.
+
+    def _assign(self, named: Named, known: _Known, dtype: torch.dtype | None) -> Assignment:
+        program, keys, by = known
+        name, tensor = named.name, named.tensor
+        takes = tensor.is_meta and tensor.dtype.is_floating_point
+        final = dtype if dtype is not None and takes else tensor.dtype
+        region = Region(name, tuple(tensor.shape))
+        if program.is_unfilled:
+            raise ArgumentError(f"the constructor leaves {name!r} unfilled: give a rule for it")
+        if program.holds(tensor):
+            return assignment_of(named, final, None, [Part(region, Kept())], (), by)
+        self._check(named, known, "parameter")
+        self._used.append((named, program))
+        if program.is_torchs:
+            by = f"{by}; torch's draws: no effect of seed"
+        drawn = program.draw()
+        if drawn is not None:
+            law, number = drawn
+            if number is None or keys.name_of(program, number, name) == name:
+                return assignment_of(named, final, law, [], (), by)
+        parts = None
+        if program.stride == tensor.stride():
+            parts = program.parts(lambda number: keys.name_of(program, number, name), name)
+        if parts is None:
+            parts = [Part(region, Values(known, name))]
+        return assignment_of(named, final, None, parts, (), by)
+
+    def _check(self, named: Named, known: _Known, what: str) -> None:
+        known.keys.check(known.program, named.name)
+        if any(constant.tensor is None for constant in known.program.constants()):
+            raise ArgumentError(
+                f"{what} {named.name!r} has values that its constructor computed without drawing; "
+                "they were given up when they were used first, to save their memory: build the "
+                "model again"
+            )
+
+    # What is refused.
+
+    def _reason(self) -> str:
+        return f" ({self._why['']})" if "" in self._why else ""
+
+    def _refusal(self, left: Sequence[Named], count: int, how: str) -> str:
+        kind = type(unwrapped(self._model)).__name__
+        whys = {self._why[named.name]: None for named in left if named.name in self._why}
+        reason = f" ({'; '.join(list(whys)[:3])})" if whys else self._reason()
+        names = some([named.name for named in left])
+        what = "own initialisation" if how == "own" else "reset_parameters"
+        return (
+            f"the model's {what} of {len(left)} of {count} parameters is not known: "
+            f"{names}{reason}. Build it by torchinit.build_model(lambda: {kind}(...), "
+            f"seed={self._seed}), "
+            'with device="meta" to shard it first; or give rules'
+        )
+
+
+def is_transformers_model(module: nn.Module) -> bool:
+    """Whether a module is a model of Transformers', which its class makes of its config."""
+    return all(
+        callable(getattr(module, name, None))
+        for name in ("initialize_weights", "_initialize_weights", "_init_weights")
+    ) and hasattr(module, "config")
+
+
+def _own_class(module: nn.Module) -> Any:
+    """The class of a module, without what ``fully_shard`` or ``replicate`` have put before it."""
+    kind: Any = type(module)
+    while len(kind.__bases__) == 2 and kind.__bases__[0].__module__.startswith("torch.distributed"):
+        kind = kind.__bases__[1]
+    return kind
+
+
+def _torchtitans(module: nn.Module) -> Callable[[], object] | None:
+    """The method by which torchtitan initialises a model; it takes the device of buffers."""
+    for method in ("init_states", "init_weights"):
+        function = getattr(module, method, None)
+        if callable(function) and "buffer_device" in inspect.signature(function).parameters:
+            return _bind(module, method)
+    return None
+
+
+def _why_not_torchs(model: nn.Module) -> str:
+    """Why a model may have been initialised by other code than torch's modules; empty if not."""
+    for prefix, module in places_of(model):
+        kind, name = _own_class(module), prefix.rstrip(".") or "the model"
+        if not kind.__module__.startswith("torch.nn.modules."):
+            return f"only the constructor of {kind.__name__} knows"
+        if is_parametrized(module):
+            return f"{name} is parametrized"
+        if isinstance(module, _COPIES) and module.num_layers > 1:
+            return f"the layers of {kind.__name__} are copies of one"
+        hooks = [
+            hook for attribute in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+            for hook in getattr(module, attribute, {}).values()
+        ]  # fmt: skip
+        if not all(map(_is_torchs, hooks)):
+            return f"{name} has a hook"
+    return ""
+
+
+def _is_torchs(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
+
+
+def _was_written_to(tensor: Any, twin: Any) -> bool:
+    """Whether more has been written to a tensor than a constructor and its resets write.
+
+    One in new memory, as after ``to_empty``, has no count.
+    """
+    if is_dtensor(tensor) or tensor.is_inference() or not isinstance(tensor, Parameter):
+        return False
+    return tensor._version not in (0, twin._version)
+
+
+def _resets_of(module: nn.Module) -> list[Callable[[], object]]:
+    return [call for method in _RESETS if (call := _bind(module, method)) is not None]
+
+
+def _bind(module: nn.Module, method: str) -> Callable[[], object] | None:
+    """A method as a call without arguments, buffers being on the CPU; None if it needs more."""
+    function = getattr(module, method, None)
+    if isinstance(module, torch.jit.ScriptModule) or not callable(function):
+        return None
+    parameters = inspect.signature(function).parameters
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = {
+        name for name, one in parameters.items()
+        if one.default is inspect.Parameter.empty and one.kind not in variadic
+    }  # fmt: skip
+    if not required <= {"buffer_device"}:
+        return None
+    call = function
+    if "buffer_device" in parameters:
+        call = functools.partial(function, buffer_device=torch.device("cpu"))
+        functools.update_wrapper(call, function)
+    return call  # type: ignore[no-any-return]
+
+
+def _put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
+    """Puts memory that nobody has written to in place of a model's tensors; buffers have copies."""
+    for named in parameters:
+        old = named.tensor
+        memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
+        twin = Parameter(memory, old.requires_grad)
+        twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _HF_FLAG})
+        for slot in named.slots:
+            put_parameter(slot, twin)
+    for named in buffers:
+        old = named.tensor
+        if is_dtensor(old):
+            continue
+        copy_ = (
+            torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
+            if old.is_meta else old.detach().clone()
+        )  # fmt: skip
+        for slot in named.slots:
+            slot.module._buffers[slot.attribute] = copy_
+
+
+def _attributes(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors that a module has and has not registered."""
+    return {name: one for name, one in module.__dict__.items() if isinstance(one, Tensor)}
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Puts every parameter and buffer back, whatever becomes of them in the block."""
+    parameters = gather(model)[0]
+    registered = [
+        (module, dict(module._parameters), dict(module._buffers), _attributes(module))
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        yield
+    finally:
+        for module, its_parameters, its_buffers, attributes in registered:
+            for name, value in attributes.items():
+                module.__dict__[name] = value
+            module._parameters.clear()
+            module._parameters.update(its_parameters)
+            module._buffers.clear()
+            module._buffers.update(its_buffers)
+        for named in parameters:
+            for slot in named.slots:
+                put_parameter(slot, named.tensor)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """A block in which nobody is shown what torch does."""
+    with torch.no_grad(), _disable_current_modes(), unseen():
+        yield

@@ -1,0 +1,124 @@
+"""What is known of torch's operators, beyond what their schemas say."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+
+_aten = torch.ops.aten
+
+# They give memory that nobody has written to.
+EMPTY = frozenset(
+    {
+        _aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default,
+        _aten.new_empty.default, _aten.new_empty_strided.default,
+    }
+)  # fmt: skip
+# They look at no value of their arguments, and fill what they make with a number: its place.
+FILLED: dict[Any, float | int] = {
+    _aten.zeros.default: 0.0, _aten.zeros_like.default: 0.0, _aten.new_zeros.default: 0.0,
+    _aten.ones.default: 1.0, _aten.ones_like.default: 1.0, _aten.new_ones.default: 1.0,
+    _aten.full.default: 1, _aten.full_like.default: 1, _aten.new_full.default: 2,
+}  # fmt: skip
+_WITH_NUMBER = {_aten.full.default, _aten.full_like.default, _aten.new_full.default}
+# They change what a tensor shows, and no value.
+GEOMETRY = frozenset({"aten::set_", "aten::resize_", "aten::resize_as_", "aten::set_data"})
+# They write all of their first argument, whatever was there.
+OVERWRITES = frozenset(
+    {
+        "aten::copy_", "aten::fill_", "aten::zero_", "aten::bernoulli_", "aten::random_",
+        "aten::exponential_", "aten::normal_", "aten::uniform_", "aten::cauchy_",
+        "aten::geometric_", "aten::log_normal_",
+    }
+)  # fmt: skip
+# Schemas that deny what they write: by place. tests/tape holds the list against torch's samples.
+HIDDEN_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3, 4)}
+# Views whose schemas do not say so.
+_VIEWS = {
+    _aten._unsafe_view.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default,
+}  # fmt: skip
+# What meta tensors have other strides of than those of the CPU.
+_NOT_BY_META = (
+    "_linalg", "linalg_qr", "linalg_eig", "linalg_house", "linalg_inv", "geqrf", "orgqr",
+    "cholesky", "lu_",
+)  # fmt: skip
+_NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
+# What IEEE 754 pins to the last bit, or no rounding is in: any part of the result is what the same
+# operator makes of that part.
+_PINNED = frozenset(
+    {
+        "add", "sub", "rsub", "mul", "div", "sqrt", "neg", "clamp", "clamp_min", "clamp_max",
+        "where", "copy", "clone", "fill", "zero", "abs",
+    }
+)  # fmt: skip
+
+
+class Facts(NamedTuple):
+    """What matters of an operator.
+
+    Attributes:
+        name: without namespace, or with it if that is not aten's.
+        is_view: whether its result shows its argument's memory.
+        is_random: whether it draws from a generator.
+        written: (place, name) of the arguments that it writes to.
+        gives_numbers: whether values leave the tensors, as numbers or as sizes.
+        must_be_done: whether it cannot wait: its result is not known without values.
+    """
+
+    name: str
+    is_view: bool
+    is_random: bool
+    written: tuple[tuple[int, str], ...]
+    gives_numbers: bool
+    must_be_done: bool
+
+
+@functools.cache
+def facts_of(function: Any) -> Facts:
+    """The facts of an overload."""
+    schema, tags = function._schema, function.tags
+    written = tuple(
+        (place, argument.name)
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info and argument.alias_info.is_write
+    )
+    hidden = HIDDEN_WRITES.get(schema.name, ())
+    written += tuple((place, schema.arguments[place].name) for place in hidden)
+    aliases = any(result.alias_info is not None for result in schema.returns)
+    name = schema.name.removeprefix("aten::")
+    gives_numbers = (
+        torch.Tag.data_dependent_output in tags
+        or torch.Tag.dynamic_output_shape in tags
+        or name in _NUMBERS_OF
+    )
+    return Facts(
+        name,
+        function in _VIEWS or (not written and aliases),
+        torch.Tag.nondeterministic_seeded in tags,
+        written,
+        gives_numbers,
+        gives_numbers or name.startswith(_NOT_BY_META) or ":" in name,
+    )
+
+
+def number_of(function: Any, args: tuple[Any, ...]) -> float | None:
+    """The number that an operator of FILLED fills with; None if it is none."""
+    number: Any = FILLED[function]
+    if function in _WITH_NUMBER:
+        number = args[number] if len(args) > number else None
+    return float(number) if isinstance(number, int | float) else None
+
+
+def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
+    """Whether an operator works element by element, and is exact or rounded by IEEE 754.
+
+    Args:
+        function: the overload.
+        numbers: its arguments by name that are no tensors.
+    """
+    if facts_of(function).name.rstrip("_") not in _PINNED:
+        return False
+    # A factor or a mode of rounding may be fused into it.
+    return numbers.get("alpha", 1) == 1 and numbers.get("rounding_mode") is None

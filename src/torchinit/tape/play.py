@@ -1,0 +1,211 @@
+"""Does entries of a tape, in memory of their own on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage
+from torch.nn import init as torch_init
+from torch.utils._pytree import tree_leaves, tree_unflatten
+
+from torchinit.errors import ArgumentError
+from torchinit.fill.fill import fill
+from torchinit.fill.route import obstacle
+from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.placement.box import Box
+from torchinit.rules.whole import seeded
+from torchinit.tape.operators import is_pinned
+from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+
+# The key of a draw, by its number.
+KeyOfDraw = Callable[[int], int]
+
+_CPU = torch.device("cpu")
+_TILE = 1 << 20  # elements that are computed together
+
+
+def play(entries: Sequence[Entry], key_of_draw: KeyOfDraw) -> dict[Cell, UntypedStorage]:
+    """Does entries, and returns what became of the storages that they write to.
+
+    On one thread: what torch computes may depend on how many there are.
+    """
+    memory: dict[Cell, UntypedStorage] = {}
+    with one_thread(), torch.no_grad():
+        for entry in entries:
+            if isinstance(entry, Fill):
+                do_fill(
+                    entry, entry.writes[0].of(_memory_of(memory, entry.writes[0].cell)), key_of_draw
+                )
+            elif isinstance(entry, Bytes):
+                memory[entry.writes[0].cell] = values_of(entry.constant).clone().untyped_storage()
+            else:
+                assert isinstance(entry, Operation)
+                _operate(entry, memory, key_of_draw)
+    return memory
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """A block in which torch computes on one thread, unless it sets their number itself."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() == 1:
+            torch.set_num_threads(before)
+
+
+def values_of(constant: Constant) -> Tensor:
+    """The values of a constant.
+
+    Raises:
+        ArgumentError: if they have been given up.
+    """
+    if constant.tensor is None:
+        raise ArgumentError(
+            "what its constructor computed without drawing was given up when it was used first, to "
+            "save its memory: build the model again"
+        )
+    return constant.tensor
+
+
+def do_fill(entry: Fill, tensor: Tensor, key_of_draw: KeyOfDraw, box: Box | None = None) -> None:
+    """Does a fill on a tensor, which may be a part of what it fills."""
+    key = 0 if entry.draw is None else key_of_draw(entry.draw)
+    if entry.law is not None and (entry.draw is None or not obstacle(tensor)):
+        fill(entry.law, tensor, key, box)
+    elif entry.call.name == "orthogonal_":
+        fill_orthogonal(tensor, float(entry.call.arguments["gain"]), key, box)
+    else:
+        with seeded(key, _CPU):
+            getattr(torch_init, entry.call.name)(tensor, **entry.call.arguments)
+
+
+def _memory_of(memory: dict[Cell, UntypedStorage], cell: Cell) -> UntypedStorage:
+    found = memory.get(cell)
+    if found is None:
+        found = memory[cell] = UntypedStorage(cell.nbytes)
+    return found
+
+
+def _operate(entry: Operation, memory: dict[Cell, UntypedStorage], key_of_draw: KeyOfDraw) -> None:
+    given: list[Any] = []
+    for argument in entry.arguments:
+        if isinstance(argument, Ref):
+            given.append(argument.of(_memory_of(memory, argument.cell)))
+        else:
+            given.append(values_of(argument) if isinstance(argument, Constant) else argument)
+    args, kwargs = tree_unflatten(given, entry.spec)
+    with seeded(None if entry.draw is None else key_of_draw(entry.draw), _CPU):
+        results = tree_leaves(entry.function(*args, **kwargs))
+    new = [
+        one for one in results
+        if isinstance(one, Tensor) and not any(one is other for other in given)
+    ]  # fmt: skip
+    for ref, result in zip(entry.made, new, strict=False):
+        storage = result.untyped_storage()
+        there = (tuple(result.shape), result.stride(), result.storage_offset())
+        if there != ref.geometry or storage.nbytes() != ref.cell.nbytes:
+            storage = UntypedStorage(ref.cell.nbytes)
+            ref.of(storage).copy_(result)
+        memory[ref.cell] = storage
+
+
+def box_is_exact(entries: Iterable[Entry], ref: Ref) -> bool:
+    """Whether any part of a tensor can be made alone, with the bits that the whole has there.
+
+    That is so if all it follows from are draws, numbers and tensors of its own shape, joined by
+    operators that work element by element and that IEEE 754 pins.
+    """
+
+    def is_like(one: Ref) -> bool:
+        return one.is_contiguous() and one.size == ref.size and one.is_all()
+
+    if not ref.is_contiguous() or not ref.is_all():
+        return False
+    for entry in entries:
+        if isinstance(entry, Fill):
+            if entry.law is None or not is_like(entry.writes[0]):
+                return False
+        elif (
+            not isinstance(entry, Operation)
+            or entry.draw is not None
+            or not _works_by_element(entry, ref, is_like)
+        ):
+            return False
+    return True
+
+
+def _works_by_element(entry: Operation, ref: Ref, is_like: Callable[[Any], bool]) -> bool:
+    args, kwargs = tree_unflatten(list(entry.arguments), entry.spec)
+    names = [argument.name for argument in entry.function._schema.arguments]
+    named = dict(zip(names, args, strict=False)) | kwargs
+    tensors = [one for one in tree_leaves(named) if isinstance(one, Ref | Constant)]
+    numbers = {name: one for name, one in named.items() if not isinstance(one, Ref | Constant)}
+    if not is_pinned(entry.function, numbers):
+        return False
+    return all(map(is_like, entry.writes)) and all(
+        is_like(one) if isinstance(one, Ref) else _is_for_all(one, ref) for one in tensors
+    )
+
+
+def _is_for_all(constant: Constant, ref: Ref) -> bool:
+    """Whether a constant is one number, or has a value for each element."""
+    tensor = values_of(constant)
+    return tensor.dim() == 0 or tuple(tensor.shape) == ref.size
+
+
+def play_box(
+    entries: Sequence[Entry], ref: Ref, key_of_draw: KeyOfDraw, offset: Sequence[int], into: Tensor
+) -> None:
+    """Makes a part of a tensor of which ``box_is_exact``, in tiles.
+
+    Args:
+        entries: what it follows from.
+        ref: the tensor.
+        key_of_draw: the keys.
+        offset: index of the part's first element in the tensor.
+        into: memory for the part, of any layout and dtype.
+    """
+    if into.dim() and into.numel() > _TILE:
+        dim = max(range(into.dim()), key=into.size)
+        half = into.size(dim) // 2
+        second = [start + half * (i == dim) for i, start in enumerate(offset)]
+        play_box(entries, ref, key_of_draw, offset, into.narrow(dim, 0, half))
+        rest = into.size(dim) - half
+        play_box(entries, ref, key_of_draw, second, into.narrow(dim, half, rest))
+        return
+    shape, place = tuple(into.shape), tuple(offset)
+    tiles: dict[Cell, Tensor] = {}
+
+    def tile_of(one: Any) -> Any:
+        if isinstance(one, Ref):
+            if one.cell not in tiles:
+                tiles[one.cell] = torch.empty(shape, dtype=one.dtype, device="cpu")
+            return tiles[one.cell]
+        if not isinstance(one, Constant):
+            return one
+        tensor = values_of(one)
+        for dim in range(tensor.dim()):
+            tensor = tensor.narrow(dim, place[dim], shape[dim])
+        return tensor
+
+    with one_thread(), torch.no_grad():
+        for entry in entries:
+            if isinstance(entry, Fill):
+                do_fill(entry, tile_of(entry.writes[0]), key_of_draw, Box(ref.size, place))
+                continue
+            assert isinstance(entry, Operation)
+            given = [tile_of(argument) for argument in entry.arguments]
+            args, kwargs = tree_unflatten(given, entry.spec)
+            result = entry.function(*args, **kwargs)
+            for made in entry.made:
+                tiles[made.cell] = result
+        into.copy_(tiles[ref.cell])

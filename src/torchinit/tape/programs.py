@@ -1,0 +1,85 @@
+"""The programs of a model's tensors, from what was recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchinit.fill.route import PLAIN_TYPES
+from torchinit.schemes.calls import Call
+from torchinit.schemes.distributions import constant_draw
+from torchinit.streams.canonical import Named
+from torchinit.tape.program import Program
+from torchinit.tape.run import Recorded
+from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+
+
+def programs_of(recorded: Recorded) -> dict[str, Program]:
+    """How each parameter and buffer comes about, by name; without those of no plain memory."""
+    maker = _Maker(recorded)
+    programs: dict[str, Program] = {}
+    for named in (*recorded.parameters, *recorded.buffers):
+        tensor: Any = named.tensor
+        if type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta:
+            programs[named.name] = maker.make(named)
+            programs[named.name].names = tuple(slot.name for slot in named.slots)
+    for program in programs.values():
+        for entry in program.entries:
+            if entry.draw is not None:
+                name = recorded.naming.names[entry.draw]
+                assert name is not None
+                program.labels[entry.draw] = programs.get(name.base), name
+    return programs
+
+
+class _Maker:
+    def __init__(self, recorded: Recorded) -> None:
+        self._tape = recorded.recorder.tape
+        self._baked = recorded.recorder.baked
+        self._used_own_seed = recorded.recorder.used_own_seed
+        self._entries = recorded.naming.entries
+        self._seed = recorded.seed
+
+    def make(self, named: Named) -> Program:
+        tensor: Tensor = named.tensor
+        cell = self._tape.find(tensor)
+        entries: list[Entry] = []
+        ref: Ref | None = None
+        constant: Constant | None = None
+        is_torchs = False
+        if cell is not None and cell.writes:
+            entries, ref = self._entries[cell], self._tape.ref(tensor, cell)
+        elif cell is not None and cell.constant is not None:
+            ref = self._tape.ref(tensor, cell)
+            call = Call("constant_", {"val": cell.constant})
+            entries = [Fill(ref, call, constant_draw(cell.constant), None)]
+            entries[0].index = self._baked or 0
+        else:
+            constant = Constant(tensor.detach())
+        if self._used_own_seed:
+            is_torchs = any(cell.is_torchs for cell in self._cells(cell, entries))
+        is_frozen = self._baked is not None and (
+            constant is not None or any(entry.index >= self._baked for entry in entries)
+        )
+        return Program(
+            named.name, tensor, entries, ref, constant, self._seed,
+            is_frozen=is_frozen, is_torchs=is_torchs,
+            is_unfilled=cell is not None and cell.is_fresh and not entries and tensor.numel() > 0,
+        )  # fmt: skip
+
+    def _cells(self, cell: Cell | None, entries: Iterable[Entry]) -> Iterable[Cell]:
+        """The storages that a tensor follows from."""
+        if cell is not None:
+            yield cell
+        for entry in entries:
+            constants = [entry.constant] if isinstance(entry, Bytes) else []
+            if isinstance(entry, Operation):
+                constants = [one for one in entry.arguments if isinstance(one, Constant)]
+            for ref in (*entry.reads, *entry.writes):
+                yield ref.cell
+            for one in constants:
+                if one.tensor is not None and (found := self._tape.find(one.tensor)):
+                    yield found

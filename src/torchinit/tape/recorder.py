@@ -1,0 +1,709 @@
+"""Runs beside code, and writes on a tape what it asks of torch and what follows from draws.
+
+It is two things in one: the handler of intercepted calls of torch.nn.init, and a mode that is shown
+every operator. Draws wait, and so does every operator that has an argument which follows from one;
+all others are done. Where code wants values, what they follow from is done in their memory first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from torchinit.errors import ArgumentError
+from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
+from torchinit.native import calls
+from torchinit.native.torch_private import unseen
+from torchinit.patch.frames import Frame
+from torchinit.placement.distributed import is_dtensor
+from torchinit.schemes.calls import Call, call_by_position, draw_of
+from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
+from torchinit.streams.names import part_of
+from torchinit.tape.fold import fold
+from torchinit.tape.memory import LARGE, Memory, is_marked, mark
+from torchinit.tape.operators import (
+    EMPTY,
+    FILLED,
+    GEOMETRY,
+    OVERWRITES,
+    Facts,
+    facts_of,
+    number_of,
+)
+from torchinit.tape.play import KeyOfDraw, play
+from torchinit.tape.tape import Bytes, Cell, Constant, Drawing, Fill, Operation, Ref, Tape
+
+_SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
+_EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
+# What waits as a fill: operators with numbers for arguments, and the call that each of them is.
+_IN_PLACE = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
+_KEYWORDS = {"mean": "mean", "std": "std", "from": "a", "to": "b"}
+_MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
+
+
+class Recorder(TorchDispatchMode):
+    """Records what code of this thread asks for, while it is on.
+
+    Attributes:
+        tape: what was recorded.
+        early: numbers of the draws whose values were wanted before the code was through.
+        baked: the first entry that may depend on such values in ways that the tape does not show;
+            None if no value has left the tensors.
+        sentinel: the seed of torch's default generator while nobody else seeds it.
+        used_own_seed: whether code drew from a generator of its own, or seeded torch's.
+    """
+
+    def __init__(self, key_of_name: Any, names: Sequence[tuple[Any, str]] | None) -> None:
+        """Takes what gives keys.
+
+        Args:
+            key_of_name: under the seed.
+            names: (law, name) of the draws of the run before, in order; None in the first.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tape = Tape()
+        self.memory = Memory()
+        self.early: set[int] = set()
+        self.baked: int | None = None
+        self.sentinel = key_of_name("") % 2**64
+        self.used_own_seed = False
+        self.frame: Frame | None = None
+        self._key_of_name = key_of_name
+        self._names = names
+        self._is_at_once = False
+        self._keys: list[Tensor] = []  # that torchinit's functions drew, and nobody looks at
+
+    # The handler of intercepted calls.
+
+    def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
+        """Takes a call of a function of torch.nn.init; False if torch is to do it."""
+        if type(tensor) not in PLAIN_TYPES or tensor.layout is not torch.strided:
+            if is_dtensor(tensor) and not tensor.is_meta:
+                raise ArgumentError(
+                    "a DTensor is drawn into while a model is built, by one process alone: build "
+                    'it with device="meta", shard it, and call init_model_'
+                )
+            return False
+        if tensor.is_meta or tensor.dtype not in FLOAT_NUMBERS:
+            return False
+        try:
+            law = draw_of(call, tensor.shape)
+            if law is not None:
+                check_draw(law, tensor.dtype)
+        except (TypeError, ValueError):
+            return False  # torch says what is wrong
+        is_random = (
+            DISTRIBUTIONS[law[0]].is_random if law else call.name in ("orthogonal_", "sparse_")
+        )
+        if (is_random and self._is_torchs(generator)) or (
+            law is None and call.name != "orthogonal_"
+        ):
+            return False
+        with unseen():
+            cell = self.tape.find(tensor)
+            is_constant = law is not None and law[0] == CONSTANT
+            if is_constant and (cell is None or not (cell.is_fresh or cell.writes)):
+                return False  # torch's fill_, which the mode is shown
+            if tensor.numel():
+                with torch.no_grad(), _disable_current_modes():
+                    self._record_fill(call, tensor, law, is_random=is_random)
+        calls.count_write(tensor)
+        return True
+
+    def look(self, tensor: Tensor, *, at_address: bool) -> None:
+        """Before somebody looks at a tensor's memory past torch, or takes its address."""
+        if type(tensor) not in PLAIN_TYPES or tensor.layout is not torch.strided or tensor.is_meta:
+            return
+        with unseen(), _disable_current_modes():
+            cell = self.tape.find(tensor)
+            if at_address:
+                cell = self.tape.cell(tensor)
+                cell.is_exposed, cell.constant = True, None
+            if cell is not None and cell.is_pending:
+                self._bake()
+                self.do([cell])
+
+    def do_all(self) -> None:
+        """Does all that waits: other threads, and what torch does not show, may look at it."""
+        with unseen(), _disable_current_modes():
+            cells = [cell for cell in self.tape.cells.values() if cell.is_pending and cell.is_alive]
+            if cells:
+                self._bake()
+            self.do(cells)
+
+    def forget_fresh(self) -> None:
+        """After values were written past this mode: by another that was inside it."""
+        for cell in self.tape.cells.values():
+            cell.is_fresh = False
+
+    # The mode.
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Does an operator, or has it wait."""
+        frame = self.frame
+        before, frame.busy = frame.busy, True  # type: ignore[union-attr]
+        try:
+            with unseen():
+                return self._dispatch(func, args, kwargs or {})
+        finally:
+            frame.busy = before  # type: ignore[union-attr]
+
+    def _dispatch(self, function: Any, args: Any, kwargs: Any) -> Any:
+        facts = facts_of(function)
+        if function in EMPTY:
+            return self._make_fresh(function, args, kwargs)
+        if facts.is_view:
+            return function(*args, **kwargs)
+        if function in FILLED:
+            made = function(*args, **kwargs)
+            self._note_constant(made, number_of(function, args))
+            return made
+        if function._schema.name in GEOMETRY:
+            return function(*args, **kwargs)
+        flat, spec = tree_flatten((args, kwargs))
+        tensors = [one for one in flat if isinstance(one, Tensor)]
+        targets = _targets(facts, args, kwargs)
+        if function.namespace == "torchinit":
+            done = self._torchinits(facts, args, kwargs)
+            if done is not NotImplemented:
+                return done
+        elif facts.is_random:
+            if self._is_torchs(next((one for one in flat if isinstance(one, Generator)), None)):
+                return self._by_torch(function, args, kwargs, tensors, targets)
+            done = self._random(function, facts, args, kwargs, flat, spec, targets)
+            if done is not NotImplemented:
+                return done
+        if not self._any_taped(tensors):
+            for target in targets:
+                self._before_write(target)
+            result = function(*args, **kwargs)
+            if self.used_own_seed:
+                self._pass_on(tensors, (*targets, *tree_leaves(result)))
+            if facts.name in ("fill_", "zero_") and targets:
+                self._note_constant(targets[0], _number(args) if facts.name == "fill_" else 0.0)
+            return result
+        if self._overwrites(function, targets, tensors):
+            result = function(*args, **kwargs)
+            if len(tensors) == 1:
+                self._note_constant(targets[0], _number(args) if facts.name == "fill_" else 0.0)
+            return result
+        if not facts.must_be_done and self._can_wait(tensors):
+            done = self._wait(function, facts, args, flat, spec, targets)
+            if done is not NotImplemented:
+                return done
+        return self._do_now(function, facts, args, kwargs, flat, spec, targets)
+
+    def _make_fresh(self, function: Any, args: Any, kwargs: Any) -> Tensor:
+        """Memory that nobody has written to; a mapping of its own, if it is large."""
+        large = self._empty_mapped(function, args, kwargs)
+        made: Tensor = function(*args, **kwargs) if large is None else large
+        if _is_plain(made):
+            cell = self.tape.cell(made)
+            if not cell.writes:
+                cell.is_fresh = True
+                cell.watched = "" if large is None else "mapped"
+        return made
+
+    def _empty_mapped(self, function: Any, args: Any, kwargs: Any) -> Tensor | None:
+        if not self.memory.has_pages or kwargs.get("pin_memory"):
+            return None
+        like: Any = args[0] if isinstance(args[0], Tensor) else None
+        device = kwargs.get("device") or ("cpu" if like is None else like.device)
+        dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
+        size = like.shape if function._schema.name == "aten::empty_like" else args[-1]
+        if function._schema.name in ("aten::empty_strided", "aten::new_empty_strided"):
+            size = args[-2]
+        if torch.Size(size).numel() * dtype.itemsize < LARGE or torch.device(device).type != "cpu":
+            return None
+        if like is not None and not _is_plain(like):
+            return None
+        meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
+        if meta.layout is not torch.strided:
+            return None
+        return self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+
+    # Entries.
+
+    def _is_taped(self, tensor: Tensor) -> bool:
+        if not _is_plain(tensor):
+            return False
+        cell = self.tape.find(tensor)
+        return cell is not None and bool(cell.writes)
+
+    def _any_taped(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether any is on the tape; if none is, their memory is about to be used."""
+        cells = [cell for one in tensors if _is_plain(one) and (cell := self.tape.find(one))]
+        if any(cell.writes for cell in cells):
+            return True
+        for cell in cells:
+            cell.watched = ""
+        return False
+
+    def _target(self, tensor: Tensor, *, overwrites: bool) -> Ref:
+        """A tensor that an entry is about to write to; what its storage holds is kept."""
+        cell = self.tape.cell(tensor)
+        ref = self.tape.ref(tensor, cell)
+        if cell.writes:
+            return ref
+        if not cell.watched and not cell.is_fresh and not tensor.untyped_storage().resizable():
+            cell.is_exposed = True  # memory of NumPy's, or somebody's
+        self._hold(cell)
+        if cell.is_fresh or (overwrites and ref.is_all()):
+            if cell.is_fresh and not cell.watched and tensor.is_cpu and not cell.is_exposed:
+                mark(tensor.untyped_storage().data_ptr(), cell.nbytes)
+                cell.watched = "marked"
+            return ref
+        whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone()))
+        cell.is_pending = False
+        return ref
+
+    def _record_fill(self, call: Call, tensor: Tensor, law: Any, *, is_random: bool) -> None:
+        ref = self._target(tensor, overwrites=True)
+        number = None
+        if is_random:
+            said = law or (call.name, *call.arguments.values())
+            number = self._note_draw((said, ref.size, ref.dtype), ref, tensor)
+        self._add(Fill(ref, call, law, number))
+
+    def _note_draw(self, law: Any, ref: Ref, tensor: Tensor) -> int:
+        module = None if isinstance(tensor, nn.Parameter) else _module_that_draws()
+        self.tape.draws.append(Drawing(law, ref, module))
+        return len(self.tape.draws) - 1
+
+    def _add(self, entry: Any) -> None:
+        self.tape.add(entry)
+        if self._is_at_once:
+            return
+        now = [ref.cell for ref in entry.writes if ref.cell.is_exposed]
+        # Memory of devices is there as soon as it is asked for.
+        now += [ref.cell for ref in entry.writes if not _is_on_cpu(ref.cell)]
+        if now:
+            self.do(now)
+
+    def _hold(self, cell: Cell) -> None:
+        """Before values change that entries refer to: these get copies."""
+        for constant in cell.held:
+            with _disable_current_modes():
+                assert constant.tensor is not None
+                constant.tensor = constant.tensor.clone()
+        cell.held = []
+
+    def _before_write(self, tensor: Tensor) -> None:
+        """Before something is done to a tensor that is on no tape."""
+        cell = self.tape.find(tensor) if _is_plain(tensor) else None
+        if cell is not None:
+            self._hold(cell)
+            cell.is_fresh, cell.constant = False, None
+
+    def _note_constant(self, tensor: Tensor, number: float | None) -> None:
+        if _is_plain(tensor) and number is not None and tensor.dtype.is_floating_point:
+            cell = self.tape.cell(tensor)
+            if self.tape.ref(tensor, cell).is_all() and not cell.is_exposed:
+                cell.constant = number
+
+    def _pass_on(self, tensors: Sequence[Tensor], results: Sequence[Any]) -> None:
+        """What follows from torch's own draws is torch's too."""
+        found = (self.tape.find(one) for one in tensors if _is_plain(one))
+        if any(cell is not None and cell.is_torchs for cell in found):
+            for result in results:
+                if isinstance(result, Tensor) and _is_plain(result):
+                    self.tape.cell(result).is_torchs = True
+
+    def _argument(self, tensor: Tensor) -> Ref | Constant:
+        cell = self.tape.find(tensor) if _is_plain(tensor) else None
+        if cell is not None and cell.writes:
+            return self.tape.ref(tensor, cell)
+        constant = Constant(tensor.detach())
+        if tensor.nbytes <= _SMALL or not _is_plain(tensor):
+            constant.tensor = tensor.detach().clone()
+        else:
+            self.tape.cell(tensor).held.append(constant)
+        return constant
+
+    def _operation(
+        self,
+        function: Any,
+        flat: Sequence[Any],
+        spec: Any,
+        targets: Sequence[Tensor],
+        draw: int | None = None,
+    ) -> Operation:
+        """The entry of an operator; not yet on the tape, without what it makes."""
+        with _disable_current_modes(), torch.no_grad():
+            overwrites = function._schema.name in OVERWRITES
+            writes = [self._target(target, overwrites=overwrites) for target in targets]
+            written = {id(target): ref for target, ref in zip(targets, writes, strict=True)}
+            arguments: list[Any] = [
+                written.get(id(one)) or self._argument(one) if isinstance(one, Tensor)
+                else None if isinstance(one, Generator) else one
+                for one in flat
+            ]  # fmt: skip
+        whole = [overwrites and ref.is_all() for ref in writes]
+        gone = [ref.cell for ref, is_whole in zip(writes, whole, strict=True) if is_whole]
+        reads = [one for one in arguments if isinstance(one, Ref) and one.cell not in gone]
+        return Operation(function, arguments, spec, writes, whole, reads, draw)
+
+    # Random operators that come past the interception.
+
+    def _is_torchs(self, generator: Generator | None) -> bool:
+        """Whether code asks for the values of a seed of its own."""
+        is_default = generator in (None, torch.default_generator)
+        if is_default and torch.initial_seed() == self.sentinel:
+            return False
+        self.used_own_seed = True
+        return True
+
+    def _by_torch(
+        self, function: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], targets: Any
+    ) -> Any:
+        """Torch's own draw, done at once."""
+        taped = [self.tape.cell(one) for one in tensors if self._is_taped(one)]
+        if any(cell.is_pending for cell in taped):
+            self._bake()
+            self.do(taped)
+        for target in targets:
+            self._before_write(target)
+        result = function(*args, **kwargs)
+        for one in (*targets, *tree_leaves(result)):
+            if isinstance(one, Tensor) and _is_plain(one):
+                if self.tape.cell(one).writes:
+                    self._bake()
+                    self.tape.renew(one)  # what is there is a value like any other
+                cell = self.tape.cell(one)
+                cell.is_torchs, cell.is_fresh, cell.constant = True, False, None
+        return result
+
+    def _torchinits(self, facts: Facts, args: Any, kwargs: Any) -> Any:
+        """The operators of torchinit's own functions."""
+        name = facts.name.removeprefix("torchinit::")
+        if name == "draw_key" and not self._is_torchs(kwargs.get("generator")):
+            self._keys.append(torch.zeros((), dtype=torch.int64))
+            return self._keys[-1]
+        if not name.endswith("_") or not _is_plain(args[0]) or args[0].is_meta:
+            return NotImplemented
+        rest = list(args[1:])
+        if rest and isinstance(rest[0], Tensor):
+            key = rest.pop(0)
+            if not any(key is one for one in self._keys):
+                return NotImplemented
+        if any(isinstance(one, list | tuple) for one in rest) or kwargs:
+            return NotImplemented
+        call = call_by_position(name, rest)
+        if call is None or not args[0].numel():
+            return NotImplemented
+        law = draw_of(call, args[0].shape)
+        with torch.no_grad(), _disable_current_modes():
+            self._record_fill(call, args[0], law, is_random=law is None or law[0] != CONSTANT)
+        calls.count_write(args[0])
+        return None
+
+    def _random(
+        self,
+        function: Any,
+        facts: Facts,
+        args: Any,
+        kwargs: Any,
+        flat: Any,
+        spec: Any,
+        targets: Any,
+    ) -> Any:
+        if targets:
+            return self._random_in_place(function, facts, args, kwargs, flat, spec, targets)
+        if any(isinstance(one, Tensor) and not _is_plain(one) for one in flat):
+            return NotImplemented
+        try:
+            made = self._made_by(function, flat, spec)
+        except Exception:  # whatever meta tensors do not know
+            return NotImplemented
+        if len(made) != 1 or not isinstance(made[0], Tensor):
+            return NotImplemented
+        with _disable_current_modes(), torch.no_grad():
+            real = self._real(made[0])
+            call = _call_of_maker(facts.name, args, real)
+            if call is not None:
+                self._record_fill(call, real, draw_of(call, real.shape), is_random=True)
+                return real
+            ref = self.tape.ref(real, self.tape.cell(real))
+            number = self._note_draw((facts.name, ref.size, ref.dtype), ref, real)
+            entry = self._operation(function, flat, spec, [], number)
+            entry.make(ref)
+            self._add(entry)
+        return real
+
+    def _random_in_place(
+        self,
+        function: Any,
+        facts: Facts,
+        args: Any,
+        kwargs: Any,
+        flat: Any,
+        spec: Any,
+        targets: Any,
+    ) -> Any:
+        target = targets[0]
+        if len(targets) > 1 or not _is_plain(target) or not target.numel() or target.is_meta:
+            return NotImplemented
+        parameters = _IN_PLACE.get(facts.name)
+        with _disable_current_modes(), torch.no_grad():
+            if parameters and target.dtype in FLOAT_NUMBERS:
+                arguments = {parameters[0]: 0.0, parameters[1]: 1.0}
+                arguments.update(zip(parameters, args[1:], strict=False))
+                arguments.update({_KEYWORDS[k]: v for k, v in kwargs.items() if k in _KEYWORDS})
+                call = Call(facts.name, arguments)
+                law = draw_of(call, target.shape)
+                assert law is not None
+                check_draw(law, target.dtype)
+                self._record_fill(call, target, law, is_random=True)
+            else:
+                ref = self._target(target, overwrites=function._schema.name in OVERWRITES)
+                number = self._note_draw((facts.name, ref.size, ref.dtype), ref, target)
+                self._add(self._operation(function, flat, spec, targets, number))
+        return target
+
+    # Operators that have an argument on the tape.
+
+    def _overwrites(
+        self, function: Any, targets: Sequence[Tensor], tensors: Sequence[Tensor]
+    ) -> bool:
+        """Whether all of a storage is overwritten by what follows from no draw: a plain value."""
+        if len(targets) != 1 or function._schema.name not in OVERWRITES:
+            return False
+        target = targets[0]
+        if not _is_plain(target) or any(
+            map(self._is_taped, (x for x in tensors if x is not target))
+        ):
+            return False
+        cell = self.tape.cell(target)
+        if not self.tape.ref(target, cell).is_all():
+            return False
+        if cell.nbytes >= LARGE and len(tensors) == 1:
+            return False  # a number, which can wait: its memory is not to be touched
+        self.tape.renew(target)
+        return True
+
+    def _can_wait(self, tensors: Sequence[Tensor]) -> bool:
+        return all(_is_plain(one) and one.is_cpu for one in tensors)
+
+    def _wait(
+        self,
+        function: Any,
+        facts: Facts,
+        args: Any,
+        flat: Any,
+        spec: Any,
+        targets: Sequence[Tensor],
+    ) -> Any:
+        """Puts an operator on the tape; what it returns gets memory that is not touched."""
+        in_place = (
+            len(targets) == 1
+            and targets[0] is flat[0]
+            and len(function._schema.returns) == 1
+            and sum(isinstance(one, Tensor) for one in flat) == 1
+        )
+        if in_place and facts.name in ("fill_", "zero_") and targets[0].dtype in FLOAT_NUMBERS:
+            number = _number(args) if facts.name == "fill_" else 0.0
+            call = Call("constant_", {"val": number})
+            with torch.no_grad(), _disable_current_modes():
+                self._record_fill(call, targets[0], constant_draw(number), is_random=False)
+            return targets[0]
+        if in_place:  # by numbers: nothing has to be found out
+            self._add(self._operation(function, flat, spec, targets))
+            fold(self.tape)
+            return targets[0]
+        metas: dict[int, Tensor] = {}
+        try:
+            made = self._made_by(function, flat, spec, metas)
+        except Exception:  # whatever meta tensors do not know
+            return NotImplemented
+        given = {id(metas[id(one)]): one for one in flat if isinstance(one, Tensor)}
+        if not all(one is None or isinstance(one, Tensor | int | float | bool) for one in made):
+            return NotImplemented
+        entry = self._operation(function, flat, spec, targets)
+        results: list[Any] = []
+        for one in made:
+            if not isinstance(one, Tensor) or id(one) in given:
+                results.append(given.get(id(one), one))
+                continue
+            with _disable_current_modes():
+                real = self._real(one)
+            entry.make(self.tape.ref(real, self.tape.cell(real)))
+            results.append(real)
+        self._add(entry)
+        return tree_unflatten(results, self._spec_of_results)
+
+    def _made_by(
+        self, function: Any, flat: Sequence[Any], spec: Any, metas: dict[int, Tensor] | None = None
+    ) -> list[Any]:
+        """What an operator returns, on the meta device, in a list."""
+        metas = {} if metas is None else metas
+
+        def meta(one: Any) -> Any:
+            if isinstance(one, Tensor):
+                if id(one) not in metas:
+                    metas[id(one)] = torch.empty_strided(
+                        one.shape, one.stride(), dtype=one.dtype, device="meta"
+                    )
+                return metas[id(one)]
+            return None if isinstance(one, Generator) else one
+
+        with _disable_current_modes():
+            args, kwargs = tree_unflatten([meta(one) for one in flat], spec)
+            device = kwargs.get("device")
+            if device is not None and torch.device(device).type != "cpu":
+                raise ValueError(device)
+            takes_device = any(one.name == "device" for one in function._schema.arguments)
+            if takes_device and (device is not None or not metas):
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            result = function(*args, **kwargs)
+        made, self._spec_of_results = tree_flatten(result)
+        return made
+
+    def _real(self, meta: Tensor) -> Tensor:
+        real = self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+        cell = self.tape.cell(real)
+        cell.is_fresh = True
+        cell.watched = "" if real.untyped_storage().resizable() else "mapped"
+        return real
+
+    def _do_now(
+        self,
+        function: Any,
+        facts: Facts,
+        args: Any,
+        kwargs: Any,
+        flat: Any,
+        spec: Any,
+        targets: Any,
+    ) -> Any:
+        """Does an operator in memory, after what its arguments follow from.
+
+        Its entry is kept: what follows from it is to be known.
+        """
+        given = [one for one in flat if isinstance(one, Tensor)]
+        taped = [self.tape.cell(one) for one in given if self._is_taped(one)]
+        if facts.gives_numbers:
+            self._bake()
+        with _disable_current_modes():
+            self.do(taped)
+        entry = self._operation(function, flat, spec, [one for one in targets if _is_plain(one)])
+        result = function(*args, **kwargs)
+        for one in tree_leaves(result):
+            if isinstance(one, Tensor) and _is_plain(one) and not any(one is x for x in given):
+                entry.make(self.tape.ref(one, self.tape.cell(one)))
+        if entry.writes:
+            self._is_at_once = True
+            self._add(entry)
+            self._is_at_once = False
+            for ref in entry.writes:
+                ref.cell.is_pending = False
+        return result
+
+    # Values that are wanted while the code runs.
+
+    def _bake(self) -> None:
+        if self.baked is None:
+            self.baked = len(self.tape.entries)
+
+    def key_of_early(self, number: int) -> int:
+        """The key of a draw whose value is wanted: by its name in the run before."""
+        self.early.add(number)
+        if self._names is not None and number < len(self._names):
+            return self._key_of_name(self._names[number][1])  # type: ignore[no-any-return]
+        return self._key_of_name(part_of(_EARLY, number))  # type: ignore[no-any-return]
+
+    def do(self, cells: Sequence[Cell]) -> None:
+        """Does in the memory of storages what waits there."""
+        cells = [cell for cell in cells if cell.is_pending]
+        if not cells:
+            return
+        before = self.frame.busy if self.frame else False
+        if self.frame:
+            self.frame.busy = True
+        try:
+            write_into(self.tape, cells, self.key_of_early)
+        finally:
+            if self.frame:
+                self.frame.busy = before
+
+    def touched(self) -> list[Cell]:
+        """The storages that somebody has read or written past torch, while their fills waited."""
+        found = []
+        for cell in self.tape.cells.values():
+            if not (cell.is_pending and cell.watched) or cell.is_exposed:
+                continue
+            storage = cell.storage()
+            if storage is None or not cell.nbytes:
+                continue
+            if cell.watched == "mapped":
+                is_touched = self.memory.is_present(storage.data_ptr(), cell.nbytes)
+            else:
+                is_touched = not is_marked(storage.data_ptr(), cell.nbytes)
+            if is_touched:
+                found.append(cell)
+        return found
+
+
+def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> None:
+    """Does what waits in the memory of storages."""
+    memory = play(tape.entries_for(cells), key_of_draw)
+    for cell in cells:
+        storage = cell.storage()
+        if storage is not None:
+            storage.copy_(memory[cell], False)
+        cell.is_pending, cell.watched = False, ""
+
+
+def _is_plain(tensor: Any) -> bool:
+    return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta
+
+
+def _is_on_cpu(cell: Cell) -> bool:
+    storage = cell.storage()
+    return storage is None or storage.device.type == "cpu"
+
+
+def _targets(facts: Facts, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operator writes to."""
+    found: list[Tensor] = []
+    for place, name in facts.written:
+        value = args[place] if place < len(args) else kwargs.get(name)
+        values = value if isinstance(value, list | tuple) else (value,)
+        found += [one for one in values if isinstance(one, Tensor)]
+    return found
+
+
+def _number(args: Any) -> float | None:
+    return float(args[1]) if isinstance(args[1], int | float) else None
+
+
+def _call_of_maker(name: str, args: Any, made: Tensor) -> Call | None:
+    """The fill that a factory comes to; None if its values are not drawn as such."""
+    if made.dtype not in FLOAT_NUMBERS or not made.numel():
+        return None
+    if name == "normal" and len(args) == 3 and all(isinstance(x, int | float) for x in args[:2]):
+        return Call("normal_", {"mean": args[0], "std": args[1]})
+    call = _MAKERS.get(name)
+    if call is None:
+        return None
+    arguments = {"mean": 0.0, "std": 1.0} if call == "normal_" else {"a": 0.0, "b": 1.0}
+    return Call(call, arguments)
+
+
+def _module_that_draws() -> nn.Module | None:
+    """The module whose method asks for a draw."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_varnames[:1] == ("self",) and code.co_argcount:
+            found = frame.f_locals.get("self")
+            if isinstance(found, nn.Module):
+                return found
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,0 +1,289 @@
+"""What a tape is: entries, the storages that they read and write, and the draws among them.
+
+A tensor on it is a storage, a dtype and a geometry, so views need no entries. Storages are held by
+weak references: memory of what is no longer used is freed, and no address is taken for another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, UntypedStorage
+
+from torchinit.native.torch_private import StorageWeakRef, storage_number, storage_of_reference
+from torchinit.schemes.calls import Call
+from torchinit.schemes.distributions import Draw
+
+
+class Cell:
+    """A storage, as long as it lives.
+
+    Attributes:
+        number: its identity.
+        nbytes: its size.
+        is_fresh: whether nobody has written to it since it was made.
+        writes: numbers of the entries that write to it, in order; none if it is on no tape.
+        is_pending: whether entries have not been done in its memory.
+        is_exposed: whether somebody may hold its address, and look at any time.
+        watched: whether its memory is marked, or a mapping of its own.
+        held: arguments of entries that refer to its values as they are.
+        constant: the number that all of it was filled with; None if there is none.
+        is_torchs: whether torch's own draws, of a seed or generator of the code's, are in it.
+    """
+
+    __slots__ = (
+        "constant", "held", "is_exposed", "is_fresh", "is_pending", "is_torchs", "nbytes",
+        "number", "reference", "watched", "writes",
+    )  # fmt: skip
+
+    def __init__(self, storage: UntypedStorage) -> None:
+        self.reference = StorageWeakRef(storage)
+        self.number, self.nbytes = storage._cdata, storage.nbytes()
+        self.writes: list[int] = []
+        self.held: list[Constant] = []
+        self.constant: float | None = None
+        self.is_fresh = self.is_pending = self.is_exposed = self.is_torchs = False
+        self.watched = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anybody still has the storage."""
+        return not self.reference.expired()
+
+    def storage(self) -> UntypedStorage | None:
+        """The storage itself; None if it is no more."""
+        if storage_of_reference is None:
+            return self.reference.storage  # type: ignore[no-any-return]
+        return storage_of_reference(self.reference.cdata)  # type: ignore[no-any-return]
+
+
+class Ref(NamedTuple):
+    """A tensor, by where it lies.
+
+    Attributes:
+        cell: its storage.
+        dtype, size, stride, offset: of the tensor in it.
+    """
+
+    cell: Cell
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @property
+    def geometry(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Sizes, strides and offset."""
+        return self.size, self.stride, self.offset
+
+    @property
+    def numel(self) -> int:
+        """How many elements it has."""
+        return torch.Size(self.size).numel()
+
+    def is_all(self) -> bool:
+        """Whether it is all of its storage, each element once."""
+        if self.offset or self.numel * self.dtype.itemsize != self.cell.nbytes:
+            return False
+        expected = 1
+        for stride, size in sorted(zip(self.stride, self.size, strict=True)):
+            if size != 1:
+                if stride != expected:
+                    return False
+                expected *= size
+        return True
+
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie side by side, in order."""
+        expected = 1
+        for size, stride in zip(reversed(self.size), reversed(self.stride), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    def of(self, storage: UntypedStorage) -> Tensor:
+        """The tensor in another storage of the same size."""
+        made = torch.empty(0, dtype=self.dtype, device="cpu")
+        return made.set_(storage, self.offset, self.size, self.stride)
+
+
+class Constant:
+    """A tensor that no entry makes, as an entry found it; None if it has been given up."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor: Tensor | None = tensor
+
+
+class Entry:
+    """Something that was asked for, and waits.
+
+    Attributes:
+        index: its place on the tape.
+        writes: what it writes to.
+        whole: of each of these, whether all of the storage is written, whatever was there.
+        reads: what it reads; not what it only overwrites.
+        draw: the number of the draw that it is; None if it draws nothing.
+    """
+
+    __slots__ = ("draw", "index", "reads", "whole", "writes")
+
+    def __init__(
+        self,
+        writes: Sequence[Ref],
+        whole: Sequence[bool],
+        reads: Sequence[Ref] = (),
+        draw: int | None = None,
+    ) -> None:
+        self.index = -1
+        self.writes, self.whole, self.reads, self.draw = writes, whole, reads, draw
+
+
+class Fill(Entry):
+    """A function of torch.nn.init, or what comes to one.
+
+    Attributes:
+        call: its name and arguments.
+        law: its draw, if its values are drawn one by one.
+    """
+
+    __slots__ = ("call", "law")
+
+    def __init__(self, ref: Ref, call: Call, law: Draw | None, draw: int | None) -> None:
+        super().__init__((ref,), (ref.is_all(),), (), draw)
+        self.call, self.law = call, law
+
+
+class Bytes(Entry):
+    """All of a storage as it was before an entry wrote to a part."""
+
+    __slots__ = ("constant",)
+
+    def __init__(self, ref: Ref, bytes_: Tensor) -> None:
+        super().__init__((ref,), (True,))
+        self.constant = Constant(bytes_)
+
+
+class Operation(Entry):
+    """An operator of torch.
+
+    Attributes:
+        function: the overload.
+        arguments, spec: as ``tree_unflatten`` takes them, tensors being Refs and Constants.
+        made: the tensors that it returns and that are new, among those it writes.
+    """
+
+    __slots__ = ("arguments", "function", "made", "spec")
+
+    def __init__(
+        self,
+        function: Any,
+        arguments: Sequence[Any],
+        spec: Any,
+        writes: Sequence[Ref],
+        whole: Sequence[bool],
+        reads: Sequence[Ref],
+        draw: int | None = None,
+    ) -> None:
+        super().__init__(writes, whole, reads, draw)
+        self.function, self.arguments, self.spec = function, arguments, spec
+        self.made: tuple[Ref, ...] = ()
+
+    def make(self, ref: Ref) -> None:
+        """Adds a tensor that it returns."""
+        self.made = (*self.made, ref)
+        self.writes, self.whole = (*self.writes, ref), (*self.whole, True)
+
+
+class Drawing(NamedTuple):
+    """A draw.
+
+    Attributes:
+        law: what must be alike in every run of the code.
+        ref: where it goes.
+        module: whose method drew it; None if none did, or what is drawn has a name.
+    """
+
+    law: Any
+    ref: Ref
+    module: torch.nn.Module | None
+
+
+class Tape:
+    """Entries, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.cells: dict[int, Cell] = {}
+        self.draws: list[Drawing] = []
+
+    def find(self, tensor: Tensor) -> Cell | None:
+        """The cell of a tensor's storage, if there is one."""
+        return self.cells.get(storage_number(tensor))
+
+    def cell(self, tensor: Tensor) -> Cell:
+        """The cell of a tensor's storage."""
+        cell = self.cells.get(storage_number(tensor))
+        if cell is None:
+            cell = self.cells[storage_number(tensor)] = Cell(tensor.untyped_storage())
+        return cell
+
+    def renew(self, tensor: Tensor) -> Cell:
+        """A cell on no tape for a storage whose values follow from no entry any more.
+
+        Entries that read what was there before know it by the old one.
+        """
+        old = self.cells.pop(storage_number(tensor))
+        old.is_pending, old.watched = False, ""
+        new = self.cell(tensor)
+        new.is_exposed = old.is_exposed
+        return new
+
+    def ref(self, tensor: Tensor, cell: Cell) -> Ref:
+        """A tensor as the tape knows it."""
+        return Ref(
+            cell, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+        )
+
+    def add(self, entry: Entry) -> None:
+        """Adds an entry at the end."""
+        entry.index = len(self.entries)
+        self.entries.append(entry)
+        for ref in entry.writes:
+            cell = ref.cell
+            cell.writes.append(entry.index)
+            cell.is_pending, cell.is_fresh, cell.constant = True, False, None
+
+    def entries_for(self, cells: Iterable[Cell], end: int | None = None) -> list[Entry]:
+        """The entries that the values of storages follow from, in order.
+
+        Args:
+            cells: the storages.
+            end: the first entry that does not count; None if all do.
+        """
+        end = len(self.entries) if end is None else end
+        needed: set[int] = set()
+        seen: set[tuple[int, int]] = set()
+        left = [(cell, end) for cell in cells]
+        while left:
+            cell, before = left.pop()
+            for index in reversed(cell.writes):
+                if index >= before:
+                    continue
+                if (id(cell), index) in seen:
+                    break
+                seen.add((id(cell), index))
+                entry = self.entries[index]
+                if index not in needed:
+                    needed.add(index)
+                    left += [(ref.cell, index) for ref in entry.reads]
+                if any(
+                    ref.cell is cell and whole
+                    for ref, whole in zip(entry.writes, entry.whole, strict=True)
+                ):
+                    break
+        return [self.entries[index] for index in sorted(needed)]
