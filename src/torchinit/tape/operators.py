@@ -24,7 +24,7 @@ FILLED: dict[Any, float | int] = {
 }  # fmt: skip
 _WITH_NUMBER = {_aten.full.default, _aten.full_like.default, _aten.new_full.default}
 # They change what a tensor shows, and no value.
-GEOMETRY = frozenset({"aten::set_", "aten::resize_", "aten::resize_as_", "aten::set_data"})
+_GEOMETRY = frozenset({"aten::set_", "aten::resize_", "aten::resize_as_", "aten::set_data"})
 # They write all of their first argument, whatever was there.
 OVERWRITES = frozenset(
     {
@@ -60,7 +60,9 @@ class Facts(NamedTuple):
 
     Attributes:
         name: without namespace, or with it if that is not aten's.
-        is_view: whether its result shows its argument's memory.
+        kind: what has to be seen to: ``empty``, of the memory that it gives; ``filled``, of that
+            and a number; ``shows``, nothing, as its result is its argument's memory; ``works``, its
+            arguments and what it writes to.
         is_random: whether it draws from a generator.
         written: (place, name) of the arguments that it writes to.
         gives_numbers: whether values leave the tensors, as numbers or as sizes.
@@ -68,7 +70,7 @@ class Facts(NamedTuple):
     """
 
     name: str
-    is_view: bool
+    kind: str
     is_random: bool
     written: tuple[tuple[int, str], ...]
     gives_numbers: bool
@@ -93,9 +95,16 @@ def facts_of(function: Any) -> Facts:
         or torch.Tag.dynamic_output_shape in tags
         or name in _NUMBERS_OF
     )
+    kind = "works"
+    if function in EMPTY:
+        kind = "empty"
+    elif function in FILLED:
+        kind = "filled"
+    elif schema.name in _GEOMETRY or function in _VIEWS or (aliases and not written):
+        kind = "shows"
     return Facts(
         name,
-        function in _VIEWS or (not written and aliases),
+        kind,
         torch.Tag.nondeterministic_seeded in tags,
         written,
         gives_numbers,

@@ -7,6 +7,7 @@ all others are done. Where code wants values, what they follow from is done in t
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,9 +29,6 @@ from torchinit.streams.names import part_of
 from torchinit.tape.fold import fold
 from torchinit.tape.memory import LARGE, Memory, is_marked, mark
 from torchinit.tape.operators import (
-    EMPTY,
-    FILLED,
-    GEOMETRY,
     OVERWRITES,
     Facts,
     facts_of,
@@ -111,8 +109,7 @@ class Recorder(TorchDispatchMode):
             if is_constant and (cell is None or not (cell.is_fresh or cell.writes)):
                 return False  # torch's fill_, which the mode is shown
             if tensor.numel():
-                with torch.no_grad(), _disable_current_modes():
-                    self._record_fill(call, tensor, law, is_random=is_random)
+                self._record_fill(call, tensor, law, is_random=is_random)
         calls.count_write(tensor)
         return True
 
@@ -144,6 +141,11 @@ class Recorder(TorchDispatchMode):
 
     # The mode.
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """What torch would wrap the method below in otherwise takes as long as the method."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Does an operator, or has it wait."""
         frame = self.frame
@@ -156,17 +158,15 @@ class Recorder(TorchDispatchMode):
 
     def _dispatch(self, function: Any, args: Any, kwargs: Any) -> Any:
         facts = facts_of(function)
-        if function in EMPTY:
-            return self._make_fresh(function, args, kwargs)
-        if facts.is_view:
+        if facts.kind == "shows":
             return function(*args, **kwargs)
-        if function in FILLED:
+        if facts.kind == "empty":
+            return self._make_fresh(function, args, kwargs)
+        if facts.kind == "filled":
             made = function(*args, **kwargs)
             self._note_constant(made, number_of(function, args))
             return made
-        if function._schema.name in GEOMETRY:
-            return function(*args, **kwargs)
-        flat, spec = tree_flatten((args, kwargs))
+        flat = args if not kwargs and _are_leaves(args) else tree_leaves((args, kwargs))
         tensors = [one for one in flat if isinstance(one, Tensor)]
         targets = _targets(facts, args, kwargs)
         if function.namespace == "torchinit":
@@ -176,7 +176,7 @@ class Recorder(TorchDispatchMode):
         elif facts.is_random:
             if self._is_torchs(next((one for one in flat if isinstance(one, Generator)), None)):
                 return self._by_torch(function, args, kwargs, tensors, targets)
-            done = self._random(function, facts, args, kwargs, flat, spec, targets)
+            done = self._random(function, facts, args, kwargs, targets)
             if done is not NotImplemented:
                 return done
         if not self._any_taped(tensors):
@@ -194,10 +194,10 @@ class Recorder(TorchDispatchMode):
                 self._note_constant(targets[0], _number(args) if facts.name == "fill_" else 0.0)
             return result
         if not facts.must_be_done and self._can_wait(tensors):
-            done = self._wait(function, facts, args, flat, spec, targets)
+            done = self._wait(function, facts, args, kwargs, targets)
             if done is not NotImplemented:
                 return done
-        return self._do_now(function, facts, args, kwargs, flat, spec, targets)
+        return self._do_now(function, facts, args, kwargs, targets)
 
     def _make_fresh(self, function: Any, args: Any, kwargs: Any) -> Tensor:
         """Memory that nobody has written to; a mapping of its own, if it is large."""
@@ -213,20 +213,20 @@ class Recorder(TorchDispatchMode):
     def _empty_mapped(self, function: Any, args: Any, kwargs: Any) -> Tensor | None:
         if not self.memory.has_pages or kwargs.get("pin_memory"):
             return None
-        like: Any = args[0] if isinstance(args[0], Tensor) else None
-        device = kwargs.get("device") or ("cpu" if like is None else like.device)
+        like: Any = args[0] if args and isinstance(args[0], Tensor) else None
+        sizes = [one for one in args if isinstance(one, list | tuple)]
         dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
-        size = like.shape if function._schema.name == "aten::empty_like" else args[-1]
-        if function._schema.name in ("aten::empty_strided", "aten::new_empty_strided"):
-            size = args[-2]
-        if torch.Size(size).numel() * dtype.itemsize < LARGE or torch.device(device).type != "cpu":
+        size = sizes[0] if sizes else kwargs.get("size", ()) if like is None else like.shape
+        if math.prod(size) * dtype.itemsize < LARGE:
             return None
-        if like is not None and not _is_plain(like):
+        device = kwargs.get("device") or ("cpu" if like is None else like.device)
+        if torch.device(device).type != "cpu" or not (like is None or _is_plain(like)):
             return None
         meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
         if meta.layout is not torch.strided:
             return None
-        return self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+        with _disable_current_modes():
+            return self.memory.empty(meta.shape, meta.stride(), meta.dtype)
 
     # Entries.
 
@@ -259,8 +259,10 @@ class Recorder(TorchDispatchMode):
                 mark(tensor.untyped_storage().data_ptr(), cell.nbytes)
                 cell.watched = "marked"
             return ref
-        whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-        self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone()))
+        with torch.no_grad(), _disable_current_modes():
+            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+            whole.set_(tensor.untyped_storage())
+            self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone().cpu()))
         cell.is_pending = False
         return ref
 
@@ -399,72 +401,55 @@ class Recorder(TorchDispatchMode):
         if call is None or not args[0].numel():
             return NotImplemented
         law = draw_of(call, args[0].shape)
-        with torch.no_grad(), _disable_current_modes():
-            self._record_fill(call, args[0], law, is_random=law is None or law[0] != CONSTANT)
+        self._record_fill(call, args[0], law, is_random=law is None or law[0] != CONSTANT)
         calls.count_write(args[0])
         return None
 
-    def _random(
-        self,
-        function: Any,
-        facts: Facts,
-        args: Any,
-        kwargs: Any,
-        flat: Any,
-        spec: Any,
-        targets: Any,
-    ) -> Any:
-        if targets:
-            return self._random_in_place(function, facts, args, kwargs, flat, spec, targets)
+    def _random(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
+        flat, spec = tree_flatten((args, kwargs))
         if any(isinstance(one, Tensor) and not _is_plain(one) for one in flat):
             return NotImplemented
+        if targets:
+            return self._random_in_place(function, facts, args, kwargs, targets)
         try:
             made = self._made_by(function, flat, spec)
         except Exception:  # whatever meta tensors do not know
             return NotImplemented
         if len(made) != 1 or not isinstance(made[0], Tensor):
             return NotImplemented
-        with _disable_current_modes(), torch.no_grad():
-            real = self._real(made[0])
-            call = _call_of_maker(facts.name, args, real)
-            if call is not None:
-                self._record_fill(call, real, draw_of(call, real.shape), is_random=True)
-                return real
-            ref = self.tape.ref(real, self.tape.cell(real))
-            number = self._note_draw((facts.name, ref.size, ref.dtype), ref, real)
-            entry = self._operation(function, flat, spec, [], number)
-            entry.make(ref)
-            self._add(entry)
+        real = self._real(made[0])
+        call = _call_of_maker(facts.name, args, real)
+        if call is not None:
+            self._record_fill(call, real, draw_of(call, real.shape), is_random=True)
+            return real
+        ref = self.tape.ref(real, self.tape.cell(real))
+        number = self._note_draw((facts.name, ref.size, ref.dtype), ref, real)
+        entry = self._operation(function, flat, spec, [], number)
+        entry.make(ref)
+        self._add(entry)
         return real
 
     def _random_in_place(
-        self,
-        function: Any,
-        facts: Facts,
-        args: Any,
-        kwargs: Any,
-        flat: Any,
-        spec: Any,
-        targets: Any,
+        self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any
     ) -> Any:
         target = targets[0]
-        if len(targets) > 1 or not _is_plain(target) or not target.numel() or target.is_meta:
+        if len(targets) > 1 or not target.numel():
             return NotImplemented
         parameters = _IN_PLACE.get(facts.name)
-        with _disable_current_modes(), torch.no_grad():
-            if parameters and target.dtype in FLOAT_NUMBERS:
-                arguments = {parameters[0]: 0.0, parameters[1]: 1.0}
-                arguments.update(zip(parameters, args[1:], strict=False))
-                arguments.update({_KEYWORDS[k]: v for k, v in kwargs.items() if k in _KEYWORDS})
-                call = Call(facts.name, arguments)
-                law = draw_of(call, target.shape)
-                assert law is not None
-                check_draw(law, target.dtype)
-                self._record_fill(call, target, law, is_random=True)
-            else:
-                ref = self._target(target, overwrites=function._schema.name in OVERWRITES)
-                number = self._note_draw((facts.name, ref.size, ref.dtype), ref, target)
-                self._add(self._operation(function, flat, spec, targets, number))
+        if parameters and target.dtype in FLOAT_NUMBERS:
+            arguments = {parameters[0]: 0.0, parameters[1]: 1.0}
+            arguments.update(zip(parameters, args[1:], strict=False))
+            arguments.update({_KEYWORDS[k]: v for k, v in kwargs.items() if k in _KEYWORDS})
+            call = Call(facts.name, arguments)
+            law = draw_of(call, target.shape)
+            assert law is not None
+            check_draw(law, target.dtype)
+            self._record_fill(call, target, law, is_random=True)
+            return target
+        flat, spec = tree_flatten((args, kwargs))
+        ref = self._target(target, overwrites=function._schema.name in OVERWRITES)
+        number = self._note_draw((facts.name, ref.size, ref.dtype), ref, target)
+        self._add(self._operation(function, flat, spec, targets, number))
         return target
 
     # Operators that have an argument on the tape.
@@ -491,16 +476,9 @@ class Recorder(TorchDispatchMode):
     def _can_wait(self, tensors: Sequence[Tensor]) -> bool:
         return all(_is_plain(one) and one.is_cpu for one in tensors)
 
-    def _wait(
-        self,
-        function: Any,
-        facts: Facts,
-        args: Any,
-        flat: Any,
-        spec: Any,
-        targets: Sequence[Tensor],
-    ) -> Any:
+    def _wait(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
         """Puts an operator on the tape; what it returns gets memory that is not touched."""
+        flat, spec = tree_flatten((args, kwargs))
         in_place = (
             len(targets) == 1
             and targets[0] is flat[0]
@@ -510,8 +488,7 @@ class Recorder(TorchDispatchMode):
         if in_place and facts.name in ("fill_", "zero_") and targets[0].dtype in FLOAT_NUMBERS:
             number = _number(args) if facts.name == "fill_" else 0.0
             call = Call("constant_", {"val": number})
-            with torch.no_grad(), _disable_current_modes():
-                self._record_fill(call, targets[0], constant_draw(number), is_random=False)
+            self._record_fill(call, targets[0], constant_draw(number), is_random=False)
             return targets[0]
         if in_place:  # by numbers: nothing has to be found out
             self._add(self._operation(function, flat, spec, targets))
@@ -531,8 +508,7 @@ class Recorder(TorchDispatchMode):
             if not isinstance(one, Tensor) or id(one) in given:
                 results.append(given.get(id(one), one))
                 continue
-            with _disable_current_modes():
-                real = self._real(one)
+            real = self._real(one)
             entry.make(self.tape.ref(real, self.tape.cell(real)))
             results.append(real)
         self._add(entry)
@@ -566,26 +542,19 @@ class Recorder(TorchDispatchMode):
         return made
 
     def _real(self, meta: Tensor) -> Tensor:
-        real = self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+        with _disable_current_modes():
+            real = self.memory.empty(meta.shape, meta.stride(), meta.dtype)
         cell = self.tape.cell(real)
         cell.is_fresh = True
         cell.watched = "" if real.untyped_storage().resizable() else "mapped"
         return real
 
-    def _do_now(
-        self,
-        function: Any,
-        facts: Facts,
-        args: Any,
-        kwargs: Any,
-        flat: Any,
-        spec: Any,
-        targets: Any,
-    ) -> Any:
+    def _do_now(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
         """Does an operator in memory, after what its arguments follow from.
 
         Its entry is kept: what follows from it is to be known.
         """
+        flat, spec = tree_flatten((args, kwargs))
         given = [one for one in flat if isinstance(one, Tensor)]
         taped = [self.tape.cell(one) for one in given if self._is_taped(one)]
         if facts.gives_numbers:
@@ -662,6 +631,11 @@ def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> Non
 
 def _is_plain(tensor: Any) -> bool:
     return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta
+
+
+def _are_leaves(arguments: Any) -> bool:
+    """Whether no argument holds others."""
+    return not any(isinstance(one, list | tuple | dict) for one in arguments)
 
 
 def _is_on_cpu(cell: Cell) -> bool:

@@ -6,6 +6,7 @@ weak references: memory of what is no longer used is freed, and no address is ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,12 +82,14 @@ class Ref(NamedTuple):
     @property
     def numel(self) -> int:
         """How many elements it has."""
-        return torch.Size(self.size).numel()
+        return math.prod(self.size)
 
     def is_all(self) -> bool:
         """Whether it is all of its storage, each element once."""
         if self.offset or self.numel * self.dtype.itemsize != self.cell.nbytes:
             return False
+        if self.is_contiguous():
+            return True
         expected = 1
         for stride, size in sorted(zip(self.stride, self.size, strict=True)):
             if size != 1:
