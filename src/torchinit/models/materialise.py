@@ -19,6 +19,7 @@ from torchinit.placement.distributed import (
     local_memory,
     read_sharded,
 )
+from torchinit.placement.overlap import overlapping
 from torchinit.streams.canonical import Named, Slot
 
 _set_attribute = nn.Module.__setattr__
@@ -87,48 +88,39 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
 
 
 def check_apart(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for meta parameters that are views of one storage, or one memory twice.
+    """Raises ArgumentError for parameters that have elements of memory in common.
 
-    On the meta device they would become separate, and what was one memory two.
+    Values of one would be lost. On the meta device it raises for all views of one storage: they
+    would become separate, and what was one memory two.
     """
     numbers = list(map(storage_number, map(_memory, parameters)))
     if len(set(numbers)) == len(numbers):
         return
-    first: dict[int, Named] = {}
+    by_storage: dict[int, list[Named]] = {}
     for number, named in zip(numbers, parameters, strict=True):
-        other = first.setdefault(number, named)
-        if other is named:
+        by_storage.setdefault(number, []).append(named)
+    for some in by_storage.values():
+        if len(some) == 1:
             continue
-        if not named.tensor.is_meta:
-            _check_overlap(other, named)
-        else:
+        if some[0].tensor.is_meta:
             raise ArgumentError(
-                f"parameters {other.name!r} and {named.name!r} are views of one memory on the meta "
-                "device, and would no longer be: build the model on a device, or make one "
+                f"parameters {some[0].name!r} and {some[1].name!r} are views of one memory on the "
+                "meta device, and would no longer be: build the model on a device, or make one "
                 "parameter of both"
+            )
+        dense = [one for one in some if _memory(one).layout is torch.strided]
+        pair = overlapping([_memory(one) for one in dense])
+        if pair is not None:
+            one, other = (dense[number] for number in pair)
+            raise ArgumentError(
+                f"parameters {one.name!r} and {other.name!r} lie in one memory, and the values of "
+                "one would be lost: make them one parameter, or give each memory of its own"
             )
 
 
 def _memory(named: Named) -> Tensor:
     tensor: Tensor = named[1]
     return tensor if type(tensor) is Parameter else local_memory(tensor)
-
-
-def _check_overlap(one: Named, other: Named) -> None:
-    """Raises ArgumentError for two parameters in one memory: the one's values would be lost."""
-    first, second = local_memory(one.tensor), local_memory(other.tensor)
-    if not (first.numel() and second.numel() and _is_dense(first) and _is_dense(second)):
-        return
-    begins = first.data_ptr(), second.data_ptr()
-    if begins[0] < begins[1] + second.nbytes and begins[1] < begins[0] + first.nbytes:
-        raise ArgumentError(
-            f"parameters {one.name!r} and {other.name!r} lie in one memory, and the values of one "
-            "would be lost: make them one parameter"
-        )
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and tensor.is_contiguous()
 
 
 def target_device(device: Any, parameters: Sequence[Named]) -> torch.device:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,42 @@ def region_of(tensor: Tensor, storage: UntypedStorage) -> Region:
     return Region(storage._cdata, begin, begin + checks.extent(tensor), numel)
 
 
+class _Holders:
+    """Named regions of one storage, asked for the smallest that holds another one.
+
+    In the order of their beginnings, they are summed up in groups as a binary indexed tree has
+    them: those that begin early enough are a few whole groups. Of each group the regions are sorted
+    by their ends, and each place knows the smallest of those from there on.
+    """
+
+    def __init__(self, names: Mapping[Region, str]) -> None:
+        ordered = sorted(names)
+        self._begins = [one.begin for one in ordered]
+        groups: list[list[Region]] = [[] for _ in range(len(ordered) + 1)]
+        for i, one in enumerate(ordered, 1):
+            while i < len(groups):
+                groups[i].append(one)
+                i += i & -i
+        self._groups: list[tuple[list[int], list[tuple[int, str]]]] = []
+        for group in groups:
+            group.sort(key=lambda one: one.end)
+            sizes = [(one.end - one.begin, names[one]) for one in reversed(group)]
+            smallest = list(itertools.accumulate(sizes, min))
+            self._groups.append(([one.end for one in group], smallest[::-1]))
+
+    def name(self, region: Region) -> str | None:
+        """The name of the smallest that holds a region; of equal ones, the smallest name."""
+        found: list[tuple[int, str]] = []
+        i = bisect.bisect_right(self._begins, region.begin)
+        while i:
+            ends, smallest = self._groups[i]
+            first = bisect.bisect_left(ends, region.end)
+            if first < len(ends):
+                found.append(smallest[first])
+            i -= i & -i
+        return min(found)[1] if found else None
+
+
 class Names:
     """The names of tensors, by their regions.
 
@@ -59,8 +96,8 @@ class Names:
 
     def __init__(self, pairs: Iterable[tuple[str, Tensor]]) -> None:
         """Takes names and tensors; of several names of one region the smallest counts."""
-        self._names: dict[Region, str] = {}
-        self._by_storage: dict[int, list[Region]] = {}
+        self._by_storage: dict[int, dict[Region, str]] = {}
+        self._holders: dict[int, _Holders] = {}
         # While one is held, no other storage has the same identity.
         self._held: dict[int, StorageWeakRef] = {}
         for name, tensor in pairs:
@@ -68,25 +105,20 @@ class Names:
             if storage is None:
                 continue
             region = region_of(tensor, storage)
-            before = self._names.get(region)
-            if before is None:
-                if region.storage not in self._held:
-                    self._held[region.storage] = StorageWeakRef(storage)
-                bisect.insort(self._by_storage.setdefault(region.storage, []), region)
-            if before is None or name < before:
-                self._names[region] = name
+            if region.storage not in self._held:
+                self._held[region.storage] = StorageWeakRef(storage)
+            names = self._by_storage.setdefault(region.storage, {})
+            names[region] = min(name, names.get(region, name))
 
     def whole(self, region: Region) -> str | None:
         """The name of the tensor that fills a region."""
-        return self._names.get(region)
+        return self._by_storage.get(region.storage, {}).get(region)
 
     def holding(self, region: Region) -> str | None:
         """The name of the tensor that a region is a part of: the smallest such tensor's."""
-        found = [
-            one
-            for one in self._by_storage.get(region.storage, ())
-            if one.begin <= region.begin and region.end <= one.end
-        ]
-        if not found:
+        names = self._by_storage.get(region.storage)
+        if names is None:
             return None
-        return self._names[min(found, key=lambda one: (one.end - one.begin, self._names[one]))]
+        if region.storage not in self._holders:
+            self._holders[region.storage] = _Holders(names)
+        return self._holders[region.storage].name(region)

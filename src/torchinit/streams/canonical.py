@@ -1,8 +1,8 @@
 """Canonical names: what a parameter is called whatever its model is wrapped in.
 
 Wrappers of ``torch.compile``, of activation checkpoints and of FSDP put atoms of their own into
-names; data parallelism puts ``module.`` before them; a parametrized parameter goes by another name;
-PEFT moves a whole model down. A key by name must not depend on any of it.
+names; data parallelism and Lightning Fabric put theirs before them; a parametrized parameter goes
+by another name; PEFT moves a whole model down. A key by name must not depend on any of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
+from torch.jit import ScriptModule
 from torch.nn.utils.parametrize import is_parametrized
 
 from torchinit.errors import ArgumentError
@@ -21,15 +22,41 @@ Rename: TypeAlias = "Mapping[str, str] | Callable[[str], str] | None"
 # What a named tuple's own constructor does, in half the time: models have thousands of parameters.
 new_tuple: Callable[..., Any] = tuple.__new__
 
-_WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
-# Children that may have no part in names.
-_TRANSPARENT = _WRAPPERS | {"parametrizations", "base_layer", "original_module"}
-# Modules whose child "module" is the model: (where they are defined, name).
-_ROOTS = (
-    ("torch.nn.parallel.distributed", "DistributedDataParallel"),
-    ("torch.nn.parallel.data_parallel", "DataParallel"),
-    ("torch.optim.swa_utils", "AveragedModel"),
+
+class _Wrapper(NamedTuple):
+    """A module that holds another one, whose names it goes by.
+
+    Attributes:
+        child: the name that it holds the other one by.
+        where, kind: the module and name of its class; empty where the child's name tells enough.
+        is_root: whether that counts at the root of a model alone.
+    """
+
+    child: str
+    where: str = ""
+    kind: str = ""
+    is_root: bool = False
+
+
+_WRAPPERS = (
+    _Wrapper("_orig_mod"),  # torch.compile
+    _Wrapper("_checkpoint_wrapped_module"),
+    _Wrapper("_fsdp_wrapped_module"),
+    _Wrapper("base_layer", "peft.tuners.tuners_utils", "BaseTunerLayer"),
+    _Wrapper("original_module", "peft.utils.other", "AuxiliaryTrainingWrapper"),
+    _Wrapper("module", "torch.nn.parallel.distributed", "DistributedDataParallel", is_root=True),
+    _Wrapper("module", "torch.nn.parallel.data_parallel", "DataParallel", is_root=True),
+    _Wrapper("module", "torch.optim.swa_utils", "AveragedModel", is_root=True),
+    _Wrapper("_forward_module", "lightning.fabric.wrappers", "_FabricModule", is_root=True),
+    _Wrapper("_forward_module", "lightning_fabric.wrappers", "_FabricModule", is_root=True),
+    _Wrapper("base_model", "peft", "PeftModel", is_root=True),
+    _Wrapper("base_model", "peft", "PeftMixedModel", is_root=True),
+    _Wrapper("model", "peft.tuners.tuners_utils", "BaseTuner", is_root=True),
+    _Wrapper("lora_model", "peft.tuners.xlora", "XLoraModel", is_root=True),
 )
+_ANYWHERE = {wrapper.child: wrapper for wrapper in _WRAPPERS if not wrapper.is_root}
+# Children that may have no part in names.
+_TRANSPARENT = {*_ANYWHERE, "parametrizations"}
 
 
 # The prefix of the canonical names of a module's parameters, with a dot at the end or empty; the
@@ -82,16 +109,21 @@ class Named(NamedTuple):
 
 def places_of(model: nn.Module) -> list[Place]:
     """All modules of a model, shared ones at every place, parents before children."""
-    places: list[Place] = []
-    model = _unwrap(model, lambda wrapper: places.append(("", wrapper)))
+    wrappers, root = _unwrap(model)
+    places: list[Place] = [("", wrapper) for wrapper, _ in wrappers]
 
     def visit(prefix: str, module: nn.Module, within: _Within) -> None:
         places.append((prefix, module))
+        visit_children(prefix, module, within)
+
+    def visit_children(prefix: str, module: nn.Module, within: _Within, but: str = "") -> None:
         for name, child in module._modules.items():
-            if child is not None:
+            if child is not None and name != but:
                 visit(*_below(prefix, module, within, name, child))
 
-    visit("", model, None)
+    visit("", root, None)
+    for wrapper, name in wrappers:
+        visit_children("", wrapper, None, name)
     return places
 
 
@@ -105,6 +137,19 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
         ArgumentError: for two of one name otherwise, or a rename that gives no name.
     """
     change = renamer(rename)
+    wrappers, root = _unwrap(model)
+    parameters, buffers = _find(root, change)
+    for wrapper, name in wrappers:
+        more_parameters, more_buffers = _find(wrapper, change, but=name)
+        _add_beside(parameters, more_parameters)
+        _add_beside(buffers, more_buffers)
+    return _checked(parameters, "parameters", rename), _checked(buffers, "buffers", rename)
+
+
+def _find(
+    root: nn.Module, change: Callable[[str], str] | None, but: str = ""
+) -> tuple[dict[int, Named], dict[int, Named]]:
+    """The parameters and buffers of a tree of modules, by identity; but for those of one child."""
     parameters: dict[int, Named] = {}
     buffers: dict[int, Named] = {}
 
@@ -118,6 +163,8 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
             else:
                 prefix, _, within = _below(above, parent, outside, name, module)
             own = module.__dict__
+            if "_parameters" not in own:
+                own = _registered(module)
             if within is None and change is None:
                 for attribute, tensor in own["_parameters"].items():
                     if tensor is None:
@@ -136,14 +183,33 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
             if own["_modules"]:
                 visit(prefix, module, within, own["_modules"].items())
 
-    def take_wrapper(wrapper: nn.Module) -> None:
-        _register(buffers, wrapper._buffers, "", wrapper, None, change)
+    own = _registered(root)
+    _register(parameters, own["_parameters"], "", root, None, change)
+    _register(buffers, own["_buffers"], "", root, None, change)
+    visit("", root, None, [child for child in own["_modules"].items() if child[0] != but])
+    return parameters, buffers
 
-    root = _unwrap(model, take_wrapper)
-    _register(parameters, root._parameters, "", root, None, change)
-    _register(buffers, root._buffers, "", root, None, change)
-    visit("", root, None, root._modules.items())
-    return _checked(parameters, "parameters", rename), _checked(buffers, "buffers", rename)
+
+def _registered(module: nn.Module) -> dict[str, Any]:
+    """What is registered in a module: also in one of torch.jit, which keeps it elsewhere."""
+    if not isinstance(module, ScriptModule):
+        return module.__dict__
+    return {
+        "_parameters": dict(module.named_parameters(recurse=False, remove_duplicate=False)),
+        "_buffers": dict(module.named_buffers(recurse=False, remove_duplicate=False)),
+        "_modules": module._modules,
+    }
+
+
+def _add_beside(found: dict[int, Named], beside: dict[int, Named]) -> None:
+    """Adds what a wrapper holds beside the model; what is the model's too keeps its name."""
+    for number, named in beside.items():
+        known = found.get(number)
+        if known is None:
+            found[number] = named
+        else:
+            slots = (slot._replace(name=known.name) for slot in named.slots)
+            found[number] = known._replace(ties=(*known.slots, *slots))
 
 
 def _checked(found: dict[int, Named], what: str, rename: Rename) -> list[Named]:
@@ -197,32 +263,27 @@ def _tie(named: Named, slot: Slot) -> Named:
     return named._replace(name=min(slot.name for slot in ties), ties=ties)
 
 
-def _unwrap(model: nn.Module, see: Callable[[nn.Module], None]) -> nn.Module:
-    """The model within the wrappers of a root, each of which is shown."""
-    while (inner := _wrapped(model)) is not None:
-        see(model)
+def _unwrap(model: nn.Module) -> tuple[list[tuple[nn.Module, str]], nn.Module]:
+    """The wrappers at a root, each with the name that it holds the next by; and what they hold."""
+    wrappers: list[tuple[nn.Module, str]] = []
+    while True:
+        children = dict(model._modules.items())
+        held = (one.child for one in _WRAPPERS if _is_wrapper(model, one))
+        name = next((child for child in held if children.get(child) is not None), "")
+        inner = children.get(name)
+        if inner is None:
+            return wrappers, model
+        wrappers.append((model, name))
         model = inner
-    return model
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model within the wrappers of a root."""
-    return _unwrap(model, lambda _: None)
+    return _unwrap(model)[1]
 
 
-def _wrapped(module: nn.Module) -> nn.Module | None:
-    for name in _WRAPPERS:
-        if name in module._modules:
-            return module._modules[name]
-    for where, name in _ROOTS:
-        if _is_a(module, where, name):
-            return module._modules["module"]
-    if _is_a(module, "peft", "PeftModel"):
-        tuner = module._modules["base_model"]
-        if tuner is not None and _is_a(tuner, "peft.tuners.tuners_utils", "BaseTuner"):
-            return tuner._modules["model"]
-        return tuner
-    return None
+def _is_wrapper(module: nn.Module, wrapper: _Wrapper) -> bool:
+    return not wrapper.kind or _is_a(module, wrapper.where, wrapper.kind)
 
 
 def _is_a(module: nn.Module, where: str, name: str) -> bool:
@@ -242,18 +303,10 @@ def _below(
         return f"{prefix}parametrizations.{parameter}.{name}.", child, None
     if name == "parametrizations" and is_parametrized(module):
         return prefix, child, (module, "")
-    if name in _WRAPPERS or _is_adapted(module, name):
+    wrapper = _ANYWHERE.get(name)
+    if wrapper is not None and _is_wrapper(module, wrapper):
         return prefix, child, None
     return f"{prefix}{name}.", child, None
-
-
-def _is_adapted(module: nn.Module, name: str) -> bool:
-    """Whether a child is what PEFT has put an adapter around."""
-    if name == "base_layer":
-        return _is_a(module, "peft.tuners.tuners_utils", "BaseTunerLayer")
-    return name == "original_module" and _is_a(
-        module, "peft.utils.other", "AuxiliaryTrainingWrapper"
-    )
 
 
 def renamer(rename: Rename) -> Callable[[str], str] | None:
