@@ -9,6 +9,7 @@ marks. Other systems than Linux have the marks alone.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import sys
@@ -57,16 +58,28 @@ class Memory:
         if self._table >= 0:
             os.close(self._table)
 
-    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A tensor on the CPU, of dense memory that has not been touched if it is large."""
-        last = sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
-        nbytes = 0 if 0 in size else last * dtype.itemsize
+    def empty(
+        self, size: Sequence[int], stride: Sequence[int] | None, dtype: torch.dtype
+    ) -> Tensor:
+        """A tensor on the CPU, of dense memory that has not been touched if it is large.
+
+        Args:
+            size, stride: of the tensor; without strides its elements lie side by side, in order.
+            dtype: of the tensor.
+        """
+        if stride is None:
+            nbytes = math.prod(size) * dtype.itemsize
+        else:
+            last = sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
+            nbytes = 0 if 0 in size else last * dtype.itemsize
         pages = _map(nbytes) if self.has_pages and nbytes >= LARGE else None
         if pages is None:
+            if stride is None:
+                return torch.empty(size, dtype=dtype, device="cpu")
             return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
         storage = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes).untyped_storage()
         made = torch.empty(0, dtype=dtype, device="cpu")
-        return made.set_(storage, 0, size, stride)
+        return made.set_(storage, 0, size, () if stride is None else stride)
 
     def is_present(self, address: int, nbytes: int) -> bool:
         """Whether any page of a mapping of its own has been touched."""

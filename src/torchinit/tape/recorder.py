@@ -7,6 +7,7 @@ all others are done. Where code wants values, what they follow from is done in t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import calls
-from torchinit.native.torch_private import unseen
+from torchinit.native.torch_private import dispatch_modes, unseen
 from torchinit.patch.frames import Frame
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
@@ -222,11 +223,19 @@ class Recorder(TorchDispatchMode):
         device = kwargs.get("device") or ("cpu" if like is None else like.device)
         if torch.device(device).type != "cpu" or not (like is None or _is_plain(like)):
             return None
-        meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
-        if meta.layout is not torch.strided:
-            return None
-        with _disable_current_modes():
-            return self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+        stride = None  # of dense memory, in order
+        if (
+            like is not None
+            or kwargs.get("memory_format")
+            or kwargs.get("layout")
+            or len(sizes) > 1
+        ):
+            meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
+            if meta.layout is not torch.strided:
+                return None
+            size, stride, dtype = meta.shape, meta.stride(), meta.dtype
+        with _unseen_by_modes():
+            return self.memory.empty(size, stride, dtype)
 
     # Entries.
 
@@ -542,7 +551,7 @@ class Recorder(TorchDispatchMode):
         return made
 
     def _real(self, meta: Tensor) -> Tensor:
-        with _disable_current_modes():
+        with _unseen_by_modes():
             real = self.memory.empty(meta.shape, meta.stride(), meta.dtype)
         cell = self.tape.cell(real)
         cell.is_fresh = True
@@ -627,6 +636,11 @@ def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> Non
         if storage is not None:
             storage.copy_(memory[cell], False)
         cell.is_pending, cell.watched = False, ""
+
+
+def _unseen_by_modes() -> Any:
+    """A block that no mode is shown; most often there is none but the recorder, which is off."""
+    return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
 
 
 def _is_plain(tensor: Any) -> bool:
