@@ -27,8 +27,11 @@ _NORESERVE, _NO_HUGE_PAGES = 0x4000, 15
 _ENTRY = 8  # bytes in the page table for each page
 _PIECE = 1 << 20  # bytes of it that are read together
 _MARK = 0xFF  # in every byte: no number in any floating-point format
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-if _libc is not None:
+_MARKS = ctypes.create_string_buffer(b"\xff" * LARGE, LARGE)
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_is_linux = sys.platform == "linux"
+if _is_linux:
     _libc.mmap.restype = ctypes.c_void_p
     _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
     _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
@@ -45,7 +48,7 @@ class Memory:
     def __init__(self) -> None:
         self._table = -1
         self.has_pages = False
-        if _libc is None:
+        if not _is_linux:
             return
         try:
             self._table = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
@@ -100,12 +103,14 @@ def mark(address: int, nbytes: int) -> None:
 
 def is_marked(address: int, nbytes: int) -> bool:
     """Whether memory holds nothing but marks."""
-    return not ctypes.string_at(address, nbytes).strip(b"\xff")
+    return all(
+        _libc.memcmp(address + begin, _MARKS, min(LARGE, nbytes - begin)) == 0
+        for begin in range(0, nbytes, LARGE)
+    )
 
 
 def _map(nbytes: int) -> ctypes.Array[ctypes.c_char] | None:
     """New pages, given back with what is returned; None if there are none to be had."""
-    assert _libc is not None
     size = -(-nbytes // _PAGE) * _PAGE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
     address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)

@@ -260,12 +260,14 @@ class Recorder(TorchDispatchMode):
         ref = self.tape.ref(tensor, cell)
         if cell.writes:
             return ref
-        if not cell.watched and not cell.is_fresh and not tensor.untyped_storage().resizable():
+        if not (cell.watched or cell.is_fresh) and not tensor.untyped_storage().resizable():
             cell.is_exposed = True  # memory of NumPy's, or somebody's
-        self._hold(cell)
+        if cell.held:
+            self._hold(cell)
         if cell.is_fresh or (overwrites and ref.is_all()):
-            if cell.is_fresh and not cell.watched and tensor.is_cpu and not cell.is_exposed:
-                mark(tensor.untyped_storage().data_ptr(), cell.nbytes)
+            if cell.is_fresh and not cell.watched and cell.is_on_cpu and not cell.is_exposed:
+                address = tensor.data_ptr() - ref.offset * ref.dtype.itemsize
+                mark(address, cell.nbytes)
                 cell.watched = "marked"
             return ref
         with torch.no_grad(), _disable_current_modes():
@@ -284,7 +286,7 @@ class Recorder(TorchDispatchMode):
         self._add(Fill(ref, call, law, number))
 
     def _note_draw(self, law: Any, ref: Ref, tensor: Tensor) -> int:
-        module = None if isinstance(tensor, nn.Parameter) else _module_that_draws()
+        module = None if type(tensor) is nn.Parameter else _module_that_draws()
         self.tape.draws.append(Drawing(law, ref, module))
         return len(self.tape.draws) - 1
 
@@ -292,11 +294,10 @@ class Recorder(TorchDispatchMode):
         self.tape.add(entry)
         if self._is_at_once:
             return
-        now = [ref.cell for ref in entry.writes if ref.cell.is_exposed]
         # Memory of devices is there as soon as it is asked for.
-        now += [ref.cell for ref in entry.writes if not _is_on_cpu(ref.cell)]
-        if now:
-            self.do(now)
+        for ref in entry.writes:
+            if ref.cell.is_exposed or not ref.cell.is_on_cpu:
+                self.do([ref.cell])
 
     def _hold(self, cell: Cell) -> None:
         """Before values change that entries refer to: these get copies."""
@@ -650,11 +651,6 @@ def _is_plain(tensor: Any) -> bool:
 def _are_leaves(arguments: Any) -> bool:
     """Whether no argument holds others."""
     return not any(isinstance(one, list | tuple | dict) for one in arguments)
-
-
-def _is_on_cpu(cell: Cell) -> bool:
-    storage = cell.storage()
-    return storage is None or storage.device.type == "cpu"
 
 
 def _targets(facts: Facts, args: Any, kwargs: Any) -> list[Tensor]:

@@ -24,6 +24,7 @@ class Cell:
     Attributes:
         number: its identity.
         nbytes: its size.
+        is_on_cpu: where it lies.
         is_fresh: whether nobody has written to it since it was made.
         writes: numbers of the entries that write to it, in order; none if it is on no tape.
         is_pending: whether entries have not been done in its memory.
@@ -35,13 +36,14 @@ class Cell:
     """
 
     __slots__ = (
-        "constant", "held", "is_exposed", "is_fresh", "is_pending", "is_torchs", "nbytes",
-        "number", "reference", "watched", "writes",
+        "constant", "held", "is_exposed", "is_fresh", "is_on_cpu", "is_pending", "is_torchs",
+        "nbytes", "number", "reference", "watched", "writes",
     )  # fmt: skip
 
     def __init__(self, storage: UntypedStorage) -> None:
         self.reference = StorageWeakRef(storage)
         self.number, self.nbytes = storage._cdata, storage.nbytes()
+        self.is_on_cpu = storage.device.type == "cpu"
         self.writes: list[int] = []
         self.held: list[Constant] = []
         self.constant: float | None = None
@@ -157,7 +159,8 @@ class Fill(Entry):
     __slots__ = ("call", "law")
 
     def __init__(self, ref: Ref, call: Call, law: Draw | None, draw: int | None) -> None:
-        super().__init__((ref,), (ref.is_all(),), (), draw)
+        self.index = -1
+        self.writes, self.whole, self.reads, self.draw = (ref,), (ref.is_all(),), (), draw
         self.call, self.law = call, law
 
 
