@@ -174,6 +174,8 @@ class Own:
             by = f"{type(root).__name__}.{call.__name__}()"
             return {**self._replayed([call], by), **found}
         why = _why_not_torchs(root)
+        if not why and (twins := _copies_among(self._parameters)):
+            why = f"{twins[0]!r} and {twins[1]!r} are copies of one"
         if not why:
             modules = [module for _, module in reversed(places_of(root))]
             calls = [call for module in modules for call in _resets_of(module)]
@@ -381,7 +383,7 @@ def _why_not_torchs(model: nn.Module) -> str:
             return f"only the constructor of {kind.__name__} knows"
         if is_parametrized(module):
             return f"{name} is parametrized"
-        if isinstance(module, _COPIES) and module.num_layers > 1:
+        if isinstance(module, _COPIES):
             return f"the layers of {kind.__name__} are copies of one"
         hooks = [
             hook for attribute in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -392,6 +394,23 @@ def _why_not_torchs(model: nn.Module) -> str:
     return ""
 
 
+def _copies_among(parameters: Sequence[Named]) -> tuple[str, str] | None:
+    """The names of two parameters in memory that are equal, and of no single value."""
+    seen: dict[Any, list[Named]] = {}
+    for named in parameters:
+        tensor: Any = named.tensor
+        if is_dtensor(tensor) or tensor.is_meta or tensor.numel() < 2:
+            continue
+        some = seen.setdefault((tensor.shape, tensor.dtype), [])
+        for other in some:
+            if tensor._version and other.tensor._version:
+                continue  # what has been written to is a copy of nothing
+            if torch.equal(other.tensor, tensor) and bool((tensor != tensor.flatten()[0]).any()):
+                return other.name, named.name
+        some.append(named)
+    return None
+
+
 def _is_torchs(hook: Any) -> bool:
     while isinstance(hook, functools.partial):
         hook = hook.func
@@ -399,13 +418,14 @@ def _is_torchs(hook: Any) -> bool:
 
 
 def _was_written_to(tensor: Any, twin: Any) -> bool:
-    """Whether more has been written to a tensor than a constructor and its resets write.
+    """Whether more has been written to a tensor than its module's resets write.
 
-    One in new memory, as after ``to_empty``, has no count.
+    A copy has no count, nor has one in new memory, as after ``to_empty``; on the meta device it
+    can only be a copy.
     """
     if is_dtensor(tensor) or tensor.is_inference() or not isinstance(tensor, Parameter):
         return False
-    return tensor._version not in (0, twin._version)
+    return tensor._version > twin._version or (tensor.is_meta and not tensor._version)
 
 
 def _resets_of(module: nn.Module) -> list[Callable[[], object]]:

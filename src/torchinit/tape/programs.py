@@ -67,7 +67,7 @@ class _Maker:
         return Program(
             named.name, tensor, entries, ref, constant, self._seed,
             is_frozen=is_frozen, is_torchs=is_torchs,
-            is_unfilled=cell is not None and cell.is_fresh and not entries and tensor.numel() > 0,
+            is_unfilled=cell is not None and not entries and _is_unfilled(tensor, cell),
         )  # fmt: skip
 
     def _cells(self, cell: Cell | None, entries: Iterable[Entry]) -> Iterable[Cell]:
@@ -83,3 +83,12 @@ class _Maker:
             for one in constants:
                 if one.tensor is not None and (found := self._tape.find(one.tensor)):
                     yield found
+
+
+def _is_unfilled(tensor: Tensor, cell: Cell) -> bool:
+    """Whether nobody has written to a tensor, or not to all of it."""
+    if not tensor.numel():
+        return False
+    return cell.is_fresh or (
+        cell.has_gaps and tensor.dtype.is_floating_point and bool(tensor.isnan().any())
+    )

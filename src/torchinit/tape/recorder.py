@@ -38,6 +38,7 @@ from torchinit.tape.operators import (
 from torchinit.tape.play import KeyOfDraw, play
 from torchinit.tape.tape import Bytes, Cell, Constant, Drawing, Fill, Operation, Ref, Tape
 
+_LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
 _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
 # What waits as a fill: operators with numbers for arguments, and the call that each of them is.
@@ -181,8 +182,10 @@ class Recorder(TorchDispatchMode):
             if done is not NotImplemented:
                 return done
         if not self._any_taped(tensors):
+            if facts.name in ("fill_", "zero_") and self._fill_fresh(facts, args, tensors):
+                return args[0]
             for target in targets:
-                self._before_write(target)
+                self._before_write(target, overwrites=function._schema.name in OVERWRITES)
             result = function(*args, **kwargs)
             if self.used_own_seed:
                 self._pass_on(tensors, (*targets, *tree_leaves(result)))
@@ -307,12 +310,33 @@ class Recorder(TorchDispatchMode):
                 constant.tensor = constant.tensor.clone()
         cell.held = []
 
-    def _before_write(self, tensor: Tensor) -> None:
+    def _before_write(self, tensor: Tensor, *, overwrites: bool) -> None:
         """Before something is done to a tensor that is on no tape."""
         cell = self.tape.find(tensor) if _is_plain(tensor) else None
-        if cell is not None:
-            self._hold(cell)
-            cell.is_fresh, cell.constant = False, None
+        if cell is None:
+            return
+        self._hold(cell)
+        ref = self.tape.ref(tensor, cell)
+        if cell.is_fresh and not (overwrites and ref.is_all()) and cell.nbytes < _LARGE_SCRATCH:
+            cell.has_gaps = True
+            if cell.is_on_cpu:
+                mark(tensor.data_ptr() - ref.offset * ref.dtype.itemsize, cell.nbytes)
+        elif overwrites and ref.is_all():
+            cell.has_gaps = False
+        cell.is_fresh, cell.constant = False, None
+
+    def _fill_fresh(self, facts: Facts, args: Any, tensors: Sequence[Tensor]) -> bool:
+        """Has a number wait that goes to a part of memory where nothing is yet."""
+        number = _number(args) if facts.name == "fill_" else 0.0
+        target = args[0]
+        if number is None or len(tensors) != 1 or not _is_plain(target) or not target.numel():
+            return False
+        cell = self.tape.find(target)
+        if cell is None or not cell.is_fresh or target.dtype not in FLOAT_NUMBERS:
+            return False
+        call = Call("constant_", {"val": number})
+        self._record_fill(call, target, constant_draw(number), is_random=False)
+        return True
 
     def _note_constant(self, tensor: Tensor, number: float | None) -> None:
         if _is_plain(tensor) and number is not None and tensor.dtype.is_floating_point:
@@ -381,7 +405,7 @@ class Recorder(TorchDispatchMode):
             self._bake()
             self.do(taped)
         for target in targets:
-            self._before_write(target)
+            self._before_write(target, overwrites=function._schema.name in OVERWRITES)
         result = function(*args, **kwargs)
         for one in (*targets, *tree_leaves(result)):
             if isinstance(one, Tensor) and _is_plain(one):

@@ -32,12 +32,13 @@ class Cell:
         watched: whether its memory is marked, or a mapping of its own.
         held: arguments of entries that refer to its values as they are.
         constant: the number that all of it was filled with; None if there is none.
+        has_gaps: whether it was written in part when nothing was there, and marked before.
         is_torchs: whether torch's own draws, of a seed or generator of the code's, are in it.
     """
 
     __slots__ = (
-        "constant", "held", "is_exposed", "is_fresh", "is_on_cpu", "is_pending", "is_torchs",
-        "nbytes", "number", "reference", "watched", "writes",
+        "constant", "has_gaps", "held", "is_exposed", "is_fresh", "is_on_cpu", "is_pending",
+        "is_torchs", "nbytes", "number", "reference", "watched", "writes",
     )  # fmt: skip
 
     def __init__(self, storage: UntypedStorage) -> None:
@@ -47,7 +48,7 @@ class Cell:
         self.writes: list[int] = []
         self.held: list[Constant] = []
         self.constant: float | None = None
-        self.is_fresh = self.is_pending = self.is_exposed = self.is_torchs = False
+        self.is_fresh = self.is_pending = self.is_exposed = self.is_torchs = self.has_gaps = False
         self.watched = ""
 
     @property
