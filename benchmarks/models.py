@@ -1,4 +1,4 @@
-"""Times whole models: built plainly, inside patch_nn_init, deferred, and by init_model_ from meta.
+"""Times whole models: built plainly, inside patch_nn_init, and by init_model_ from meta.
 
     python benchmarks/models.py                                          # Markdown tables
     python benchmarks/models.py --markdown benchmarks/results/models.md --json models.json
@@ -36,7 +36,7 @@ Samples = dict[str, Any]
 _CHILD = Path(__file__).with_name("one_build.py")
 # Of a core, by other processes while one was measured.
 _BUSY = 0.15
-_OURS = ("patch", "deferred", "init_model_")
+_OURS = ("patch", "init_model_")
 
 
 def busy_seconds() -> float:

@@ -1,6 +1,6 @@
 """Makes one model in one way, in a process of its own, and prints what it took as JSON.
 
-    python benchmarks/one_build.py gpt2-medium deferred
+    python benchmarks/one_build.py gpt2-medium patch
 
 What the model needs is imported, its class used once on the meta device, and as much memory as it
 takes written to and given back, before the clock starts: neither imports nor the host are timed.
@@ -40,11 +40,6 @@ def _patch(build: Build, _rules: Rules) -> object:
         return build()
 
 
-def _deferred(build: Build, _rules: Rules) -> object:
-    with torchinit.patch_nn_init(defer=True):
-        return build()
-
-
 def _init_model(build: Build, rules: Rules) -> object:
     return torchinit.init_model_(_on_meta(build), rules, seed=_SEED, device=_CPU)
 
@@ -60,7 +55,6 @@ def _zeros(model: nn.Module) -> list[Tensor]:
 MODES: dict[str, Callable[[Build, Rules], object]] = {
     "plain": _plain,
     "patch": _patch,
-    "deferred": _deferred,
     "init_model_": _init_model,
     "zero": _zero,
 }

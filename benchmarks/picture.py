@@ -3,7 +3,7 @@
     python benchmarks/picture.py [benchmarks/results/models.json] [-o docs/pictures/models.png]
 
 Times of whole models relative to zeroing their memory, best against best: as torch builds them, the
-same code inside patch_nn_init(defer=True), and init_model_ from the meta device. Needs matplotlib.
+same code inside patch_nn_init(), and init_model_ from the meta device. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "models.json"
 PICTURE = ROOT / "docs" / "pictures" / "models.png"
 WAYS = {
     "plain": ("built plainly", "#b8bec6"),
-    "deferred": ("the same code in patch_nn_init(defer=True)", "#6aa5d9"),
+    "patch": ("the same code in patch_nn_init()", "#6aa5d9"),
     "init_model_": ("init_model_()", "#1f4e79"),
 }
 

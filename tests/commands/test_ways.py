@@ -14,7 +14,7 @@ from torchinit.commands.models import MODELS
 CPU = torch.device("cpu")
 BUILD = builder(MODELS["tiny"], torch.float32)
 each_way = pytest.mark.parametrize("way", ways.WAYS, ids=lambda way: way.name)
-PLAIN, PATCHED, DEFERRED, FROM_META = ways.WAYS
+PLAIN, PATCHED, FROM_META = ways.WAYS
 
 
 def values(way, seed):
@@ -34,7 +34,6 @@ def test_the_ways_do_what_they_say():
     torch.manual_seed(5)
     plain = torch.cat([parameter.detach().flatten() for parameter in BUILD().parameters()])
     assert values(PLAIN, 5).equal(plain)
-    assert values(DEFERRED, 5).equal(values(PATCHED, 5))
     model = torchinit.init_model_(ways.on_meta(BUILD), seed=5, device=CPU)
     from_meta = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert values(FROM_META, 5).equal(from_meta)
@@ -43,7 +42,7 @@ def test_the_ways_do_what_they_say():
 @native_only
 def test_torch_fills_on_the_plain_way_alone():
     assert not values(PATCHED, 5).equal(values(PLAIN, 5))
-    assert [way.is_ours for way in ways.WAYS] == [False, True, True, True]
+    assert [way.is_ours for way in ways.WAYS] == [False, True, True]
 
 
 @each_way

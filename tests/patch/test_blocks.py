@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import threading
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import init as torch_init
-from torch.overrides import TorchFunctionMode
 
 import torchinit
 import warm
@@ -22,7 +20,6 @@ from torchinit.patch import swap
 from torchinit.patch.functions import _NAMES as FUNCTIONS
 from torchinit.patch.swap import Made, intercept
 
-BOTH = pytest.mark.parametrize("defer", [False, True], ids=["eager", "deferred"])
 SHAPE = (200, 60)
 
 
@@ -54,10 +51,9 @@ def is_ours():
 
 
 @native_only
-@BOTH
-def test_torch_is_as_it_was(defer):
+def test_torch_is_as_it_was():
     before = snapshot()
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         assert is_ours()
         assert snapshot() != before
     assert_as_before(before)
@@ -65,13 +61,12 @@ def test_torch_is_as_it_was(defer):
 
 
 @native_only
-@BOTH
-def test_torch_is_as_it_was_after_errors(defer):
+def test_torch_is_as_it_was_after_errors():
     before = snapshot()
     tensor = torch.zeros(SHAPE)
     torch.manual_seed(3)
 
-    @torchinit.patch_nn_init(defer=defer)
+    @torchinit.patch_nn_init()
     def fill_and_raise():
         torch_init.normal_(tensor)
         raise ZeroDivisionError
@@ -84,26 +79,22 @@ def test_torch_is_as_it_was_after_errors(defer):
 
 
 @native_only
-@BOTH
-def test_nesting_and_using_again(defer):
+def test_nesting_and_using_again():
     before = snapshot()
-    patch = torchinit.patch_nn_init(defer=defer)
+    patch = torchinit.patch_nn_init()
     for _ in range(2):
         with patch:
             with patch, torchinit.patch_nn_init():
-                assert is_ours()
-            with torchinit.patch_nn_init(defer=True):
                 assert is_ours()
             assert is_ours()
         assert_as_before(before)
 
 
 @native_only
-@BOTH
-def test_decorator(defer):
+def test_decorator():
     before = snapshot()
 
-    @torchinit.patch_nn_init(defer=defer)
+    @torchinit.patch_nn_init()
     def depth(n):
         """Says so."""
         assert is_ours()
@@ -135,6 +126,8 @@ def test_arguments():
         torchinit.patch_nn_init(names_from=model)
     with pytest.raises(ValueError, match="go together"):
         torchinit.patch_nn_init(is_ours)
+    with pytest.raises(TypeError, match="defer"):
+        torchinit.patch_nn_init(defer=True)
     with pytest.raises(TypeError, match="integer"):
         torchinit.patch_nn_init(seed=1.5, names_from=model)
     with pytest.raises(ValueError, match="within"):
@@ -156,8 +149,8 @@ def test_twenty_threads_inside_and_outside():
     start = threading.Barrier(20)
 
     def work(number):
-        inside, defer = number % 2 == 0, number % 4 == 0
-        patch = torchinit.patch_nn_init(defer=defer)
+        inside = number % 2 == 0
+        patch = torchinit.patch_nn_init()
         start.wait()
         for _ in range(40):
             generator = torch.Generator().manual_seed(5)
@@ -179,9 +172,8 @@ def test_twenty_threads_inside_and_outside():
 
 
 @native_only
-@BOTH
-def test_one_object_in_two_threads_at_once(defer):
-    patch = torchinit.patch_nn_init(defer=defer)
+def test_one_object_in_two_threads_at_once():
+    patch = torchinit.patch_nn_init()
     inside, may_leave = threading.Event(), threading.Event()
     tensor = torch.zeros(SHAPE)
 
@@ -203,10 +195,9 @@ def test_one_object_in_two_threads_at_once(defer):
 
 
 @native_only
-@BOTH
-def test_contexts_copied_to_another_thread_see_nothing(defer):
+def test_contexts_copied_to_another_thread_see_nothing():
     results = []
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         context = contextvars.copy_context()
         thread = threading.Thread(target=lambda: results.append(context.run(is_ours)))
         thread.start()
@@ -248,34 +239,12 @@ def test_whoever_comes_second_waits_for_the_hooks(monkeypatch):
     assert_as_before(before)
 
 
-def test_modes_that_outlive_a_block_keep_their_order():
-    seen = []
-
-    class Noting(TorchFunctionMode):
-        def __init__(self, name):
-            super().__init__()
-            self.name = name
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            seen.append(self.name)
-            return func(*args, **(kwargs or {}))
-
-    outer, inner = Noting("outer"), Noting("inner")
-    block = contextlib.ExitStack()
-    block.enter_context(torchinit.patch_nn_init(defer=True))
-    with outer, inner:
-        block.close()
-        torch.zeros(1)
-    assert seen == ["inner", "outer"]
-
-
 @native_only
-@BOTH
-def test_other_tasks_see_nothing(defer):
+def test_other_tasks_see_nothing():
     before = snapshot()
 
     async def inside(entered, others_done):
-        with torchinit.patch_nn_init(defer=defer):
+        with torchinit.patch_nn_init():
             child = asyncio.create_task(outside())
             entered.set()
             await others_done.wait()
@@ -284,7 +253,7 @@ def test_other_tasks_see_nothing(defer):
     async def outside():
         return is_ours()
 
-    @torchinit.patch_nn_init(defer=defer)
+    @torchinit.patch_nn_init()
     async def decorated():
         await asyncio.sleep(0)
         return is_ours()
@@ -304,13 +273,12 @@ def test_other_tasks_see_nothing(defer):
 
 
 @native_only
-@BOTH
-def test_a_generator_that_is_closed_elsewhere(defer):
+def test_a_generator_that_is_closed_elsewhere():
     before = snapshot()
     tensor = torch.zeros(SHAPE)
 
     def fills():
-        with torchinit.patch_nn_init(defer=defer):
+        with torchinit.patch_nn_init():
             torch_init.normal_(tensor)
             yield
 
@@ -321,11 +289,7 @@ def test_a_generator_that_is_closed_elsewhere(defer):
     thread.join()
     assert not is_ours()
     assert 0.5 < tensor.std() < 1.5
-    if not defer:
-        assert_as_before(before)
-    else:  # the mode is left on the stack of the thread that began, and does nothing
-        torch._C._pop_torch_function_stack()
-        assert_as_before(before)
+    assert_as_before(before)
 
 
 class Notes:
@@ -393,6 +357,28 @@ def test_handlers_that_raise_are_asked_again():
                 torch_init.normal_(torch.empty(3))
 
 
+def test_handlers_are_told_of_what_reads_tensors_unseen(monkeypatch):
+    """Gradients that are added up, and what DistributedDataParallel sends to all."""
+    done = []
+
+    class Puts(Notes):
+        def __init__(self, name):
+            super().__init__(takes=False)
+            self.do_all = lambda: done.append(name)
+
+    def send(*_):
+        done.append("sent")
+
+    monkeypatch.setattr(torch.distributed, "_broadcast_coalesced", send)
+    with intercept(Puts("outer")), intercept(Puts("inner")):
+        torch.ones(2, requires_grad=True).sum().backward()
+        torch.distributed._broadcast_coalesced(None, [torch.ones(3)], 0)
+    assert done == ["inner", "outer"] * 2 + ["sent"]
+    assert torch.distributed._broadcast_coalesced is send
+    torch.ones(2, requires_grad=True).sum().backward()
+    assert len(done) == 5
+
+
 def test_the_innermost_handler_is_asked():
     outer, inner = Notes(takes=True), Notes(takes=False)
     with intercept(outer):
@@ -425,8 +411,7 @@ def test_device_constructors_are_not_remembered_as_hooks():
         assert torch.randn(3).is_meta
 
 
-@BOTH
-def test_compilers_that_are_loaded_inside_remember_torchs_functions(defer):
+def test_compilers_that_are_loaded_inside_remember_torchs_functions():
     program = Path(__file__).parents[1] / "programs" / "compilers_in_patch.py"
-    process = warm.run(program, int(defer), warnings_as_errors="UserWarning")
+    process = warm.run(program, warnings_as_errors="UserWarning")
     assert process.returncode == 0, process.stderr

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torchinit
 from conftest import native_only
 
-BOTH = pytest.mark.parametrize("defer", [False, True], ids=["eager", "deferred"])
-SHAPE = (200, 60)  # more than the smallest fill that is deferred
+SHAPE = (200, 60)
 
 bound_before = functools.partial(torch.nn.init.normal_, std=0.5)
 
@@ -77,17 +76,16 @@ STYLES = {
 
 
 @native_only
-@BOTH
 @pytest.mark.parametrize("context", ["plain", "device"])
 @pytest.mark.parametrize("style", STYLES)
-def test_every_style_gives_the_values_of_our_own_call(style, context, defer):
+def test_every_style_gives_the_values_of_our_own_call(style, context):
     call, ours = STYLES[style]
     results, states = [], []
     for patched in (True, False):
         torch.manual_seed(11)
         tensor = torch.full(SHAPE, 7.0)
         if patched:
-            with torchinit.patch_nn_init(defer=defer):
+            with torchinit.patch_nn_init():
                 if context == "device":
                     with torch.device("cpu"):
                         results.append(call(tensor))
@@ -102,24 +100,22 @@ def test_every_style_gives_the_values_of_our_own_call(style, context, defer):
 
 
 @native_only
-@BOTH
-def test_deprecated_spellings(defer):
+def test_deprecated_spellings():
     torch.manual_seed(1)
-    with torchinit.patch_nn_init(defer=defer), pytest.warns(FutureWarning):
+    with torchinit.patch_nn_init(), pytest.warns(FutureWarning):
         tensor = torch.nn.init.xavier_normal(torch.empty(SHAPE))
     torch.manual_seed(1)
     assert torch.equal(tensor, torchinit.xavier_normal_(torch.empty(SHAPE)))
 
 
 @native_only
-@BOTH
-def test_a_generator_is_drawn_from(defer):
+def test_a_generator_is_drawn_from():
     def generator():
         return torch.Generator().manual_seed(5)
 
     expected = torchinit.normal_(torch.empty(SHAPE), generator=generator())
     before = torch.get_rng_state()
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         found = [
             torch.nn.init.normal_(torch.empty(SHAPE), generator=generator()),
             torch.empty(SHAPE).normal_(generator=generator()),
@@ -171,13 +167,12 @@ def test_no_random_fill_of_a_module_reaches_torch(make):
 
 
 @native_only
-@BOTH
 @pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
-def test_modules_are_the_same_with_the_same_seed(make, defer):
+def test_modules_are_the_same_with_the_same_seed(make):
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        with torchinit.patch_nn_init(defer=defer):
+        with torchinit.patch_nn_init():
             states.append(make().state_dict())
     assert all(torch.equal(one, states[1][name]) for name, one in states[0].items())
 
@@ -212,19 +207,17 @@ ORIGINALS = {
 }
 
 
-@BOTH
 @pytest.mark.parametrize("call", ORIGINALS.values(), ids=ORIGINALS)
-def test_what_is_not_served_is_torchs(call, defer):
+def test_what_is_not_served_is_torchs(call):
     torch.manual_seed(2)
     expected = call()
     torch.manual_seed(2)
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         assert torch.equal(call(), expected)
 
 
-@BOTH
-def test_errors_are_torchs_or_ours(defer):
-    with torchinit.patch_nn_init(defer=defer):
+def test_errors_are_torchs_or_ours():
+    with torchinit.patch_nn_init():
         with pytest.raises(RuntimeError, match="leaf Variable"):
             torch.ones(3, requires_grad=True).normal_()
         with pytest.raises(RuntimeError, match="leaf Variable"):
@@ -255,10 +248,9 @@ def test_errors_are_torchs_or_ours(defer):
             torch.nn.init.normal_(torch.empty(SHAPE), wrong=3)
 
 
-@BOTH
-def test_a_tensor_on_the_graph_keeps_its_gradient(defer):
+def test_a_tensor_on_the_graph_keeps_its_gradient():
     leaf = torch.ones(SHAPE, requires_grad=True)
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         filled = (leaf * 2).normal_()
     filled.sum().backward()
     assert (leaf.grad == 0).all()
@@ -271,49 +263,43 @@ def test_warnings_are_kept():
             torch.nn.init.trunc_normal_(torch.empty(SHAPE), mean=10.0)
         with pytest.warns(UserWarning, match="no-op"):
             torch.nn.init.kaiming_normal_(torch.empty(0, 3))
-    with torchinit.patch_nn_init(defer=True):
-        with pytest.warns(UserWarning, match="mean is more than 2 std"):
-            torch.nn.init.trunc_normal_(torch.empty(SHAPE), mean=10.0)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             torch.nn.init.trunc_normal_(torch.empty(SHAPE))
 
 
-@BOTH
-def test_meta_fake_and_inference(defer):
+def test_meta_fake_and_inference():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     state = torch.get_rng_state()
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         assert torch.nn.init.normal_(torch.empty(3, device="meta")).is_meta
         assert torch.randn(3, device="meta").is_meta
         with torch.device("meta"):
             assert nn.Linear(3, 4).weight.is_meta
             assert torch.rand(4).is_meta
     assert torch.equal(torch.get_rng_state(), state)
-    with torchinit.patch_nn_init(defer=defer), FakeTensorMode():
+    with torchinit.patch_nn_init(), FakeTensorMode():
         layer = nn.Linear(300, 400)
         assert torch.randn(2, 300).matmul(layer.weight.t()).shape == (2, 400)
-    with torchinit.patch_nn_init(defer=defer), torch.inference_mode():
+    with torchinit.patch_nn_init(), torch.inference_mode():
         tensor = torch.nn.init.normal_(torch.empty(SHAPE))
         assert 0.5 < tensor.std() < 1.5
 
 
-@BOTH
-def test_transforms_go_to_torch(defer):
+def test_transforms_go_to_torch():
     def function(x):
         return torch.nn.init.normal_(x.clone()) + torch.randn(3) + x.clone().uniform_()
 
     torch.manual_seed(4)
     expected = torch.vmap(function, randomness="different")(torch.zeros(2, 3))
     torch.manual_seed(4)
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         found = torch.vmap(function, randomness="different")(torch.zeros(2, 3))
     assert torch.equal(found, expected)
 
 
-@BOTH
-def test_a_graph_without_breaks(defer):
+def test_a_graph_without_breaks():
     def function(x):
         torch.nn.init.normal_(x)
         x.uniform_(1, 2)
@@ -321,15 +307,14 @@ def test_a_graph_without_breaks(defer):
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for _ in range(2):
-        with torchinit.patch_nn_init(defer=defer):
+        with torchinit.patch_nn_init():
             result = compiled(torch.zeros(4))
         assert ((result >= 1) & (result < 2)).all()
         result = compiled(torch.zeros(4))
         assert ((result >= 1) & (result < 2)).all()
 
 
-@BOTH
-def test_subclasses_are_asked_by_torch(defer):
+def test_subclasses_are_asked_by_torch():
     asked = []
 
     class Asked(torch.Tensor):
@@ -338,7 +323,7 @@ def test_subclasses_are_asked_by_torch(defer):
             asked.append(getattr(function, "__name__", ""))
             return super().__torch_function__(function, types, arguments, keywords or {})
 
-    with torchinit.patch_nn_init(defer=defer):
+    with torchinit.patch_nn_init():
         tensor = torch.zeros(SHAPE).as_subclass(Asked)
         torch.nn.init.normal_(tensor)
         tensor.uniform_()
@@ -346,8 +331,7 @@ def test_subclasses_are_asked_by_torch(defer):
     assert "uniform_" in asked
 
 
-@BOTH
-def test_modes_that_skip_initialisation(defer):
+def test_modes_that_skip_initialisation():
     class EmptyInit(TorchFunctionMode):
         def __torch_function__(self, function, types, arguments=(), keywords=None):
             keywords = keywords or {}
@@ -358,18 +342,17 @@ def test_modes_that_skip_initialisation(defer):
     for outside in (True, False):
         tensor = torch.full(SHAPE, 7.0)
         if outside:
-            with EmptyInit(), torchinit.patch_nn_init(defer=defer):
+            with EmptyInit(), torchinit.patch_nn_init():
                 torch.nn.init.trunc_normal_(tensor)
         else:
-            with torchinit.patch_nn_init(defer=defer), EmptyInit():
+            with torchinit.patch_nn_init(), EmptyInit():
                 torch.nn.init.trunc_normal_(tensor)
         assert (tensor == 7).all()
 
 
-@BOTH
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_tracing_and_scripting(defer):
-    with torchinit.patch_nn_init(defer=defer):
+def test_tracing_and_scripting():
+    with torchinit.patch_nn_init():
         traced = torch.jit.trace(lambda x: x + torch.randn(3), torch.zeros(3), check_trace=False)
         assert not torch.equal(traced(torch.zeros(3)), traced(torch.zeros(3)))
         scripted = torch.jit.script(nn.Linear(3, 4))

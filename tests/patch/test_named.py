@@ -17,8 +17,7 @@ from torchinit.schemes.distributions import normal_draw
 from torchinit.streams.names import keys_of_names, part_of
 
 pytestmark = native_only
-BOTH = pytest.mark.parametrize("defer", [False, True], ids=["eager", "deferred"])
-SIZE = 150  # squared: more than the smallest fill that is deferred
+SIZE = 150
 
 
 @pytest.fixture(autouse=True)
@@ -52,73 +51,67 @@ def by_key(key, shape, std=1.0):
     return fill(normal_draw(0.0, std), torch.empty(shape), key)
 
 
-@BOTH
-def test_a_name_decides(defer):
+def test_a_name_decides():
     model = build()
     state = torch.get_rng_state()
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         for name, one in model.named_parameters():
             nn.init.normal_(one, std=0.5)
             assert torch.equal(one, by_key(keys_of_names(7)(name), one.shape, 0.5))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@BOTH
-def test_order_repetition_and_other_layers_change_nothing(defer):
+def test_order_repetition_and_other_layers_change_nothing():
     model = build()
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         initialise(model.values())
     expected = values(model)
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         initialise(reversed(list(model.values())))
         initialise(model.values())
     assert_same(values(model), expected)
     larger = build(5)
-    with torchinit.patch_nn_init(seed=7, names_from=larger, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=larger):
         initialise(larger.values())
     assert_same(expected, values(larger))
-    with torchinit.patch_nn_init(seed=8, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=8, names_from=model):
         initialise(model.values())
     assert not torch.equal(model["layer0"].weight, expected["layer0.weight"])
 
 
-@BOTH
-def test_narrow_dtypes_are_rounded(defer):
+def test_narrow_dtypes_are_rounded():
     single, narrow = build(), build().bfloat16()
     for model in (single, narrow):
-        with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+        with torchinit.patch_nn_init(seed=7, names_from=model):
             initialise(model.values())
     assert_same(values(single.bfloat16()), values(narrow))
 
 
-@BOTH
 @pytest.mark.parametrize(
     "way", [lambda w: w, lambda w: w.data, lambda w: w.detach(), lambda w: w.view(-1)]
 )
-def test_aliases_have_the_name(way, defer):
+def test_aliases_have_the_name(way):
     model = build(1)
     weight = model["layer0"].weight
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer), torch.no_grad():
+    with torchinit.patch_nn_init(seed=7, names_from=model), torch.no_grad():
         way(weight).normal_()
     assert torch.equal(weight, by_key(keys_of_names(7)("layer0.weight"), weight.shape))
 
 
-@BOTH
-def test_a_tie_counts_by_its_smallest_name(defer):
+def test_a_tie_counts_by_its_smallest_name():
     model = nn.ModuleDict({"b": nn.Linear(SIZE, SIZE), "a": nn.Linear(SIZE, SIZE)})
     model["a"].weight = model["b"].weight
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         nn.init.normal_(model["b"].weight)
     assert torch.equal(
         model["b"].weight, by_key(keys_of_names(7)("a.weight"), model["b"].weight.shape)
     )
 
 
-@BOTH
-def test_parts_are_numbered(defer):
+def test_parts_are_numbered():
     model = build(2)
     weight, other = model["layer0"].weight, model["layer1"].weight
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         nn.init.normal_(weight)
         nn.init.normal_(weight.data[:3])
         nn.init.normal_(other.data[5])
@@ -130,40 +123,37 @@ def test_parts_are_numbered(defer):
     assert torch.equal(weight[3], by_key(key("layer0.weight"), weight.shape)[3])
 
 
-@BOTH
-def test_orthogonal_and_truncated(defer):
+def test_orthogonal_and_truncated():
     model = build(1)
     for function in (nn.init.orthogonal_, nn.init.trunc_normal_):
         results = []
         for _ in range(2):
             torch.randn(1)
-            with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+            with torchinit.patch_nn_init(seed=7, names_from=model):
                 function(model["layer0"].weight)
             results.append(values(model)["layer0.weight"])
         assert torch.equal(*results)
 
 
-@BOTH
-def test_parameters_replaced_inside(defer):
+def test_parameters_replaced_inside():
     model = build()
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         initialise(model.values())
     expected = values(model)
     with torch.device("meta"):
         model = build()
-    with torchinit.patch_nn_init(seed=7, names_from=model, defer=defer):
+    with torchinit.patch_nn_init(seed=7, names_from=model):
         initialise(model.values())  # nothing, on meta
         model.to_empty(device="cpu")
         initialise(model.values())
     assert_same(values(model), expected)
 
 
-@BOTH
-def test_tensors_without_a_name_are_warned_about(defer):
+def test_tensors_without_a_name_are_warned_about():
     model = build(1)
     torch.manual_seed(3)
 
-    @torchinit.patch_nn_init(seed=7, names_from=model, defer=defer)
+    @torchinit.patch_nn_init(seed=7, names_from=model)
     def fill():
         found = nn.init.normal_(torch.empty(2, 3))
         nn.init.normal_(torch.empty(2, 3))

@@ -1,14 +1,10 @@
-"""Compiles first inside ``patch_nn_init``, then outside: python compilers_in_patch.py DEFER."""
+"""Compiles first inside ``patch_nn_init``, then outside."""
 
 from __future__ import annotations
-
-import sys
 
 import torch
 
 import torchinit
-
-defer = bool(int(sys.argv[1]))
 
 
 def traced(x):
@@ -25,10 +21,10 @@ def check() -> None:
     torch.jit.script(scripted)(torch.zeros(3))
 
 
-with torchinit.patch_nn_init(defer=defer):
+with torchinit.patch_nn_init():
     check()
 check()
 known = len(torch.jit._builtins._get_builtin_table())
-with torchinit.patch_nn_init(defer=defer):
+with torchinit.patch_nn_init():
     check()
 assert len(torch.jit._builtins._get_builtin_table()) == known

@@ -61,12 +61,6 @@ def _patched(build: Build, device: torch.device, seed: int) -> nn.Module:
         return build()
 
 
-def _deferred(build: Build, device: torch.device, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    with torchinit.patch_nn_init(defer=True), _on(device):
-        return build()
-
-
 def _from_meta(build: Build, device: torch.device, seed: int) -> nn.Module:
     return torchinit.init_model_(on_meta(build), seed=seed, device=device)
 
@@ -74,7 +68,6 @@ def _from_meta(build: Build, device: torch.device, seed: int) -> nn.Module:
 WAYS = (
     Way("plain", "built as people do", _plain, is_ours=False),
     Way("patch_nn_init", "the same in patch_nn_init()", _patched),
-    Way("patch_nn_init_defer", "in patch_nn_init(defer=True)", _deferred),
     Way("init_model_", "on meta, then init_model_()", _from_meta),
 )
 

@@ -164,11 +164,6 @@ StorageWeakRef: Any = _find("torch.multiprocessing.reductions", "StorageWeakRef"
 storage_of_reference: Callable[[int], Any] | None = _find(
     "torch", "UntypedStorage._new_with_weak_ptr", None
 )
-# Takes a function mode off the stack, and puts one there.
-pop_function_mode: Callable[[], Any] | None = _find("torch._C", "_pop_torch_function_stack", None)
-push_function_mode: Callable[[Any], None] | None = _find(
-    "torch._C", "_push_on_torch_function_stack", None
-)
 # A context in which no function mode and no subclass is shown anything.
 unseen: Callable[[], Any] = _find("torch._C", "DisableTorchFunction", nullcontext)
 
@@ -210,17 +205,3 @@ def forget_functions() -> None:
     rules = sys.modules.get(_DYNAMO)
     for name in _MEMORIES if rules else ():
         getattr(getattr(rules, name, None), "cache_clear", bool)()
-
-
-def remove_function_mode(mode: Any) -> None:
-    """Takes a mode off this thread's stack, wherever it stands; nothing if it does not."""
-    if pop_function_mode is None or push_function_mode is None:
-        return
-    above = []
-    while function_modes():
-        top = pop_function_mode()
-        if top is mode:
-            break
-        above.append(top)
-    for other in reversed(above):
-        push_function_mode(other)

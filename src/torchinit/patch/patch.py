@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
-from torchinit.patch.deferred import Deferred, can_defer
 from torchinit.patch.eager import Eager
 from torchinit.patch.frames import Frame
 from torchinit.patch.named import Named
@@ -29,9 +28,7 @@ def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def patch_nn_init(
-    seed: int | None = None, names_from: Module | None = None, defer: bool = False
-) -> Patch:
+def patch_nn_init(seed: int | None = None, names_from: Module | None = None) -> Patch:
     """Serves code that calls ``torch.nn.init``, unchanged, by torchinit's functions.
 
     >>> import torch, torchinit
@@ -57,32 +54,19 @@ def patch_nn_init(
             tie counts by its smallest name; a draw into part of a parameter is numbered by order.
             Draws into other tensors come from generators as without names, and a warning at the
             end says how many and which. Direct calls of torchinit's functions draw from theirs.
-        defer: writes fills down and does them all at the end, or before any other operation of
-            torch touches the tensor. What is overwritten in between costs nothing; the values are
-            the same. Tensors of other devices than the CPU, orthogonal and small ones are filled at
-            once. If the block raises, what was written down is filled all the same.
-
-    With ``defer``, reads that torch shows to no ``TorchFunctionMode`` are **not seen**, and find
-    what the memory held before: by other threads; by addresses, NumPy arrays and storages that were
-    taken before the fill; by functions of ``torch.jit.script``, C++ extensions and collectives
-    (building ``DistributedDataParallel``); by ``torch.utils.dlpack.to_dlpack`` and
-    ``torch.nested.nested_tensor``; under ``torch._C.DisableTorchFunction``. Do these after the
-    block. Where ``torch.compile`` traces inside, what is pending is filled, and from there on the
-    block fills at once.
 
     Raises:
         ValueError: a seed without names_from, or the reverse; a seed out of range.
         TypeError: a seed that is no integer, names_from that is no module; as a decorator, what is
             no function, or is a generator.
-        RuntimeError: at the end, if a storage was made smaller while a fill of it was deferred.
     """
-    return Patch(seed, names_from, defer)
+    return Patch(seed, names_from)
 
 
 class Patch:
     """What ``patch_nn_init`` returns: a context manager and a decorator, to be used again."""
 
-    def __init__(self, seed: int | None, names_from: Module | None, defer: bool) -> None:
+    def __init__(self, seed: int | None, names_from: Module | None) -> None:
         if (seed is None) != (names_from is None):
             raise ValueError(
                 f"seed={seed!r} and names_from={type(names_from).__name__} go together: values by "
@@ -94,18 +78,11 @@ class Patch:
             raise TypeError(
                 f"names_from must be a torch.nn.Module, not {type(names_from).__name__}"
             )
-        self._seed, self._names_from, self._defer = seed, names_from, defer
+        self._seed, self._names_from = seed, names_from
         self._open: list[Frame] = []
 
     def __enter__(self) -> None:
-        handler = self._handler()
-        if not self._defer or not can_defer():
-            self._open.append(enter(handler))
-            return
-        deferred = Deferred(handler)
-        frame = enter(deferred)
-        self._open.append(frame)
-        deferred.begin(frame)
+        self._open.append(enter(self._handler()))
 
     def _handler(self) -> Eager:
         if self._seed is None or self._names_from is None:
@@ -122,9 +99,6 @@ class Patch:
         frame = self._last()
         leave(frame)
         handler = frame.handler
-        if isinstance(handler, Deferred):
-            handler.end()
-            handler = handler.inner
         if kind is None and isinstance(handler, Eager):
             handler.warn()
 
@@ -161,4 +135,4 @@ class Patch:
         return inside  # type: ignore[return-value]
 
     def _anew(self) -> Patch:
-        return Patch(self._seed, self._names_from, self._defer)
+        return Patch(self._seed, self._names_from)
