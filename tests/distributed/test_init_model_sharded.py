@@ -1,4 +1,8 @@
-"""init_model_, plan_model and patch_nn_init on parallel models: each rank has the plain model's."""
+"""init_model_ by rules and by what was built, plan_model, patch_nn_init: on parallel models.
+
+Each rank has the plain model's values. Models that build_model is right for are in the module
+test_own_sharded.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from torch import nn
 from worlds import in_worlds, of_eight
 
 import torchinit
-from torchinit import Blocks, Normal, Orthogonal, Stack, TruncNormal, init_model_
+from torchinit import Blocks, Normal, Orthogonal, Stack, TruncNormal, build_model, init_model_
 from torchinit.native import load
 from torchinit.placement.distributed import is_dtensor, local_of
 
@@ -31,6 +35,7 @@ class Block(nn.Module):
         self.down = nn.Linear(40, WIDTH)
         self.experts = nn.Parameter(torch.empty(5, 6, 7))
         self.register_buffer("scale", torch.ones(3))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """As models write it: views, a whole in a lower law, a computed value, a stack."""
@@ -77,6 +82,18 @@ PLANS = {"rules": RULES, "own": None}
 def on_meta(*args):
     with torch.device("meta"):
         return Model(*args)
+
+
+def prepared(rules):
+    """A model on the meta device; without rules, one that remembers what it was built as."""
+    return build_model(Model, seed=0, device="meta") if rules is None else on_meta()
+
+
+def made(rules, seed, dtype=None):
+    """The plain model."""
+    if rules is None:
+        return build_model(Model, seed=seed, dtype=dtype)
+    return init_model_(on_meta(), rules, seed=seed, device="cpu", dtype=dtype)
 
 
 def fully_sharded(model, mesh, **options):
@@ -168,11 +185,11 @@ def assert_equal(model, plain, what):
 @in_worlds(1, 2, 3, 4, 8, each=PLANS, long=of_eight)
 def test_from_meta(rules):
     for dtype in (None, torch.bfloat16):
-        plain = init_model_(on_meta(), rules, seed=5, device="cpu", dtype=dtype)
+        plain = made(rules, 5, dtype)
         for name, way, mesh in cases():
             if dtype is not None and name == "FSDP2 and TP":
                 continue
-            model = way(on_meta(), mesh)
+            model = way(prepared(rules), mesh)
             generators = torch.get_rng_state()
             assert init_model_(model, rules, seed=5, dtype=dtype) is model
             assert torch.equal(torch.get_rng_state(), generators)
@@ -184,9 +201,9 @@ def test_from_meta(rules):
 @in_worlds(2, 4, each=PLANS)
 def test_in_memory_and_after_a_forward(rules):
     """What fully_shard has gathered is put back first, else the values would be lost."""
-    plain = init_model_(on_meta(), rules, seed=6, device="cpu")
+    plain = made(rules, 6)
     for name, way, mesh in cases():
-        model = way(on_meta(), mesh)
+        model = way(prepared(rules), mesh)
         model.to_empty(device="cpu")
         with torch.no_grad():
             for parameter in model.parameters():
@@ -210,29 +227,46 @@ def test_in_memory_and_after_a_forward(rules):
             assert_equal(model, plain, f"{name} after a forward")
 
 
+def declare_tie(model):
+    model.config = type("Config", (), {"tie_word_embeddings": True})()
+    model.get_input_embeddings = lambda: model.embed
+    model.get_output_embeddings = lambda: model.head
+
+
 @in_worlds(2, 4)
 def test_broken_ties_are_told_and_joined():
-    plain = init_model_(on_meta(True), None, seed=7, device="cpu")
+    plain = init_model_(on_meta(True), RULES, seed=7, device="cpu")
     rename = {"head.weight": "embed.weight"}
     for name, way, mesh in cases():
         if "TP" not in name:
             continue
         model = way(on_meta(True), mesh)
         assert model.head.weight is not model.embed.weight, "torch keeps this tie now"
-        init_model_(model, None, seed=7, rename=rename)
+        init_model_(model, RULES, seed=7, rename=rename)
         assert_equal(model, plain, name)
         assert (plain.embed.weight[2] == 0).all()
         model = way(on_meta(True), mesh)
-        model.config = type("Config", (), {"tie_word_embeddings": True})()
-        model.get_input_embeddings = lambda model=model: model.embed
-        model.get_output_embeddings = lambda model=model: model.head
+        declare_tie(model)
         with pytest.warns(UserWarning, match="'embed.weight' and 'head.weight'.*rename=.*'head.w"):
-            init_model_(model, None, seed=7)
+            init_model_(model, RULES, seed=7)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            init_model_(model, None, seed=7, rename=rename)
+            init_model_(model, RULES, seed=7, rename=rename)
         with pytest.raises(torchinit.ArgumentError, match="two parameters that get different"):
             init_model_(model, {nn.Linear: "ones", "**": "zeros"}, seed=7, rename=rename)
+
+
+@in_worlds(2, 4)
+def test_broken_ties_of_a_built_model_stay_equal():
+    build = functools.partial(Model, True)
+    plain = build_model(build, seed=7)
+    for name, way, mesh in cases():
+        model = way(build_model(build, seed=7, device="meta"), mesh)
+        declare_tie(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            init_model_(model, seed=7)
+        assert_equal(model, plain, name)
 
 
 @in_worlds(2, 3)

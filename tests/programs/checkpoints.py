@@ -42,13 +42,16 @@ class Block(nn.Module):
 
 
 def build(name):
-    """A model on the meta device."""
+    """A model on the meta device, which knows its own initialisation."""
     vocabulary, hidden, _ = MODELS[name]
-    with torch.device("meta"):
+
+    def make():
         embedding, head = nn.Embedding(vocabulary, WIDTH), nn.Linear(WIDTH, vocabulary, bias=False)
         return nn.ModuleDict(
             {"embed": embedding, "a": Block(hidden), "b": Block(hidden), "z": head}
         )
+
+    return torchinit.build_model(make, seed=SEED, device="meta")
 
 
 def parallelise(model, layout):

@@ -63,7 +63,6 @@ def prepare(
     """
     check_model(model)
     check_dtype(dtype)
-    warn_of_broken_ties(model, rename)
     reshard_all(model)
     assignments: list[Assignment] = []
     with no_collection():
@@ -84,6 +83,8 @@ def prepare(
             assignments = assign(parameters, Rules(rules), dtype, strict=strict, own=own.assign)
             filled = own.fill_buffers([named for named in buffers if named.tensor.is_meta])
     check_joined(assignments)
+    are_alike = own.are_alike if rules is None else lambda one, other: False  # noqa: ARG005
+    warn_of_broken_ties(model, rename, are_alike)
     return Prepared(share_pads(assignments), buffers, filled, own, there)
 
 

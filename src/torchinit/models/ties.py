@@ -7,10 +7,10 @@ a word, and the copies would be drawn apart. A rename joins them: to one name, w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment
@@ -18,11 +18,18 @@ from torchinit.placement.distributed import has_dtensors
 from torchinit.streams.canonical import Rename, gather, places_of, renamer
 
 
-def warn_of_broken_ties(model: nn.Module, rename: Rename) -> None:
-    """Warns of parameters that are declared to be one, and are neither one nor joined by name.
+def warn_of_broken_ties(
+    model: nn.Module, rename: Rename, are_alike: Callable[[Tensor, Tensor], bool]
+) -> None:
+    """Warns of parameters that are declared to be one, are not, and get different values.
 
     Where they are declared: ``_tied_weights_keys`` of Transformers, or input and output embeddings
     whose config says ``tie_word_embeddings``.
+
+    Args:
+        model: with all its parameters.
+        rename: joins those that it gives one name.
+        are_alike: whether two of them get the same values all the same.
     """
     if not hasattr(model, "config") and not has_dtensors(model):
         return
@@ -35,7 +42,9 @@ def warn_of_broken_ties(model: nn.Module, rename: Rename) -> None:
     for pair in declared.items():
         one, other = sorted(pair)
         known = one in tensors and other in tensors
-        if known and tensors[one] is not tensors[other] and change(one) != change(other):
+        if not known or tensors[one] is tensors[other] or change(one) == change(other):
+            continue
+        if not are_alike(tensors[one], tensors[other]):
             broken[other] = one
     if broken:
         said = "; ".join(f"{one!r} and {other!r}" for other, one in broken.items())
