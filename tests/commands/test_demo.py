@@ -68,7 +68,7 @@ def double_the_std(weight):
 def test_demo_fails_if_a_parameter_does(spoil, problem, capsys, monkeypatch):
     def take(way, *arguments):
         model, timing = original(way, *arguments)
-        if way.name == "init_model_":
+        if way.name == "build_model":
             spoil(model.token.weight.data)
         return model, timing
 
@@ -76,15 +76,15 @@ def test_demo_fails_if_a_parameter_does(spoil, problem, capsys, monkeypatch):
     monkeypatch.setattr(demo, "take", take)
     assert cli.main(TINY) == 1
     out = capsys.readouterr().out
-    assert "FAILED, on meta, then init_model_(): 1 of 28 parameters" in out
+    assert "FAILED, by build_model(): 1 of 28 parameters" in out
     assert problem in out
 
     assert cli.main([*TINY, "--json"]) == 1
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert not checks["passed"]
-    assert list(checks["failures"]) == ["init_model_"]
+    assert list(checks["failures"]) == ["build_model"]
     # tied: by the smaller of its names
-    assert [failure["name"] for failure in checks["failures"]["init_model_"]] == ["head.weight"]
+    assert [failure["name"] for failure in checks["failures"]["build_model"]] == ["head.weight"]
 
 
 class Terminal(io.StringIO):

@@ -14,7 +14,7 @@ from torchinit.commands.models import MODELS
 CPU = torch.device("cpu")
 BUILD = builder(MODELS["tiny"], torch.float32)
 each_way = pytest.mark.parametrize("way", ways.WAYS, ids=lambda way: way.name)
-PLAIN, PATCHED, FROM_META = ways.WAYS
+PLAIN, PATCHED, BUILT = ways.WAYS
 
 
 def values(way, seed):
@@ -34,9 +34,9 @@ def test_the_ways_do_what_they_say():
     torch.manual_seed(5)
     plain = torch.cat([parameter.detach().flatten() for parameter in BUILD().parameters()])
     assert values(PLAIN, 5).equal(plain)
-    model = torchinit.init_model_(ways.on_meta(BUILD), seed=5, device=CPU)
-    from_meta = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    assert values(FROM_META, 5).equal(from_meta)
+    model = torchinit.build_model(BUILD, seed=5, device=CPU)
+    built = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    assert values(BUILT, 5).equal(built)
 
 
 @native_only

@@ -10,6 +10,7 @@ import torch
 from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
 from torchinit.checkpoint.write import carry_out_plan
 from torchinit.commands import shell
+from torchinit.commands.function_at import function_at
 from torchinit.commands.rules_file import rules_in
 from torchinit.errors import ArgumentError
 
@@ -33,8 +34,9 @@ def _run(arguments: Namespace) -> str:
     rules, source = None, None
     if arguments.rules is not None:
         rules, source = rules_in(arguments.rules), arguments.rules.read_bytes()
+    config = arguments.config if arguments.build is None else function_at(arguments.build)
     plan = plan_checkpoint(
-        arguments.config,
+        config,
         rules,
         seed=arguments.seed,
         dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),

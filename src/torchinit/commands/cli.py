@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     demo_parser = commands.add_parser(
         "demo",
         help="build a real model in every way, time them and check every parameter",
-        description="Builds a real model as people do, inside patch_nn_init(), and by init_model_ "
-        "from the meta device, compares the times with that of zeroing the memory, and checks "
+        description="Builds a real model as people do, inside patch_nn_init(), and by build_model, "
+        "compares the times with that of zeroing the memory, and checks "
         "every parameter. Where memory is short, a smaller model is taken.",
     )
     largest, *_ = MODELS
@@ -132,9 +132,18 @@ def _add_checkpoint(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "init_model_ gives, piece by piece: memory does not grow with the model.",
     )
     parser.add_argument(
-        "config", metavar="CONFIG", help="a Transformers config.json, or a directory that has one"
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="a Transformers config.json, or a directory that has one; not with --build",
     )
     parser.add_argument("out", metavar="OUT", nargs="?", help="directory to be written")
+    parser.add_argument(
+        "--build",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="in place of CONFIG: a function of no arguments that builds the model, whose "
+        "constructor says what its values are; with --rules, on the meta device",
+    )
     parser.add_argument(
         "--seed", type=_seed, default=0, help="of every random value; default: %(default)s"
     )
@@ -185,6 +194,12 @@ def _add_report(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
+    if arguments.build is not None:
+        if arguments.out is not None:
+            arguments.refuse("argument --build: not allowed with argument CONFIG")
+        arguments.config, arguments.out = None, arguments.config
+    elif arguments.config is None:
+        arguments.refuse("the following arguments are required: CONFIG, or --build")
     if arguments.out is None and not arguments.dry_run:
         arguments.refuse("the following arguments are required: OUT")
     with shell.importing():

@@ -46,7 +46,7 @@ def run(
         build = builder(model, dtype)
         meta = on_meta(build)
         parameters = list(meta.parameters())
-        laws = laws_of(torchinit.plan_model(meta))
+        laws = laws_of(torchinit.plan_model(build))
         bar.update()
         bar.set_description("zeroing")
         zero_time = zero(meta, device)

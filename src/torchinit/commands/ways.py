@@ -61,14 +61,14 @@ def _patched(build: Build, device: torch.device, seed: int) -> nn.Module:
         return build()
 
 
-def _from_meta(build: Build, device: torch.device, seed: int) -> nn.Module:
-    return torchinit.init_model_(on_meta(build), seed=seed, device=device)
+def _built(build: Build, device: torch.device, seed: int) -> nn.Module:
+    return torchinit.build_model(build, seed=seed, device=device)
 
 
 WAYS = (
     Way("plain", "built as people do", _plain, is_ours=False),
     Way("patch_nn_init", "the same in patch_nn_init()", _patched),
-    Way("init_model_", "on meta, then init_model_()", _from_meta),
+    Way("build_model", "by build_model()", _built),
 )
 
 

@@ -26,7 +26,7 @@ from torchinit.models.materialise import put_parameter
 from torchinit.native.torch_private import unseen
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.part import Computed, Kept, Part, Region
-from torchinit.streams.canonical import Named, Rename, gather, places_of, unwrapped
+from torchinit.streams.canonical import Named, Rename, gather, is_wrapper, places_of, unwrapped
 from torchinit.streams.names import keys_of_names
 from torchinit.tape.program import Keys, Program, recall, remember
 from torchinit.tape.programs import programs_of
@@ -383,6 +383,8 @@ def _torchtitans(module: nn.Module) -> Callable[[], object] | None:
 def _why_not_torchs(model: nn.Module) -> str:
     """Why a model may have been initialised by other code than torch's modules; empty if not."""
     for prefix, module in places_of(model):
+        if is_wrapper(module):
+            continue
         kind, name = _own_class(module), prefix.rstrip(".") or "the model"
         if not kind.__module__.startswith("torch.nn.modules."):
             return f"only the constructor of {kind.__name__} knows"

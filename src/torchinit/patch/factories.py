@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.overrides import BaseTorchFunctionMode
 
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.torch_private import (
@@ -17,7 +16,6 @@ from torchinit.native.torch_private import (
     function_modes,
     is_tracing,
     is_transforming,
-    unseen,
 )
 from torchinit.patch.frames import Frame, Made, current
 
@@ -28,10 +26,6 @@ _UNIFORM = Made("uniform_", {"a": 0.0, "b": 1.0})
 _PASSED_ON = frozenset(
     {"size", "dtype", "layout", "device", "pin_memory", "requires_grad", "memory_format"}
 )
-
-
-class QuietMode(BaseTorchFunctionMode):
-    """A function mode of ours, which factories need not be shown to."""
 
 
 def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -48,13 +42,7 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not is_compiling():
             frame = current()
             if frame is not None and _is_seen_by_torch_alone():
-                if frame.has_only_mode():
-                    with unseen():
-                        frame.is_seen = True
-                        made = make(frame, args, kwargs)
-                        frame.is_seen = False
-                else:
-                    made = make(frame, args, kwargs)
+                made = make(frame, args, kwargs)
                 if made is not None:
                     return made
         return original(*args, **kwargs)
@@ -72,7 +60,7 @@ def _is_seen_by_torch_alone() -> bool:
         and not is_tracing()
         and (
             function_modes() == 0
-            or all(isinstance(mode, DeviceContext | QuietMode) for mode in function_mode_stack())
+            or all(isinstance(mode, DeviceContext) for mode in function_mode_stack())
         )
     )
 

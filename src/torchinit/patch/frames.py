@@ -5,11 +5,10 @@ from __future__ import annotations
 from asyncio import _get_running_loop, current_task
 from contextvars import ContextVar
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Generator, Tensor
 
-from torchinit.native.torch_private import function_mode_stack
 from torchinit.schemes.calls import Call
 
 
@@ -22,8 +21,9 @@ class Made(Call):
 class Handler(Protocol):
     """Takes the fills that code inside a block asks torch for.
 
-    A handler may also have a method ``passed(tensor)``: called before the original runs on a tensor
-    that ``fill`` was not asked about.
+    A handler may also have ``look(tensor, at_address)``, called before somebody looks at a tensor's
+    memory past torch's dispatcher, or takes its address; and ``do_all()``, before something does
+    that to any tensor.
     """
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
@@ -46,15 +46,10 @@ class Handler(Protocol):
 class Frame:
     """An open block."""
 
-    __slots__ = ("_task", "_thread", "before", "busy", "handler", "is_seen", "mode", "passed")
+    __slots__ = ("_task", "_thread", "before", "busy", "handler")
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        # A function mode of the handler's, if it has one; and whether that has been shown the call
-        # which the handler is asked about.
-        self.mode: object = None
-        self.is_seen = False
-        self.passed: Any = getattr(handler, "passed", None)
         # Whether the handler, or an original, is at work: then nobody is asked.
         self.busy = False
         self._thread = 0
@@ -78,10 +73,6 @@ class Frame:
         return self._thread == get_ident() and self._task is (
             _get_running_loop() and current_task()
         )
-
-    def has_only_mode(self) -> bool:
-        """Whether the handler's function mode is on, and no other: it need not be gone through."""
-        return self.mode is not None and function_mode_stack() == [self.mode]
 
     def ask(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Whether the handler takes a call."""

@@ -17,8 +17,7 @@ from torch.compiler import is_compiling
 from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import function_modes, is_transforming, unseen
+from torchinit.native.torch_private import function_modes, is_transforming
 from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import FUNCTIONS, Call
 
@@ -102,10 +101,6 @@ def _hook(function: FunctionType, original: FunctionType, name: str) -> Callable
         if frame is None or not isinstance(tensor, Tensor) or is_compiling():
             return original(tensor, *values)  # type: ignore[no-any-return]
         if has_torch_function_unary(tensor) and function_modes():
-            if type(tensor) in PLAIN_TYPES and frame.has_only_mode():
-                with unseen():
-                    frame.is_seen = True
-                    return serve(frame, tensor, values)
             # The whole of the call to the modes, as torchinit's own functions do it: torch would
             # hand over the pieces of some. It comes back here when they are through.
             return handle_torch_function(  # type: ignore[no-any-return]
@@ -114,10 +109,7 @@ def _hook(function: FunctionType, original: FunctionType, name: str) -> Callable
         return serve(frame, tensor, values)
 
     def serve(frame: Frame, tensor: Tensor, values: tuple[Any, ...]) -> Tensor:
-        if is_transforming() or has_torch_function_unary(tensor):
-            if frame.passed:
-                frame.passed(tensor)
-        else:
+        if not is_transforming() and not has_torch_function_unary(tensor):
             generator = values[count] if has_generator else None
             call = Call(name, dict(zip(others, values, strict=False)))
             if frame.ask(call, tensor, generator):

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import has_torch_function_unary
 
-from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import is_transforming, unseen
+from torchinit.native.torch_private import is_transforming
 from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import Call
 
@@ -49,10 +48,6 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if frame is None or is_compiling():
             return original(self, *args, **kwargs)
         if has_torch_function_unary(self):
-            if type(self) in PLAIN_TYPES and frame.has_only_mode():
-                with unseen():
-                    frame.is_seen = True
-                    return serve(frame, self, args, kwargs)
             # From modes and subclasses torch comes back here, when they are through.
             return original(self, *args, **kwargs)
         return serve(frame, self, args, kwargs)
@@ -64,11 +59,9 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             and not is_transforming()
             # Autograd is to see it, or to refuse.
             and not (self.requires_grad and torch.is_grad_enabled())
+            and frame.ask(call, self, kwargs.get("generator"))
         ):
-            if frame.ask(call, self, kwargs.get("generator")):
-                return self
-        elif frame.passed:
-            frame.passed(self)
+            return self
         return original(self, *args, **kwargs)
 
     method.__name__ = name

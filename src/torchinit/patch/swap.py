@@ -30,9 +30,9 @@ __all__ = ["Frame", "Handler", "Made", "current", "intercept"]
 
 _FACTORIES = ("randn", "rand", "randn_like", "rand_like", "normal")
 _METHODS = ("normal_", "uniform_")
-# What reads and writes tensors that no function mode is shown: gradients, and the parameters that
+# What reads and writes tensors past torch's dispatcher: the parameters that
 # DistributedDataParallel sends to all.
-_UNSEEN = (("torch.autograd", "backward"), ("torch.distributed", "_broadcast_coalesced"))
+_UNSEEN = (("torch.distributed", "_broadcast_coalesced"),)
 
 _MISSING: Any = object()
 

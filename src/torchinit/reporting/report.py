@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class ModelReport(Sequence[ReportRow]):
 
 
 def report_model(
-    model: nn.Module | str | Path,
+    model: nn.Module | str | Path | Callable[[], nn.Module],
     rules: Mapping[Any, Any] | None = None,
     *,
     against: nn.Module | str | Path | None = None,
@@ -92,7 +92,9 @@ def report_model(
     and no random state touched. Of a checkpoint one tensor at a time is in memory.
 
     Args:
-        model: with values; or the path of a checkpoint of safetensors, a file or a directory.
+        model: with values; or the path of a checkpoint of safetensors, a file or a directory; or a
+            function that builds a model, as ``build_model`` takes it: then each parameter is held
+            against what its constructor says.
         rules: as ``init_model_`` takes them, that parameters are held against; without, each is
             held against its siblings at other depths. See docs/report.md.
         against: another model or checkpoint, that the picture shows beside this one.
@@ -123,4 +125,8 @@ def report_model(
 
 
 def _title(model: Any) -> str:
-    return type(model).__name__ if isinstance(model, nn.Module) else Path(model).name or str(model)
+    if isinstance(model, nn.Module):
+        return type(model).__name__
+    if callable(model):
+        return str(getattr(model, "__qualname__", type(model).__name__))
+    return Path(model).name or str(model)

@@ -15,7 +15,9 @@ from torch.nn.parameter import is_lazy
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, padding_rows, some
+from torchinit.models.build_model import build_model
 from torchinit.models.plan import law_of_part, law_of_values, values_in_words
+from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
 from torchinit.reporting.checkpoint import Held, read_checkpoint
 from torchinit.rules.part import Matrix, Part
@@ -72,7 +74,9 @@ class Source(NamedTuple):
 
 
 def sources_of(
-    model: nn.Module | str | Path, rules: Mapping[Any, Any] | None, called: str = "model"
+    model: nn.Module | str | Path | Callable[[], nn.Module],
+    rules: Mapping[Any, Any] | None,
+    called: str = "model",
 ) -> list[Source]:
     """What there is to measure, in the order of the model.
 
@@ -85,6 +89,12 @@ def sources_of(
             checkpoint that is none; rules that do not fit, as ``init_model_`` does.
         TypeError: for what is neither a module nor a path.
     """
+    own: dict[str, Assignment] = {}
+    if not isinstance(model, nn.Module | str | Path) and callable(model):
+        if rules is None:
+            plan = prepare(build_model(model, seed=0, device="meta"), None, 0, device="cpu")
+            own = {one.named.name: one for one in plan.assignments}
+        model = build_model(model, seed=0)
     if isinstance(model, nn.Module):
         parameters, _ = gather(model)
         _check_here(parameters)
@@ -101,6 +111,11 @@ def sources_of(
             f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
+    if own:
+        return [
+            source for one in named
+            for source in _by_rule(own[one.name], loads[one.name], one.name in conv1d)
+        ]  # fmt: skip
     if rules is None:
         return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
     judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]

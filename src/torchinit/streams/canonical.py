@@ -277,6 +277,14 @@ def _unwrap(model: nn.Module) -> tuple[list[tuple[nn.Module, str]], nn.Module]:
         model = inner
 
 
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module only holds another one, whose names it goes by."""
+    return any(
+        child in module._modules and (not one.kind or _is_a(module, one.where, one.kind))
+        for child, one in _ANYWHERE.items()
+    )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model within the wrappers of a root."""
     return _unwrap(model)[1]
