@@ -24,7 +24,7 @@ def test_demo_prints_a_table(capsys):
     for way in WAYS:
         assert f"\n{way.title} " in out
     assert "\nallocating and zeroing " in out
-    assert "all 28 parameters pass, each of 3 times" in out
+    assert "all 28 parameters pass, each of 2 times" in out
     assert "%" not in err
 
 

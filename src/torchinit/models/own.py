@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
+from torch.nn.parameter import Parameter, is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.assign import Assignment, assignment_of, some
 from torchinit.models.materialise import put_parameter
 from torchinit.native.torch_private import unseen
@@ -87,16 +88,17 @@ class Own:
     Args:
         model: of any kind.
         parameters, buffers: all of its own, with their names.
+        wanted: those of them that will be asked for.
         seed: of the keys.
         rename: of canonical names.
     """
 
     def __init__(
         self, model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named],
-        seed: int, rename: Rename,
+        wanted: Sequence[Named], seed: int, rename: Rename,
     ) -> None:  # fmt: skip
         self._model, self._rename = model, rename
-        self._parameters, self._buffers = parameters, buffers
+        self._parameters, self._buffers, self._wanted = parameters, buffers, wanted
         self._seed, self._key_of_name = seed, keys_of_names(seed)
         self._used: list[tuple[Named, Program]] = []
         self._why: dict[str, str] = {}
@@ -118,7 +120,10 @@ class Own:
         left = [named for named in wanted if id(named.tensor) not in found]
         if left:
             raise ArgumentError(self._refusal(left, len(wanted), how))
-        return [self._assign(named, found[id(named.tensor)], dtype) for named in wanted]
+        assignments = [self._assign(named, found[id(named.tensor)], dtype) for named in wanted]
+        if how == "own":
+            self._used += [(named, found[id(named.tensor)].program) for named in wanted]
+        return assignments
 
     def fill_buffers(self, wanted: Sequence[Named]) -> list[tuple[Named, Tensor]]:
         """Buffers, and the values that they get; without those that keep what they have.
@@ -170,7 +175,7 @@ class Own:
     @functools.cached_property
     def _known(self) -> dict[int, _Known]:
         found = self._remembered()
-        if all(id(named.tensor) in found for named in self._parameters):
+        if all(id(named.tensor) in found for named in self._wanted):
             return found
         root = unwrapped(self._model)
         if is_transformers_model(root):
@@ -179,11 +184,15 @@ class Own:
             by = f"{type(root).__name__}.{call.__name__}()"
             return {**self._replayed([call], by), **found}
         why = _why_not_torchs(root)
-        if not why and (twins := _copies_among(self._parameters)):
+        if not why and (twins := _copies_among(self._wanted)):
             why = f"{twins[0]!r} and {twins[1]!r} are copies of one"
         if not why:
-            modules = [module for _, module in reversed(places_of(root))]
-            calls = [call for module in modules for call in _resets_of(module)]
+            names = [slot.name for named in self._wanted for slot in named.slots]
+            calls = [
+                call for prefix, module in reversed(places_of(root))
+                if any(name.startswith(prefix) for name in names)
+                for call in _resets_of(module)
+            ]  # fmt: skip
             return {**self._replayed(calls, "reset_parameters()", exactly=True), **found}
         if found:
             self._why[""] = "they were not in the model when it was built"
@@ -197,7 +206,7 @@ class Own:
         for named in (*self._parameters, *self._buffers):
             for slot in named.slots:
                 program = recall(slot.module, slot.attribute)
-                if program is not None and program.shape == tuple(named.tensor.shape):
+                if program is not None and _has_shape(named.tensor, program.shape):
                     programs.append((named, program))
                     names.setdefault(program, []).extend(one.name for one in named.slots)
                     break
@@ -228,7 +237,7 @@ class Own:
         names = {program: program.names for _, program in built.values()}
         keys = Keys(names, self._key_of_name, self._seed)
         found = {}
-        for named in (*self._parameters, *self._buffers):
+        for named in self._wanted:
             theirs = {slot.name: built.get(slot.name) for slot in named.slots}
             others = {id(one[1]) for one in theirs.values() if one is not None}
             first = theirs.get(named.name) or next(iter(theirs.values()))
@@ -289,7 +298,7 @@ class Own:
         found: dict[int, _Known] = {}
         names = {program: program.names for program in programs.values()}
         keys = Keys(names, self._key_of_name, self._seed)
-        for named in (*self._parameters, *self._buffers):
+        for named in self._wanted:
             program = programs.get(named.name)
             if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
                 self._why[named.name] = f"{by} does not fill it"
@@ -312,7 +321,6 @@ class Own:
         if program.holds(tensor):
             return assignment_of(named, final, None, [Part(region, Kept())], (), by)
         self._check(named, known, "parameter")
-        self._used.append((named, program))
         if program.is_torchs:
             by = f"{by}; torch's draws: no effect of seed"
         drawn = program.draw()
@@ -363,6 +371,10 @@ def is_transformers_model(module: nn.Module) -> bool:
     ) and hasattr(module, "config")
 
 
+def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    return not is_lazy(tensor) and tuple(tensor.shape) == shape
+
+
 def _own_class(module: nn.Module) -> Any:
     """The class of a module, without what ``fully_shard`` or ``replicate`` have put before it."""
     kind: Any = type(module)
@@ -406,7 +418,7 @@ def _copies_among(parameters: Sequence[Named]) -> tuple[str, str] | None:
     seen: dict[Any, list[Named]] = {}
     for named in parameters:
         tensor: Any = named.tensor
-        if is_dtensor(tensor) or tensor.is_meta or tensor.numel() < 2:
+        if type(tensor) is not Parameter or tensor.is_meta or tensor.numel() < 2:
             continue
         some = seen.setdefault((tensor.shape, tensor.dtype), [])
         for other in some:
@@ -463,6 +475,8 @@ def _put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
     """Puts memory that nobody has written to in place of a model's tensors; buffers have copies."""
     for named in parameters:
         old = named.tensor
+        if is_lazy(old) or not (type(old) in PLAIN_TYPES or is_dtensor(old)):
+            continue
         memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
         twin = Parameter(memory, old.requires_grad)
         twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _HF_FLAG})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -67,9 +67,10 @@ def prepare(
     assignments: list[Assignment] = []
     with no_collection():
         parameters, buffers = gather(model, rename)
-        own = Own(model, parameters, buffers, seed, rename)
+        everything = parameters, buffers
         if only is not None:
-            parameters, buffers = chosen(parameters, buffers, only)
+            parameters, buffers = _chosen(model, parameters, buffers, only)
+        own = Own(model, *everything, (*parameters, *buffers), seed, rename)
         check_kinds(parameters)
         check_apart(parameters)
         there = torch.device("cpu")
@@ -88,33 +89,40 @@ def prepare(
     return Prepared(share_pads(assignments), buffers, filled, own, there)
 
 
-def chosen(
-    parameters: Sequence[Named], buffers: Sequence[Named], only: Only
+def _chosen(
+    model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named], only: Only
 ) -> tuple[list[Named], list[Named]]:
-    """The tensors that names or globs match.
+    """The tensors whose names globs match, canonical or as ``load_state_dict`` says them.
 
     Raises:
         TypeError: for what are no strings.
         ArgumentError: for one that matches nothing.
     """
-    globs = [only] if isinstance(only, str) else list(only or ())
-    for glob in globs:
-        if not isinstance(glob, str):
-            raise TypeError(f"only={only!r} must be names or globs, not {type(glob).__name__}")
+    globs = [only] if isinstance(only, str) else only
+    if not isinstance(globs, Iterable) or not all(isinstance(glob, str) for glob in globs):
+        raise TypeError(f"only={only!r} must be names or globs: a string, or several")
+    globs = list(globs)
+    names: dict[int, list[str]] = {}
+    for register in (model.named_parameters, model.named_buffers):
+        for name, tensor in register(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
     found: tuple[list[Named], list[Named]] = [], []
     unused = set(globs)
     for group, kept in zip((parameters, buffers), found, strict=True):
         for named in group:
             matching = {
                 glob for glob in globs
-                if any(re.fullmatch(translate(glob), slot.name, re.DOTALL) for slot in named.slots)
+                if any(
+                    re.fullmatch(translate(glob), one, re.DOTALL)
+                    for one in (*(slot.name for slot in named.slots), *names[id(named.tensor)])
+                )
             }  # fmt: skip
             unused -= matching
             if matching:
                 kept.append(named)
     if unused or not globs:
-        names = some(sorted(unused)) if unused else repr(only)
-        raise ArgumentError(f"only: {names} matches no parameter or buffer of the model")
+        said = some(sorted(unused)) if unused else repr(only)
+        raise ArgumentError(f"only: {said} matches no parameter or buffer of the model")
     return found
 
 
