@@ -184,6 +184,9 @@ class Own:
             by = f"{type(root).__name__}.{call.__name__}()"
             return {**self._replayed([call], by), **found}
         why = _why_not_torchs(root)
+        tied = next((named.name for named in self._wanted if named.ties), None)
+        if not why and tied is not None:
+            why = f"{tied!r} is tied, and layers may initialise it differently"
         if not why and (twins := _copies_among(self._wanted)):
             why = f"{twins[0]!r} and {twins[1]!r} are copies of one"
         if not why:

@@ -43,6 +43,7 @@ _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
 # What waits as a fill: operators with numbers for arguments, and the call that each of them is.
 _IN_PLACE = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
+_OF_FLOATS = {*_IN_PLACE, "exponential_", "cauchy_", "log_normal_"}
 _KEYWORDS = {"mean": "mean", "std": "std", "from": "a", "to": "b"}
 _MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
 
@@ -469,6 +470,8 @@ class Recorder(TorchDispatchMode):
         target = targets[0]
         if len(targets) > 1 or not target.numel():
             return NotImplemented
+        if facts.name in _OF_FLOATS and not (target.is_floating_point() or target.is_complex()):
+            return NotImplemented  # torch says what is wrong
         parameters = _IN_PLACE.get(facts.name)
         if parameters and target.dtype in FLOAT_NUMBERS:
             arguments = {parameters[0]: 0.0, parameters[1]: 1.0}
