@@ -312,13 +312,13 @@ def test_patch_by_names():
                     nn.init.normal_(module.experts[:, :, :3])
 
     plain = on_meta().to_empty(device="cpu")
-    with torchinit.patch_nn_init(seed=9, names_from=plain):
+    with torchinit.patch_nn_init(seed=9, names_from=plain, generators=True):
         init_weights(plain)
     for name, way, mesh in cases():
         if "columns" in name:
             continue  # a slice of a dimension that is sharded is a copy
         model = way(on_meta(), mesh).to_empty(device="cpu")
-        with torchinit.patch_nn_init(seed=9, names_from=model):
+        with torchinit.patch_nn_init(seed=9, names_from=model, generators=True):
             init_weights(model)
         for (key, parameter), other in zip(
             model.named_parameters(), plain.parameters(), strict=True

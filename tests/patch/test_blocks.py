@@ -128,6 +128,8 @@ def test_arguments():
         torchinit.patch_nn_init(is_ours)
     with pytest.raises(TypeError, match="defer"):
         torchinit.patch_nn_init(defer=True)
+    with pytest.raises(TypeError, match="positional"):
+        torchinit.patch_nn_init(1, model, True)
     with pytest.raises(TypeError, match="integer"):
         torchinit.patch_nn_init(seed=1.5, names_from=model)
     with pytest.raises(ValueError, match="within"):
@@ -150,7 +152,7 @@ def test_twenty_threads_inside_and_outside():
 
     def work(number):
         inside = number % 2 == 0
-        patch = torchinit.patch_nn_init()
+        patch = torchinit.patch_nn_init(generators=True)
         start.wait()
         for _ in range(40):
             generator = torch.Generator().manual_seed(5)

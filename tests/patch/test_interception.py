@@ -108,22 +108,59 @@ def test_deprecated_spellings():
     assert torch.equal(tensor, torchinit.xavier_normal_(torch.empty(SHAPE)))
 
 
+def given_a_generator(generator=None):
+    """What every kind of call gives with one; by default each with a new one of one seed."""
+
+    def get():
+        return generator or torch.Generator().manual_seed(5)
+
+    matrix = torch.nn.init.orthogonal_(torch.empty(SHAPE), generator=get())
+    return matrix, [
+        torch.nn.init.normal_(torch.empty(SHAPE), generator=get()),
+        torch.empty(SHAPE).normal_(generator=get()),
+        torch.randn(SHAPE, generator=get()),
+        torch.normal(0.0, 1.0, SHAPE, generator=get()),
+    ]
+
+
+def test_a_generator_that_is_given_means_torchs_own_values():
+    expected, state = given_a_generator(), torch.get_rng_state()
+    with torchinit.patch_nn_init():
+        found = given_a_generator()
+    assert torch.equal(found[0], expected[0])
+    assert all(map(torch.equal, found[1], expected[1]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @native_only
-def test_a_generator_is_drawn_from():
+def test_torchs_default_generator_is_none_that_is_given():
+    torch.manual_seed(5)
+    expected = [torchinit.orthogonal_(torch.empty(SHAPE))]
+    expected += [torchinit.normal_(torch.empty(SHAPE)) for _ in range(4)]
+    torch.manual_seed(5)
+    with torchinit.patch_nn_init():
+        matrix, others = given_a_generator(torch.default_generator)
+    assert all(map(torch.equal, [matrix, *others], expected))
+
+
+@native_only
+def test_a_generator_is_drawn_from_where_that_is_asked_for():
     def generator():
         return torch.Generator().manual_seed(5)
 
-    expected = torchinit.normal_(torch.empty(SHAPE), generator=generator())
     before = torch.get_rng_state()
-    with torchinit.patch_nn_init():
-        found = [
-            torch.nn.init.normal_(torch.empty(SHAPE), generator=generator()),
-            torch.empty(SHAPE).normal_(generator=generator()),
-            torch.randn(SHAPE, generator=generator()),
-            torch.normal(0.0, 1.0, SHAPE, generator=generator()),
-        ]
-    assert all(torch.equal(one, expected) for one in found)
+    with torchinit.patch_nn_init(generators=True):
+        matrix, others = given_a_generator()
+    assert torch.equal(matrix, torchinit.orthogonal_(torch.empty(SHAPE), generator=generator()))
+    expected = torchinit.normal_(torch.empty(SHAPE), generator=generator())
+    assert all(torch.equal(one, expected) for one in others)
     assert torch.equal(torch.get_rng_state(), before)
+
+    @torchinit.patch_nn_init(generators=True)
+    def decorated():
+        return given_a_generator()
+
+    assert torch.equal(decorated()[0], matrix)
 
 
 class Seen(TorchDispatchMode):

@@ -171,6 +171,25 @@ def test_tensors_without_a_name_are_warned_about():
     assert torch.equal(found, torchinit.normal_(torch.empty(2, 3)))
 
 
+def test_a_generator_that_is_given_has_a_warning_and_no_name():
+    model = build(1)
+    weight = model["layer0"].weight
+
+    def fill():
+        generator = torch.Generator().manual_seed(5)
+        nn.init.normal_(weight, generator=generator)
+        return weight.detach().clone(), generator.get_state()
+
+    plain = fill()
+    state = torch.get_rng_state()
+    with pytest.warns(UserWarning, match=r"1 random fill .* given a generator.*\[150, 150\]"):
+        found = torchinit.patch_nn_init(seed=7, names_from=model)(fill)()
+    assert all(map(torch.equal, found, plain))
+    found = torchinit.patch_nn_init(seed=7, names_from=model, generators=True)(fill)()
+    assert torch.equal(found[0], by_key(keys_of_names(7)("layer0.weight"), weight.shape))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_no_warning_after_an_error():
     @torchinit.patch_nn_init(seed=7, names_from=build(1))
     def fill_and_raise():

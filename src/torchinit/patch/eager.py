@@ -27,11 +27,23 @@ _TRUNCATED = ("mean", "std", "a", "b")
 
 
 class Eager:
-    """Fills with keys from the generator given, or from torch's default one."""
+    """Fills with keys from torch's default generator.
+
+    Where another one is given, the code that gives it may count on torch's values, as an adapter
+    does that is made again from its seed: those calls are torch's.
+    """
+
+    def __init__(self, *, generators: bool = False) -> None:
+        """Takes whether to serve calls with a generator too, with keys that are drawn from it."""
+        self._generators = generators
+
+    def leaves(self, generator: Generator | None) -> bool:
+        """Whether a call is torch's for the generator that it is given."""
+        return not (self._generators or generator is None or generator is torch.default_generator)
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """As torchinit's function of the name, on what it serves itself."""
-        if not serves(call, tensor):
+        if self.leaves(generator) or not serves(call, tensor):
             return False
         function = getattr(functional, call.name)
         if call.name in WITHOUT_KEYS:

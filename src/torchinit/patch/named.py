@@ -30,18 +30,26 @@ class Named(Eager):
 
     A draw that covers a whole named tensor takes the name's own key, however often there is one;
     draws into parts of one take the keys of its parts 0, 1, …, in the order in which they are made.
-    A generator that is given to such a draw is not drawn from. What has no name, or is filled by
-    torch, is drawn as without names, and counted.
+    What has no name, or is filled by torch, is drawn as without names, and counted. A generator
+    that is given to a draw of a name is not drawn from, where such draws are served.
     """
 
-    def __init__(self, seed: int, names: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        names: Callable[[], Iterable[tuple[str, Tensor]]],
+        *,
+        generators: bool = False,
+    ) -> None:
         """Takes what gives the names.
 
         Args:
             seed: of the keys.
             names: returns names and their tensors. It is called at once, and again when a draw
                 meets a tensor that is not among them, for that may be a new parameter of the model.
+            generators: as ``Eager`` takes it.
         """
+        super().__init__(generators=generators)
         self._key_of_name = keys_of_names(seed)
         self._list_names = names
         self._names = Names(names())
@@ -50,7 +58,7 @@ class Named(Eager):
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """As ``Eager`` does, with the keys of names."""
-        if not serves(call, tensor):
+        if self.leaves(generator) or not serves(call, tensor):
             if call.name in WITHOUT_KEYS:
                 return False
             if not tensor.is_meta:
@@ -105,7 +113,7 @@ class Named(Eager):
             examples.append("…")
         warnings.warn(
             f"{count} random fill{'s' * (count > 1)} inside patch_nn_init went to tensors that "
-            "have no name in names_from, or that torch fills, and drew from torch's generators: "
-            + ", ".join(examples),
+            "have no name in names_from, were given a generator, or are torch's to fill, and drew "
+            "from torch's generators: " + ", ".join(examples),
             stacklevel=stacklevel + 1,
         )

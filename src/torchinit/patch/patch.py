@@ -28,7 +28,9 @@ def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def patch_nn_init(seed: int | None = None, names_from: Module | None = None) -> Patch:
+def patch_nn_init(
+    seed: int | None = None, names_from: Module | None = None, *, generators: bool = False
+) -> Patch:
     """Serves code that calls ``torch.nn.init``, unchanged, by torchinit's functions.
 
     >>> import torch, torchinit
@@ -40,8 +42,9 @@ def patch_nn_init(seed: int | None = None, names_from: Module | None = None) -> 
     ``randn_like``, ``rand_like`` and ``normal`` when they are looked up in ``torch``: each as
     torchinit's function would do it, with the same values. What torchinit does not serve, torch
     fills as ever: other dtypes and subclasses, under compilers and transforms of ``torch.func``,
-    methods of tensors that require grad outside ``torch.no_grad()``, and constants of less than
-    1 MiB, whose values are the same and which torch writes sooner.
+    methods of tensors that require grad outside ``torch.no_grad()``, constants of less than 1 MiB,
+    whose values are the same and which torch writes sooner, and calls that are given a generator
+    other than ``torch.default_generator``: who gives one may count on torch's values.
 
     Other threads and other asyncio tasks see nothing of it. When the last block ends, torch is as
     it was. Blocks may be nested, the inner one counts; what this returns may be used again, and
@@ -54,19 +57,21 @@ def patch_nn_init(seed: int | None = None, names_from: Module | None = None) -> 
             tie counts by its smallest name; a draw into part of a parameter is numbered by order.
             Draws into other tensors come from generators as without names, and a warning at the
             end says how many and which. Direct calls of torchinit's functions draw from theirs.
+        generators: serves calls that are given a generator too, as torchinit's functions do: keys
+            are drawn from it, but for fills that take theirs from names.
 
     Raises:
         ValueError: a seed without names_from, or the reverse; a seed out of range.
         TypeError: a seed that is no integer, names_from that is no module; as a decorator, what is
             no function, or is a generator.
     """
-    return Patch(seed, names_from)
+    return Patch(seed, names_from, generators)
 
 
 class Patch:
     """What ``patch_nn_init`` returns: a context manager and a decorator, to be used again."""
 
-    def __init__(self, seed: int | None, names_from: Module | None) -> None:
+    def __init__(self, seed: int | None, names_from: Module | None, generators: bool) -> None:
         if (seed is None) != (names_from is None):
             raise ValueError(
                 f"seed={seed!r} and names_from={type(names_from).__name__} go together: values by "
@@ -78,7 +83,7 @@ class Patch:
             raise TypeError(
                 f"names_from must be a torch.nn.Module, not {type(names_from).__name__}"
             )
-        self._seed, self._names_from = seed, names_from
+        self._seed, self._names_from, self._generators = seed, names_from, generators
         self._open: list[Frame] = []
 
     def __enter__(self) -> None:
@@ -86,9 +91,9 @@ class Patch:
 
     def _handler(self) -> Eager:
         if self._seed is None or self._names_from is None:
-            return Eager()
+            return Eager(generators=self._generators)
         model = self._names_from
-        return Named(self._seed, lambda: names_of(model))
+        return Named(self._seed, lambda: names_of(model), generators=self._generators)
 
     def __exit__(
         self,
@@ -135,4 +140,4 @@ class Patch:
         return inside  # type: ignore[return-value]
 
     def _anew(self) -> Patch:
-        return Patch(self._seed, self._names_from)
+        return Patch(self._seed, self._names_from, self._generators)
