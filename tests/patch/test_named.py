@@ -10,6 +10,7 @@ from torch import nn
 
 import torchinit
 from conftest import native_only
+from torchinit.fill.fill import fill
 from torchinit.patch.named import Named
 from torchinit.patch.regions import Names, region_of
 from torchinit.patch.swap import intercept
@@ -240,3 +241,33 @@ def test_errors_are_those_without_names():
             nn.init.xavier_normal_(model["layer0"].bias)
         with pytest.warns(UserWarning, match="mean is more than 2 std"):
             nn.init.trunc_normal_(weight, mean=10.0)
+
+
+class Fused(nn.Module):
+    """torchtitan's way: what is drawn into a tensor of its own is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+
+    def init_weights(self) -> None:
+        parts = [nn.init.normal_(torch.empty(4, 4), std=0.1) for _ in range(3)]
+        with torch.no_grad():
+            self.qkv.weight.copy_(torch.cat(parts))
+
+
+def test_draws_into_other_tensors_are_parts_of_the_module_that_makes_them():
+    model = nn.ModuleDict({"a": Fused(), "b": Fused()})
+    with torchinit.patch_nn_init(seed=3, names_from=model):
+        for block in model.values():
+            block.init_weights()
+    again = nn.ModuleDict({"z": Fused(), "b": Fused(), "a": Fused()})
+    with torchinit.patch_nn_init(seed=3, names_from=again):
+        for block in again.values():
+            block.init_weights()
+    for name in ("a", "b"):
+        assert torch.equal(model[name].qkv.weight, again[name].qkv.weight)
+    assert not torch.equal(model["a"].qkv.weight, model["b"].qkv.weight)
+    key = keys_of_names(3)(part_of("b", 1))
+    expected = fill(normal_draw(0.0, 0.1), torch.empty(4, 4), key)
+    assert torch.equal(model["b"].qkv.weight[4:8], expected)

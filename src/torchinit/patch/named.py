@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Generator, Tensor
 
 from torchinit.fill.fill import fill
 from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.patch.callers import module_that_draws
 from torchinit.patch.eager import (
     WITHOUT_KEYS,
     Eager,
@@ -29,8 +30,9 @@ class Named(Eager):
     """Fills with keys that follow from a seed and the tensors' names.
 
     A draw that covers a whole named tensor takes the name's own key, however often there is one;
-    draws into parts of one take the keys of its parts 0, 1, …, in the order in which they are made.
-    What has no name, or is filled by torch, is drawn as without names, and counted. A generator
+    draws into parts of one take the keys of its parts 0, 1, …, in the order in which they are made;
+    draws into what has no name, those of the parts of the module whose method draws. Those of no
+    module of the model, or filled by torch, are drawn as without names, and counted. A generator
     that is given to a draw of a name is not drawn from, where such draws are served.
     """
 
@@ -39,6 +41,7 @@ class Named(Eager):
         seed: int,
         names: Callable[[], Iterable[tuple[str, Tensor]]],
         *,
+        modules: Callable[[], Mapping[int, str]] = dict,
         generators: bool = False,
     ) -> None:
         """Takes what gives the names.
@@ -47,11 +50,12 @@ class Named(Eager):
             seed: of the keys.
             names: returns names and their tensors. It is called at once, and again when a draw
                 meets a tensor that is not among them, for that may be a new parameter of the model.
+            modules: returns the names of modules, by their identity.
             generators: as ``Eager`` takes it.
         """
         super().__init__(generators=generators)
         self._key_of_name = keys_of_names(seed)
-        self._list_names = names
+        self._list_names, self._list_modules = names, modules
         self._names = Names(names())
         self._parts: Counter[str] = Counter()
         self._unnamed: Counter[tuple[tuple[int, ...], str]] = Counter()
@@ -94,6 +98,11 @@ class Named(Eager):
                     return self._key_of_name(part_of(name, self._parts[name] - 1))
                 if attempt == 0:
                     self._names = Names(self._list_names())
+        module = module_that_draws()
+        name = None if module is None else self._list_modules().get(id(module))
+        if name is not None:
+            self._parts[name] += 1
+            return self._key_of_name(part_of(name, self._parts[name] - 1))
         self._count(tensor)
         return super().stream_of(call, tensor, generator)
 

@@ -15,7 +15,7 @@ from torchinit.patch.eager import Eager
 from torchinit.patch.frames import Frame
 from torchinit.patch.named import Named
 from torchinit.patch.swap import enter, leave
-from torchinit.streams.canonical import gather
+from torchinit.streams.canonical import gather, places_of
 from torchinit.streams.names import check_seed
 
 
@@ -55,8 +55,9 @@ def patch_nn_init(
             fills of its parameters take keys that follow from the seed and the parameter's name
             (docs/streams.md), not from the order of calls. Parameters may be replaced inside. A
             tie counts by its smallest name; a draw into part of a parameter is numbered by order.
-            Draws into other tensors come from generators as without names, and a warning at the
-            end says how many and which. Direct calls of torchinit's functions draw from theirs.
+            A draw into another tensor is a numbered part of the module whose method makes it; those
+            that no module of the model makes come from generators as without names, and a warning
+            at the end says how many and which. Direct calls of torchinit's functions draw from theirs.
         generators: serves calls that are given a generator too, as torchinit's functions do: keys
             are drawn from it, but for fills that take theirs from names.
 
@@ -93,7 +94,12 @@ class Patch:
         if self._seed is None or self._names_from is None:
             return Eager(generators=self._generators)
         model = self._names_from
-        return Named(self._seed, lambda: names_of(model), generators=self._generators)
+        return Named(
+            self._seed,
+            lambda: names_of(model),
+            modules=lambda: {id(one): at.rstrip(".") for at, one in reversed(places_of(model))},
+            generators=self._generators,
+        )
 
     def __exit__(
         self,

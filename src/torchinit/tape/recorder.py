@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import calls
 from torchinit.native.torch_private import dispatch_modes, unseen
+from torchinit.patch.callers import module_that_draws
 from torchinit.patch.frames import Frame
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
@@ -290,7 +290,7 @@ class Recorder(TorchDispatchMode):
         self._add(Fill(ref, call, law, number))
 
     def _note_draw(self, law: Any, ref: Ref, tensor: Tensor) -> int:
-        module = None if type(tensor) is nn.Parameter else _module_that_draws()
+        module = None if type(tensor) is nn.Parameter else module_that_draws()
         self.tape.draws.append(Drawing(law, ref, module))
         return len(self.tape.draws) - 1
 
@@ -705,16 +705,3 @@ def _call_of_maker(name: str, args: Any, made: Tensor) -> Call | None:
         return None
     arguments = {"mean": 0.0, "std": 1.0} if call == "normal_" else {"a": 0.0, "b": 1.0}
     return Call(call, arguments)
-
-
-def _module_that_draws() -> nn.Module | None:
-    """The module whose method asks for a draw."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_varnames[:1] == ("self",) and code.co_argcount:
-            found = frame.f_locals.get("self")
-            if isinstance(found, nn.Module):
-                return found
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
