@@ -297,12 +297,13 @@ class Own:
                 return {}
             with _alone():
                 programs = programs_of(recorded)
-            now = {named.name: named for named in (*recorded.parameters, *recorded.buffers)}
+            tensors = (*recorded.parameters, *recorded.buffers)
+            now = {slot.name: named for named in tensors for slot in named.slots}
         found: dict[int, _Known] = {}
         names = {program: program.names for program in programs.values()}
         keys = Keys(names, self._key_of_name, self._seed)
         for named in self._wanted:
-            program = programs.get(named.name)
+            program = programs.get(now[named.name].name) if named.name in now else None
             if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
                 self._why[named.name] = f"{by} does not fill it"
             elif exactly and _was_written_to(named.tensor, now[named.name].tensor):

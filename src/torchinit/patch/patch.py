@@ -57,7 +57,8 @@ def patch_nn_init(
             tie counts by its smallest name; a draw into part of a parameter is numbered by order.
             A draw into another tensor is a numbered part of the module whose method makes it; those
             that no module of the model makes come from generators as without names, and a warning
-            at the end says how many and which. Direct calls of torchinit's functions draw from theirs.
+            at the end says how many and which. Direct calls of torchinit's functions draw from
+            theirs.
         generators: serves calls that are given a generator too, as torchinit's functions do: keys
             are drawn from it, but for fills that take theirs from names.
 

@@ -72,10 +72,12 @@ def fill_here(
     if cut is None or by_shape or by_whole or _is_made_whole(values):
         whole = values if isinstance(values, Tensor) else wholes.get(region.name)
         if whole is None:
-            whole = wholes[region.name] = torch.empty(
+            whole = torch.empty(
                 region.shape, dtype=sharded.local.dtype, device=sharded.local.device
             )
             fill_whole(whole, values, key)
+            if not isinstance(values, Computed):  # which are of one parameter each
+                wholes[region.name] = whole
         if cut is None:
             copy_view(whole, sharded, region)
         else:

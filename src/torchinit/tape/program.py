@@ -224,15 +224,24 @@ class Keys:
         self, names: Mapping[Program, Sequence[str]], key_of_name: KeyOfName, seed: int
     ) -> None:
         self._names, self._key_of_name, self._seed = names, key_of_name, seed
+        self._holders = {name: program for program, some in names.items() for name in some}
+
+    def _prefix(self, program: Program, name: str) -> str | None:
+        """What has come to stand before a tensor's name; None if it goes by another one."""
+        known = [one for one in program.names if name == one or name.endswith(f".{one}")]
+        return name[: len(name) - max(map(len, known))] if known else None
 
     def _now(self, program: Program, name: str) -> str:
-        """The name that keys of a tensor are made of: a tie's smallest, also where it is broken."""
-        for before in program.names if len(program.names) > 1 else ():
-            if name == before or name.endswith(f".{before}"):
-                prefix = name[: len(name) - len(before)]
-                there = {prefix + one for one in program.names} & set(self._names[program])
-                return min(there, default=name)
-        return name
+        """The name that keys of a tensor are made of: a tie's smallest.
+
+        Also where the tie is broken, or the other tensor has been removed: a stage of a pipeline
+        has but one of them.
+        """
+        prefix = self._prefix(program, name) if len(program.names) > 1 else None
+        if prefix is None:
+            return name
+        names = [prefix + one for one in program.names]
+        return min((x for x in names if self._holders.get(x, program) is program), default=name)
 
     def name_of(self, program: Program, number: int, name: str) -> str:
         """The name of a draw that a tensor follows from.
@@ -243,11 +252,15 @@ class Keys:
             name: of the tensor.
         """
         other, label = program.labels[number]
-        if other is None:
-            return label.text
+        if other is None:  # a module, or what is not registered
+            prefix = self._prefix(program, name) or ""
+            return label._replace(base=(prefix + label.base).rstrip(".")).text
         if other is program:
             return label._replace(base=self._now(program, name)).text
         found = self._names.get(other)
+        prefix = None if found else self._prefix(program, name)
+        if prefix is not None:  # removed from the model, such as by a pipeline
+            found = [one for one in (prefix + min(other.names),) if one not in self._holders]
         if not found:
             raise ArgumentError(
                 f"parameter {name!r} follows from a draw into {other.name!r}, which is not in this "
