@@ -197,10 +197,13 @@ def test_bad_models(tmp_path):
         torchinit.write_checkpoint(small(), out, seed=0)
     with pytest.raises(TypeError, match="config=3 must be the path"):
         torchinit.write_checkpoint(3, out, seed=0)
+    zeros = {"**": "zeros"}
     with pytest.raises(TypeError, match=r"config\(\) gave a int"):
+        torchinit.write_checkpoint(lambda: 3, out, zeros, seed=0)
+    with pytest.raises(TypeError, match=r"must give a torch\.nn\.Module, not a int"):
         torchinit.write_checkpoint(lambda: 3, out, seed=0)
     with pytest.raises(ArgumentError, match="'weight' is on cpu: build the model on the meta"):
-        torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, seed=0)
+        torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, zeros, seed=0)
     with pytest.raises(ArgumentError, match="no parameters"):
         torchinit.write_checkpoint(torch.nn.ReLU, out, seed=0)
     with pytest.raises(TypeError, match=r"dtype='bfloat16' must be a torch\.dtype, not str"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from written import LLAMA, PIECE, assert_equal, bits, on_meta, read, write
+from written import LLAMA, PIECE, assert_equal, bits, contents, on_meta, read, write
 
 import torchinit
 from conftest import native_only
@@ -178,37 +178,58 @@ def test_odd_models_and_dtypes(dtype, tmp_path):
 
 
 class Computes(nn.Module):
-    """Its initialisation does arithmetic, copies a tensor, and fills views."""
+    """Its constructor does arithmetic, copies a tensor, fills views, ties, and has buffers."""
 
-    def __init__(self):
+    def __init__(self, std=1.0):
         super().__init__()
-        self.computed = nn.Parameter(torch.empty(60, 50))
-        self.copied = nn.Parameter(torch.empty(60, 50))
+        self.computed = nn.Parameter(torch.randn(60, 50) * 2)
+        self.copied = nn.Parameter(torch.linspace(0, 1, 3000).view(60, 50))
         self.views = nn.Parameter(torch.empty(60, 50))
-        self.zeroed = nn.Parameter(torch.empty(60, 50))
+        self.zeroed = nn.Parameter(torch.randn(60, 50))
         self.turned = nn.Parameter(torch.empty(50, 60).t())
-
-    def reset_parameters(self):
-        nn.init.normal_(self.computed)
+        self.layer, self.other = nn.Linear(50, 60, bias=False), nn.Linear(50, 60, bias=False)
+        self.other.weight = self.layer.weight
         with torch.no_grad():
-            self.computed.mul_(2)
-            self.copied.copy_(torch.linspace(0, 1, 3000).view(60, 50))
-            self.zeroed.normal_()
             self.zeroed[7].zero_()
-        nn.init.normal_(self.views[:20])
+        nn.init.normal_(self.views[:20], std=std)
         nn.init.uniform_(self.views[20:])
         nn.init.normal_(self.turned)
+        self.register_buffer("table", torch.arange(5))
+        self.register_buffer("drawn", torch.randperm(40))
 
 
-def computes():
-    with torch.device("meta"):
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_a_constructor_computes(dtype, tmp_path):
+    path = write(Computes, tmp_path / "a", seed=2, dtype=dtype)
+    model = torchinit.build_model(Computes, seed=2, dtype=dtype)
+    wanted = model.state_dict()
+    del wanted["other.weight"]
+    assert_equal(read(path), wanted)
+    sizes = {"shard_size": "1MB", "piece_size": 3 * PIECE}
+    again = write(Computes, tmp_path / "b", seed=2, dtype=dtype, **sizes)
+    assert_equal(read(again), wanted)
+
+
+def test_resume_compares_what_each_name_gets(tmp_path):
+    """And not the text of what builds the model."""
+    path = write(Computes, tmp_path / "a")
+    before = contents(path)
+
+    def build():
+        torch.randn(3)
         return Computes()
 
+    write(build, path, resume=True)
+    assert contents(path) == before
+    with pytest.raises(torchinit.ArgumentError, match="what the model's own initialisation does"):
+        write(lambda: Computes(2.0), path, resume=True)
 
-def test_what_a_models_own_code_computes(tmp_path):
-    path = write(computes, tmp_path / "a")
-    model = torchinit.init_model_(computes(), seed=0, device="cpu")
-    assert_equal(read(path), model.state_dict())
+
+def test_a_constructor_is_not_run_with_rules_on_the_tape(tmp_path):
+    rules = {"**": torchinit.Normal(0.02)}
+    with pytest.raises(torchinit.ArgumentError, match="is on cpu: build the model on the meta"):
+        write(Computes, tmp_path / "a", rules)
+    assert not (tmp_path / "a").exists()
 
 
 @native_only
