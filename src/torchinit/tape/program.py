@@ -253,8 +253,8 @@ class Keys:
         """
         other, label = program.labels[number]
         if other is None:  # a module, or what is not registered
-            prefix = self._prefix(program, name) or ""
-            return label._replace(base=(prefix + label.base).rstrip(".")).text
+            above = self._prefix(program, name) or ""
+            return label._replace(base=(above + label.base).rstrip(".")).text
         if other is program:
             return label._replace(base=self._now(program, name)).text
         found = self._names.get(other)
