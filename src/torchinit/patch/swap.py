@@ -171,8 +171,3 @@ class _Hooks:
 
 
 _hooks = _Hooks()
-
-
-def intercepted() -> frozenset[Any]:
-    """The functions that ask, as a function mode is shown them."""
-    return _hooks.shown
