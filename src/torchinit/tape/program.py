@@ -186,7 +186,7 @@ class Program:
             if constant.tensor is not None and constant.tensor.nbytes > _FEW:
                 constant.tensor = None
         if self.constant is not None and not tensor.is_inference():
-            # Not of the tensor itself, which torch could then not swap for another, as to_empty does.
+            # Not of the tensor itself: to_empty could then not swap it for another.
             storage = local_memory(tensor).untyped_storage()
             self._holder = StorageWeakRef(storage), tensor._version
 
