@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from layouts import mesh_of
 from torch import nn
+from torch.nn import functional
 
 from fills import bits
 from torchinit.fill.sharded import view_of
@@ -237,7 +237,7 @@ class MambaBlock(nn.Module):
         self.A_log_2 = nn.Parameter(torch.log(torch.empty(16).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(inner))
         self.gate = nn.Parameter(torch.sigmoid(torch.randn(9, 5)))
-        self.steps = nn.Parameter(F.softplus(torch.rand(9, 5) - 0.5))
+        self.steps = nn.Parameter(functional.softplus(torch.rand(9, 5) - 0.5))
         self.powers = nn.Parameter(torch.randn(9, 5).abs().pow(1.3))
         self.scaled = nn.Parameter((torch.rand(9, 5) - 0.5) * 0.2)
 
