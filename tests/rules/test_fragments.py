@@ -142,3 +142,12 @@ def test_copying_a_view_leaves_the_rest():
         rest = torch.full(SHAPE, 7.0)
         rest[1] = 1
         assert torch.equal(sharded.local, expected(rest, sharded))
+
+
+def test_views_of_a_parameter_that_begins_within_its_storage():
+    """As after ``vector_to_parameters``."""
+    memory = torch.zeros(40)
+    parameter = memory[5:37].view(8, 4)
+    Region("x", (2, 4), geometry=((2, 4), (4, 1), 8)).of(parameter).fill_(1)
+    assert parameter[2:4].eq(1).all()
+    assert memory.sum() == 8

@@ -47,7 +47,8 @@ class Region(NamedTuple):
     def of(self, tensor: Tensor) -> Tensor:
         """The region of a parameter, as a view."""
         if self.geometry is not None:
-            tensor = tensor.as_strided(*self.geometry)
+            sizes, steps, first = self.geometry
+            tensor = tensor.as_strided(sizes, steps, int(tensor.storage_offset()) + first)
         for dim, start, length in self.cuts:
             tensor = tensor.narrow(dim, start, length)
         return tensor if self.number is None else tensor.select(0, self.number)
