@@ -39,10 +39,10 @@ HIDDEN_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3
 _VIEWS = {
     _aten._unsafe_view.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default,
 }  # fmt: skip
-# What meta tensors have other strides of than those of the CPU.
+# What meta tensors have other strides or dtypes of than those of the CPU.
 _NOT_BY_META = (
     "_linalg", "linalg_qr", "linalg_eig", "linalg_house", "linalg_inv", "geqrf", "orgqr",
-    "cholesky", "lu_",
+    "cholesky", "lu_", "quantize_",
 )  # fmt: skip
 _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
 # What IEEE 754 pins to the last bit, or no rounding is in: any part of the result is what the same

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import calls
-from torchinit.native.torch_private import dispatch_modes, unseen
+from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
 from torchinit.patch.callers import module_that_draws
 from torchinit.patch.frames import Frame
 from torchinit.placement.distributed import is_dtensor
@@ -52,6 +52,8 @@ from torchinit.tape.tape import (
 _LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
 _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
 _QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
+# Where torch enters a recorder.
+_ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
 # What waits as a fill: operators with numbers for arguments, and the call that each of them is.
 _IN_PLACE = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
@@ -157,8 +159,8 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """What torch would wrap the method below in otherwise takes as long as the method."""
-        return False
+        """Whether torch is to wrap the method below, so that it is not compiled."""
+        return not all(map(never_compile, (vars(cls)[name] for name in _ENTRANCES)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Does an operator, or has it wait."""
