@@ -44,12 +44,13 @@ def case(name: str) -> Callable[[Any], Any]:
     return put
 
 
-def module(**parts: Any) -> nn.Module:
-    """A module with tensors, modules and attributes of these names."""
-    made = nn.Module()
-    for name, part in parts.items():
-        setattr(made, name, part)
-    return made
+class Made(nn.Module):
+    """Tensors, modules and attributes of any names."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
 
 
 # Models that are known.
@@ -214,12 +215,12 @@ def twin() -> nn.Module:
     student = copy.deepcopy(teacher)
     for parameter in student.parameters():
         parameter.requires_grad = False
-    return module(b=teacher, a_twin=student)
+    return Made(b=teacher, a_twin=student)
 
 
 @case("loaded")
 def loaded() -> nn.Module:
-    made = module(q=nn.Linear(32, 48), t=nn.Linear(32, 48), e=nn.Linear(32, 48))
+    made = Made(q=nn.Linear(32, 48), t=nn.Linear(32, 48), e=nn.Linear(32, 48))
     made.t.load_state_dict(made.q.state_dict())
     made.e.weight.data.copy_(made.q.weight.data * 0.5 + 1)
     return made
@@ -227,7 +228,7 @@ def loaded() -> nn.Module:
 
 @case("saved")
 def saved() -> nn.Module:
-    made = module(first=nn.Linear(8, 8), second=nn.Linear(8, 8))
+    made = Made(first=nn.Linear(8, 8), second=nn.Linear(8, 8))
     stream = io.BytesIO()
     torch.save(made.first.state_dict(), stream)
     stream.seek(0)
@@ -243,7 +244,7 @@ def two_draws() -> nn.Module:
     before = Parameter(w.detach().clone())
     init.normal_(w)
     w.data.add_(torch.randn_like(w))
-    return module(w=w, before=before)
+    return Made(w=w, before=before)
 
 
 # Expressions.
@@ -251,7 +252,7 @@ def two_draws() -> nn.Module:
 
 @case("scaled")
 def scaled(width: int = 48) -> nn.Module:
-    made = module(
+    made = Made(
         w=Parameter(torch.randn(width) * width**-0.5),
         b=Parameter(torch.empty(width, width).normal_() / width),
         c=Parameter((torch.rand(width, 4) - 0.5) * 2),
@@ -267,7 +268,7 @@ def scaled(width: int = 48) -> nn.Module:
 @case("views of one draw")
 def views() -> nn.Module:
     q, k = torch.randn(3, 48, 8), torch.randn(3, 48, 8)
-    made = module(**{f"q{i}": Parameter(q[i]) for i in range(3)})
+    made = Made(**{f"q{i}": Parameter(q[i]) for i in range(3)})
     made.k0, made.k1 = Parameter(k[0].clone()), Parameter(k[1].clone())
     return made
 
@@ -288,7 +289,7 @@ def slices() -> nn.Module:
     init.xavier_normal_(stacked)
     flat = Parameter(torch.empty(3 * 64, 8))
     flat.data.copy_(stacked.reshape(-1, 8))
-    return module(layer=layer, second=second, flat=flat)
+    return Made(layer=layer, second=second, flat=flat)
 
 
 @case("other data")
@@ -298,7 +299,7 @@ def other_data() -> nn.Module:
     layer.weight = Parameter(layer.weight.data.t().contiguous())
     old = Parameter(torch.Tensor(64, 4))
     old.data.uniform_(-0.1, 0.1)
-    return module(layer=layer, old=old, older=Parameter(torch.FloatTensor(64).normal_()))
+    return Made(layer=layer, old=old, older=Parameter(torch.FloatTensor(64).normal_()))
 
 
 @case("part of what is there")
@@ -310,7 +311,7 @@ def part() -> nn.Module:
     x, y = torch.randn(64, 64) * mask, torch.randn(300, 300) * large
     mask.zero_()
     large.zero_()
-    return module(w=Parameter(w), x=Parameter(x), y=Parameter(y))
+    return Made(w=Parameter(w), x=Parameter(x), y=Parameter(y))
 
 
 @case("truncated by hand")
@@ -326,7 +327,7 @@ def truncated_by_hand() -> nn.Module:
             tensor.add_(mean)
             tensor.clamp_(min=a, max=b)
 
-    made = module(**{name: Parameter(torch.empty(64, 48)) for name in "abc"})
+    made = Made(**{name: Parameter(torch.empty(64, 48)) for name in "abc"})
     fill(made.a, 0.0, 0.02, -2.0, 2.0)
     fill(made.b, 0.1, 0.5, -0.3, 0.4)
     fill(made.c, 0.0, 1.0, -2.0, 2.0)
@@ -345,13 +346,13 @@ def svd() -> nn.Module:
     a = Parameter((u[:, :4] * s[:4].sqrt()).contiguous())
     b = Parameter(s[:4].sqrt()[:, None] * v[:4])
     layer.weight.data = layer.weight.data - a.data @ b.data
-    return module(layer=layer, a=a, b=b)
+    return Made(layer=layer, a=a, b=b)
 
 
 @case("item")
 def item() -> nn.Module:
     layer = nn.Linear(32, 64)
-    return module(layer=layer, norms=Parameter(torch.ones(8) * layer.weight.norm().item()))
+    return Made(layer=layer, norms=Parameter(torch.ones(8) * layer.weight.norm().item()))
 
 
 @case("boolean mask")
@@ -360,7 +361,7 @@ def boolean_mask() -> nn.Module:
     with torch.no_grad():
         gate[layer.weight > 0] = 1.0
     ordered = Parameter(torch.from_numpy(np.sort(layer.bias.detach().numpy())))
-    return module(layer=layer, gate=gate, ordered=ordered)
+    return Made(layer=layer, gate=gate, ordered=ordered)
 
 
 @case("rejection")
@@ -371,12 +372,12 @@ def rejection() -> nn.Module:
             w.normal_()
             if w.abs().max() < 2.3:
                 break
-    return module(w=w)
+    return Made(w=w)
 
 
 @case("assertion")
 def assertion() -> nn.Module:
-    made = module(first=nn.Linear(16, 16))
+    made = Made(first=nn.Linear(16, 16))
     assert torch.isfinite(made.first.weight).all()
     made.second = nn.Linear(16, 16)
     return made
@@ -384,7 +385,7 @@ def assertion() -> nn.Module:
 
 @case("text")
 def text() -> nn.Module:
-    made = module(first=nn.Linear(16, 16))
+    made = Made(first=nn.Linear(16, 16))
     made.said = str(made.first.weight)
     made.second = nn.Linear(16, 16)
     return made
@@ -396,14 +397,14 @@ def branch() -> nn.Module:
     made = nn.Linear(16, 16)
     if torch.rand(()) < 2:
         init.zeros_(made.bias)
-    return module(layer=made, ladder=nn.Linear(8, wide - wide + 8))
+    return Made(layer=made, ladder=nn.Linear(8, wide - wide + 8))
 
 
 @case("dummy forward")
 def dummy_forward() -> nn.Module:
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     features = body(torch.randn(2, 3, 16, 16)).flatten(1).shape[1]
-    return module(body=body, head=nn.Linear(features, 4))
+    return Made(body=body, head=nn.Linear(features, 4))
 
 
 @case("trained")
@@ -419,7 +420,7 @@ def trained() -> nn.Module:
 
 @case("thread")
 def thread() -> nn.Module:
-    made, found = module(layer=nn.Linear(40, 40)), []
+    made, found = Made(layer=nn.Linear(40, 40)), []
     reader = threading.Thread(target=lambda: found.append(made.layer.weight.detach().clone()))
     reader.start()
     reader.join()
@@ -432,7 +433,7 @@ def thread() -> nn.Module:
 
 @case("NumPy and random")
 def numpy_and_random() -> nn.Module:
-    return module(
+    return Made(
         a=Parameter(torch.from_numpy(np.random.randn(64, 8)).float()),
         p=Parameter(torch.tensor([random.random() for _ in range(64)])),
     )
@@ -440,7 +441,7 @@ def numpy_and_random() -> nn.Module:
 
 @case("discrete")
 def discrete() -> nn.Module:
-    made = module()
+    made = Made()
     made.register_buffer("order", torch.randperm(64))
     made.register_buffer("mask", torch.bernoulli(torch.full((64, 64), 0.3)))
     made.register_buffer("numbers", torch.randint(0, 9, (64,)))
@@ -452,7 +453,7 @@ def discrete() -> nn.Module:
 
 @case("functions of torch.nn.init")
 def functions() -> nn.Module:
-    made = module(**{name: Parameter(torch.empty(32, 32)) for name in "abcdefgh"})
+    made = Made(**{name: Parameter(torch.empty(32, 32)) for name in "abcdefgh"})
     init.sparse_(made.a, 0.25)
     init.eye_(made.b)
     init.orthogonal_(made.c, gain=2)
@@ -470,7 +471,7 @@ def functions() -> nn.Module:
 @case("kinds")
 def kinds() -> nn.Module:
     """Shapes, strides and dtypes."""
-    return module(
+    return Made(
         z=Parameter(torch.randn(())),
         d=Parameter(torch.randn(48, 48, dtype=torch.float64)),
         h=Parameter(torch.randn(48, 48).half()),
@@ -497,7 +498,7 @@ def default_dtype() -> nn.Module:
 
 @case("parametrizations")
 def parametrized() -> nn.Module:
-    return module(
+    return Made(
         spectral=parametrizations.spectral_norm(nn.Linear(8, 8)),
         weight=parametrizations.weight_norm(nn.Linear(8, 8)),
         orthogonal=parametrizations.orthogonal(nn.Linear(8, 8)),
@@ -514,12 +515,12 @@ def generator() -> nn.Module:
     own = torch.Generator().manual_seed(3)
     b = Parameter(torch.empty(32, 32))
     init.normal_(b, generator=own)
-    return module(a=Parameter(torch.randn(32, 32, generator=own)), b=b, c=nn.Linear(16, 16))
+    return Made(a=Parameter(torch.randn(32, 32, generator=own)), b=b, c=nn.Linear(16, 16))
 
 
 @case("seeded")
 def seeded() -> nn.Module:
-    made = module()
+    made = Made()
     for name in "ab":
         torch.manual_seed(7)
         setattr(made, name, nn.Linear(16, 16))
@@ -531,14 +532,14 @@ def fork_rng() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         inside = nn.Linear(16, 16)
-    return module(inside=inside, after=nn.Linear(16, 16))
+    return Made(inside=inside, after=nn.Linear(16, 16))
 
 
 @case("default generator")
 def default_generator() -> nn.Module:
     before = Parameter(torch.randn(16, 16, generator=torch.default_generator))
     torch.default_generator.manual_seed(5)
-    return module(before=before, after=nn.Linear(16, 16))
+    return Made(before=before, after=nn.Linear(16, 16))
 
 
 # Memory.
@@ -554,7 +555,7 @@ def numpy_view() -> nn.Module:
     view = w.detach().numpy()
     init.normal_(w)
     doubled = Parameter(torch.from_numpy(view * 2))
-    return module(a=Parameter(tensor), w=w, doubled=doubled)
+    return Made(a=Parameter(tensor), w=w, doubled=doubled)
 
 
 @case("address")
@@ -562,8 +563,10 @@ def address() -> nn.Module:
     w = Parameter(torch.empty(64, 8))
     pointer = w.data_ptr()
     init.normal_(w)
+    if not pointer:
+        raise RuntimeError("nothing is there")
     read = ctypes.c_float.from_address(pointer).value
-    return module(w=w, first=Parameter(torch.full((4,), read)))
+    return Made(w=w, first=Parameter(torch.full((4,), read)))
 
 
 @case("lists and closures")

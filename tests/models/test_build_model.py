@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
-from build_cases import CASES, FROZEN, LARGE_CONSTANTS, OF_TORCH, built, plain
+from build_cases import CASES, FROZEN, LARGE_CONSTANTS, OF_TORCH, built, plain, quiet
 from compared import assert_same, differences, tensors
 from torch import nn
 
@@ -110,6 +111,32 @@ def test_in_bfloat16_it_is_rounded(name: str) -> None:
         assert int(steps.count_nonzero()) <= 1 + steps.numel() // 100, key
     model = built(name, device="meta", dtype=torch.bfloat16)
     assert_same(init_model_(model, seed=0, device="cpu"), short)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_the_constructor_it_is_right_or_refused(name: str) -> None:
+    """``init_model_`` of plain models: in memory, on the meta device, and given memory."""
+    plains = [plain(name, seed) for seed in PLAIN_SEEDS]
+    for way in ("memory", "meta", "emptied"):
+        models = []
+        for seed in range(2):
+            model = plain(name, 20 + seed) if way == "memory" else _plain_on_meta(name)
+            if model is None:
+                return
+            if way == "emptied":
+                model.to_empty(device="cpu")
+            with contextlib.suppress(ArgumentError):
+                models.append(init_model_(model, seed=seed, device="cpu"))
+        assert not models or differences(plains, models[0], models[1]) == []
+
+
+def _plain_on_meta(name: str) -> nn.Module | None:
+    """None of constructors that want values."""
+    try:
+        with torch.device("meta"):
+            return quiet(CASES[name])
+    except (RuntimeError, TypeError):
+        return None
 
 
 def test_devices_and_dtypes() -> None:
