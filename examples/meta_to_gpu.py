@@ -1,4 +1,4 @@
-"""A model built on the meta device, then initialised where it is to be: nothing is copied there.
+"""A model built without memory, then initialised where it is to be: nothing is copied there.
 
 python examples/meta_to_gpu.py    (on the GPU where there is one, else on the CPU)
 """
@@ -17,9 +17,8 @@ def build() -> nn.Module:
     return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
 
 
-with torch.device("meta"):
-    model = build()
-torchinit.init_model_(model, seed=0, device=device, dtype=torch.bfloat16)  # by its own code
+model = torchinit.build_model(build, seed=0, device="meta")  # it remembers what it is to be
+torchinit.init_model_(model, seed=0, device=device, dtype=torch.bfloat16)
 
 with torch.device("meta"):
     again = build()

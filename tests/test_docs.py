@@ -134,6 +134,7 @@ def names_of_pages():
         "LlamaModel": transformers.LlamaModel,
         "LlamaForCausalLM": transformers.LlamaForCausalLM,
         "config": config(),
+        "fully_shard": lambda module: module,
         "linear": layers[0],
         "layers": layers,
         "model": nn.Sequential(*layers),
@@ -144,7 +145,11 @@ def names_of_pages():
 
 
 # What is made anew under a heading.
-UNDER = {"Your rules": {"model": Rules}, "A report of a model": {"model": llama}}
+UNDER = {
+    "Your rules": {"model": Rules},
+    "Only some of it": {"model": lambda: nn.ModuleDict({"head": nn.Linear(4, 4)}), "weights": dict},
+    "A report of a model": {"model": llama},
+}
 
 
 @native_only

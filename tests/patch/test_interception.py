@@ -164,13 +164,14 @@ def test_a_generator_is_drawn_from_where_that_is_asked_for():
 
 
 class Seen(TorchDispatchMode):
-    """Notes the random operators that reach torch."""
+    """Notes the random operators that reach torch, and all."""
 
     def __init__(self):
-        self.names = []
+        self.names, self.everything = [], []
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         name = str(function)
+        self.everything.append(name)
         if name.startswith("aten.") and torch.Tag.nondeterministic_seeded in function.tags:
             self.names.append(name)
         return function(*arguments, **(keywords or {}))

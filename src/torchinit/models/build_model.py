@@ -166,9 +166,11 @@ class _Finish:
             _to_meta(named, dtype)
             return
         device = tensor.device if self._device is None else self._device
-        if cell is not None and cell.is_pending:
+        stays = (tensor.device, tensor.dtype) == (device, dtype)
+        is_drawn = bool(program.draw() or program.fills())  # in the dtype that it has in the end
+        if cell is not None and (cell.is_pending or (is_drawn and not stays)):
             self._fill(tensor, program, cell, device, dtype)
-        elif (tensor.device, tensor.dtype) != (device, dtype):
+        elif not stays:
             tensor.data = tensor.data.to(device, dtype)
         program.give_up(tensor)
 
@@ -188,7 +190,8 @@ class _Finish:
         if stays and is_alone and (self._add(tensor, program) or self._fill_parts(tensor, program)):
             cell.is_pending = False
             return
-        write_into(self._tape, [cell], self._key)
+        if cell.is_pending:
+            write_into(self._tape, [cell], self._key)
         if (tensor.device, tensor.dtype) != (device, dtype):
             tensor.data = tensor.data.to(device, dtype)
 

@@ -141,6 +141,7 @@ class Own:
         for named in wanted:
             known = found.get(id(named.tensor))
             if known is not None and not known.program.is_unfilled:
+                known.keys.check(known.program, named.name)
                 if not known.program.holds(named.tensor):
                     self._check(named, known, "buffer")
                     filled.append((named, Values(known, named.name).make()))
@@ -322,6 +323,7 @@ class Own:
         region = Region(name, tuple(tensor.shape))
         if program.is_unfilled:
             raise ArgumentError(f"the constructor leaves {name!r} unfilled: give a rule for it")
+        keys.check(program, name)
         if program.holds(tensor):
             return assignment_of(named, final, None, [Part(region, Kept())], (), by)
         self._check(named, known, "parameter")
@@ -340,7 +342,6 @@ class Own:
         return assignment_of(named, final, None, parts, (), by)
 
     def _check(self, named: Named, known: _Known, what: str) -> None:
-        known.keys.check(known.program, named.name)
         if any(constant.tensor is None for constant in known.program.constants()):
             raise ArgumentError(
                 f"{what} {named.name!r} has values that its constructor computed without drawing; "

@@ -55,13 +55,13 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _is_seen_by_torch_alone() -> bool:
     """Whether nobody else wants to see the factory called."""
-    return (
-        not is_transforming()
-        and not is_tracing()
-        and (
-            function_modes() == 0
-            or all(isinstance(mode, DeviceContext) for mode in function_mode_stack())
-        )
+    return not is_transforming() and not is_tracing() and only_device_modes()
+
+
+def only_device_modes() -> bool:
+    """Whether all function modes that are on are torch's devices."""
+    return function_modes() == 0 or all(
+        isinstance(mode, DeviceContext) for mode in function_mode_stack()
     )
 
 

@@ -40,7 +40,9 @@ def patch_nn_init(
     Served are the functions of ``torch.nn.init`` (references taken earlier too, such as those that
     Transformers holds), ``Tensor.normal_``, ``Tensor.uniform_``, and ``torch.randn``, ``rand``,
     ``randn_like``, ``rand_like`` and ``normal`` when they are looked up in ``torch``: each as
-    torchinit's function would do it, with the same values. What torchinit does not serve, torch
+    torchinit's function would do it, with the same values. So are functions of timm and of
+    Transformers that compute what they fill with (timm's truncated normals), if the library is
+    imported before a block begins. What torchinit does not serve, torch
     fills as ever: other dtypes and subclasses, under compilers and transforms of ``torch.func``,
     methods of tensors that require grad outside ``torch.no_grad()``, constants of less than 1 MiB,
     whose values are the same and which torch writes sooner, and calls that are given a generator

@@ -115,12 +115,13 @@ class _Hooks:
         self._is_remembered = True
         self._exchanges: list[functions.Exchange] = []
         self._attributes: list[_Attribute] = []
-        self.shown: frozenset[Any] = frozenset()
 
     def need(self) -> None:
         with self._lock:
             if self._count == 0:
                 self._put_in_place()
+            else:
+                self._exchange_more()
             self._count += 1
 
     def need_no_more(self) -> None:
@@ -133,8 +134,6 @@ class _Hooks:
         # What remembers torch's functions is to remember them, and not the hooks.
         device_constructors()
         self._is_remembered = remember_functions()
-        if not self._exchanges:
-            self._exchanges = functions.exchanges()
         self._attributes = [
             *(_Attribute(torch.Tensor, name, methods.hook) for name in _METHODS),
             *(_Attribute(torch.Tensor, name, looks.hook) for name in looks.NAMES),
@@ -147,12 +146,16 @@ class _Hooks:
         ]
         for one in self._all():
             one.do()
+        self._exchange_more()
         for name in _FACTORIES:
             teach_jit(getattr(torch, name), f"aten::{name}")
-        self.shown = frozenset(
-            [one.function for one in self._exchanges]
-            + [getattr(torch.Tensor, name) for name in _METHODS]
-        )
+
+    def _exchange_more(self) -> None:
+        """Exchanges what is there and not exchanged yet: libraries may be imported at any time."""
+        more = functions.exchanges([one.function for one in self._exchanges])
+        for one in more:
+            one.do()
+        self._exchanges += more
 
     def _take_away(self) -> None:
         for one in self._all():
@@ -168,8 +171,3 @@ class _Hooks:
 
 
 _hooks = _Hooks()
-
-
-def intercepted() -> frozenset[Any]:
-    """The functions that ask, as a function mode is shown them."""
-    return _hooks.shown

@@ -198,6 +198,8 @@ class Recorder(TorchDispatchMode):
             if len(tensors) == 1:
                 self._note_constant(targets[0], _number(args) if facts.name == "fill_" else 0.0)
             return result
+        if facts.name == "index" and not _has_mask(args[1]):
+            facts = facts._replace(gives_numbers=False, must_be_done=False)
         if not facts.must_be_done and self._can_wait(tensors):
             done = self._wait(function, facts, args, kwargs, targets)
             if done is not NotImplemented:
@@ -300,6 +302,8 @@ class Recorder(TorchDispatchMode):
             return
         # Memory of devices is there as soon as it is asked for.
         for ref in entry.writes:
+            if ref.cell.is_exposed:  # somebody may look at it from now on
+                self._bake()
             if ref.cell.is_exposed or not ref.cell.is_on_cpu:
                 self.do([ref.cell])
 
@@ -617,6 +621,10 @@ class Recorder(TorchDispatchMode):
         if self.baked is None:
             self.baked = len(self.tape.entries)
 
+    def bake_all(self) -> None:
+        """After code has drawn from generators that are not torch's: anything may depend on it."""
+        self.baked = 0
+
     def key_of_early(self, number: int) -> int:
         """The key of a draw whose value is wanted: by its name in the run before."""
         self.early.add(number)
@@ -673,6 +681,13 @@ def _unseen_by_modes() -> Any:
 
 def _is_plain(tensor: Any) -> bool:
     return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta
+
+
+def _has_mask(indices: Any) -> bool:
+    """Whether the shape of what is indexed depends on values."""
+    return any(
+        isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in indices
+    )
 
 
 def _are_leaves(arguments: Any) -> bool:

@@ -183,8 +183,11 @@ def recording(recorder: Recorder) -> Iterator[None]:
         random.seed(recorder.sentinel)
         if numpy:
             numpy.random.seed(recorder.sentinel % 2**32)
+        begin = _states()
         with _on_cpu(), one_thread(), _seeing_threads(recorder), recorder:
             yield
+        if _states() != begin:
+            recorder.bake_all()
     finally:
         leave(frame)
         torch.set_rng_state(states[0])
@@ -193,6 +196,15 @@ def recording(recorder: Recorder) -> Iterator[None]:
             numpy.random.set_state(states[2])
         for one in outer:
             one.forget_fresh()
+
+
+def _states() -> tuple[Any, ...]:
+    """Of Python's generator, and of NumPy's if there is one."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None:
+        return (random.getstate(),)
+    kind, words, *rest = numpy.random.get_state()
+    return random.getstate(), kind, words.tobytes(), *rest
 
 
 def _on_cpu() -> Any:
