@@ -28,10 +28,10 @@ OF_TORCH = {"generator", "seeded", "fork_rng", "default generator"}
 # What they read of their draws decides values that nothing else tells.
 FROZEN = {
     "saved", "item", "boolean mask", "rejection", "assertion", "text", "branch", "thread",
-    "discrete", "parametrizations",
+    "parametrizations", "NumPy and random", "numpy view", "address",
 }  # fmt: skip
 # They compute more than a few constants, which are given up when they have been used.
-LARGE_CONSTANTS = {"part of what is there"}
+LARGE_CONSTANTS = {"part of what is there", "boolean mask", "discrete"}
 
 
 def case(name: str) -> Callable[[Any], Any]:
