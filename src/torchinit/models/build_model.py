@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import open_batch
 from torchinit.fill.fill import fill, fill_fresh
-from torchinit.fill.route import PLAIN_TYPES, obstacle
+from torchinit.fill.route import obstacle
 from torchinit.models.collection import no_collection
 from torchinit.models.materialise import put_parameter
 from torchinit.models.prepare import check_dtype
@@ -27,7 +27,7 @@ from torchinit.tape.program import Program, remember
 from torchinit.tape.programs import programs_of
 from torchinit.tape.recorder import write_into
 from torchinit.tape.run import Recorded, record
-from torchinit.tape.tape import Cell
+from torchinit.tape.tape import Cell, is_plain_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -136,7 +136,7 @@ class _Finish:
         self._is_meta = device is not None and device.type == "meta"
         self._homes: dict[Cell, int] = {}
         for named in (*recorded.parameters, *recorded.buffers):
-            if type(named.tensor) in PLAIN_TYPES and (cell := self._tape.find(named.tensor)):
+            if is_plain_memory(named.tensor) and (cell := self._tape.find(named.tensor)):
                 self._homes[cell] = self._homes.get(cell, 0) + 1
         # Fills that are done together: draws, tensors, keys.
         self._draws: list[Draw] = []

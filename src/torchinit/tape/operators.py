@@ -105,7 +105,8 @@ def facts_of(function: Any) -> Facts:
     return Facts(
         name,
         kind,
-        torch.Tag.nondeterministic_seeded in tags,
+        torch.Tag.nondeterministic_seeded in tags
+        or any(argument.name == "generator" for argument in schema.arguments),
         written,
         gives_numbers,
         gives_numbers or name.startswith(_NOT_BY_META) or ":" in name,

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from torchinit.fill.route import PLAIN_TYPES
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named
 from torchinit.tape.program import Program
 from torchinit.tape.run import Recorded
-from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+from torchinit.tape.tape import (
+    Bytes,
+    Cell,
+    Constant,
+    Entry,
+    Fill,
+    Operation,
+    Ref,
+    is_plain_memory,
+)
 
 
 def programs_of(recorded: Recorded) -> dict[str, Program]:
@@ -23,7 +30,7 @@ def programs_of(recorded: Recorded) -> dict[str, Program]:
     programs: dict[str, Program] = {}
     for named in (*recorded.parameters, *recorded.buffers):
         tensor: Any = named.tensor
-        if type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta:
+        if is_plain_memory(tensor):
             programs[named.name] = maker.make(named)
             programs[named.name].names = tuple(slot.name for slot in named.slots)
     for program in programs.values():

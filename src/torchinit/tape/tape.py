@@ -13,9 +13,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, UntypedStorage
 
+from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.torch_private import StorageWeakRef, storage_number, storage_of_reference
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
+
+
+def is_plain_memory(tensor: Any) -> bool:
+    """Whether a tensor is nothing but numbers in a storage of its own kind."""
+    return (
+        type(tensor) in PLAIN_TYPES
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+    )
 
 
 class Cell:
