@@ -25,7 +25,7 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.assign import Assignment, assignment_of, some
 from torchinit.models.materialise import put_parameter
 from torchinit.native.torch_private import unseen
-from torchinit.placement.distributed import is_dtensor
+from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.rules.part import Computed, Kept, Part, Region
 from torchinit.streams.canonical import Named, Rename, gather, is_wrapper, places_of, unwrapped
 from torchinit.streams.names import keys_of_names
@@ -488,12 +488,10 @@ def _put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
         for slot in named.slots:
             put_parameter(slot, twin)
     for named in buffers:
-        old = named.tensor
-        if is_dtensor(old):
-            continue
-        copy_ = (
+        old, here = named.tensor, local_memory(named.tensor).detach()
+        copy_ = (  # of a shard, what modules write is known, and no more
             torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
-            if old.is_meta else old.detach().clone()
+            if old.is_meta or here.shape != old.shape else here.clone()
         )  # fmt: skip
         for slot in named.slots:
             slot.module._buffers[slot.attribute] = copy_

@@ -50,7 +50,7 @@ _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
 _PINNED = frozenset(
     {
         "add", "sub", "rsub", "mul", "div", "sqrt", "neg", "clamp", "clamp_min", "clamp_max",
-        "where", "copy", "clone", "fill", "zero", "abs",
+        "where", "copy", "_to_copy", "clone", "fill", "zero", "abs",
     }
 )  # fmt: skip
 
@@ -129,6 +129,8 @@ def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
         numbers: its arguments by name that are no tensors.
     """
     if facts_of(function).name.rstrip("_") not in _PINNED:
+        return False
+    if not (numbers.get("dtype") or torch.float32).is_floating_point:
         return False
     # A factor or a mode of rounding may be fused into it.
     return numbers.get("alpha", 1) == 1 and numbers.get("rounding_mode") is None

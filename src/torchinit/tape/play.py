@@ -124,11 +124,14 @@ def box_is_exact(entries: Iterable[Entry], ref: Ref) -> bool:
     That is so if all it follows from are draws, numbers and tensors of its own shape, joined by
     operators that work element by element and that IEEE 754 pins.
     """
+    dtypes: dict[Cell, torch.dtype] = {}  # in which each storage is seen
 
     def is_like(one: Ref) -> bool:
+        if dtypes.setdefault(one.cell, one.dtype) != one.dtype:
+            return False
         return one.is_contiguous() and one.size == ref.size and one.is_all()
 
-    if not ref.is_contiguous() or not ref.is_all():
+    if not is_like(ref):
         return False
     for entry in entries:
         if isinstance(entry, Fill):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
+from torchinit.native.torch_private import StorageWeakRef
+from torchinit.placement.distributed import local_memory
 from torchinit.rules.part import Matrix, Part, Region
 from torchinit.schemes.distributions import Draw
 from torchinit.tape.naming import Name
@@ -51,7 +52,7 @@ class Program:
         self.labels: dict[int, tuple[Program | None, Name]] = {}
         self.seed, self.is_frozen, self.is_torchs = seed, is_frozen, is_torchs
         self.is_unfilled = is_unfilled
-        self._holder: tuple[weakref.ref[Tensor], int] | None = None
+        self._holder: tuple[StorageWeakRef, int] | None = None
 
     def __deepcopy__(self, memo: Any) -> Program:
         """Copies of a module share what is remembered."""
@@ -142,7 +143,8 @@ class Program:
         if self._holder is None:
             return False
         holder, version = self._holder
-        return holder() is tensor and tensor._version == version
+        storage = local_memory(tensor).untyped_storage()
+        return holder.cdata == storage._cdata and tensor._version == version
 
     def describe(self, name_of: Callable[[int], str]) -> Iterator[bytes]:
         """What decides its values: entries, the names of their draws, and constants."""
@@ -184,7 +186,9 @@ class Program:
             if constant.tensor is not None and constant.tensor.nbytes > _FEW:
                 constant.tensor = None
         if self.constant is not None and not tensor.is_inference():
-            self._holder = weakref.ref(tensor), tensor._version
+            # Not of the tensor itself: to_empty could then not swap it for another.
+            storage = local_memory(tensor).untyped_storage()
+            self._holder = StorageWeakRef(storage), tensor._version
 
 
 class Remembered(dict[str, Program]):
