@@ -258,7 +258,9 @@ def test_only_buffers() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap", [parametrizations.spectral_norm, torch.compile, nn.DataParallel], ids=str
+    "wrap",
+    [parametrizations.spectral_norm, torch.compile, nn.DataParallel],
+    ids=lambda wrap: wrap.__name__,
 )
 def test_only_by_names_of_the_state_dict(wrap) -> None:
     """As ``missing_keys`` has them."""

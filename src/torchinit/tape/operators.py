@@ -23,8 +23,6 @@ FILLED: dict[Any, float | int] = {
     _aten.full.default: 1, _aten.full_like.default: 1, _aten.new_full.default: 2,
 }  # fmt: skip
 _WITH_NUMBER = {_aten.full.default, _aten.full_like.default, _aten.new_full.default}
-# They change what a tensor shows, and no value.
-_GEOMETRY = frozenset({"aten::set_", "aten::resize_", "aten::resize_as_", "aten::set_data"})
 # They write all of their first argument, whatever was there.
 OVERWRITES = frozenset(
     {
@@ -100,7 +98,7 @@ def facts_of(function: Any) -> Facts:
         kind = "empty"
     elif function in FILLED:
         kind = "filled"
-    elif schema.name in _GEOMETRY or function in _VIEWS or (aliases and not written):
+    elif torch.Tag.inplace_view in tags or function in _VIEWS or (aliases and not written):
         kind = "shows"
     return Facts(
         name,
