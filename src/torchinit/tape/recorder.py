@@ -37,6 +37,8 @@ from torchinit.tape.operators import (
     number_of,
 )
 from torchinit.tape.play import KeyOfDraw, play
+from torchinit.tape.results import Given, Shape, results_of
+from torchinit.tape.scratch import mark_unwritten
 from torchinit.tape.tape import (
     Bytes,
     Cell,
@@ -51,7 +53,6 @@ from torchinit.tape.tape import (
 
 _LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
 _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
-_QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
 # Where torch enters a recorder.
 _ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
@@ -335,8 +336,10 @@ class Recorder(TorchDispatchMode):
         ref = self.tape.ref(tensor, cell)
         if cell.is_fresh and not (overwrites and ref.is_all()) and cell.nbytes < _LARGE_SCRATCH:
             cell.has_gaps = True
-            if cell.is_on_cpu:
-                mark(tensor.data_ptr() - ref.offset * ref.dtype.itemsize, cell.nbytes)
+            with _disable_current_modes():
+                size = (cell.nbytes // tensor.dtype.itemsize,)
+                whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                mark_unwritten(whole.set_(tensor.untyped_storage(), 0, size, (1,)))
         elif overwrites and ref.is_all():
             cell.has_gaps = False
         cell.is_fresh, cell.constant = False, None
@@ -372,7 +375,7 @@ class Recorder(TorchDispatchMode):
         cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
         if cell is not None and cell.writes:
             return self.tape.ref(tensor, cell)
-        constant = Constant(tensor.detach())
+        constant = Constant(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
         if tensor.nbytes <= _SMALL or not is_plain_memory(tensor):
             constant.tensor = tensor.detach().clone()
         else:
@@ -461,13 +464,10 @@ class Recorder(TorchDispatchMode):
             return NotImplemented
         if targets:
             return self._random_in_place(function, facts, args, kwargs, targets)
-        try:
-            made = self._made_by(function, flat, spec)
-        except Exception:  # whatever meta tensors do not know
-            made = []
-        if len(made) != 1 or not isinstance(made[0], Tensor):
+        results = results_of(function, flat, spec)
+        if results is None or len(results.leaves) != 1 or not isinstance(results.leaves[0], Shape):
             return self._draw_now(function, facts, args, kwargs)
-        real = self._real(made[0])
+        real = self._real(results.leaves[0])
         call = _call_of_maker(facts.name, args, real)
         if call is not None:
             self._record_fill(call, real, draw_of(call, real.shape), is_random=True)
@@ -565,56 +565,27 @@ class Recorder(TorchDispatchMode):
             self._add(self._operation(function, flat, spec, targets))
             fold(self.tape)
             return targets[0]
-        metas: dict[int, Tensor] = {}
-        try:
-            made = self._made_by(function, flat, spec, metas)
-        except Exception:  # whatever meta tensors do not know
-            return NotImplemented
-        given = {id(metas[id(one)]): one for one in flat if isinstance(one, Tensor)}
-        if not all(map(_can_be_put_off, made)):
+        results = results_of(function, flat, spec)
+        if results is None:
             return NotImplemented
         entry = self._operation(function, flat, spec, targets)
-        results: list[Any] = []
-        for one in made:
-            if not isinstance(one, Tensor) or id(one) in given:
-                results.append(given.get(id(one), one))
-                continue
-            real = self._real(one)
-            entry.make(self.tape.ref(real, self.tape.cell(real)))
-            results.append(real)
+        returned: list[Any] = []
+        for one in results.leaves:
+            if isinstance(one, Given):
+                returned.append(flat[one.place])
+            elif isinstance(one, Shape):
+                real = self._real(one)
+                entry.make(self.tape.ref(real, self.tape.cell(real)))
+                returned.append(real)
+            else:
+                returned.append(one)
         self._add(entry)
-        return tree_unflatten(results, self._spec_of_results)
+        return tree_unflatten(returned, results.spec)
 
-    def _made_by(
-        self, function: Any, flat: Sequence[Any], spec: Any, metas: dict[int, Tensor] | None = None
-    ) -> list[Any]:
-        """What an operator returns, on the meta device, in a list."""
-        metas = {} if metas is None else metas
-
-        def meta(one: Any) -> Any:
-            if isinstance(one, Tensor):
-                if id(one) not in metas:
-                    metas[id(one)] = torch.empty_strided(
-                        one.shape, one.stride(), dtype=one.dtype, device="meta"
-                    )
-                return metas[id(one)]
-            return None if isinstance(one, Generator) else one
-
-        with _disable_current_modes():
-            args, kwargs = tree_unflatten([meta(one) for one in flat], spec)
-            device = kwargs.get("device")
-            if device is not None and torch.device(device).type != "cpu":
-                raise ValueError(device)
-            takes_device = any(one.name == "device" for one in function._schema.arguments)
-            if takes_device and (device is not None or not metas):
-                kwargs = {**kwargs, "device": torch.device("meta")}
-            result = function(*args, **kwargs)
-        made, self._spec_of_results = tree_flatten(result)
-        return made
-
-    def _real(self, meta: Tensor) -> Tensor:
+    def _real(self, shape: Shape) -> Tensor:
+        """Memory for what an operator returns, which is not touched."""
         with _unseen_by_modes():
-            real = self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+            real = self.memory.empty(*shape)
         cell = self.tape.cell(real)
         cell.is_fresh = True
         cell.watched = "" if real.untyped_storage().resizable() else "mapped"
@@ -715,13 +686,6 @@ def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> Non
 def _unseen_by_modes() -> Any:
     """A block that no mode is shown; most often there is none but the recorder, which is off."""
     return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
-
-
-def _can_be_put_off(made: Any) -> bool:
-    """Whether memory can stand for what an operator returns."""
-    if not isinstance(made, Tensor):
-        return made is None or isinstance(made, int | float | bool)
-    return made.layout is torch.strided and made.dtype not in _QUANTISED
 
 
 def _has_mask(indices: Any) -> bool:

@@ -64,7 +64,7 @@ def record(
         ArgumentError: for code whose draws have no names: it draws others every time, or something
             drew that nobody saw; for memory that was read or written past torch.
     """
-    if not callable(build):
+    if not callable(build) or isinstance(build, nn.Module):
         raise TypeError(
             f"build must be a function of no arguments that gives a model, not "
             f"{type(build).__name__}: write build_model(lambda: Net(...), ...)"

@@ -127,12 +127,18 @@ class Ref(NamedTuple):
 
 
 class Constant:
-    """A tensor that no entry makes, as an entry found it; None if it has been given up."""
+    """A tensor that no entry makes, as an entry found it; None if it has been given up.
 
-    __slots__ = ("tensor",)
+    Attributes:
+        tensor: itself.
+        is_torchs: whether torch's own draws are in it.
+    """
 
-    def __init__(self, tensor: Tensor) -> None:
+    __slots__ = ("is_torchs", "tensor")
+
+    def __init__(self, tensor: Tensor, *, is_torchs: bool = False) -> None:
         self.tensor: Tensor | None = tensor
+        self.is_torchs = is_torchs
 
 
 class Entry:
@@ -182,7 +188,7 @@ class Bytes(Entry):
 
     def __init__(self, ref: Ref, bytes_: Tensor) -> None:
         super().__init__((ref,), (True,))
-        self.constant = Constant(bytes_)
+        self.constant = Constant(bytes_, is_torchs=ref.cell.is_torchs)
 
 
 class Operation(Entry):
@@ -214,6 +220,15 @@ class Operation(Entry):
         """Adds a tensor that it returns."""
         self.made = (*self.made, ref)
         self.writes, self.whole = (*self.writes, ref), (*self.whole, True)
+
+
+def constants_of(entry: Entry) -> list[Constant]:
+    """The tensors that an entry takes and that no entry makes."""
+    if isinstance(entry, Bytes):
+        return [entry.constant]
+    if isinstance(entry, Operation):
+        return [one for one in entry.arguments if isinstance(one, Constant)]
+    return []
 
 
 class Drawing(NamedTuple):
