@@ -148,10 +148,21 @@ def copy_fragments(whole: Tensor, fragments: Sequence[Fragment]) -> None:
             view.copy_(cut_out(whole, box.offset, view.shape))
 
 
-def copy_view(values: Tensor, sharded: Sharded, region: Region) -> None:
-    """Copies the values of any view of a parameter to what lies here of it."""
-    whole = torch.empty(sharded.global_shape, dtype=values.dtype, device=values.device)
-    is_written = torch.zeros(sharded.global_shape, dtype=torch.bool, device=values.device)
+def copy_view(
+    values: Tensor, sharded: Sharded, region: Region, strides: Shape | None = None
+) -> None:
+    """Copies the values of any view of a parameter to what lies here of it.
+
+    Args:
+        values: of the view.
+        sharded: what lies here of the parameter.
+        region: the view.
+        strides: of the parameter; None if it is contiguous.
+    """
+    shape, device = sharded.global_shape, values.device
+    strides = torch.empty(shape, device="meta").stride() if strides is None else strides
+    whole = torch.empty_strided(shape, strides, dtype=values.dtype, device=device)
+    is_written = torch.empty_strided(shape, strides, dtype=torch.bool, device=device).zero_()
     with torch.no_grad():
         region.of(whole).copy_(values)
         region.of(is_written).fill_(True)

@@ -13,7 +13,17 @@ from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded
 from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
-from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, Region, Values, draw_in
+from torchinit.rules.part import (
+    Computed,
+    Function,
+    Kept,
+    Matrix,
+    Part,
+    Region,
+    Shape,
+    Values,
+    draw_in,
+)
 from torchinit.rules.whole import fill_whole
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw
@@ -40,9 +50,10 @@ def fill_sharded_part(
     )
     count_write(tensor, sharded.local)
     cut: Region | None = region
+    strides = tuple(tensor.stride())
     if region.geometry is not None:
-        cut = as_cuts(region, sharded.global_shape, tuple(tensor.stride()))
-    return fill_here(sharded, part, cut, key, wholes, by_whole=by_torch)
+        cut = as_cuts(region, sharded.global_shape, strides)
+    return fill_here(sharded, part, cut, key, wholes, strides, by_whole=by_torch)
 
 
 def fill_here(
@@ -51,6 +62,7 @@ def fill_here(
     cut: Region | None,
     key: Stream,
     wholes: dict[str, Tensor],
+    strides: Shape | None = None,
     *,
     by_whole: bool = False,
 ) -> list[Fill]:
@@ -62,6 +74,7 @@ def fill_here(
         cut: the part's region as one of cuts alone; None if it is none.
         key: of the part; or where torch draws from, if that fills it.
         wholes: what was made as a whole before, by name; this one is added.
+        strides: of the parameter; None if it is contiguous.
         by_whole: whether the whole is to be made, and cut.
 
     Returns:
@@ -79,7 +92,7 @@ def fill_here(
             if not isinstance(values, Computed):  # which are of one parameter each
                 wholes[region.name] = whole
         if cut is None:
-            copy_view(whole, sharded, region)
+            copy_view(whole, sharded, region, strides)
         else:
             copy_fragments(whole.reshape(cut.shape), fragments_of(sharded, cut))
         return []
