@@ -308,6 +308,27 @@ def test_what_torchtitans_methods_leave_is_refused() -> None:
     assert "Raises.init_weights() raised RuntimeError: no network" in said
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_what_torchtitans_methods_only_change_is_refused(scale: bool) -> None:
+    """What was there before is the constructor's, which nobody has run."""
+
+    class Changes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(400, 400))
+
+        def init_weights(self, buffer_device: torch.device | None = None) -> None:
+            assert buffer_device is not None
+            with torch.no_grad():
+                if scale:
+                    self.w.mul_(2)
+                else:
+                    self.w[:2] = 3
+
+    for model in (Changes(), on_meta(Changes)):
+        assert "w (Changes.init_weights() does not fill it)" in refusal(model)
+
+
 def test_methods_without_a_device_of_buffers_are_no_protocol() -> None:
     class Timm(nn.Module):
         def __init__(self) -> None:

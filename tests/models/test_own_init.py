@@ -45,6 +45,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "LSTMCell": lambda: nn.LSTMCell(32, 48),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(32, 4, 64),
     "TransformerDecoderLayer": lambda: nn.TransformerDecoderLayer(32, 4, 64),
+    "AdaptiveLogSoftmaxWithLoss": lambda: nn.AdaptiveLogSoftmaxWithLoss(64, 100, [20, 50]),
     "containers": lambda: nn.Sequential(nn.ModuleList([nn.Linear(24, 24)]), nn.ReLU()),
 }
 
@@ -120,6 +121,11 @@ def _of_its_own() -> nn.Module:
     return module
 
 
+def _copies() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, copy.deepcopy(layer))
+
+
 class Sub(nn.Linear):
     """Another class, though it does nothing else."""
 
@@ -133,7 +139,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), 2),
         "layers of TransformerEncoder are copies of one",
     ),
-    "copies below": (lambda: nn.Transformer(8, 2, 2, 2, 8), "are copies of one"),
+    "a copy of one layer": (
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), 1),
+        "layers of TransformerEncoder are copies of one",
+    ),
+    "copies below": (lambda: nn.Transformer(8, 2, 1, 1, 8), "are copies of one"),
+    "copies": (_copies, "are copies of one|something else has written to"),
     "spectral_norm": (lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), "parametri|Parame"),
     "weight_norm": (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), "parametri|Parame"),
     "weight_norm of old": (lambda: nn.utils.weight_norm(nn.Linear(4, 4)), "does not fill it"),
@@ -209,6 +220,25 @@ def test_buffers_that_nobody_fills() -> None:
         said = refusal(on_meta(build), **options)
         assert "1 buffers on the meta device have no values that anybody knows: table" in said
         assert "torchinit.build_model" in said
+
+
+def test_buffers_that_are_filled_in_part() -> None:
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.zeros(4))
+
+        def reset_parameters(self) -> None:
+            self.table[:1] = 5
+
+    for options in ({}, {"rules": {}}):
+        assert "1 buffers on the meta device" in refusal(on_meta(Part), **options)
+
+
+def test_a_dtype_that_draws_are_not_for() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[0].weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int8), requires_grad=False)
+    assert "0.weight" in refusal(model)
 
 
 # What is remembered.
@@ -295,7 +325,9 @@ def test_wrappers_change_nothing() -> None:
         return nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4)))
 
     expected = values(made(build))
-    for model in (torch.compile(on_meta(build)), on_meta(lambda: nn.DataParallel(build()))):
+    below = nn.Sequential(torch.compile(nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 4)))
+    compiled = torch.compile(on_meta(build))
+    for model in (compiled, on_meta(lambda: nn.DataParallel(build())), below):
         init_model_(model, seed=0, device="cpu")
         for name, value in values(model).items():
             plain = name.replace("_orig_mod.", "").removeprefix("module.")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from compared import made, on_meta, refusal, values
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import torchinit
 from torchinit import ArgumentError, Normal, build_model, init_model_, plan_model
@@ -152,6 +153,11 @@ def test_resets_that_raise() -> None:
     assert torch.count_nonzero(model.w) == 0
 
 
+def test_what_resets_gave_is_not_what_the_constructor_gives() -> None:
+    model = init_model_(Scaled(), {"**": "reset_parameters"}, seed=0)
+    assert "only the constructor of Scaled knows" in refusal(model)
+
+
 def test_what_is_said_of_both() -> None:
     plan = plan_model(_layers(), {"a.*": "own", "**": "reset_parameters"})
     assert [row.law.std for row in plan if row.name == "a.weight"] == pytest.approx([18**-0.5])
@@ -251,10 +257,31 @@ def test_only_buffers() -> None:
     assert bool((model["norm"].running_var == 3).all())
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [parametrizations.spectral_norm, torch.compile, nn.DataParallel],
+    ids=lambda wrap: wrap.__name__,
+)
+def test_only_by_names_of_the_state_dict(wrap) -> None:
+    """As ``missing_keys`` has them."""
+    model, rules = wrap(nn.Linear(3, 3)), {"**": "ones"}
+    names = [name for name, _ in model.named_parameters()]
+    init_model_(model, rules, seed=0, only=names)
+    assert all(bool((parameter == 1).all()) for parameter in model.parameters())
+
+
+def test_only_without_rules_runs_nothing_of_the_rest() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3))
+    init_model_(model, seed=0, only="1.*")
+    own = made(lambda: nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+    assert torch.equal(model[1].weight, own[1].weight)
+
+
 def test_only_what_is_not_there() -> None:
     with pytest.raises(ArgumentError, match=r"only: a\.wieght, x\.\* matches no parameter or buff"):
         init_model_(_layers(), seed=0, only=["a.wieght", "a.weight", "x.*"])
     with pytest.raises(ArgumentError, match=r"only: \[\] matches no parameter"):
         init_model_(_layers(), seed=0, only=[])
-    with pytest.raises(TypeError, match=r"only=\[3\] must be names or globs, not int"):
-        init_model_(_layers(), seed=0, only=[3])
+    for nonsense in ([3], 3):
+        with pytest.raises(TypeError, match=r"only=\[?3\]? must be names or globs"):
+            init_model_(_layers(), seed=0, only=nonsense)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import open_batch
 from torchinit.fill.fill import fill, fill_fresh
-from torchinit.fill.route import PLAIN_TYPES, obstacle
+from torchinit.fill.route import obstacle
 from torchinit.models.collection import no_collection
 from torchinit.models.materialise import put_parameter
 from torchinit.models.prepare import check_dtype
@@ -27,7 +27,7 @@ from torchinit.tape.program import Program, remember
 from torchinit.tape.programs import programs_of
 from torchinit.tape.recorder import write_into
 from torchinit.tape.run import Recorded, record
-from torchinit.tape.tape import Cell
+from torchinit.tape.tape import Cell, is_plain_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -136,8 +136,10 @@ class _Finish:
         self._is_meta = device is not None and device.type == "meta"
         self._homes: dict[Cell, int] = {}
         for named in (*recorded.parameters, *recorded.buffers):
-            if type(named.tensor) in PLAIN_TYPES and (cell := self._tape.find(named.tensor)):
+            if is_plain_memory(named.tensor) and (cell := self._tape.find(named.tensor)):
                 self._homes[cell] = self._homes.get(cell, 0) + 1
+        self._used: list[tuple[Program, Tensor]] = []
+        self._metas: dict[Any, Tensor] = {}
         # Fills that are done together: draws, tensors, keys.
         self._draws: list[Draw] = []
         self._tensors: list[Tensor] = []
@@ -163,7 +165,14 @@ class _Finish:
         if self._is_meta:
             if cell is not None:
                 cell.is_pending = False
-            _to_meta(named, dtype)
+            place = id(cell), named.tensor.shape, tensor.stride(), tensor.storage_offset(), dtype
+            meta = self._metas.get(place) if cell is not None else None
+            if meta is None:
+                meta = torch.empty_strided(
+                    tensor.shape, tensor.stride(), dtype=dtype, device="meta"
+                )
+                self._metas[place] = meta
+            _to_meta(named, meta)
             return
         device = tensor.device if self._device is None else self._device
         stays = (tensor.device, tensor.dtype) == (device, dtype)
@@ -172,7 +181,7 @@ class _Finish:
             self._fill(tensor, program, cell, device, dtype)
         elif not stays:
             tensor.data = tensor.data.to(device, dtype)
-        program.give_up(tensor)
+        self._used.append((program, tensor))
 
     def _fill(
         self, tensor: Tensor, program: Program, cell: Cell, device: torch.device, dtype: torch.dtype
@@ -235,12 +244,13 @@ class _Finish:
         ]  # fmt: skip
         for cell in others:
             write_into(self._tape, [cell], self._key)
+        for program, tensor in self._used:
+            program.give_up(tensor)
 
 
-def _to_meta(named: Named, dtype: torch.dtype) -> None:
+def _to_meta(named: Named, meta: Tensor) -> None:
     """Replaces a tensor by one without memory, wherever it is registered."""
     old: Any = named.tensor
-    meta = torch.empty_strided(old.shape, old.stride(), dtype=dtype, device="meta")
     if isinstance(old, Parameter):
         new = make_parameter(type(old), meta, old.requires_grad)
         new.__dict__.update(old.__dict__)

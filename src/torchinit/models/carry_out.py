@@ -28,13 +28,13 @@ from torchinit.models.materialise import (
     shard_like,
 )
 from torchinit.models.progress import in_view
-from torchinit.models.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.native import calls
 from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.rules.fill_parts import fill_parts
 from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
+from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
 
 
 def carry_out(

@@ -17,7 +17,6 @@ from torchinit.fill.fill import fill, fill_list
 from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
 from torchinit.models.keyed import KeyOfName, run_callable
-from torchinit.models.scratch import check_written, mark_unwritten
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
@@ -31,6 +30,7 @@ from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 from torchinit.streams.names import keys_of_names
+from torchinit.tape.scratch import check_written, mark_unwritten
 
 SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
 

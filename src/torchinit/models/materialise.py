@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Buffer, Parameter
+from torch.nn.parameter import Buffer, Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.sharded import copy_pieces
@@ -85,6 +85,31 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
     memory.__dict__.update(named.tensor.__dict__)
     for slot in named.slots:
         slot.module._buffers[slot.attribute] = memory
+
+
+def joined(parameters: Sequence[Named]) -> list[Named]:
+    """Parameters, those that are the same elements of one memory as one that has several names.
+
+    ``load_state_dict(assign=True)`` makes such pairs of what is tied.
+    """
+    if any(is_lazy(named.tensor) for named in parameters):
+        return list(parameters)  # without memory
+    numbers = list(map(storage_number, map(_memory, parameters)))
+    if len(set(numbers)) == len(numbers):
+        return list(parameters)
+    found: dict[Any, Named] = {}
+    for number, named in zip(numbers, parameters, strict=True):
+        memory = _memory(named)
+        place: Any = (number, memory.shape, memory.stride(), memory.storage_offset(), memory.dtype)
+        if memory.layout is not torch.strided or not memory.numel():
+            place = id(named.tensor)
+        first = found.get(place)
+        if first is None:
+            found[place] = named
+        else:
+            ties = (*first.slots, *named.slots)
+            found[place] = first._replace(name=min(slot.name for slot in ties), ties=ties)
+    return list(found.values())
 
 
 def check_apart(parameters: Sequence[Named]) -> None:

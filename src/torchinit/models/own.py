@@ -403,7 +403,7 @@ def _why_not_torchs(model: nn.Module) -> str:
         if is_wrapper(module):
             continue
         kind, name = _own_class(module), prefix.rstrip(".") or "the model"
-        if not kind.__module__.startswith("torch.nn.modules."):
+        if not kind.__module__.startswith("torch.nn.modules.") or kind is nn.Module:
             return f"only the constructor of {kind.__name__} knows"
         if is_parametrized(module):
             return f"{name} is parametrized"

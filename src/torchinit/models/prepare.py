@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, check_kinds, some
 from torchinit.models.collection import no_collection
-from torchinit.models.materialise import check_apart, target_device
+from torchinit.models.materialise import check_apart, joined, target_device
 from torchinit.models.own import Own
 from torchinit.models.ties import check_joined, share_pads, warn_of_broken_ties
 from torchinit.placement.distributed import reshard_all
@@ -67,6 +67,7 @@ def prepare(
     assignments: list[Assignment] = []
     with no_collection():
         parameters, buffers = gather(model, rename)
+        parameters = joined(parameters)
         everything = parameters, buffers
         if only is not None:
             parameters, buffers = _chosen(model, parameters, buffers, only)

@@ -67,6 +67,24 @@ _use_count: Callable[[int], int] = _find("torch", "_C._storage_Use_Count", lambd
 FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
 
 
+_set_strategy: Any = _find("torch._C._dynamo.eval_frame", "set_code_exec_strategy", None)
+_FrameAction: Any = _find("torch._C._dynamo.eval_frame", "_FrameAction", None)
+_FrameStrategy: Any = _find("torch._C._dynamo.eval_frame", "_FrameExecStrategy", None)
+
+
+def never_compile(function: Any) -> bool:
+    """Has ``torch.compile`` pass over a function and all that it calls; False if it cannot be told.
+
+    What ``torch.compiler.disable`` does, without a wrapper, which would take as long as a small
+    function, and without the import of all of the compiler.
+    """
+    if _set_strategy is None or _FrameAction is None or _FrameStrategy is None:
+        return False
+    skip = _FrameAction.SKIP
+    _set_strategy(function.__code__, _FrameStrategy(skip, skip))
+    return True
+
+
 def storage_users(tensor: Any) -> int:
     """How many tensors show a tensor's storage; more than there are where torch does not say."""
     probe = torch.empty(0)

@@ -23,8 +23,6 @@ FILLED: dict[Any, float | int] = {
     _aten.full.default: 1, _aten.full_like.default: 1, _aten.new_full.default: 2,
 }  # fmt: skip
 _WITH_NUMBER = {_aten.full.default, _aten.full_like.default, _aten.new_full.default}
-# They change what a tensor shows, and no value.
-_GEOMETRY = frozenset({"aten::set_", "aten::resize_", "aten::resize_as_", "aten::set_data"})
 # They write all of their first argument, whatever was there.
 OVERWRITES = frozenset(
     {
@@ -39,10 +37,10 @@ HIDDEN_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3
 _VIEWS = {
     _aten._unsafe_view.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default,
 }  # fmt: skip
-# What meta tensors have other strides of than those of the CPU.
+# What meta tensors have other strides or dtypes of than those of the CPU.
 _NOT_BY_META = (
     "_linalg", "linalg_qr", "linalg_eig", "linalg_house", "linalg_inv", "geqrf", "orgqr",
-    "cholesky", "lu_",
+    "cholesky", "lu_", "quantize_",
 )  # fmt: skip
 _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
 # What IEEE 754 pins to the last bit, or no rounding is in: any part of the result is what the same
@@ -100,12 +98,13 @@ def facts_of(function: Any) -> Facts:
         kind = "empty"
     elif function in FILLED:
         kind = "filled"
-    elif schema.name in _GEOMETRY or function in _VIEWS or (aliases and not written):
+    elif torch.Tag.inplace_view in tags or function in _VIEWS or (aliases and not written):
         kind = "shows"
     return Facts(
         name,
         kind,
-        torch.Tag.nondeterministic_seeded in tags,
+        torch.Tag.nondeterministic_seeded in tags
+        or any(argument.name == "generator" for argument in schema.arguments),
         written,
         gives_numbers,
         gives_numbers or name.startswith(_NOT_BY_META) or ":" in name,

@@ -12,6 +12,7 @@ from torch.nn import init as torch_init
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.batch import open_batch
 from torchinit.fill.fill import fill
 from torchinit.fill.route import obstacle
 from torchinit.orthogonal.orthogonal import fill_orthogonal
@@ -33,7 +34,7 @@ def play(entries: Sequence[Entry], key_of_draw: KeyOfDraw) -> dict[Cell, Untyped
     On one thread: what torch computes may depend on how many there are.
     """
     memory: dict[Cell, UntypedStorage] = {}
-    with one_thread(), torch.no_grad():
+    with _at_once():
         for entry in entries:
             if isinstance(entry, Fill):
                 do_fill(
@@ -45,6 +46,17 @@ def play(entries: Sequence[Entry], key_of_draw: KeyOfDraw) -> dict[Cell, Untyped
                 assert isinstance(entry, Operation)
                 _operate(entry, memory, key_of_draw)
     return memory
+
+
+@contextlib.contextmanager
+def _at_once() -> Iterator[None]:
+    """A block in which torch computes on one thread, and no open batch collects what is filled."""
+    before = open_batch.set(None)
+    try:
+        with one_thread(), torch.no_grad():
+            yield
+    finally:
+        open_batch.reset(before)
 
 
 @contextlib.contextmanager
@@ -200,7 +212,7 @@ def play_box(
             tensor = tensor.narrow(dim, place[dim], shape[dim])
         return tensor
 
-    with one_thread(), torch.no_grad():
+    with _at_once():
         for entry in entries:
             if isinstance(entry, Fill):
                 do_fill(entry, tile_of(entry.writes[0]), key_of_draw, Box(ref.size, place))

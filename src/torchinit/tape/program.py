@@ -15,7 +15,7 @@ from torchinit.rules.part import Matrix, Part, Region
 from torchinit.schemes.distributions import Draw
 from torchinit.tape.naming import Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
-from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref, constants_of
 
 KeyOfName = Callable[[str], int]
 
@@ -173,12 +173,7 @@ class Program:
     def constants(self) -> list[Constant]:
         """The tensors that no entry makes."""
         found = [] if self.constant is None else [self.constant]
-        for entry in self.entries:
-            if isinstance(entry, Bytes):
-                found.append(entry.constant)
-            elif isinstance(entry, Operation):
-                found += [one for one in entry.arguments if isinstance(one, Constant)]
-        return found
+        return found + [one for entry in self.entries for one in constants_of(entry)]
 
     def give_up(self, tensor: Tensor) -> None:
         """Gives large constants up, after they have been used for a tensor."""

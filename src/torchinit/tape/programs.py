@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from torchinit.fill.route import PLAIN_TYPES
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named
 from torchinit.tape.program import Program
 from torchinit.tape.run import Recorded
-from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+from torchinit.tape.scratch import count_unwritten
+from torchinit.tape.tape import (
+    Cell,
+    Constant,
+    Entry,
+    Fill,
+    Ref,
+    constants_of,
+    is_plain_memory,
+)
 
 
 def programs_of(recorded: Recorded) -> dict[str, Program]:
@@ -23,7 +29,7 @@ def programs_of(recorded: Recorded) -> dict[str, Program]:
     programs: dict[str, Program] = {}
     for named in (*recorded.parameters, *recorded.buffers):
         tensor: Any = named.tensor
-        if type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta:
+        if is_plain_memory(tensor):
             programs[named.name] = maker.make(named)
             programs[named.name].names = tuple(slot.name for slot in named.slots)
     for program in programs.values():
@@ -32,6 +38,11 @@ def programs_of(recorded: Recorded) -> dict[str, Program]:
                 name = recorded.naming.names[entry.draw]
                 assert name is not None
                 program.labels[entry.draw] = programs.get(name.base), name
+        # What was read may have decided what they are.
+        for number in recorded.recorder.early if program.is_frozen else ():
+            early = recorded.naming.names[number]
+            assert early is not None
+            program.labels[number] = programs.get(early.base), early
     return programs
 
 
@@ -60,7 +71,9 @@ class _Maker:
         else:
             constant = Constant(tensor.detach())
         if self._used_own_seed:
-            is_torchs = any(cell.is_torchs for cell in self._cells(cell, entries))
+            is_torchs = (cell is not None and cell.is_torchs) or any(
+                one.is_torchs for entry in entries for one in constants_of(entry)
+            )
         is_frozen = self._baked is not None and (
             constant is not None or any(entry.index >= self._baked for entry in entries)
         )
@@ -70,25 +83,9 @@ class _Maker:
             is_unfilled=cell is not None and not entries and _is_unfilled(tensor, cell),
         )  # fmt: skip
 
-    def _cells(self, cell: Cell | None, entries: Iterable[Entry]) -> Iterable[Cell]:
-        """The storages that a tensor follows from."""
-        if cell is not None:
-            yield cell
-        for entry in entries:
-            constants = [entry.constant] if isinstance(entry, Bytes) else []
-            if isinstance(entry, Operation):
-                constants = [one for one in entry.arguments if isinstance(one, Constant)]
-            for ref in (*entry.reads, *entry.writes):
-                yield ref.cell
-            for one in constants:
-                if one.tensor is not None and (found := self._tape.find(one.tensor)):
-                    yield found
-
 
 def _is_unfilled(tensor: Tensor, cell: Cell) -> bool:
     """Whether nobody has written to a tensor, or not to all of it."""
     if not tensor.numel():
         return False
-    return cell.is_fresh or (
-        cell.has_gaps and tensor.dtype.is_floating_point and bool(tensor.isnan().any())
-    )
+    return cell.is_fresh or (cell.has_gaps and count_unwritten(tensor) > 0)

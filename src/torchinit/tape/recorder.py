@@ -20,10 +20,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import calls
-from torchinit.native.torch_private import dispatch_modes, unseen
+from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
 from torchinit.patch.callers import module_that_draws
 from torchinit.patch.frames import Frame
 from torchinit.placement.distributed import is_dtensor
+from torchinit.rules.whole import seeded
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
 from torchinit.streams.names import part_of
@@ -36,10 +37,24 @@ from torchinit.tape.operators import (
     number_of,
 )
 from torchinit.tape.play import KeyOfDraw, play
-from torchinit.tape.tape import Bytes, Cell, Constant, Drawing, Fill, Operation, Ref, Tape
+from torchinit.tape.results import Given, Shape, results_of
+from torchinit.tape.scratch import mark_unwritten
+from torchinit.tape.tape import (
+    Bytes,
+    Cell,
+    Constant,
+    Drawing,
+    Fill,
+    Operation,
+    Ref,
+    Tape,
+    is_plain_memory,
+)
 
 _LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
 _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
+# Where torch enters a recorder.
+_ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
 # What waits as a fill: operators with numbers for arguments, and the call that each of them is.
 _IN_PLACE = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
@@ -77,7 +92,6 @@ class Recorder(TorchDispatchMode):
         self.frame: Frame | None = None
         self._key_of_name = key_of_name
         self._names = names
-        self._is_at_once = False
         self._keys: list[Tensor] = []  # that torchinit's functions drew, and nobody looks at
 
     # The handler of intercepted calls.
@@ -118,7 +132,7 @@ class Recorder(TorchDispatchMode):
 
     def look(self, tensor: Tensor, *, at_address: bool) -> None:
         """Before somebody looks at a tensor's memory past torch, or takes its address."""
-        if type(tensor) not in PLAIN_TYPES or tensor.layout is not torch.strided or tensor.is_meta:
+        if not is_plain_memory(tensor):
             return
         with unseen(), _disable_current_modes():
             cell = self.tape.find(tensor)
@@ -146,8 +160,8 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """What torch would wrap the method below in otherwise takes as long as the method."""
-        return False
+        """Whether torch is to wrap the method below, so that it is not compiled."""
+        return not all(map(never_compile, (vars(cls)[name] for name in _ENTRANCES)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Does an operator, or has it wait."""
@@ -210,7 +224,7 @@ class Recorder(TorchDispatchMode):
         """Memory that nobody has written to; a mapping of its own, if it is large."""
         large = self._empty_mapped(function, args, kwargs)
         made: Tensor = function(*args, **kwargs) if large is None else large
-        if _is_plain(made):
+        if is_plain_memory(made):
             cell = self.tape.cell(made)
             if not cell.writes:
                 cell.is_fresh = True
@@ -227,7 +241,7 @@ class Recorder(TorchDispatchMode):
         if math.prod(size) * dtype.itemsize < LARGE:
             return None
         device = kwargs.get("device") or ("cpu" if like is None else like.device)
-        if torch.device(device).type != "cpu" or not (like is None or _is_plain(like)):
+        if torch.device(device).type != "cpu" or not (like is None or is_plain_memory(like)):
             return None
         stride = None  # of dense memory, in order
         if (
@@ -246,14 +260,14 @@ class Recorder(TorchDispatchMode):
     # Entries.
 
     def _is_taped(self, tensor: Tensor) -> bool:
-        if not _is_plain(tensor):
+        if not is_plain_memory(tensor):
             return False
         cell = self.tape.find(tensor)
         return cell is not None and bool(cell.writes)
 
     def _any_taped(self, tensors: Sequence[Tensor]) -> bool:
         """Whether any is on the tape; if none is, their memory is about to be used."""
-        cells = [cell for one in tensors if _is_plain(one) and (cell := self.tape.find(one))]
+        cells = [cell for one in tensors if is_plain_memory(one) and (cell := self.tape.find(one))]
         if any(cell.writes for cell in cells):
             return True
         for cell in cells:
@@ -298,8 +312,6 @@ class Recorder(TorchDispatchMode):
 
     def _add(self, entry: Any) -> None:
         self.tape.add(entry)
-        if self._is_at_once:
-            return
         # Memory of devices is there as soon as it is asked for.
         for ref in entry.writes:
             if ref.cell.is_exposed:  # somebody may look at it from now on
@@ -317,15 +329,17 @@ class Recorder(TorchDispatchMode):
 
     def _before_write(self, tensor: Tensor, *, overwrites: bool) -> None:
         """Before something is done to a tensor that is on no tape."""
-        cell = self.tape.find(tensor) if _is_plain(tensor) else None
+        cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
         if cell is None:
             return
         self._hold(cell)
         ref = self.tape.ref(tensor, cell)
         if cell.is_fresh and not (overwrites and ref.is_all()) and cell.nbytes < _LARGE_SCRATCH:
             cell.has_gaps = True
-            if cell.is_on_cpu:
-                mark(tensor.data_ptr() - ref.offset * ref.dtype.itemsize, cell.nbytes)
+            with _disable_current_modes():
+                size = (cell.nbytes // tensor.dtype.itemsize,)
+                whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                mark_unwritten(whole.set_(tensor.untyped_storage(), 0, size, (1,)))
         elif overwrites and ref.is_all():
             cell.has_gaps = False
         cell.is_fresh, cell.constant = False, None
@@ -334,7 +348,7 @@ class Recorder(TorchDispatchMode):
         """Has a number wait that goes to a part of memory where nothing is yet."""
         number = _number(args) if facts.name == "fill_" else 0.0
         target = args[0]
-        if number is None or len(tensors) != 1 or not _is_plain(target) or not target.numel():
+        if number is None or len(tensors) != 1 or not is_plain_memory(target) or not target.numel():
             return False
         cell = self.tape.find(target)
         if cell is None or not cell.is_fresh or target.dtype not in FLOAT_NUMBERS:
@@ -344,25 +358,25 @@ class Recorder(TorchDispatchMode):
         return True
 
     def _note_constant(self, tensor: Tensor, number: float | None) -> None:
-        if _is_plain(tensor) and number is not None and tensor.dtype.is_floating_point:
+        if is_plain_memory(tensor) and number is not None and tensor.dtype.is_floating_point:
             cell = self.tape.cell(tensor)
             if self.tape.ref(tensor, cell).is_all() and not cell.is_exposed:
                 cell.constant = number
 
     def _pass_on(self, tensors: Sequence[Tensor], results: Sequence[Any]) -> None:
         """What follows from torch's own draws is torch's too."""
-        found = (self.tape.find(one) for one in tensors if _is_plain(one))
+        found = (self.tape.find(one) for one in tensors if is_plain_memory(one))
         if any(cell is not None and cell.is_torchs for cell in found):
             for result in results:
-                if isinstance(result, Tensor) and _is_plain(result):
+                if isinstance(result, Tensor) and is_plain_memory(result):
                     self.tape.cell(result).is_torchs = True
 
     def _argument(self, tensor: Tensor) -> Ref | Constant:
-        cell = self.tape.find(tensor) if _is_plain(tensor) else None
+        cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
         if cell is not None and cell.writes:
             return self.tape.ref(tensor, cell)
-        constant = Constant(tensor.detach())
-        if tensor.nbytes <= _SMALL or not _is_plain(tensor):
+        constant = Constant(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
+        if tensor.nbytes <= _SMALL or not is_plain_memory(tensor):
             constant.tensor = tensor.detach().clone()
         else:
             self.tape.cell(tensor).held.append(constant)
@@ -413,7 +427,7 @@ class Recorder(TorchDispatchMode):
             self._before_write(target, overwrites=function._schema.name in OVERWRITES)
         result = function(*args, **kwargs)
         for one in (*targets, *tree_leaves(result)):
-            if isinstance(one, Tensor) and _is_plain(one):
+            if isinstance(one, Tensor) and is_plain_memory(one):
                 if self.tape.cell(one).writes:
                     self._bake()
                     self.tape.renew(one)  # what is there is a value like any other
@@ -427,7 +441,7 @@ class Recorder(TorchDispatchMode):
         if name == "draw_key" and not self._is_torchs(kwargs.get("generator")):
             self._keys.append(torch.zeros((), dtype=torch.int64))
             return self._keys[-1]
-        if not name.endswith("_") or not _is_plain(args[0]) or args[0].is_meta:
+        if not name.endswith("_") or not is_plain_memory(args[0]) or args[0].is_meta:
             return NotImplemented
         rest = list(args[1:])
         if rest and isinstance(rest[0], Tensor):
@@ -446,17 +460,14 @@ class Recorder(TorchDispatchMode):
 
     def _random(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
         flat, spec = tree_flatten((args, kwargs))
-        if any(isinstance(one, Tensor) and not _is_plain(one) for one in flat):
+        if any(isinstance(one, Tensor) and not is_plain_memory(one) for one in flat):
             return NotImplemented
         if targets:
             return self._random_in_place(function, facts, args, kwargs, targets)
-        try:
-            made = self._made_by(function, flat, spec)
-        except Exception:  # whatever meta tensors do not know
-            return NotImplemented
-        if len(made) != 1 or not isinstance(made[0], Tensor):
-            return NotImplemented
-        real = self._real(made[0])
+        results = results_of(function, flat, spec)
+        if results is None or len(results.leaves) != 1 or not isinstance(results.leaves[0], Shape):
+            return self._draw_now(function, facts, args, kwargs)
+        real = self._real(results.leaves[0])
         call = _call_of_maker(facts.name, args, real)
         if call is not None:
             self._record_fill(call, real, draw_of(call, real.shape), is_random=True)
@@ -467,6 +478,25 @@ class Recorder(TorchDispatchMode):
         entry.make(ref)
         self._add(entry)
         return real
+
+    def _draw_now(self, function: Any, facts: Facts, args: Any, kwargs: Any) -> Any:
+        """Has torch draw at once, by the draw's own key, where it is not known what comes out."""
+        flat, spec = tree_flatten((args, kwargs))
+        with _disable_current_modes():
+            self.do([self.tape.cell(one) for one in flat if self._is_taped(one)])
+        number = len(self.tape.draws)
+        with seeded(self.key_of_early(number), torch.device("cpu")):
+            result = function(*args, **kwargs)
+        entry = self._operation(function, flat, spec, [], number)
+        for one in tree_leaves(result):
+            if is_plain_memory(one):
+                entry.make(self.tape.ref(one, self.tape.cell(one)))
+        if not entry.made:
+            return result
+        ref = entry.made[0]
+        self._note_draw((facts.name, ref.size, ref.dtype), ref, tree_leaves(result)[0])
+        self._add_done(entry)
+        return result
 
     def _random_in_place(
         self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any
@@ -502,7 +532,7 @@ class Recorder(TorchDispatchMode):
         if len(targets) != 1 or function._schema.name not in OVERWRITES:
             return False
         target = targets[0]
-        if not _is_plain(target) or any(
+        if not is_plain_memory(target) or any(
             map(self._is_taped, (x for x in tensors if x is not target))
         ):
             return False
@@ -515,7 +545,7 @@ class Recorder(TorchDispatchMode):
         return True
 
     def _can_wait(self, tensors: Sequence[Tensor]) -> bool:
-        return all(_is_plain(one) and one.is_cpu for one in tensors)
+        return all(is_plain_memory(one) and one.is_cpu for one in tensors)
 
     def _wait(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
         """Puts an operator on the tape; what it returns gets memory that is not touched."""
@@ -535,56 +565,27 @@ class Recorder(TorchDispatchMode):
             self._add(self._operation(function, flat, spec, targets))
             fold(self.tape)
             return targets[0]
-        metas: dict[int, Tensor] = {}
-        try:
-            made = self._made_by(function, flat, spec, metas)
-        except Exception:  # whatever meta tensors do not know
-            return NotImplemented
-        given = {id(metas[id(one)]): one for one in flat if isinstance(one, Tensor)}
-        if not all(one is None or isinstance(one, Tensor | int | float | bool) for one in made):
+        results = results_of(function, flat, spec)
+        if results is None:
             return NotImplemented
         entry = self._operation(function, flat, spec, targets)
-        results: list[Any] = []
-        for one in made:
-            if not isinstance(one, Tensor) or id(one) in given:
-                results.append(given.get(id(one), one))
-                continue
-            real = self._real(one)
-            entry.make(self.tape.ref(real, self.tape.cell(real)))
-            results.append(real)
+        returned: list[Any] = []
+        for one in results.leaves:
+            if isinstance(one, Given):
+                returned.append(flat[one.place])
+            elif isinstance(one, Shape):
+                real = self._real(one)
+                entry.make(self.tape.ref(real, self.tape.cell(real)))
+                returned.append(real)
+            else:
+                returned.append(one)
         self._add(entry)
-        return tree_unflatten(results, self._spec_of_results)
+        return tree_unflatten(returned, results.spec)
 
-    def _made_by(
-        self, function: Any, flat: Sequence[Any], spec: Any, metas: dict[int, Tensor] | None = None
-    ) -> list[Any]:
-        """What an operator returns, on the meta device, in a list."""
-        metas = {} if metas is None else metas
-
-        def meta(one: Any) -> Any:
-            if isinstance(one, Tensor):
-                if id(one) not in metas:
-                    metas[id(one)] = torch.empty_strided(
-                        one.shape, one.stride(), dtype=one.dtype, device="meta"
-                    )
-                return metas[id(one)]
-            return None if isinstance(one, Generator) else one
-
-        with _disable_current_modes():
-            args, kwargs = tree_unflatten([meta(one) for one in flat], spec)
-            device = kwargs.get("device")
-            if device is not None and torch.device(device).type != "cpu":
-                raise ValueError(device)
-            takes_device = any(one.name == "device" for one in function._schema.arguments)
-            if takes_device and (device is not None or not metas):
-                kwargs = {**kwargs, "device": torch.device("meta")}
-            result = function(*args, **kwargs)
-        made, self._spec_of_results = tree_flatten(result)
-        return made
-
-    def _real(self, meta: Tensor) -> Tensor:
+    def _real(self, shape: Shape) -> Tensor:
+        """Memory for what an operator returns, which is not touched."""
         with _unseen_by_modes():
-            real = self.memory.empty(meta.shape, meta.stride(), meta.dtype)
+            real = self.memory.empty(*shape)
         cell = self.tape.cell(real)
         cell.is_fresh = True
         cell.watched = "" if real.untyped_storage().resizable() else "mapped"
@@ -602,18 +603,26 @@ class Recorder(TorchDispatchMode):
             self._bake()
         with _disable_current_modes():
             self.do(taped)
-        entry = self._operation(function, flat, spec, [one for one in targets if _is_plain(one)])
+        entry = self._operation(
+            function, flat, spec, [one for one in targets if is_plain_memory(one)]
+        )
         result = function(*args, **kwargs)
         for one in tree_leaves(result):
-            if isinstance(one, Tensor) and _is_plain(one) and not any(one is x for x in given):
+            if (
+                isinstance(one, Tensor)
+                and is_plain_memory(one)
+                and not any(one is x for x in given)
+            ):
                 entry.make(self.tape.ref(one, self.tape.cell(one)))
         if entry.writes:
-            self._is_at_once = True
-            self._add(entry)
-            self._is_at_once = False
-            for ref in entry.writes:
-                ref.cell.is_pending = False
+            self._add_done(entry)
         return result
+
+    def _add_done(self, entry: Operation) -> None:
+        """Adds an entry whose values are in memory."""
+        self.tape.add(entry)
+        for ref in entry.writes:
+            ref.cell.is_pending = False
 
     # Values that are wanted while the code runs.
 
@@ -677,10 +686,6 @@ def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> Non
 def _unseen_by_modes() -> Any:
     """A block that no mode is shown; most often there is none but the recorder, which is off."""
     return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
-
-
-def _is_plain(tensor: Any) -> bool:
-    return type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta
 
 
 def _has_mask(indices: Any) -> bool:

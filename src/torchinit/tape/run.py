@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
-from torchinit.fill.route import PLAIN_TYPES
 from torchinit.patch.frames import handlers
 from torchinit.patch.swap import enter, leave
 from torchinit.streams.canonical import Named, Rename, gather, places_of
@@ -21,6 +20,7 @@ from torchinit.streams.names import keys_of_names
 from torchinit.tape.naming import Naming, name_draws
 from torchinit.tape.play import one_thread
 from torchinit.tape.recorder import Recorder
+from torchinit.tape.tape import is_plain_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -64,7 +64,7 @@ def record(
         ArgumentError: for code whose draws have no names: it draws others every time, or something
             drew that nobody saw; for memory that was read or written past torch.
     """
-    if not callable(build):
+    if not callable(build) or isinstance(build, nn.Module):
         raise TypeError(
             f"build must be a function of no arguments that gives a model, not "
             f"{type(build).__name__}: write build_model(lambda: Net(...), ...)"
@@ -119,13 +119,12 @@ def _named_memory(
     seen = set()
     for named in (*parameters, *buffers):
         tensor: Tensor = named.tensor
-        if type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided and not tensor.is_meta:
+        if is_plain_memory(tensor):
             seen.add(id(tensor))
             yield named.name, tensor
     for prefix, module in places_of(model):
         for attribute, value in module.__dict__.items():
-            is_plain = type(value) in PLAIN_TYPES and value.layout is torch.strided
-            if is_plain and not value.is_meta and id(value) not in seen:
+            if is_plain_memory(value) and id(value) not in seen:
                 yield prefix + attribute, value
 
 
@@ -138,7 +137,7 @@ def _check_memory(
         return
     names = [
         named.name for named in (*parameters, *buffers)
-        if type(named.tensor) in PLAIN_TYPES and (cell := recorder.tape.find(named.tensor))
+        if is_plain_memory(named.tensor) and (cell := recorder.tape.find(named.tensor))
         and cell.number in touched
     ]  # fmt: skip
     what = f"parameter {names[0]!r}" if names else "a tensor that has no name"

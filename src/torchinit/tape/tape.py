@@ -13,9 +13,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, UntypedStorage
 
+from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.torch_private import StorageWeakRef, storage_number, storage_of_reference
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
+
+
+def is_plain_memory(tensor: Any) -> bool:
+    """Whether a tensor is nothing but numbers in a storage of its own kind."""
+    return (
+        type(tensor) in PLAIN_TYPES
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+    )
 
 
 class Cell:
@@ -117,12 +127,18 @@ class Ref(NamedTuple):
 
 
 class Constant:
-    """A tensor that no entry makes, as an entry found it; None if it has been given up."""
+    """A tensor that no entry makes, as an entry found it; None if it has been given up.
 
-    __slots__ = ("tensor",)
+    Attributes:
+        tensor: itself.
+        is_torchs: whether torch's own draws are in it.
+    """
 
-    def __init__(self, tensor: Tensor) -> None:
+    __slots__ = ("is_torchs", "tensor")
+
+    def __init__(self, tensor: Tensor, *, is_torchs: bool = False) -> None:
         self.tensor: Tensor | None = tensor
+        self.is_torchs = is_torchs
 
 
 class Entry:
@@ -172,7 +188,7 @@ class Bytes(Entry):
 
     def __init__(self, ref: Ref, bytes_: Tensor) -> None:
         super().__init__((ref,), (True,))
-        self.constant = Constant(bytes_)
+        self.constant = Constant(bytes_, is_torchs=ref.cell.is_torchs)
 
 
 class Operation(Entry):
@@ -204,6 +220,15 @@ class Operation(Entry):
         """Adds a tensor that it returns."""
         self.made = (*self.made, ref)
         self.writes, self.whole = (*self.writes, ref), (*self.whole, True)
+
+
+def constants_of(entry: Entry) -> list[Constant]:
+    """The tensors that an entry takes and that no entry makes."""
+    if isinstance(entry, Bytes):
+        return [entry.constant]
+    if isinstance(entry, Operation):
+        return [one for one in entry.arguments if isinstance(one, Constant)]
+    return []
 
 
 class Drawing(NamedTuple):

@@ -1,0 +1,116 @@
+"""What an operator returns, without its values: found out on the meta device, and remembered.
+
+Many operators are put together in Python there, and take a millisecond; a model asks the same of
+many layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+_QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
+_MOST = 1 << 14
+
+
+class Shape(NamedTuple):
+    """A new tensor."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Given(NamedTuple):
+    """An argument that is returned, by its place among the leaves."""
+
+    place: int
+
+
+class Results(NamedTuple):
+    """What an operator returns.
+
+    Attributes:
+        leaves: Shapes, Givens, numbers and None.
+        spec: how they hang together, as ``tree_unflatten`` takes it.
+    """
+
+    leaves: Sequence[Any]
+    spec: Any
+
+
+_known: dict[Any, Results | None] = {}
+
+
+def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
+    """What an operator returns for arguments on the CPU; None if that is not known without values.
+
+    Args:
+        function: the overload.
+        flat, spec: its arguments, as ``tree_flatten`` gives them.
+    """
+    key: Any = None
+    try:
+        leaves = [_key(one, flat) for one in flat]
+        key = (function, torch.get_default_dtype(), spec, *leaves)
+        if key in _known:
+            return _known[key]
+    except TypeError:  # of what cannot be hashed
+        key = None
+    found = _ask(function, flat, spec)
+    if key is not None and len(_known) < _MOST:
+        _known[key] = found
+    return found
+
+
+def _key(one: Any, flat: Sequence[Any]) -> Any:
+    if isinstance(one, Tensor):
+        first = next(place for place, other in enumerate(flat) if other is one)
+        return first, tuple(one.shape), one.stride(), one.dtype
+    hash(one)
+    return None if isinstance(one, Generator) else (type(one), one)
+
+
+def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
+    metas: dict[int, Tensor] = {}
+
+    def meta(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return None if isinstance(one, Generator) else one
+        if id(one) not in metas:
+            metas[id(one)] = torch.empty_strided(
+                one.shape, one.stride(), dtype=one.dtype, device="meta"
+            )
+        return metas[id(one)]
+
+    with _disable_current_modes():
+        args, kwargs = tree_unflatten([meta(one) for one in flat], spec)
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type != "cpu":
+            return None
+        takes_device = any(one.name == "device" for one in function._schema.arguments)
+        if takes_device and (device is not None or not metas):
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        try:
+            made, made_spec = tree_flatten(function(*args, **kwargs))
+        except Exception:  # whatever meta tensors do not know
+            return None
+    places = {id(metas[id(one)]): i for i, one in enumerate(flat) if isinstance(one, Tensor)}
+    leaves: list[Any] = []
+    for one in made:
+        if id(one) in places:
+            leaves.append(Given(places[id(one)]))
+        elif isinstance(one, Tensor):
+            if one.layout is not torch.strided or one.dtype in _QUANTISED:
+                return None
+            leaves.append(Shape(one.shape, one.stride(), one.dtype))
+        elif one is None or isinstance(one, int | float | bool):
+            leaves.append(one)
+        else:
+            return None
+    return Results(leaves, made_spec)
