@@ -159,6 +159,21 @@ class Titan(TitanModule):
         self.freqs_cis = rope.cache
 
 
+class TiedTitan(Titan):
+    """Ties its embeddings anew each time, as ``to_empty`` has broken the tie."""
+
+    def __init__(self):
+        super().__init__()
+        self._tie()
+
+    def _tie(self):
+        self.tok_embeddings.weight = self.output.weight
+
+    def init_states(self, *, buffer_device=None):
+        self._tie()
+        super().init_states(buffer_device=buffer_device)
+
+
 class OldTitan(nn.Module):
     """As it was before: a method of another name, which goes through the layers."""
 
@@ -345,6 +360,54 @@ def torchs_own():
     return nn.Sequential(OrderedDict(parts))
 
 
+class EveryMake(nn.Module):
+    """Parameters of whatever layout, dtype and origin."""
+
+    def __init__(self, contiguous=False):
+        super().__init__()
+        self.linear = nn.Linear(8, 12)
+        self.linear.weight.data[:4].mul_(0)
+        self.linear.weight.data[4:8] *= 2
+        self.lstm = nn.LSTM(8, 8)
+        for name, parameter in self.lstm.named_parameters():
+            if "bias" in name:
+                parameter.data[8:16].fill_(1)
+            elif "weight_hh" in name:
+                for gate in parameter.data.chunk(4):
+                    nn.init.orthogonal_(gate)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.padded = nn.Embedding(10, 8, padding_idx=3)
+        drawn = torch.randn(12, 8)
+        made = {
+            "view": drawn[:6],
+            "view_of_the_middle": drawn.chunk(3)[1].clone(),
+            "triangle": torch.tril(torch.randn(8, 8)),
+            "eye": nn.init.eye_(torch.empty(8, 8)),
+            "dirac": nn.init.dirac_(torch.empty(8, 4, 3)),
+            "sparse": nn.init.sparse_(torch.empty(8, 8), 0.3),
+            "orthogonal": nn.init.orthogonal_(torch.empty(8, 4, 3), 2.0),
+            "halved": nn.init.orthogonal_(torch.empty(8, 8)).mul_(0.5),
+            "coins": torch.bernoulli(torch.full((8, 8), 0.3)),
+            "joined": torch.cat([torch.rand(4, 8), torch.randn(4, 8)]),
+            "of_16_bits": torch.randn(8, 8, dtype=torch.float16) * 0.1,
+            "numbers": torch.randint(0, 9, (8, 8)),
+            "permutation": torch.randperm(16).float(),
+            "complex_": torch.randn(8, 4, dtype=torch.complex64),
+            "masked": (torch.rand(8, 8) > 0.5).float() * torch.randn(8, 8),
+            "shuffled": torch.randn(8, 8)[torch.randperm(8)],
+            "added": torch.zeros(8, 8).add_(torch.randn(8, 8)),
+            "of_another": self.linear.weight.detach() * 2,
+            "few": torch.sigmoid(torch.randn(2, 8)),
+        }
+        if not contiguous:
+            made["transposed"] = torch.randn(6, 8).t()
+            made["transposed_values"] = (torch.rand(6, 8) - 0.5).t()
+            made["channels_last"] = torch.randn(4, 6, 2, 2).to(memory_format=torch.channels_last)
+        for name, values in made.items():
+            floating = values.is_floating_point() or values.is_complex()
+            self.register_parameter(name, nn.Parameter(values, floating))
+
+
 class Kind(NamedTuple):
     """A model, and what sharding has to know of it.
 
@@ -352,7 +415,8 @@ class Kind(NamedTuple):
         build: makes it, initialised.
         layers: the list or dict of its blocks, by name.
         plan: of tensor parallelism: columns, rows, or both as they are cut; by globs.
-        stages: names of what the first and second half of a pipeline hold, but for blocks.
+        stages: names of what the first and second half of a pipeline hold, but for blocks; None if
+            it has none.
         plain: makes it as it is before ``init_model_`` without rules; None if that does not know
             its initialisation.
     """
@@ -360,12 +424,12 @@ class Kind(NamedTuple):
     build: Callable[[], nn.Module]
     layers: str
     plan: dict[str, str]
-    stages: tuple[Sequence[str], Sequence[str]]
+    stages: tuple[Sequence[str], Sequence[str]] | None = None
     plain: Callable[[], nn.Module] | None = None
 
 
-def titan():
-    model = Titan()
+def titan(kind=Titan):
+    model = kind()
     model.init_states()
     return model
 
@@ -376,6 +440,15 @@ def old_titan():
     return model
 
 
+TITAN_PLAN = {
+    "tok_embeddings": "rows",
+    "output": "columns",
+    "layers.*.wqkv": "columns",
+    "layers.*.wo": "rows",
+    "layers.*.w2": "rows",
+    "layers.*.moe": "cut 2",
+    "norm": "sequence",
+}
 KINDS = {
     "Llama": Kind(
         llama,
@@ -406,19 +479,10 @@ KINDS = {
         gpt2,
     ),
     "torchtitan": Kind(
-        titan,
-        "layers",
-        {
-            "tok_embeddings": "rows",
-            "output": "columns",
-            "layers.*.wqkv": "columns",
-            "layers.*.wo": "rows",
-            "layers.*.w2": "rows",
-            "layers.*.moe": "cut 2",
-            "norm": "sequence",
-        },
-        (["tok_embeddings", "rope"], ["norm", "output"]),
-        Titan,
+        titan, "layers", TITAN_PLAN, (["tok_embeddings", "rope"], ["norm", "output"]), Titan
+    ),
+    "torchtitan, tied": Kind(
+        functools.partial(titan, TiedTitan), "layers", TITAN_PLAN, plain=TiedTitan
     ),
     "torchtitan's init_weights": Kind(
         old_titan,

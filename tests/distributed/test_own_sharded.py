@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from built import (
     KINDS,
+    EveryMake,
     NanoGPT,
     assert_equal,
+    cut_by,
     deleted,
     fully_sharded,
     identity,
@@ -31,7 +33,7 @@ from torch import nn
 from worlds import in_worlds
 
 from conftest import native_only
-from torchinit import ArgumentError, build_model, init_model_
+from torchinit import ArgumentError, build_model, init_model_, plan_model
 from torchinit.placement.distributed import local_memory
 
 pytestmark = native_only
@@ -95,7 +97,7 @@ def test_bfloat16(kind):
             assert_equal(made, plain, f"{layout}, {by}, to_empty")
 
 
-@in_worlds(2, 4, each=KINDS)
+@in_worlds(2, 4, each={name: kind for name, kind in KINDS.items() if kind.stages})
 def test_stages_of_a_pipeline(kind):
     plain = {seed: build_model(kind.build, seed=seed) for seed in (SEED, ANOTHER)}
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -144,6 +146,112 @@ def test_large_constants_are_given_up_when_used():
     emptied(model)
     with pytest.raises(ArgumentError, match=r"'table' has values that .* given up"):
         init_model_(model, seed=SEED)
+
+
+@in_worlds(2, 4, each={"rows": 0, "columns": 1})
+def test_parameters_of_every_make(dim):
+    plain = {seed: build_model(EveryMake, seed=seed) for seed in (SEED, ANOTHER)}
+    on_meta = functools.partial(build_model, EveryMake, seed=SEED, device="meta")
+    for prepare in (lambda model: model, emptied):
+        model = on_meta()
+        for module in list(model.modules()):
+            if module._parameters:
+                cut_by(dim)._apply(module, mesh_of(dist.get_world_size()))
+        prepare(model)
+        for seed in (SEED, ANOTHER):
+            init_model_(model, seed=seed)
+            assert_equal(model, plain[seed], f"{dim}, {seed}")
+
+
+@in_worlds(2, 4)
+def test_parameters_of_every_make_fully_sharded():
+    from torch.distributed.fsdp import fully_shard
+
+    build = functools.partial(EveryMake, contiguous=True)
+    for dtype in (None, torch.bfloat16):
+        model = fully_shard(build_model(build, seed=0, device="meta"))
+        init_model_(model, seed=SEED, dtype=dtype)
+        assert_equal(model, build_model(build, seed=SEED, dtype=dtype), str(dtype))
+
+
+@in_worlds(2)
+def test_a_part_of_a_model_or_some_rules_beside():
+    """What ``only`` does not name is neither read nor written: it has no values, and keeps that."""
+    for name in ("Llama", "torchtitan", "Mamba"):
+        kind = KINDS[name]
+        plain = build_model(kind.build, seed=SEED)
+        for by, make in makers(kind).items():
+            for layout, spread in layouts():
+                said = f"{name}, {by}, {layout}"
+                model = spread(make(), kind)
+                init_model_(model, seed=SEED, only=f"{kind.layers}.1.**")
+                filled = {name for name, one in model.named_parameters() if not one.is_meta}
+                names = {name for name, _ in model.named_parameters()}
+                assert filled == {one for one in names if one.startswith(f"{kind.layers}.1.")}, said
+                assert_equal(layer(model, kind, 1), layer(plain, kind, 1), said)
+                model = spread(make(), kind)
+                rules = {f"{kind.layers}.0.**": "zeros", "**": "own"}
+                init_model_(model, rules, seed=SEED)
+                assert_equal(layer(model, kind, 1), layer(plain, kind, 1), said)
+                zeros = layer(model, kind, 0).parameters()
+                assert not any(local_memory(one).any() for one in zeros), said
+
+
+def layer(model, kind, number):
+    return model.get_submodule(f"{kind.layers}.{number}")
+
+
+@in_worlds(2)
+def test_plans_are_those_of_the_plain_model():
+    for name, kind in KINDS.items():
+        wanted = str(plan_model(build_model(kind.build, seed=SEED, device="meta")))
+        for layout, spread in layouts():
+            model = spread(build_model(kind.build, seed=SEED, device="meta"), kind)
+            if "TP" not in layout:  # which breaks ties
+                assert str(plan_model(model)) == wanted, f"{name}, {layout}"
+
+
+class Scaled(nn.Module):
+    """By a norm that is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 8)
+        self.linear.weight.data /= self.linear.weight.norm().item()
+
+
+@in_worlds(2)
+def test_values_that_were_read_hold_for_one_seed():
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(build_model(Scaled, seed=SEED, device="meta"))
+    with pytest.raises(ArgumentError, match="read under seed=3: build again with seed=11"):
+        init_model_(model, seed=ANOTHER)
+    init_model_(model, seed=SEED)
+    assert_equal(model, build_model(Scaled, seed=SEED), "scaled")
+
+
+class Seeded(nn.Module):
+    """With values of a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 8)
+        generator = torch.Generator().manual_seed(1)
+        self.fixed = nn.Parameter(torch.rand(8, 12, generator=generator))
+
+
+@in_worlds(2)
+def test_torchs_own_draws_are_what_they_were():
+    from torch.distributed.fsdp import fully_shard
+
+    with pytest.warns(UserWarning, match="seed=3 has no effect on 'fixed'"):
+        model = fully_shard(build_model(Seeded, seed=SEED, device="meta"))
+    init_model_(model, seed=ANOTHER)
+    with pytest.warns(UserWarning, match="no effect on 'fixed'"):
+        assert_equal(model, build_model(Seeded, seed=ANOTHER), "seeded")
+    whole = torch.rand(8, 12, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(model.fixed.full_tensor(), whole)
 
 
 class WithTable(nn.Module):
