@@ -32,11 +32,9 @@ from layouts import mesh_of
 from torch import nn
 from worlds import in_worlds
 
-from conftest import native_only
 from torchinit import ArgumentError, build_model, init_model_, plan_model
 from torchinit.placement.distributed import local_memory
 
-pytestmark = native_only
 pytest.importorskip("transformers")
 
 SEED, ANOTHER = 3, 11
