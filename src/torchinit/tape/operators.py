@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,11 +37,19 @@ HIDDEN_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3
 # Views whose schemas do not say so.
 _VIEWS = {
     _aten._unsafe_view.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default,
+    _aten.unsafe_split.Tensor, _aten.unsafe_split_with_sizes.default,
 }  # fmt: skip
-# What meta tensors have other strides or dtypes of than those of the CPU.
-_NOT_BY_META = (
-    "_linalg", "linalg_qr", "linalg_eig", "linalg_house", "linalg_inv", "geqrf", "orgqr",
-    "cholesky", "lu_", "quantize_",
+# Those whose results have the sizes, strides and dtypes on the CPU that meta tensors say, besides
+# those that torch marks as working element by element. Others do not wait: theirs may differ.
+_KNOWN_RESULTS = frozenset(
+    {
+        "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "cat", "clone", "copy", "_to_copy",
+        "fill", "zero", "sum", "mean", "amax", "amin", "linalg_vector_norm", "cumsum", "cumprod",
+        "_softmax", "_log_softmax", "index", "index_select", "index_put", "_index_put_impl",
+        "index_copy", "index_fill", "gather", "scatter", "masked_fill", "tril", "triu", "flip",
+        "roll", "repeat", "constant_pad_nd", "embedding", "_weight_norm_interface", "convolution",
+        "native_batch_norm", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d",
+    }
 )  # fmt: skip
 _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
 # What IEEE 754 pins to the last bit, or no rounding is in: any part of the result is what the same
@@ -64,7 +73,7 @@ class Facts(NamedTuple):
         is_random: whether it draws from a generator.
         written: (place, name) of the arguments that it writes to.
         gives_numbers: whether values leave the tensors, as numbers or as sizes.
-        must_be_done: whether it cannot wait: its result is not known without values.
+        must_be_done: whether it cannot wait: what it returns is not known without values.
     """
 
     name: str
@@ -107,7 +116,9 @@ def facts_of(function: Any) -> Facts:
         or any(argument.name == "generator" for argument in schema.arguments),
         written,
         gives_numbers,
-        gives_numbers or name.startswith(_NOT_BY_META) or ":" in name,
+        gives_numbers
+        or not (torch.Tag.pointwise in tags or name.rstrip("_") in _KNOWN_RESULTS)
+        or ":" in name,
     )
 
 
@@ -132,3 +143,8 @@ def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
         return False
     # A factor or a mode of rounding may be fused into it.
     return numbers.get("alpha", 1) == 1 and numbers.get("rounding_mode") is None
+
+
+def is_training(facts: Facts, args: Sequence[Any]) -> bool:
+    """Whether an operator is one that writes what its schema denies, and only in training."""
+    return facts.name in ("native_batch_norm", "cudnn_batch_norm") and bool(args[5])

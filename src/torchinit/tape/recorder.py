@@ -34,6 +34,7 @@ from torchinit.tape.operators import (
     OVERWRITES,
     Facts,
     facts_of,
+    is_training,
     number_of,
 )
 from torchinit.tape.play import KeyOfDraw, play
@@ -186,6 +187,9 @@ class Recorder(TorchDispatchMode):
         flat = args if not kwargs and _are_leaves(args) else tree_leaves((args, kwargs))
         tensors = [one for one in flat if isinstance(one, Tensor)]
         targets = _targets(facts, args, kwargs)
+        if facts.name.endswith("_batch_norm") and not is_training(facts, args):
+            # Its schema hides that it writes, and meta tensors that it returns less.
+            targets, facts = [], facts._replace(must_be_done=True)
         if function.namespace == "torchinit":
             done = self._torchinits(facts, args, kwargs)
             if done is not NotImplemented:
@@ -214,7 +218,7 @@ class Recorder(TorchDispatchMode):
             return result
         if facts.name == "index" and not _has_mask(args[1]):
             facts = facts._replace(gives_numbers=False, must_be_done=False)
-        if not facts.must_be_done and self._can_wait(tensors):
+        if not facts.must_be_done and self._can_wait(tensors, targets):
             done = self._wait(function, facts, args, kwargs, targets)
             if done is not NotImplemented:
                 return done
@@ -373,8 +377,12 @@ class Recorder(TorchDispatchMode):
 
     def _argument(self, tensor: Tensor) -> Ref | Constant:
         cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
-        if cell is not None and cell.writes:
+        is_marked_view = tensor.is_conj() or tensor.is_neg()
+        if cell is not None and cell.writes and not is_marked_view:
             return self.tape.ref(tensor, cell)
+        if is_marked_view:
+            self._bake()  # a Ref does not say so
+            return Constant(tensor.detach().clone().resolve_conj().resolve_neg())
         constant = Constant(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
         if tensor.nbytes <= _SMALL or not is_plain_memory(tensor):
             constant.tensor = tensor.detach().clone()
@@ -549,8 +557,14 @@ class Recorder(TorchDispatchMode):
         self.tape.renew(target)
         return True
 
-    def _can_wait(self, tensors: Sequence[Tensor]) -> bool:
-        return all(is_plain_memory(one) and one.is_cpu for one in tensors)
+    def _can_wait(self, tensors: Sequence[Tensor], targets: Sequence[Tensor]) -> bool:
+        """Whether memory that is not touched can stand for what an operator works on."""
+        if any(0 in target.stride() for target in targets):
+            return False  # expanded: torch says what is wrong
+        return all(
+            is_plain_memory(one) and one.is_cpu and not (one.is_conj() or one.is_neg())
+            for one in tensors
+        )
 
     def _wait(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
         """Puts an operator on the tape; what it returns gets memory that is not touched."""
