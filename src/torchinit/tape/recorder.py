@@ -462,6 +462,9 @@ class Recorder(TorchDispatchMode):
         flat, spec = tree_flatten((args, kwargs))
         if any(isinstance(one, Tensor) and not is_plain_memory(one) for one in flat):
             return NotImplemented
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "meta":
+            return NotImplemented
         if targets:
             return self._random_in_place(function, facts, args, kwargs, targets)
         results = results_of(function, flat, spec)
@@ -485,13 +488,15 @@ class Recorder(TorchDispatchMode):
         with _disable_current_modes():
             self.do([self.tape.cell(one) for one in flat if self._is_taped(one)])
         number = len(self.tape.draws)
-        with seeded(self.key_of_early(number), torch.device("cpu")):
+        device = torch.device(kwargs.get("device") or "cpu")
+        with seeded(self.key_of_early(number), device):
             result = function(*args, **kwargs)
         entry = self._operation(function, flat, spec, [], number)
         for one in tree_leaves(result):
             if is_plain_memory(one):
                 entry.make(self.tape.ref(one, self.tape.cell(one)))
         if not entry.made:
+            self.early.discard(number)
             return result
         ref = entry.made[0]
         self._note_draw((facts.name, ref.size, ref.dtype), ref, tree_leaves(result)[0])
