@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from torchinit.tape.tape import Cell, is_plain_memory
 Model = TypeVar("Model", bound=nn.Module)
 
 _SHOWN = 5
+_MUCH = 1 << 26  # bytes
 
 
 def build_model(
@@ -229,6 +231,10 @@ class _Finish:
             do_fill(one, view, self._key)
         return True
 
+    def _left(self) -> list[Cell]:
+        """What waits still, and lives."""
+        return [cell for cell in self._tape.cells.values() if cell.is_pending and cell.is_alive]
+
     def end(self) -> None:
         """Fills what is left: what is filled together, and what lives without a name."""
         if self._tensors:
@@ -239,10 +245,9 @@ class _Finish:
             if not (together and fill_fresh(self._draws, self._tensors, self._keys)):
                 for law, tensor, key in zip(self._draws, self._tensors, self._keys, strict=True):
                     fill(law, tensor, key)
-        others = [
-            cell for cell in self._tape.cells.values() if cell.is_pending and cell.is_alive
-        ]  # fmt: skip
-        for cell in others:
+        if sum(cell.nbytes for cell in self._left()) >= _MUCH:
+            gc.collect()  # what only garbage holds is not to be made
+        for cell in self._left():
             write_into(self._tape, [cell], self._key)
         for program, tensor in self._used:
             program.give_up(tensor)

@@ -52,6 +52,7 @@ from torchinit.tape.tape import (
     is_plain_memory,
 )
 
+_LARGE_CONSTANT = 1 << 20  # bytes from which a number waits that fills new memory
 _LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
 _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
 # Where torch enters a recorder.
@@ -74,6 +75,7 @@ class Recorder(TorchDispatchMode):
             None if no value has left the tensors.
         sentinel: the seed of torch's default generator while nobody else seeds it.
         used_own_seed: whether code drew from a generator of its own, or seeded torch's.
+        drew_elsewhere: whether it drew from Python's generator, or NumPy's.
     """
 
     def __init__(self, key_of_name: Any, names: Sequence[tuple[Any, str]] | None) -> None:
@@ -89,7 +91,7 @@ class Recorder(TorchDispatchMode):
         self.early: set[int] = set()
         self.baked: int | None = None
         self.sentinel = key_of_name("") % 2**64
-        self.used_own_seed = False
+        self.used_own_seed = self.drew_elsewhere = False
         self.frame: Frame | None = None
         self._key_of_name = key_of_name
         self._names = names
@@ -141,7 +143,7 @@ class Recorder(TorchDispatchMode):
                 cell = self.tape.cell(tensor)
                 cell.is_exposed, cell.constant = True, None
             if cell is not None and cell.is_pending:
-                self._bake()
+                self._bake([cell])
                 self.do([cell])
 
     def do_all(self) -> None:
@@ -149,7 +151,7 @@ class Recorder(TorchDispatchMode):
         with unseen(), _disable_current_modes():
             cells = [cell for cell in self.tape.cells.values() if cell.is_pending and cell.is_alive]
             if cells:
-                self._bake()
+                self._bake(cells)
             self.do(cells)
 
     def forget_fresh(self) -> None:
@@ -181,9 +183,7 @@ class Recorder(TorchDispatchMode):
         if facts.kind == "empty":
             return self._make_fresh(function, args, kwargs)
         if facts.kind == "filled":
-            made = function(*args, **kwargs)
-            self._note_constant(made, number_of(function, args))
-            return made
+            return self._make_filled(function, args, kwargs)
         flat = args if not kwargs and _are_leaves(args) else tree_leaves((args, kwargs))
         tensors = [one for one in flat if isinstance(one, Tensor)]
         targets = _targets(facts, args, kwargs)
@@ -194,6 +194,10 @@ class Recorder(TorchDispatchMode):
             done = self._torchinits(facts, args, kwargs)
             if done is not NotImplemented:
                 return done
+        elif "c10d" in function.namespace and self._names is not None:
+            raise RuntimeError(
+                f"{function} would be asked for twice, and other processes wait for it"
+            )
         elif facts.is_random:
             if self._is_torchs(next((one for one in flat if isinstance(one, Generator)), None)):
                 return self._by_torch(function, args, kwargs, tensors, targets)
@@ -232,17 +236,44 @@ class Recorder(TorchDispatchMode):
             cell = self.tape.cell(made)
             if not cell.writes:
                 cell.is_fresh = True
-                cell.watched = "" if large is None else "mapped"
+                cell.watched = "mapped"
+                if large is None:
+                    self._mark(cell, made.data_ptr(), LARGE)
         return made
 
-    def _empty_mapped(self, function: Any, args: Any, kwargs: Any) -> Tensor | None:
+    def _mark(self, cell: Cell, address: int, most: float) -> None:
+        """Marks memory that nobody has written to, and that has less bytes than given."""
+        can = cell.is_on_cpu and not cell.is_exposed and cell.nbytes < most
+        cell.watched = "marked" if can else ""
+        if can:
+            mark(address, cell.nbytes)
+
+    def _make_filled(self, function: Any, args: Any, kwargs: Any) -> Tensor:
+        """Memory filled with a number; what is large waits for it, and is not touched."""
+        number = number_of(function, args)
+        large = None
+        if number is not None:
+            large = self._empty_mapped(function, args, kwargs, _LARGE_CONSTANT)
+        if large is None or large.dtype not in FLOAT_NUMBERS:
+            made: Tensor = function(*args, **kwargs)
+            self._note_constant(made, number)
+            return made
+        cell = self.tape.cell(large)
+        cell.is_fresh, cell.watched = True, "mapped"
+        call = Call("constant_", {"val": number})
+        self._record_fill(call, large, constant_draw(number), is_random=False)
+        return large
+
+    def _empty_mapped(
+        self, function: Any, args: Any, kwargs: Any, least: int = LARGE
+    ) -> Tensor | None:
         if not self.memory.has_pages or kwargs.get("pin_memory"):
             return None
         like: Any = args[0] if args and isinstance(args[0], Tensor) else None
         sizes = [one for one in args if isinstance(one, list | tuple)]
         dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
         size = sizes[0] if sizes else kwargs.get("size", ()) if like is None else like.shape
-        if math.prod(size) * dtype.itemsize < LARGE:
+        if math.prod(size) * dtype.itemsize < least:
             return None
         device = kwargs.get("device") or ("cpu" if like is None else like.device)
         if torch.device(device).type != "cpu" or not (like is None or is_plain_memory(like)):
@@ -288,11 +319,13 @@ class Recorder(TorchDispatchMode):
             cell.is_exposed = True  # memory of NumPy's, or somebody's
         if cell.held:
             self._hold(cell)
+        if cell.watched == "marked" and cell.is_fresh and not ref.is_all():
+            begin = tensor.data_ptr() - ref.offset * ref.dtype.itemsize
+            cell.is_fresh = is_marked(begin, cell.nbytes)  # or somebody has written past torch
         if cell.is_fresh or (overwrites and ref.is_all()):
-            if cell.is_fresh and not cell.watched and cell.is_on_cpu and not cell.is_exposed:
-                address = tensor.data_ptr() - ref.offset * ref.dtype.itemsize
-                mark(address, cell.nbytes)
-                cell.watched = "marked"
+            if cell.is_fresh and not cell.watched:
+                begin = tensor.data_ptr() - ref.offset * ref.dtype.itemsize
+                self._mark(cell, begin, LARGE if self.memory.has_pages else math.inf)
             return ref
         with torch.no_grad(), _disable_current_modes():
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
@@ -319,7 +352,7 @@ class Recorder(TorchDispatchMode):
         # Memory of devices is there as soon as it is asked for.
         for ref in entry.writes:
             if ref.cell.is_exposed:  # somebody may look at it from now on
-                self._bake()
+                self._bake([ref.cell])
             if ref.cell.is_exposed or not ref.cell.is_on_cpu:
                 self.do([ref.cell])
 
@@ -618,8 +651,8 @@ class Recorder(TorchDispatchMode):
         flat, spec = tree_flatten((args, kwargs))
         given = [one for one in flat if isinstance(one, Tensor)]
         taped = [self.tape.cell(one) for one in given if self._is_taped(one)]
-        if facts.gives_numbers:
-            self._bake()
+        if facts.gives_numbers and taped:
+            self._bake(taped)
         with _disable_current_modes():
             self.do(taped)
         entry = self._operation(
@@ -645,13 +678,20 @@ class Recorder(TorchDispatchMode):
 
     # Values that are wanted while the code runs.
 
-    def _bake(self) -> None:
-        if self.baked is None:
+    def _bake(self, cells: Sequence[Cell] = ()) -> None:
+        """Values leave the tensors: all that comes may depend on them, if they were drawn.
+
+        Args:
+            cells: whose they are; none where they are drawn for sure.
+        """
+        if self.baked is None and (
+            not cells or any(one.draw is not None for one in self.tape.entries_for(cells))
+        ):
             self.baked = len(self.tape.entries)
 
     def bake_all(self) -> None:
         """After code has drawn from generators that are not torch's: anything may depend on it."""
-        self.baked = 0
+        self.baked, self.drew_elsewhere = 0, True
 
     def key_of_early(self, number: int) -> int:
         """The key of a draw whose value is wanted: by its name in the run before."""

@@ -72,6 +72,7 @@ def record(
     names: list[tuple[Any, str]] | None = None
     said: list[tuple[Any, str]] = []
     for attempt in range(_ATTEMPTS):
+        modules = len(sys.modules)
         try:
             recorder, model = _run(build, seed, names)
         except Exception as error:
@@ -90,12 +91,16 @@ def record(
             (drawing.law, name.text if name else "")
             for drawing, name in zip(recorder.tape.draws, naming.names, strict=True)
         ]
-        if not recorder.early or (
-            names is not None and all(names[i : i + 1] == new[i : i + 1] for i in recorder.early)
+        # Imports may draw from Python's generator; a second run tells whether the code does.
+        imports = recorder.drew_elsewhere and len(sys.modules) > modules and not attempt
+        if (not recorder.early and not (imports and again)) or (
+            names is not None
+            and not (imports and again)
+            and all(names[i : i + 1] == new[i : i + 1] for i in recorder.early)
         ):
             _check_memory(recorder, parameters, buffers)
             return Recorded(model, recorder, naming, parameters, buffers, seed)
-        said = [new[i] for i in sorted(recorder.early)]
+        said = [new[i] for i in sorted(recorder.early)] or said
         names = new
         if not again:
             break
