@@ -28,7 +28,7 @@ OF_TORCH = {"generator", "seeded", "fork_rng", "default generator"}
 # What they read of their draws decides values that nothing else tells.
 FROZEN = {
     "saved", "item", "boolean mask", "rejection", "assertion", "text", "branch", "thread",
-    "parametrizations", "NumPy and random", "numpy view", "address",
+    "parametrizations", "NumPy and random", "numpy view", "address", "complex",
 }  # fmt: skip
 # They compute more than a few constants, which are given up when they have been used.
 LARGE_CONSTANTS = {"part of what is there", "boolean mask", "discrete"}
@@ -334,6 +334,31 @@ def truncated_by_hand() -> nn.Module:
     with torch.no_grad():
         made.c.mul_(0.02).add_(0.1)
     return made
+
+
+@case("turned in place")
+def turned_in_place() -> nn.Module:
+    """Views that change the tensor itself."""
+    a, b, c, d = (torch.randn(1, 48, 16) for _ in range(4))
+    a.squeeze_(0)
+    b.transpose_(1, 2)
+    c.unsqueeze_(-1)
+    d.as_strided_((16, 48), (1, 16))
+    vector = torch.randn(48) @ torch.randn(48, 24)  # torch squeezes it
+    vector.mul_(2).resize_(4, 6)
+    return Made(a=Parameter(a), b=Parameter(b), c=Parameter(c), d=Parameter(d), v=Parameter(vector))
+
+
+@case("complex")
+def complex_numbers() -> nn.Module:
+    """Conjugates are views that only say so."""
+    z = torch.complex(torch.randn(64), torch.randn(64) * 2)
+    conjugate = torch.zeros(64, dtype=torch.complex64)
+    conjugate.copy_(z.conj() * 2)
+    real = torch.view_as_real((z.conj() + 1j).resolve_conj())
+    negative = z.conj().imag.clone()
+    return Made(z=Parameter(z), twice=Parameter(conjugate), pairs=Parameter(real),
+                negative=Parameter(negative))  # fmt: skip
 
 
 # Values that are read.

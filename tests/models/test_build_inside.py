@@ -129,9 +129,15 @@ def sparse() -> nn.Module:
     return Made(back=Parameter(dense.to_sparse().to_dense()), layer=nn.Linear(3, 3))
 
 
+def fft() -> nn.Module:
+    return Made(w=Parameter(torch.fft.rfft(torch.randn(4, 16)).abs()), i=Parameter(
+        torch.stft(torch.randn(64), 8, window=torch.hann_window(8), return_complex=True).real
+    ))  # fmt: skip
+
+
 TOOLS = [
     compiled, compiled_init, scripted, traced, inferred, mapped, custom, checkpointed, stepped,
-    nested_tensors, functional, sparse,
+    nested_tensors, functional, sparse, fft,
 ]  # fmt: skip
 
 
@@ -219,6 +225,11 @@ def our_functions_by_generator() -> nn.Module:
     return model
 
 
+def our_rules() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    return init_model_(model, {"**.bias": "zeros", "**": torchinit.Normal(0.02)}, seed=7)
+
+
 def our_own_init() -> nn.Module:
     with torch.device("meta"):
         part = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
@@ -236,7 +247,7 @@ def built_inside_on_meta() -> nn.Module:
 
 
 OURS = [
-    patched, patched_by_names, our_functions, our_functions_by_generator, our_own_init,
+    patched, patched_by_names, our_functions, our_functions_by_generator, our_rules, our_own_init,
     built_inside, built_inside_on_meta,
 ]  # fmt: skip
 
