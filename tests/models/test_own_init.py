@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "layers of TransformerEncoder are copies of one",
     ),
     "copies below": (lambda: nn.Transformer(8, 2, 1, 1, 8), "are copies of one"),
-    "copies": (_copies, "are copies of one|something else has written to"),
+    "copies": (_copies, "is a copy|something else has written to"),
     "spectral_norm": (lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), "parametri|Parame"),
     "weight_norm": (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), "parametri|Parame"),
     "weight_norm of old": (lambda: nn.utils.weight_norm(nn.Linear(4, 4)), "does not fill it"),

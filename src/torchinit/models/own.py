@@ -188,8 +188,6 @@ class Own:
         tied = next((named.name for named in self._wanted if named.ties), None)
         if not why and tied is not None:
             why = f"{tied!r} is tied, and layers may initialise it differently"
-        if not why and (twins := _copies_among(self._wanted)):
-            why = f"{twins[0]!r} and {twins[1]!r} are copies of one"
         if not why:
             names = [slot.name for named in self._wanted for slot in named.slots]
             calls = [
@@ -197,7 +195,11 @@ class Own:
                 if any(name.startswith(prefix) for name in names)
                 for call in _resets_of(module)
             ]  # fmt: skip
-            return {**self._replayed(calls, "reset_parameters()", exactly=True), **found}
+            known = self._replayed(calls, "reset_parameters()", exactly=True)
+            copy_ = _copy_among([one for one in self._wanted if id(one.tensor) in known])
+            if copy_ is None:
+                return {**known, **found}
+            why = f"{copy_!r} is a copy"
         if found:
             self._why[""] = "they were not in the model when it was built"
         else:
@@ -418,21 +420,15 @@ def _why_not_torchs(model: nn.Module) -> str:
     return ""
 
 
-def _copies_among(parameters: Sequence[Named]) -> tuple[str, str] | None:
-    """The names of two parameters in memory that are equal, and of no single value."""
-    seen: dict[Any, list[Named]] = {}
-    for named in parameters:
-        tensor: Any = named.tensor
-        if type(tensor) is not Parameter or tensor.is_meta or tensor.numel() < 2:
-            continue
-        some = seen.setdefault((tensor.shape, tensor.dtype), [])
-        for other in some:
-            if tensor._version and other.tensor._version:
-                continue  # what has been written to is a copy of nothing
-            if torch.equal(other.tensor, tensor) and bool((tensor != tensor.flatten()[0]).any()):
-                return other.name, named.name
-        some.append(named)
-    return None
+def _copy_among(parameters: Sequence[Named]) -> str | None:
+    """The name of a parameter that nothing has written to, where something has to others.
+
+    It is a copy, of another one most often, and resets would tell them apart. After ``to_empty``
+    nothing has been written to any.
+    """
+    plain = [one for one in parameters if type(one.tensor) is Parameter and one.tensor.numel()]
+    fresh = [one.name for one in plain if not one.tensor.is_inference() and not one.tensor._version]
+    return fresh[0] if 0 < len(fresh) < len(plain) else None
 
 
 def _is_torchs(hook: Any) -> bool:
