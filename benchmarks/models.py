@@ -1,4 +1,4 @@
-"""Times whole models: built plainly, inside patch_nn_init, and by init_model_ from meta.
+"""Times whole models: built plainly, inside patch_nn_init, and by build_model.
 
     python benchmarks/models.py                                          # Markdown tables
     python benchmarks/models.py --markdown benchmarks/results/models.md --json models.json
@@ -36,7 +36,7 @@ Samples = dict[str, Any]
 _CHILD = Path(__file__).with_name("one_build.py")
 # Of a core, by other processes while one was measured.
 _BUSY = 0.15
-_OURS = ("patch", "init_model_")
+_OURS = ("patch", "build_model")
 
 
 def busy_seconds() -> float:
@@ -82,7 +82,6 @@ def time_model(name: str, rounds: int) -> Samples:
         "name": name,
         "title": case.title,
         "dtype": str(case.dtype).removeprefix("torch."),
-        "rules": "its own init" if case.rules is None else f"{len(case.rules())} rules: {case.why}",
         "modes": modes,
     }
 
@@ -134,18 +133,15 @@ def markdown(results: Samples) -> str:
                 title(m),
                 *(ratio_cell(m, "plain", mode, 1) for mode in _OURS),
                 *(ratio_cell(m, mode, "zero", 2) for mode in _OURS),
-                m["rules"],
             ]
             for m in models
         ]
         parts += [
             "Seconds: best (median, largest). `zero` is `torch.empty().zero_()` of the same shapes "
-            "and dtypes; `init_model_` includes building on the meta device.",
+            "and dtypes.",
             table(["model", *MODES], seconds),
             "Times faster than plain, and times as long as `zero`, best against best:",
-            table(
-                ["model", *_OURS, *(f"{mode} / zero" for mode in _OURS), "init_model_ by"], faster
-            ),
+            table(["model", *_OURS, *(f"{mode} / zero" for mode in _OURS)], faster),
         ]
     if results["small"]:
         parts += [

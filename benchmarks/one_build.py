@@ -12,7 +12,7 @@ import gc
 import json
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -24,27 +24,26 @@ from torchinit.commands.build import Build
 from torchinit.commands.memory import give_back, touch
 from zoo import CASES, SMOKE
 
-Rules = Mapping[Any, Any] | None
 _SEED = 0
 _CPU = torch.device("cpu")
 # Beside the parameters: a head that is built before it is tied, and temporaries.
 _HEADROOM = 1.5
 
 
-def _plain(build: Build, _rules: Rules) -> object:
+def _plain(build: Build) -> object:
     return build()
 
 
-def _patch(build: Build, _rules: Rules) -> object:
+def _patch(build: Build) -> object:
     with torchinit.patch_nn_init():
         return build()
 
 
-def _init_model(build: Build, rules: Rules) -> object:
-    return torchinit.init_model_(_on_meta(build), rules, seed=_SEED, device=_CPU)
+def _build_model(build: Build) -> object:
+    return torchinit.build_model(build, seed=_SEED)
 
 
-def _zero(build: Build, _rules: Rules) -> object:
+def _zero(build: Build) -> object:
     return _zeros(_on_meta(build))
 
 
@@ -52,10 +51,10 @@ def _zeros(model: nn.Module) -> list[Tensor]:
     return [torch.empty(p.shape, dtype=p.dtype).zero_() for p in model.parameters()]
 
 
-MODES: dict[str, Callable[[Build, Rules], object]] = {
+MODES: dict[str, Callable[[Build], object]] = {
     "plain": _plain,
     "patch": _patch,
-    "init_model_": _init_model,
+    "build_model": _build_model,
     "zero": _zero,
 }
 
@@ -73,7 +72,6 @@ def run(name: str, mode: str) -> dict[str, Any]:
     """Times one way to one model."""
     case = {**CASES, **SMOKE}[name]
     build = case.prepare(case.dtype)
-    rules = case.rules() if case.rules else None
     _on_meta(build)
     start = perf_counter()
     meta = _on_meta(build)
@@ -81,12 +79,12 @@ def run(name: str, mode: str) -> dict[str, Any]:
     parameters = list(meta.parameters())
     size = sum(parameter.nbytes for parameter in parameters)
     torch.manual_seed(_SEED)
-    MODES[mode](_layer, None)  # threads are awake, and code is loaded
+    MODES[mode](_layer)  # threads are awake, and code is loaded
     touch(int(size * _HEADROOM))
     gc.collect()
     give_back(_CPU)
     before, start = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
-    made = _zeros(meta) if mode == "zero" else MODES[mode](build, rules)
+    made = _zeros(meta) if mode == "zero" else MODES[mode](build)
     seconds = perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF)
     tensors = list(made.parameters()) if isinstance(made, nn.Module) else made

@@ -3,7 +3,7 @@
     python benchmarks/picture.py [benchmarks/results/models.json] [-o docs/pictures/models.png]
 
 Times of whole models relative to zeroing their memory, best against best: as torch builds them, the
-same code inside patch_nn_init(), and init_model_ from the meta device. Needs matplotlib.
+same code inside patch_nn_init(), and by build_model. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PICTURE = ROOT / "docs" / "pictures" / "models.png"
 WAYS = {
     "plain": ("built plainly", "#b8bec6"),
     "patch": ("the same code in patch_nn_init()", "#6aa5d9"),
-    "init_model_": ("init_model_()", "#1f4e79"),
+    "build_model": ("build_model()", "#1f4e79"),
 }
 
 

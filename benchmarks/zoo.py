@@ -1,4 +1,4 @@
-"""The models that are timed whole: what builds each, and the rules that init_model_ needs: data."""
+"""The models that are timed whole: what builds each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import torchinit
 from torchinit.commands.build import Build, builder
 from torchinit.commands.models import MODELS, Model
-from torchinit.rules.scheme import Target
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,11 @@ class Case:
         title: what it is.
         prepare: imports, makes the config, and returns what builds the model.
         dtype: of its parameters.
-        rules: that init_model_ is given; None is the model's own initialisation.
-        why: it needs rules.
     """
 
     title: str
     prepare: Callable[[torch.dtype], Build]
     dtype: torch.dtype = torch.float32
-    rules: Callable[[], Mapping[Any, Any]] | None = None
-    why: str = ""
 
 
 def _by_config(title: str, config: str, auto: str, shape: Mapping[str, Any]) -> Case:
@@ -55,39 +49,6 @@ def _x_transformers(_dtype: torch.dtype) -> Build:
         )
 
     return build
-
-
-def _x_transformers_rules() -> Mapping[Any, Any]:
-    """As the constructors fill: gains are offsets from 1; layers as torch.nn.Linear."""
-
-    def as_linear(target: Target) -> torchinit.Uniform:
-        assert isinstance(target.module, nn.Linear)
-        bound = target.module.in_features**-0.5
-        return torchinit.Uniform(-bound, bound)
-
-    return {
-        "**.gamma": "zeros",
-        "token_emb.emb.weight": "kaiming_normal",
-        "pos_emb.emb.weight": torchinit.Normal(1.0),
-        "**": torchinit.by(as_linear),
-    }
-
-
-def _clip_rules() -> Mapping[Any, Any]:
-    """As CLIPPreTrainedModel._init_weights, of towers of 12 layers, and the constructor's scale."""
-    into = torchinit.VarianceScaling(1 / 24)
-    return {
-        "logit_scale": torchinit.Constant(2.6592),
-        "**.class_embedding": torchinit.Normal(768**-0.5),
-        "**_embedding.weight": torchinit.Normal(0.02),
-        "**norm*.weight": "ones",
-        "**.bias": "zeros",
-        "**.{q,k,v}_proj.weight": into,
-        "**.fc1.weight": torchinit.VarianceScaling(1 / 2),
-        "**.fc2.weight": torchinit.VarianceScaling(1 / 24, "fan_out"),
-        "**.out_proj.weight": torchinit.VarianceScaling(),
-        "*_projection.weight": torchinit.VarianceScaling(),
-    }
 
 
 def _encoder(_dtype: torch.dtype) -> Build:
@@ -141,14 +102,10 @@ CASES: dict[str, Case] = {
     ),
     "clip": _with(
         _by_config("CLIP B/32", "CLIPConfig", "AutoModel", {}),
-        rules=_clip_rules,
-        why="its own init leaves `logit_scale` to the constructor",
     ),
     "x-transformers": Case(
         "x-transformers, 24 layers of 1024",
         _x_transformers,
-        rules=_x_transformers_rules,
-        why="its constructors set `gamma` and the embeddings",
     ),
     "encoder": Case("`torch.nn.TransformerEncoder`, 12 layers of 1024", _encoder),
     "lstm": Case("`torch.nn.LSTM`, 4 layers of 1024", lambda _: lambda: nn.LSTM(1024, 1024, 4)),

@@ -48,13 +48,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 import torchinit
-from built_models_cases import LIBRARIES, Build, Case, count_on_meta, parameters
+from built_models_cases import LARGEST, LIBRARIES, Build, Case, count_on_meta, parameters
 
-_LARGEST = 150_000_000  # parameters of a model that is built
 _SAMPLE = 10_000  # elements of a tensor whose distribution is compared
 _ERRORS = 6.0  # standard errors between means, and between variances
 _CHANCE = 1e-9  # of an alarm by Kolmogorov and Smirnov, or by counting, for one tensor
 _FEWEST_MEAN, _FEWEST_VARIANCE = 16, 256  # elements that moments are compared of
+_FEW = 2_000  # elements that show whether values repeat
 _HEAD = 32  # elements by which tensors are recognised as copies
 
 
@@ -296,7 +296,7 @@ class Comparison:
         step = -(-after.numel() // 200_000)
         ours = after[::step].double()
         theirs = before[:, ::step].double().reshape(-1)
-        if not by_chance:  # values that are written more than once count once
+        if not by_chance and _repeats(ours):
             ours, theirs = ours.unique(), theirs.unique()
         ours, theirs = ours[torch.isfinite(ours)], theirs[torch.isfinite(theirs)]
         count = ours.numel()
@@ -352,6 +352,13 @@ class Comparison:
                 self._add(f"{names[one]} and {names[other]}: {what}")
 
 
+def _repeats(values: Tensor) -> bool:
+    """Whether values are there more than once, as when a draw is written to many places."""
+    order = torch.Generator().manual_seed(1)
+    some = values[torch.randperm(len(values), generator=order)[:_FEW]]
+    return len(some) - len(some.unique()) > 3
+
+
 def _unfilled(values: Tensor) -> Tensor:
     """What torch writes to memory that nobody has written, in its deterministic mode."""
     if values.dtype.is_floating_point:
@@ -375,11 +382,9 @@ def examine(case: Case) -> dict[str, Any]:
     try:
         result["model"], build = case.prepare()
         count = _count_if_possible(build)
-        if count is not None and count > _LARGEST:
-            return result | {"skipped": f"more than {_LARGEST:,} parameters"}
-        started = time.perf_counter()
-        plain = [_plain(build, 0), _plain(build, 1), _plain(build, 2, spoilt=True)]
-        result["plain_seconds"] = (time.perf_counter() - started) / 3
+        if count is not None and count > LARGEST:
+            return result | {"skipped": f"more than {LARGEST:,} parameters"}
+        plain, result["plain_seconds"] = _plain_builds(build)
         result["parameters"] = sum(one.numel() for one in parameters(plain[0]))
     except Exception as error:
         return result | {"skipped": f"no plain build: {_said(error)}"}
@@ -392,9 +397,7 @@ def _examine_build(build: Build, plain: list[nn.Module], result: dict[str, Any])
     before = _generators()
     with warnings.catch_warnings(record=True) as warned:
         warnings.filterwarnings("always", "torch drew")
-        started = time.perf_counter()
         built = _built(build, seed=0)
-        result["build_seconds"] = time.perf_counter() - started
     result["warned"] = [str(one.message) for one in warned]
     faults = []
     if _generators() != before:
@@ -404,10 +407,14 @@ def _examine_build(build: Build, plain: list[nn.Module], result: dict[str, Any])
     faults += comparison.faults
     result["tests"], result["expected"] = comparison.tests, comparison.expected
     del plain[:2]
-    torch.manual_seed(21)
     unfilled = comparison.unfilled
     result["unfilled"] = sorted(unfilled)
-    faults += _unequal("the same again", _tensors(built), _tensors(_built(build, seed=0)), unfilled)
+    torch.manual_seed(21)
+    started = time.perf_counter()
+    again = _built(build, seed=0)
+    result["build_seconds"] = time.perf_counter() - started
+    faults += _unequal("the same again", _tensors(built), _tensors(again), unfilled)
+    del again
     model = plain.pop()
     for mode, check in (
         ("meta", lambda: _by_meta(build, built, other, unfilled, result)),
@@ -542,6 +549,7 @@ def _outcome(check: Callable[[], list[str]], result: dict[str, Any]) -> str:
     except _NotTriedError as error:
         return f"not tried: {error}"
     except torchinit.ArgumentError as error:
+        result.setdefault("traceback", traceback.format_exc()[-3000:])
         return f"refused: {_said(error)}"
     except Exception as error:
         result["traceback"] = traceback.format_exc()[-3000:]
@@ -549,12 +557,22 @@ def _outcome(check: Callable[[], list[str]], result: dict[str, Any]) -> str:
     return f"wrong: {'; '.join(faults[:8])}"[:3000] if faults else "right"
 
 
+def _plain_builds(build: Build) -> tuple[list[nn.Module], float]:
+    """Three, and the least time of one."""
+    models, times = [], []
+    for seed in range(3):
+        started = time.perf_counter()
+        models.append(_plain(build, seed, spoilt=seed == 2))
+        times.append(time.perf_counter() - started)
+    return models, min(times)
+
+
 def _plain(build: Build, seed: int, *, spoilt: bool = False) -> nn.Module:
     """A model built without torchinit; spoilt, memory that nobody writes is NaN."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-    torch.use_deterministic_algorithms(spoilt, warn_only=True)
+    torch.use_deterministic_algorithms(spoilt, warn_only=spoilt)
     try:
         return build()
     finally:
@@ -687,7 +705,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     lines += [
         "",
         f"{tests:,} tests by chance; {expected:.2g} of them are expected to fail. Times are "
-        "medians, on one thread, of single builds.",
+        f"medians, on one thread, of single builds. {_slower(found)}",
     ]
     for word, title in (("wrong", "Wrong"), ("refused", "Refused"), ("not tried", "Not tried")):
         lines += _reasons(word, title, found)
@@ -703,6 +721,20 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
             for one in unfilled
         ]
     return "\n".join(lines) + "\n"
+
+
+def _slower(found: Sequence[Mapping[str, Any]]) -> str:
+    """In words, how many models that take long are slower than plain."""
+    long = [one for one in found if one.get("build_seconds") and one["plain_seconds"] >= 0.02]
+    slow = [one for one in long if one["build_seconds"] > one["plain_seconds"]]
+    slow.sort(key=lambda one: one["plain_seconds"] / one["build_seconds"])
+    worst = ", ".join(
+        f"{_called(one)} {1000 * one['plain_seconds']:.0f} ms plain, "
+        f"{1000 * one['build_seconds']:.0f} ms built"
+        for one in slow[:5]
+    )
+    said = f"Of {len(long)} models whose plain build takes 20 ms or more, {len(slow)} are slower"
+    return f"{said}: {worst}." if slow else f"{said}."
 
 
 def _row(library: str, found: Sequence[Mapping[str, Any]]) -> str:

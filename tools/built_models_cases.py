@@ -7,6 +7,7 @@ import copy
 import functools
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 from transformers_configs import SIZES, shrink
+
+LARGEST = 150_000_000  # parameters of a model that is built
 
 Build = Callable[[], nn.Module]
 
@@ -65,14 +68,14 @@ def _timm() -> Iterator[Case]:
 
 def _smallest_of_timm(module: str) -> tuple[str, Build]:
     timm = _import("timm")
+    names = timm.list_models(module=module)
     counts: dict[str, int] = {}
-    for name in timm.list_models(module=module):
+    for name in names:
         with contextlib.suppress(Exception):
             counts[name] = count_on_meta(functools.partial(timm.create_model, name))
-    name = (
-        min(counts, key=lambda one: counts[one]) if counts else timm.list_models(module=module)[0]
-    )
-    return name, functools.partial(timm.create_model, name)
+    name = min(counts, key=lambda one: counts[one]) if counts else names[0]
+    changes = {"depth": 2} if counts.get(name, 0) > LARGEST else {}
+    return name, functools.partial(timm.create_model, name, **changes)
 
 
 def _torchvision() -> Iterator[Case]:
@@ -150,11 +153,12 @@ def _small_of_diffusers(name: str) -> tuple[str, Build]:
     fields |= {one: 4 for one in ("norm_num_groups", "resnet_groups") if fields.get(one)}
     if name in _DIFFUSERS:
         return name, functools.partial(made, **{**fields, **_DIFFUSERS[name]})
+    heads = {one: 4 for one in fields if one.endswith("attention_heads") and fields[one]}
     builds = []
-    for size in SIZES:
+    for changes, size in itertools.product((heads, {}), SIZES):
         small = {
             one: tuple(value) if isinstance(fields[one], tuple) else value
-            for one, value in shrink(fields, size).items()
+            for one, value in shrink({**fields, **changes}, size).items()
         }
         builds.append(functools.partial(made, **small))
     return name, _first_that_builds(builds)
@@ -413,7 +417,7 @@ def _monai() -> Mapping[str, Build]:
         "SegResNet": of("SegResNet", spatial_dims=2),
         "SegResNetDS": of("SegResNetDS", spatial_dims=2, init_filters=8),
         "SEResNet50": of("SEResNet50", spatial_dims=2, in_channels=1, num_classes=2),
-        "SPADENet": of("SPADENet", 2, 1, 1, 3, [16, 16], [8, 16], is_vae=False),
+        "SPADENet": of("SPADENet", 2, 1, 1, 3, [32, 32], [8, 16], is_vae=False),
         "SwinUNETR": of("SwinUNETR", 1, 2, feature_size=12, spatial_dims=2),
         "UNet": of("UNet", **plane, **two),
         "UNETR": of("UNETR", 1, 2, (32, 32), feature_size=8, hidden_size=32, mlp_dim=64,

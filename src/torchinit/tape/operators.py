@@ -66,20 +66,24 @@ class Facts(NamedTuple):
     """What matters of an operator.
 
     Attributes:
-        name: without namespace, or with it if that is not aten's.
+        namespace: such as aten.
+        name: without aten's namespace, or with another.
         kind: what has to be seen to: ``empty``, of the memory that it gives; ``filled``, of that
             and a number; ``shows``, nothing, as its result is its argument's memory; ``works``, its
             arguments and what it writes to.
         is_random: whether it draws from a generator.
         written: (place, name) of the arguments that it writes to.
+        overwrites: whether it writes all of what it writes to, whatever was there.
         gives_numbers: whether values leave the tensors, as numbers or as sizes.
         must_be_done: whether it cannot wait: what it returns is not known without values.
     """
 
+    namespace: str
     name: str
     kind: str
     is_random: bool
     written: tuple[tuple[int, str], ...]
+    overwrites: bool
     gives_numbers: bool
     must_be_done: bool
 
@@ -110,11 +114,13 @@ def facts_of(function: Any) -> Facts:
     elif torch.Tag.inplace_view in tags or function in _VIEWS or (aliases and not written):
         kind = "shows"
     return Facts(
+        schema.name.partition("::")[0],
         name,
         kind,
         torch.Tag.nondeterministic_seeded in tags
         or any(argument.name == "generator" for argument in schema.arguments),
         written,
+        schema.name in OVERWRITES,
         gives_numbers,
         gives_numbers
         or not (torch.Tag.pointwise in tags or name.rstrip("_") in _KNOWN_RESULTS)

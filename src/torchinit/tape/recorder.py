@@ -31,7 +31,6 @@ from torchinit.streams.names import part_of
 from torchinit.tape.fold import fold
 from torchinit.tape.memory import LARGE, Memory, is_marked, mark
 from torchinit.tape.operators import (
-    OVERWRITES,
     Facts,
     facts_of,
     is_training,
@@ -49,7 +48,9 @@ from torchinit.tape.tape import (
     Operation,
     Ref,
     Tape,
+    address_of,
     is_plain_memory,
+    storage_of,
 )
 
 _LARGE_CONSTANT = 1 << 20  # bytes from which a number waits that fills new memory
@@ -190,11 +191,11 @@ class Recorder(TorchDispatchMode):
         if facts.name.endswith("_batch_norm") and not is_training(facts, args):
             # Its schema hides that it writes, and meta tensors that it returns less.
             targets, facts = [], facts._replace(must_be_done=True)
-        if function.namespace == "torchinit":
+        if facts.namespace == "torchinit":
             done = self._torchinits(facts, args, kwargs)
             if done is not NotImplemented:
                 return done
-        elif "c10d" in function.namespace and self._names is not None:
+        elif "c10d" in facts.namespace and self._names is not None:
             raise RuntimeError(
                 f"{function} would be asked for twice, and other processes wait for it"
             )
@@ -208,7 +209,7 @@ class Recorder(TorchDispatchMode):
             if facts.name in ("fill_", "zero_") and self._fill_fresh(facts, args, tensors):
                 return args[0]
             for target in targets:
-                self._before_write(target, overwrites=function._schema.name in OVERWRITES)
+                self._before_write(target, overwrites=facts.overwrites)
             result = function(*args, **kwargs)
             if self.used_own_seed:
                 self._pass_on(tensors, (*targets, *tree_leaves(result)))
@@ -238,7 +239,7 @@ class Recorder(TorchDispatchMode):
                 cell.is_fresh = True
                 cell.watched = "mapped"
                 if large is None:
-                    self._mark(cell, made.data_ptr(), LARGE)
+                    self._mark(cell, address_of(made), LARGE)
         return made
 
     def _mark(self, cell: Cell, address: int, most: float) -> None:
@@ -269,6 +270,9 @@ class Recorder(TorchDispatchMode):
     ) -> Tensor | None:
         if not self.memory.has_pages or kwargs.get("pin_memory"):
             return None
+        first = args[0] if args else None
+        if isinstance(first, list | tuple) and math.prod(first) * 8 < least:
+            return None  # the quick question first
         like: Any = args[0] if args and isinstance(args[0], Tensor) else None
         sizes = [one for one in args if isinstance(one, list | tuple)]
         dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
@@ -315,21 +319,21 @@ class Recorder(TorchDispatchMode):
         ref = self.tape.ref(tensor, cell)
         if cell.writes:
             return ref
-        if not (cell.watched or cell.is_fresh) and not tensor.untyped_storage().resizable():
+        if not (cell.watched or cell.is_fresh) and not storage_of(tensor).resizable():
             cell.is_exposed = True  # memory of NumPy's, or somebody's
         if cell.held:
             self._hold(cell)
         if cell.watched == "marked" and cell.is_fresh and not ref.is_all():
-            begin = tensor.data_ptr() - ref.offset * ref.dtype.itemsize
+            begin = address_of(tensor) - ref.offset * ref.dtype.itemsize
             cell.is_fresh = is_marked(begin, cell.nbytes)  # or somebody has written past torch
         if cell.is_fresh or (overwrites and ref.is_all()):
             if cell.is_fresh and not cell.watched:
-                begin = tensor.data_ptr() - ref.offset * ref.dtype.itemsize
+                begin = address_of(tensor) - ref.offset * ref.dtype.itemsize
                 self._mark(cell, begin, LARGE if self.memory.has_pages else math.inf)
             return ref
         with torch.no_grad(), _disable_current_modes():
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
-            whole.set_(tensor.untyped_storage())
+            whole.set_(storage_of(tensor))
             self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone().cpu()))
         cell.is_pending = False
         return ref
@@ -376,7 +380,7 @@ class Recorder(TorchDispatchMode):
             with _disable_current_modes():
                 size = (cell.nbytes // tensor.dtype.itemsize,)
                 whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-                mark_unwritten(whole.set_(tensor.untyped_storage(), 0, size, (1,)))
+                mark_unwritten(whole.set_(storage_of(tensor), 0, size, (1,)))
         elif overwrites and ref.is_all():
             cell.has_gaps = False
         cell.is_fresh, cell.constant = False, None
@@ -433,7 +437,7 @@ class Recorder(TorchDispatchMode):
     ) -> Operation:
         """The entry of an operator; not yet on the tape, without what it makes."""
         with _disable_current_modes(), torch.no_grad():
-            overwrites = function._schema.name in OVERWRITES
+            overwrites = facts_of(function).overwrites
             writes = [self._target(target, overwrites=overwrites) for target in targets]
             written = {id(target): ref for target, ref in zip(targets, writes, strict=True)}
             arguments: list[Any] = [
@@ -465,7 +469,7 @@ class Recorder(TorchDispatchMode):
             self._bake()
             self.do(taped)
         for target in targets:
-            self._before_write(target, overwrites=function._schema.name in OVERWRITES)
+            self._before_write(target, overwrites=facts_of(function).overwrites)
         result = function(*args, **kwargs)
         for one in (*targets, *tree_leaves(result)):
             if isinstance(one, Tensor) and is_plain_memory(one):
@@ -564,7 +568,7 @@ class Recorder(TorchDispatchMode):
             self._record_fill(call, target, law, is_random=True)
             return target
         flat, spec = tree_flatten((args, kwargs))
-        ref = self._target(target, overwrites=function._schema.name in OVERWRITES)
+        ref = self._target(target, overwrites=facts.overwrites)
         number = self._note_draw((facts.name, ref.size, ref.dtype), ref, target)
         self._add(self._operation(function, flat, spec, targets, number))
         return target
@@ -575,7 +579,7 @@ class Recorder(TorchDispatchMode):
         self, function: Any, targets: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> bool:
         """Whether all of a storage is overwritten by what follows from no draw: a plain value."""
-        if len(targets) != 1 or function._schema.name not in OVERWRITES:
+        if len(targets) != 1 or not facts_of(function).overwrites:
             return False
         target = targets[0]
         if not is_plain_memory(target) or any(
@@ -640,7 +644,7 @@ class Recorder(TorchDispatchMode):
             real = self.memory.empty(*shape)
         cell = self.tape.cell(real)
         cell.is_fresh = True
-        cell.watched = "" if real.untyped_storage().resizable() else "mapped"
+        cell.watched = "" if storage_of(real).resizable() else "mapped"
         return real
 
     def _do_now(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:

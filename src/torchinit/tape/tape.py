@@ -18,6 +18,9 @@ from torchinit.native.torch_private import StorageWeakRef, storage_number, stora
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 
+# The methods as they are: while a recorder is on, others take their place (patch/looks.py).
+storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
+
 
 def is_plain_memory(tensor: Any) -> bool:
     """Whether a tensor is nothing but numbers in a storage of its own kind."""
@@ -261,7 +264,7 @@ class Tape:
         """The cell of a tensor's storage."""
         cell = self.cells.get(storage_number(tensor))
         if cell is None:
-            cell = self.cells[storage_number(tensor)] = Cell(tensor.untyped_storage())
+            cell = self.cells[storage_number(tensor)] = Cell(storage_of(tensor))
         return cell
 
     def renew(self, tensor: Tensor) -> Cell:
