@@ -1,9 +1,9 @@
-"""Torch's own samples of its operators: what their schemas hide."""
+"""Torch's own samples of its operators: what schemas hide, and what the tape makes of them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from conftest import long
+from torchinit import build_model
 from torchinit.tape import operators
 
 # Their values are what is in memory that nobody filled, or are drawn.
@@ -104,3 +105,100 @@ def test_writes_that_schemas_hide() -> None:
     assert len(modes.seen) > 450
     assert modes.hidden <= known
     assert {one for one in known if one[0] == "aten::native_batch_norm"} <= modes.hidden
+
+
+def _pending(tensor: Any) -> Any:
+    """A tensor of the same values, which waits if it is made on a tape."""
+    if type(tensor) is not Tensor or tensor.layout is not torch.strided or not tensor.numel():
+        return tensor
+    if tensor.is_conj() or not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor
+    values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    made = torch.empty_like(values.detach()).uniform_(0, 0).add_(values.detach())
+    made = torch.view_as_complex(made) if tensor.is_complex() else made
+    return made.requires_grad_(tensor.requires_grad)
+
+
+def _use(function: Callable[..., Any], sample: Any, how: str) -> list[Any]:
+    """Everything that an operator gives, and its arguments after it."""
+    given = tree_map(_pending, (sample.input, sample.args, sample.kwargs))
+    result: Any = function(given[0], *given[1], **given[2])
+    made = [one for one in tree_leaves(result) if type(one) is Tensor]
+    if how == "changed":
+        for one in made:
+            if one.is_floating_point() and one.layout is torch.strided and one.numel():
+                one.add_(1)
+    if how == "derived":
+        outputs = [one for one in made if one.requires_grad]
+        leaves = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
+        inputs = [one for one in leaves if one.requires_grad]
+        if outputs and inputs:
+            total = sum((one.abs() ** 2).sum() for one in outputs)
+            result = result, torch.autograd.grad(total, inputs, allow_unused=True)
+    left = tree_leaves((result, given))
+    return [one.detach() if isinstance(one, Tensor) else one for one in left]
+
+
+def _difference(one: Any, other: Any) -> str:
+    if not isinstance(one, Tensor) or one.layout is not torch.strided or one.is_quantized:
+        return "" if isinstance(one, Tensor) or one == other or one != one else "number"
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return f"{tuple(one.shape)} {one.dtype} for {tuple(other.shape)} {other.dtype}"
+    if one.numel() > 1 and one.stride() != other.stride():
+        return f"strides {one.stride()} for {other.stride()}"
+    same = (one == other) | (one.isnan() & other.isnan())
+    if one.is_floating_point() or one.is_complex():
+        scale = max(1, float(other.abs().nan_to_num(0).max())) if other.numel() else 1
+        same |= (one - other).abs() <= 1e-5 * scale
+    return "" if bool(same.all()) else "values"
+
+
+class _Everything(nn.Module):
+    """Keeps what an operator gives as attributes, so that it has names."""
+
+    def __init__(self, make: Callable[[], list[Any]]) -> None:
+        super().__init__()
+        self.made = make()
+        for number, one in enumerate(self.made):
+            if type(one) is Tensor:
+                setattr(self, f"a{number}", one)
+
+
+@long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("how", "dtype"), [("used", torch.float32), ("changed", torch.float32)], ids=str
+)
+def test_operators_on_what_waits_are_as_on_values(how: str, dtype: torch.dtype) -> None:
+    """Every operator that torch has samples for, with arguments that follow from draws.
+
+    The draws are uniform between 0 and 0, so that plain values are known.
+    """
+    wrong: dict[str, str] = {}
+    count = 0
+    for operator, sample in _samples(8 if how == "used" else 4, dtype, grad=how == "derived"):
+        if operator.name in _NO_VALUES:
+            continue
+        for function in filter(None, (operator.op, operator.inplace_variant)):
+            with torch.set_grad_enabled(how == "derived"), torch.random.fork_rng():
+                try:
+                    plain = [torch.manual_seed(seed) and _use(function, sample, how)
+                             for seed in (0, 1, 2)]  # fmt: skip
+                except Exception:  # what torch refuses
+                    continue
+                if any(_difference(*pair) for other in plain[1:]
+                       for pair in zip(plain[0], other, strict=True)):  # fmt: skip
+                    continue  # it draws
+                count += 1
+                try:
+                    made = build_model(
+                        lambda f=function, s=sample: _Everything(lambda: _use(f, s, how)), seed=0
+                    ).made
+                except Exception as error:
+                    wrong.setdefault(operator.name, f"{type(error).__name__}: {error}")
+                    continue
+            for pair in zip(made, plain[0], strict=True):
+                if found := _difference(*pair):
+                    wrong.setdefault(operator.name, found)
+    assert count > 2000
+    assert wrong == {}
