@@ -31,6 +31,7 @@ import os
 import random
 import re
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -643,6 +644,7 @@ def run(
 
 def _child(case: Case, options: argparse.Namespace, pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (options.memory << 30, options.memory << 30))
+    signal.alarm(int(options.seconds) + 10)  # should nobody be left who ends it
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
