@@ -26,6 +26,7 @@ WAYS = {
     "plain": ("built plainly", "#b8bec6"),
     "patch": ("the same code in patch_nn_init()", "#6aa5d9"),
     "build_model": ("build_model()", "#1f4e79"),
+    "init_model_": ("init_model_(), from the meta device", "#1f4e79"),  # of older results
 }
 
 
@@ -53,8 +54,10 @@ def draw(results: Path, picture: Path) -> None:
     data = json.loads(results.read_text())
     models = data["models"]
     figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
-    height = 0.8 / len(WAYS)
-    for number, (way, (label, colour)) in enumerate(WAYS.items()):
+    ways = [way for way in WAYS if way in models[0]["modes"]]
+    height = 0.8 / len(ways)
+    for number, way in enumerate(ways):
+        label, colour = WAYS[way]
         at = [row + (number - 1) * height for row in range(len(models))]
         values = [times_zeroing(model, way) for model in models]
         bars = axis.barh(at, values, height * 0.92, label=label, color=colour)

@@ -236,11 +236,16 @@ class Recorder(TorchDispatchMode):
         if is_plain_memory(made):
             cell = self.tape.cell(made)
             if not cell.writes:
-                cell.is_fresh = True
-                cell.watched = "mapped"
-                if large is None:
-                    self._mark(cell, address_of(made), LARGE)
+                self._watch(cell, made)
         return made
+
+    def _watch(self, cell: Cell, made: Tensor) -> None:
+        """Begins to watch memory that has just been made, by its pages or by marks."""
+        cell.is_fresh = True
+        if not storage_of(made).resizable():  # a mapping of its own, as far as there are any
+            cell.watched = "mapped"
+        else:
+            self._mark(cell, address_of(made), LARGE)
 
     def _mark(self, cell: Cell, address: int, most: float) -> None:
         """Marks memory that nobody has written to, and that has less bytes than given."""
@@ -259,8 +264,7 @@ class Recorder(TorchDispatchMode):
             made: Tensor = function(*args, **kwargs)
             self._note_constant(made, number)
             return made
-        cell = self.tape.cell(large)
-        cell.is_fresh, cell.watched = True, "mapped"
+        self._watch(self.tape.cell(large), large)
         call = Call("constant_", {"val": number})
         self._record_fill(call, large, constant_draw(number), is_random=False)
         return large
@@ -642,9 +646,7 @@ class Recorder(TorchDispatchMode):
         """Memory for what an operator returns, which is not touched."""
         with _unseen_by_modes():
             real = self.memory.empty(*shape)
-        cell = self.tape.cell(real)
-        cell.is_fresh = True
-        cell.watched = "" if storage_of(real).resizable() else "mapped"
+        self._watch(self.tape.cell(real), real)
         return real
 
     def _do_now(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
