@@ -64,9 +64,8 @@ SHARING = {
     "a row of every other": (W[::2], W[4]),
     "diagonal": (W.diagonal(), W[3:5, 2:5]),
     "another dtype": (W[:, 1::2], W.view(torch.float16)[:, 2:4]),
-    "equal": (W, W),
-    "equal with gaps": (W[:, ::2], W[:, ::2]),
 }
+EQUAL = {"equal": (W, W), "equal with gaps": (W[:, ::2], W[:, ::2])}
 APART = {
     "rows": (W[:4], W[4:]),
     "every other row": (W[0::2], W[1::2]),
@@ -103,11 +102,22 @@ def test_parameters_that_share_none_are_filled(tensors):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("tensors", EQUAL.values(), ids=EQUAL)
+def test_equal_views_are_one_parameter(tensors):
+    memory = W.clone()
+    both = init(*(memory.as_strided(one.shape, one.stride()) for one in tensors))
+    assert torch.equal(both.p, both.q)
+    assert torch.equal(both.p, init(tensors[0].clone()).p)
+    other = {"p": "ones", "q": "zeros"}
+    with pytest.raises(torchinit.ArgumentError, match="one parameter has 2 names"):
+        init(*(memory.as_strided(one.shape, one.stride()) for one in tensors), rules=other)
+
+
 @pytest.mark.parametrize("tensors", [*APART.values(), *SHARING.values()])
 def test_on_the_meta_device_views_of_one_memory_are_an_error(tensors):
     memory = torch.empty(W.numel(), device="meta")
     views = [memory.as_strided(one.shape, one.stride()) for one in tensors if one.dtype == W.dtype]
-    with pytest.raises(torchinit.ArgumentError, match=r"'p' and 'q'.*meta"):
+    with pytest.raises(torchinit.ArgumentError, match=r"'p' and '[qr]'.*meta"):
         init(*views, memory)
 
 

@@ -12,6 +12,7 @@ from compared import assert_same, differences, tensors, values
 from torch import nn
 
 import torchinit
+from conftest import native_only
 from torchinit import ArgumentError, build_model, init_model_
 
 PLAIN_SEEDS = range(12)
@@ -108,6 +109,7 @@ def test_another_seed_in_memory(name: str) -> None:
     assert all(value is objects[key] for key, value in model.named_parameters())
 
 
+@native_only
 @pytest.mark.parametrize("name", CASES)
 def test_in_bfloat16_it_is_rounded(name: str) -> None:
     """And kept within the bounds of its law: a value that rounding takes past them moves back."""

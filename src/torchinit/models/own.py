@@ -10,36 +10,32 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter, is_lazy
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
-from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.assign import Assignment, assignment_of, some
-from torchinit.models.materialise import put_parameter
+from torchinit.models.families import (
+    by_torchtitan,
+    copy_among,
+    is_transformers_model,
+    own_class,
+    was_written_to,
+    why_not_by_resets,
+)
+from torchinit.models.replay import FILL_BUFFERS, bound, put_twins, resets_of, restored
 from torchinit.native.torch_private import unseen
-from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.rules.part import Computed, Kept, Part, Region
-from torchinit.streams.canonical import Named, Rename, gather, is_wrapper, places_of, unwrapped
+from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
 from torchinit.streams.names import keys_of_names
 from torchinit.tape.program import Keys, Program, recall, remember
 from torchinit.tape.programs import programs_of
 from torchinit.tape.run import record
-
-_RESETS = ("reset_parameters", "_reset_parameters")
-# What fills buffers that are on the meta device, by torch's, timm's and torchtitan's custom.
-_FILL_BUFFERS = (*_RESETS, "init_non_persistent_buffers", "_init_self_buffers")
-# What Transformers marks modules and parameters by that are initialised.
-_HF_FLAG = "_is_hf_initialized"
-# Their layers are copies of one, equal after the constructor: a reset would tell them apart.
-_COPIES = (nn.TransformerEncoder, nn.TransformerDecoder)
 
 
 class _Known(NamedTuple):
@@ -181,10 +177,10 @@ class Own:
         root = unwrapped(self._model)
         if is_transformers_model(root):
             return {**self._by_constructor(root), **found}
-        if (call := _torchtitans(root)) is not None:
+        if (call := by_torchtitan(root)) is not None:
             by = f"{type(root).__name__}.{call.__name__}()"
             return {**self._replayed([call], by), **found}
-        why = _why_not_torchs(root)
+        why = why_not_by_resets(root)
         tied = next((named.name for named in self._wanted if named.ties), None)
         if not why and tied is not None:
             why = f"{tied!r} is tied, and layers may initialise it differently"
@@ -193,10 +189,10 @@ class Own:
             calls = [
                 call for prefix, module in reversed(places_of(root))
                 if any(name.startswith(prefix) for name in names)
-                for call in _resets_of(module)
+                for call in resets_of(module)
             ]  # fmt: skip
             known = self._replayed(calls, "reset_parameters()", exactly=True)
-            copy_ = _copy_among([one for one in self._wanted if id(one.tensor) in known])
+            copy_ = copy_among([one for one in self._wanted if id(one.tensor) in known])
             if copy_ is None:
                 return {**known, **found}
             why = f"{copy_!r} is a copy"
@@ -221,7 +217,7 @@ class Own:
 
     def _by_constructor(self, root: Any) -> dict[int, _Known]:
         """What a Transformers model's class makes of its config."""
-        kind = _own_class(root)
+        kind = own_class(root)
         by = f"{kind.__name__}(config)"
         config = copy.deepcopy(root.config)
         try:
@@ -262,7 +258,7 @@ class Own:
         modules = {id(slot.owner): slot.owner for named in wanted for slot in named.slots}
         calls = []
         for module in modules.values():
-            its = _resets_of(module)
+            its = resets_of(module)
             if not its:
                 name = next(named.name for named in wanted if named.owner is module)
                 raise ArgumentError(
@@ -276,8 +272,8 @@ class Own:
         """What the modules that buffers belong to do to them by methods that are for that."""
         modules = {id(named.module): named.module for named in wanted}
         calls = [
-            call for module in modules.values() for method in _FILL_BUFFERS
-            if (call := _bind(module, method)) is not None
+            call for module in modules.values() for method in FILL_BUFFERS
+            if (call := bound(module, method)) is not None
         ]  # fmt: skip
         return self._replayed(calls, "its module")
 
@@ -287,12 +283,12 @@ class Own:
         """What calls do, on memory that takes the place of the model's."""
 
         def build() -> nn.Module:
-            _put_twins(self._parameters, self._buffers)
+            put_twins(self._parameters, self._buffers)
             for call in calls:
                 call()
             return self._model
 
-        with _restored(self._model):
+        with restored(self._model):
             try:
                 recorded = record(build, self._seed, self._rename)
             except Exception as error:
@@ -309,7 +305,7 @@ class Own:
             program = programs.get(now[named.name].name) if named.name in now else None
             if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
                 self._why[named.name] = f"{by} does not fill it"
-            elif exactly and _was_written_to(named.tensor, now[named.name].tensor):
+            elif exactly and was_written_to(named.tensor, now[named.name].tensor):
                 self._why[named.name] = "something else has written to it"
             elif program.entries or now[named.name].tensor is not named.tensor:
                 found[id(named.tensor)] = _Known(program, keys, by)
@@ -370,156 +366,8 @@ class Own:
         )
 
 
-def is_transformers_model(module: nn.Module) -> bool:
-    """Whether a module is a model of Transformers', which its class makes of its config."""
-    return all(
-        callable(getattr(module, name, None))
-        for name in ("initialize_weights", "_initialize_weights", "_init_weights")
-    ) and hasattr(module, "config")
-
-
 def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return not is_lazy(tensor) and tuple(tensor.shape) == shape
-
-
-def _own_class(module: nn.Module) -> Any:
-    """The class of a module, without what ``fully_shard`` or ``replicate`` have put before it."""
-    kind: Any = type(module)
-    while len(kind.__bases__) == 2 and kind.__bases__[0].__module__.startswith("torch.distributed"):
-        kind = kind.__bases__[1]
-    return kind
-
-
-def _torchtitans(module: nn.Module) -> Callable[[], object] | None:
-    """The method by which torchtitan initialises a model; it takes the device of buffers."""
-    for method in ("init_states", "init_weights"):
-        function = getattr(module, method, None)
-        if callable(function) and "buffer_device" in inspect.signature(function).parameters:
-            return _bind(module, method)
-    return None
-
-
-def _why_not_torchs(model: nn.Module) -> str:
-    """Why a model may have been initialised by other code than torch's modules; empty if not."""
-    for prefix, module in places_of(model):
-        if is_wrapper(module):
-            continue
-        kind, name = _own_class(module), prefix.rstrip(".") or "the model"
-        if not kind.__module__.startswith("torch.nn.modules.") or kind is nn.Module:
-            return f"only the constructor of {kind.__name__} knows"
-        if is_parametrized(module):
-            return f"{name} is parametrized"
-        if isinstance(module, _COPIES):
-            return f"the layers of {kind.__name__} are copies of one"
-        hooks = [
-            hook for attribute in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-            for hook in getattr(module, attribute, {}).values()
-        ]  # fmt: skip
-        if not all(map(_is_torchs, hooks)):
-            return f"{name} has a hook"
-    return ""
-
-
-def _copy_among(parameters: Sequence[Named]) -> str | None:
-    """The name of a parameter that nothing has written to, where something has to others.
-
-    It is a copy, of another one most often, and resets would tell them apart. After ``to_empty``
-    nothing has been written to any.
-    """
-    plain = [one for one in parameters if type(one.tensor) is Parameter and one.tensor.numel()]
-    fresh = [one.name for one in plain if not one.tensor.is_inference() and not one.tensor._version]
-    return fresh[0] if 0 < len(fresh) < len(plain) else None
-
-
-def _is_torchs(hook: Any) -> bool:
-    while isinstance(hook, functools.partial):
-        hook = hook.func
-    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
-
-
-def _was_written_to(tensor: Any, twin: Any) -> bool:
-    """Whether more has been written to a tensor than its module's resets write.
-
-    A copy has no count, nor has one in new memory, as after ``to_empty``; on the meta device it
-    can only be a copy.
-    """
-    if is_dtensor(tensor) or tensor.is_inference() or not isinstance(tensor, Parameter):
-        return False
-    return tensor._version > twin._version or (tensor.is_meta and not tensor._version)
-
-
-def _resets_of(module: nn.Module) -> list[Callable[[], object]]:
-    return [call for method in _RESETS if (call := _bind(module, method)) is not None]
-
-
-def _bind(module: nn.Module, method: str) -> Callable[[], object] | None:
-    """A method as a call without arguments, buffers being on the CPU; None if it needs more."""
-    function = getattr(module, method, None)
-    if isinstance(module, torch.jit.ScriptModule) or not callable(function):
-        return None
-    parameters = inspect.signature(function).parameters
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    required = {
-        name for name, one in parameters.items()
-        if one.default is inspect.Parameter.empty and one.kind not in variadic
-    }  # fmt: skip
-    if not required <= {"buffer_device"}:
-        return None
-    call = function
-    if "buffer_device" in parameters:
-        call = functools.partial(function, buffer_device=torch.device("cpu"))
-        functools.update_wrapper(call, function)
-    return call  # type: ignore[no-any-return]
-
-
-def _put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
-    """Puts memory that nobody has written to in place of a model's tensors; buffers have copies."""
-    for named in parameters:
-        old = named.tensor
-        if is_lazy(old) or not (type(old) in PLAIN_TYPES or is_dtensor(old)):
-            continue
-        memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
-        twin = Parameter(memory, old.requires_grad)
-        twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _HF_FLAG})
-        for slot in named.slots:
-            put_parameter(slot, twin)
-    for named in buffers:
-        old, here = named.tensor, local_memory(named.tensor).detach()
-        copy_ = (  # of a shard, what modules write is known, and no more
-            torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
-            if old.is_meta or here.shape != old.shape else here.clone()
-        )  # fmt: skip
-        for slot in named.slots:
-            slot.module._buffers[slot.attribute] = copy_
-
-
-def _attributes(module: nn.Module) -> dict[str, Tensor]:
-    """Tensors that a module has and has not registered."""
-    return {name: one for name, one in module.__dict__.items() if isinstance(one, Tensor)}
-
-
-@contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Puts every parameter and buffer back, whatever becomes of them in the block."""
-    parameters = gather(model)[0]
-    registered = [
-        (module, dict(module._parameters), dict(module._buffers), _attributes(module))
-        for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-    ]
-    try:
-        yield
-    finally:
-        for module, its_parameters, its_buffers, attributes in registered:
-            for name, value in attributes.items():
-                module.__dict__[name] = value
-            module._parameters.clear()
-            module._parameters.update(its_parameters)
-            module._buffers.clear()
-            module._buffers.update(its_buffers)
-        for named in parameters:
-            for slot in named.slots:
-                put_parameter(slot, named.tensor)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import open_batch
 from torchinit.fill.fill import fill
-from torchinit.fill.route import obstacle
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.rules.whole import seeded
@@ -91,7 +90,7 @@ def values_of(constant: Constant) -> Tensor:
 def do_fill(entry: Fill, tensor: Tensor, key_of_draw: KeyOfDraw, box: Box | None = None) -> None:
     """Does a fill on a tensor, which may be a part of what it fills."""
     key = 0 if entry.draw is None else key_of_draw(entry.draw)
-    if entry.law is not None and (entry.draw is None or not obstacle(tensor)):
+    if entry.law is not None:
         fill(entry.law, tensor, key, box)
     elif entry.call.name == "orthogonal_":
         fill_orthogonal(tensor, float(entry.call.arguments["gain"]), key, box)

@@ -1,0 +1,93 @@
+"""Whose constructor is known: families of models, and the conditions for each."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import Parameter
+from torch.nn.utils.parametrize import is_parametrized
+
+from torchinit.models.replay import bound
+from torchinit.placement.distributed import is_dtensor
+from torchinit.streams.canonical import Named, is_wrapper, places_of
+
+# Their layers are copies of one, equal after the constructor: a reset would tell them apart.
+_COPIES = (nn.TransformerEncoder, nn.TransformerDecoder)
+
+
+def is_transformers_model(module: nn.Module) -> bool:
+    """Whether a module is a model of Transformers', which its class makes of its config."""
+    return all(
+        callable(getattr(module, name, None))
+        for name in ("initialize_weights", "_initialize_weights", "_init_weights")
+    ) and hasattr(module, "config")
+
+
+def own_class(module: nn.Module) -> Any:
+    """The class of a module, without what ``fully_shard`` or ``replicate`` have put before it."""
+    kind: Any = type(module)
+    while len(kind.__bases__) == 2 and kind.__bases__[0].__module__.startswith("torch.distributed"):
+        kind = kind.__bases__[1]
+    return kind
+
+
+def by_torchtitan(module: nn.Module) -> Callable[[], object] | None:
+    """The method by which torchtitan initialises a model; it takes the device of buffers."""
+    for method in ("init_states", "init_weights"):
+        function = getattr(module, method, None)
+        if callable(function) and "buffer_device" in inspect.signature(function).parameters:
+            return bound(module, method)
+    return None
+
+
+def why_not_by_resets(model: nn.Module) -> str:
+    """Why a model may have been initialised by other code than torch's modules; empty if not."""
+    for prefix, module in places_of(model):
+        if is_wrapper(module):
+            continue
+        kind, name = own_class(module), prefix.rstrip(".") or "the model"
+        if not kind.__module__.startswith("torch.nn.modules.") or kind is nn.Module:
+            return f"only the constructor of {kind.__name__} knows"
+        if is_parametrized(module):
+            return f"{name} is parametrized"
+        if isinstance(module, _COPIES):
+            return f"the layers of {kind.__name__} are copies of one"
+        hooks = [
+            hook for attribute in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+            for hook in getattr(module, attribute, {}).values()
+        ]  # fmt: skip
+        if not all(map(_is_torchs, hooks)):
+            return f"{name} has a hook"
+    return ""
+
+
+def copy_among(parameters: Sequence[Named]) -> str | None:
+    """The name of a parameter that nothing has written to, where something has to others.
+
+    It is a copy, of another one most often, and resets would tell them apart. After ``to_empty``
+    nothing has been written to any.
+    """
+    plain = [one for one in parameters if type(one.tensor) is Parameter and one.tensor.numel()]
+    fresh = [one.name for one in plain if not one.tensor.is_inference() and not one.tensor._version]
+    return fresh[0] if 0 < len(fresh) < len(plain) else None
+
+
+def _is_torchs(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
+
+
+def was_written_to(tensor: Any, twin: Any) -> bool:
+    """Whether more has been written to a tensor than its module's resets write.
+
+    A copy has no count, nor has one in new memory, as after ``to_empty``; on the meta device it
+    can only be a copy.
+    """
+    if is_dtensor(tensor) or tensor.is_inference() or not isinstance(tensor, Parameter):
+        return False
+    return tensor._version > twin._version or (tensor.is_meta and not tensor._version)
