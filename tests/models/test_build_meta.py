@@ -83,13 +83,28 @@ def test_ties_that_are_broken_stay_equal() -> None:
     assert torch.equal(model.lm_head.weight, expected)
 
 
-@pytest.mark.parametrize("name", ["assertion", "rejection", "text"])
+@pytest.mark.parametrize("name", ["assertion", "rejection", "text", "item", "thread"])
 def test_frozen_values_belong_to_their_names(name: str) -> None:
     model = built(name, device="meta")
     assert_same(init_model_(model, seed=0, device="cpu"), built(name))
     moved = nn.ModuleDict({"inside": built(name, device="meta")})
     with pytest.raises(ArgumentError, match=r"may follow from values that the constructor read"):
         init_model_(moved, seed=0, device="cpu")
+
+
+def test_parameters_that_are_equal_views() -> None:
+    """Of one memory: they are one, as a tie is."""
+    model = built("saved")
+    assert model.copied is not model.first.weight
+    init_model_(model, seed=0)
+    assert_same(model, built("saved"))
+    state = NanoGPT().state_dict()
+    model = build_model(NanoGPT, seed=0, device="meta")
+    model.load_state_dict(state, assign=True)
+    assert model.wte.weight is not model.lm_head.weight
+    init_model_(model, seed=0)
+    assert_same(model, built("nanoGPT"))
+    assert model.wte.weight.data_ptr() == model.lm_head.weight.data_ptr()
 
 
 # What is kept, and what is given up.

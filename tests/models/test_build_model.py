@@ -93,7 +93,7 @@ def test_another_seed_by_way_of_the_meta_device(name: str) -> None:
     assert any("no effect of seed" in rule for rule in rows.values())
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"saved"}))
+@pytest.mark.parametrize("name", CASES)
 def test_another_seed_in_memory(name: str) -> None:
     """What has given up a constant, or was read, is an error, and stays as it is."""
     model = built(name)
@@ -188,5 +188,7 @@ def test_seeds(seed: object) -> None:
 def test_what_is_no_constructor() -> None:
     with pytest.raises(TypeError, match=r"build must be a function of no arguments .*, not str"):
         build_model("Net", seed=0)
+    with pytest.raises(TypeError, match=r"build must be a function .*, not Linear: write build_mo"):
+        build_model(nn.Linear(2, 2), seed=0)
     with pytest.raises(TypeError, match=r"must give a torch\.nn\.Module, not a list"):
         build_model(lambda: [nn.Linear(2, 2)], seed=0)

@@ -378,8 +378,9 @@ def test_what_follows_from_torchs_draws_is_torchs() -> None:
         self.a = Parameter(torch.randn(8, generator=own) * 2)
         self.b = Parameter(self.a.detach().exp().cumsum(0))
         self.c = Parameter(torch.randn(8))
+        self.d = Parameter(self.a.detach() + torch.randn(8))
 
-    with pytest.warns(UserWarning, match="torch drew 2 tensors.* 'a', 'b'$"):
+    with pytest.warns(UserWarning, match="torch drew 3 tensors.* 'a', 'b', 'd'$"):
         model = build(function)
     own = torch.Generator().manual_seed(3)
     assert torch.equal(model.a, torch.randn(8, generator=own) * 2)

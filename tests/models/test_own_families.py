@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from compared import assert_alike, assert_same, made, on_meta, refusal, values
 from torch import nn
 
-from torchinit import build_model, init_model_, plan_model
+from torchinit import Normal, build_model, init_model_, plan_model
 
 # Models of Transformers: by their class and config.
 
@@ -165,9 +166,13 @@ def test_broken_ties_of_transformers_models_are_joined_or_refused() -> None:
     model = on_meta(build).to_empty(device="cpu")
     with torch.no_grad():
         model.lm_head.weight = nn.Parameter(torch.empty(128, 32))
-    init_model_(model, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_model_(model, seed=0)
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     assert torch.equal(model.lm_head.weight, build_model(build, seed=0).lm_head.weight)
+    with pytest.warns(UserWarning, match="tied are not, and get different values: 'lm_head"):
+        init_model_(model, {"**": Normal(1.0)}, seed=0)
 
 
 def test_transformers_classes_of_other_arguments_are_refused() -> None:

@@ -126,6 +126,12 @@ def _copies() -> nn.Module:
     return nn.Sequential(layer, copy.deepcopy(layer))
 
 
+def _bare() -> nn.Module:
+    module = nn.Module()
+    module.layer = nn.Linear(4, 4)
+    return module
+
+
 class Sub(nn.Linear):
     """Another class, though it does nothing else."""
 
@@ -133,6 +139,7 @@ class Sub(nn.Linear):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a class of others": (lambda: Sub(4, 4), r"weight, bias \(only the constructor of Sub knows\)"),
     "inside containers": (lambda: nn.Sequential(nn.ReLU(), Sub(4, 4)), "constructor of Sub knows"),
+    "a module that somebody put together": (_bare, "only the constructor of Module knows"),
     "a forward hook": (_forward_hook, "the model has a hook"),
     "a hook below": (lambda: nn.Sequential(_pre_hook()), "0 has a hook"),
     "copies of one layer": (
