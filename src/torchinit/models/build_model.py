@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
 from collections.abc import Callable
@@ -228,7 +229,8 @@ class _Finish:
             view = tensor.as_strided(
                 ref.size, ref.stride, tensor.storage_offset() + ref.offset - program.ref.offset
             )
-            do_fill(one, view, self._key)
+            with _writable(tensor):
+                do_fill(one, view, self._key)
         return True
 
     def _left(self) -> list[Cell]:
@@ -244,13 +246,19 @@ class _Finish:
             together = len(alike) == 1 and alike.pop()[1:] == (True, False)
             if not (together and fill_fresh(self._draws, self._tensors, self._keys)):
                 for law, tensor, key in zip(self._draws, self._tensors, self._keys, strict=True):
-                    fill(law, tensor, key)
+                    with _writable(tensor):
+                        fill(law, tensor, key)
         if sum(cell.nbytes for cell in self._left()) >= _MUCH:
             gc.collect()  # what only garbage holds is not to be made
         for cell in self._left():
             write_into(self._tape, [cell], self._key)
         for program, tensor in self._used:
             program.give_up(tensor)
+
+
+def _writable(tensor: Tensor) -> Any:
+    """A block in which torch, too, may write to a tensor: one of inference mode, in that."""
+    return torch.inference_mode() if tensor.is_inference() else contextlib.nullcontext()
 
 
 def _to_meta(named: Named, meta: Tensor) -> None:
