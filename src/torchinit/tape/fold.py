@@ -20,6 +20,7 @@ from torchinit.schemes.distributions import (
     parameters_of,
     truncated_draw,
 )
+from torchinit.tape.operators import facts_of
 from torchinit.tape.tape import Entry, Fill, Operation, Tape
 
 _WRITTEN_OUT = ("erfinv_", "mul_", "add_", "clamp_")
@@ -58,7 +59,7 @@ def _is_on(entry: Entry, first: Fill) -> bool:
 
 
 def _name(entry: Operation) -> str:
-    return str(entry.function._schema.name).removeprefix("aten::")
+    return facts_of(entry.function).name
 
 
 def _numbers(entry: Operation) -> list[float] | None:

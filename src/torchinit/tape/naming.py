@@ -111,15 +111,9 @@ def _are_equal(one: Ref, other: Ref) -> bool:
     """Whether two tensors of one storage have the same elements."""
     if one.geometry == other.geometry or (one.is_all() and other.is_all()):
         return True
-    return (
-        (one.offset, one.numel) == (other.offset, other.numel)
-        and one.is_contiguous()
-        and other.is_contiguous()
-    )
+    return one.is_same_run(other)
 
 
 def _range(ref: Ref) -> tuple[int, int]:
     """The first byte of a tensor in its storage, and the one after its last."""
-    begin = ref.offset * ref.dtype.itemsize
-    last = sum((size - 1) * step for size, step in zip(ref.size, ref.stride, strict=True))
-    return begin, begin + (last + 1) * ref.dtype.itemsize if ref.numel else begin
+    return ref.offset * ref.dtype.itemsize, (ref.offset + ref.extent) * ref.dtype.itemsize

@@ -65,13 +65,7 @@ class Program:
         entry = self.entries[0]
         if not isinstance(entry, Fill) or entry.law is None:
             return None
-        if not self.ref.is_contiguous() or not entry.writes[0].is_contiguous():
-            return None
-        is_all = (entry.writes[0].offset, entry.writes[0].numel) == (
-            self.ref.offset,
-            self.ref.numel,
-        )
-        return (entry.law, entry.draw) if is_all else None
+        return (entry.law, entry.draw) if entry.writes[0].is_same_run(self.ref) else None
 
     def fills(self) -> list[Fill] | None:
         """Its entries, if they only fill parts of the tensor; None if they do not."""
@@ -83,10 +77,10 @@ class Program:
             for one in fills
         ):
             return None
-        begin, end = self.ref.offset, self.ref.offset + _length(self.ref)
+        begin, end = self.ref.offset, self.ref.offset + self.ref.extent
         if any(
             one.writes[0].offset < begin
-            or one.writes[0].offset + _length(one.writes[0]) > end
+            or one.writes[0].offset + one.writes[0].extent > end
             or (one.law is None and one.call.name != "orthogonal_")
             for one in fills
         ):
@@ -295,10 +289,3 @@ def _common(one: str, other: str) -> int:
     return next(
         (i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("."), other.count(".")) + 1
     )
-
-
-def _length(ref: Ref) -> int:
-    """How many elements of a storage a tensor reaches over."""
-    if not ref.numel:
-        return 0
-    return 1 + sum((size - 1) * step for size, step in zip(ref.size, ref.stride, strict=True))

@@ -23,6 +23,7 @@ from torchinit.native import calls
 from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
 from torchinit.patch.callers import module_that_draws
 from torchinit.patch.frames import Frame
+from torchinit.patch.methods import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.whole import seeded
 from torchinit.schemes.calls import Call, call_by_position, draw_of
@@ -59,10 +60,8 @@ _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when
 # Where torch enters a recorder.
 _ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
-# What waits as a fill: operators with numbers for arguments, and the call that each of them is.
-_IN_PLACE = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
-_OF_FLOATS = {*_IN_PLACE, "exponential_", "cauchy_", "log_normal_"}
-_KEYWORDS = {"mean": "mean", "std": "std", "from": "a", "to": "b"}
+_OF_FLOATS = {"normal_", "uniform_", "exponential_", "cauchy_", "log_normal_"}
+# Factories, and the method that each of them comes to.
 _MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
 
 
@@ -201,7 +200,7 @@ class Recorder(TorchDispatchMode):
             )
         elif facts.is_random:
             if self._is_torchs(next((one for one in flat if isinstance(one, Generator)), None)):
-                return self._by_torch(function, args, kwargs, tensors, targets)
+                return self._by_torch(function, facts, args, kwargs, tensors, targets)
             done = self._random(function, facts, args, kwargs, targets)
             if done is not NotImplemented:
                 return done
@@ -214,12 +213,12 @@ class Recorder(TorchDispatchMode):
             if self.used_own_seed:
                 self._pass_on(tensors, (*targets, *tree_leaves(result)))
             if facts.name in ("fill_", "zero_") and targets:
-                self._note_constant(targets[0], _number(args) if facts.name == "fill_" else 0.0)
+                self._note_constant(targets[0], _number(facts, args))
             return result
-        if self._overwrites(function, targets, tensors):
+        if self._overwrites(facts, targets, tensors):
             result = function(*args, **kwargs)
             if len(tensors) == 1:
-                self._note_constant(targets[0], _number(args) if facts.name == "fill_" else 0.0)
+                self._note_constant(targets[0], _number(facts, args))
             return result
         if facts.name == "index" and not _has_mask(args[1]):
             facts = facts._replace(gives_numbers=False, must_be_done=False)
@@ -265,8 +264,7 @@ class Recorder(TorchDispatchMode):
             self._note_constant(made, number)
             return made
         self._watch(self.tape.cell(large), large)
-        call = Call("constant_", {"val": number})
-        self._record_fill(call, large, constant_draw(number), is_random=False)
+        self._record_constant(large, number)
         return large
 
     def _empty_mapped(
@@ -328,12 +326,11 @@ class Recorder(TorchDispatchMode):
         if cell.held:
             self._hold(cell)
         if cell.watched == "marked" and cell.is_fresh and not ref.is_all():
-            begin = address_of(tensor) - ref.offset * ref.dtype.itemsize
-            cell.is_fresh = is_marked(begin, cell.nbytes)  # or somebody has written past torch
+            # Or somebody has written past torch.
+            cell.is_fresh = is_marked(_begin(tensor), cell.nbytes)
         if cell.is_fresh or (overwrites and ref.is_all()):
             if cell.is_fresh and not cell.watched:
-                begin = address_of(tensor) - ref.offset * ref.dtype.itemsize
-                self._mark(cell, begin, LARGE if self.memory.has_pages else math.inf)
+                self._mark(cell, _begin(tensor), LARGE if self.memory.has_pages else math.inf)
             return ref
         with torch.no_grad(), _disable_current_modes():
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
@@ -349,6 +346,10 @@ class Recorder(TorchDispatchMode):
             said = law or (call.name, *call.arguments.values())
             number = self._note_draw((said, ref.size, ref.dtype), ref, tensor)
         self._add(Fill(ref, call, law, number))
+
+    def _record_constant(self, tensor: Tensor, number: float | None) -> None:
+        call = Call("constant_", {"val": number})
+        self._record_fill(call, tensor, constant_draw(number), is_random=False)
 
     def _note_draw(self, law: Any, ref: Ref, tensor: Tensor) -> int:
         module = None if type(tensor) is nn.Parameter else module_that_draws()
@@ -391,15 +392,13 @@ class Recorder(TorchDispatchMode):
 
     def _fill_fresh(self, facts: Facts, args: Any, tensors: Sequence[Tensor]) -> bool:
         """Has a number wait that goes to a part of memory where nothing is yet."""
-        number = _number(args) if facts.name == "fill_" else 0.0
-        target = args[0]
+        number, target = _number(facts, args), args[0]
         if number is None or len(tensors) != 1 or not is_plain_memory(target) or not target.numel():
             return False
         cell = self.tape.find(target)
         if cell is None or not cell.is_fresh or target.dtype not in FLOAT_NUMBERS:
             return False
-        call = Call("constant_", {"val": number})
-        self._record_fill(call, target, constant_draw(number), is_random=False)
+        self._record_constant(target, number)
         return True
 
     def _note_constant(self, tensor: Tensor, number: float | None) -> None:
@@ -413,7 +412,7 @@ class Recorder(TorchDispatchMode):
         found = (self.tape.find(one) for one in tensors if is_plain_memory(one))
         if any(cell is not None and cell.is_torchs for cell in found):
             for result in results:
-                if isinstance(result, Tensor) and is_plain_memory(result):
+                if is_plain_memory(result):
                     self.tape.cell(result).is_torchs = True
 
     def _argument(self, tensor: Tensor) -> Ref | Constant:
@@ -465,18 +464,19 @@ class Recorder(TorchDispatchMode):
         return True
 
     def _by_torch(
-        self, function: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], targets: Any
-    ) -> Any:
+        self, function: Any, facts: Facts, args: Any, kwargs: Any,
+        tensors: Sequence[Tensor], targets: Any,
+    ) -> Any:  # fmt: skip
         """Torch's own draw, done at once."""
         taped = [self.tape.cell(one) for one in tensors if self._is_taped(one)]
         if any(cell.is_pending for cell in taped):
             self._bake()
             self.do(taped)
         for target in targets:
-            self._before_write(target, overwrites=facts_of(function).overwrites)
+            self._before_write(target, overwrites=facts.overwrites)
         result = function(*args, **kwargs)
         for one in (*targets, *tree_leaves(result)):
-            if isinstance(one, Tensor) and is_plain_memory(one):
+            if is_plain_memory(one):
                 if self.tape.cell(one).writes:
                     self._bake()
                     self.tape.renew(one)  # what is there is a value like any other
@@ -490,7 +490,7 @@ class Recorder(TorchDispatchMode):
         if name == "draw_key" and not self._is_torchs(kwargs.get("generator")):
             self._keys.append(torch.zeros((), dtype=torch.int64))
             return self._keys[-1]
-        if not name.endswith("_") or not is_plain_memory(args[0]) or args[0].is_meta:
+        if not name.endswith("_") or not is_plain_memory(args[0]):
             return NotImplemented
         rest = list(args[1:])
         if rest and isinstance(rest[0], Tensor):
@@ -560,12 +560,9 @@ class Recorder(TorchDispatchMode):
             return NotImplemented
         if facts.name in _OF_FLOATS and not (target.is_floating_point() or target.is_complex()):
             return NotImplemented  # torch says what is wrong
-        parameters = _IN_PLACE.get(facts.name)
-        if parameters and target.dtype in FLOAT_NUMBERS:
-            arguments = {parameters[0]: 0.0, parameters[1]: 1.0}
-            arguments.update(zip(parameters, args[1:], strict=False))
-            arguments.update({_KEYWORDS[k]: v for k, v in kwargs.items() if k in _KEYWORDS})
-            call = Call(facts.name, arguments)
+        if facts.name in ("normal_", "uniform_") and target.dtype in FLOAT_NUMBERS:
+            call = read_method_call(facts.name, args[1:], kwargs)
+            assert call is not None  # torch has checked the arguments
             law = draw_of(call, target.shape)
             assert law is not None
             check_draw(law, target.dtype)
@@ -580,10 +577,10 @@ class Recorder(TorchDispatchMode):
     # Operators that have an argument on the tape.
 
     def _overwrites(
-        self, function: Any, targets: Sequence[Tensor], tensors: Sequence[Tensor]
+        self, facts: Facts, targets: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> bool:
         """Whether all of a storage is overwritten by what follows from no draw: a plain value."""
-        if len(targets) != 1 or not facts_of(function).overwrites:
+        if len(targets) != 1 or not facts.overwrites:
             return False
         target = targets[0]
         if not is_plain_memory(target) or any(
@@ -617,9 +614,7 @@ class Recorder(TorchDispatchMode):
             and sum(isinstance(one, Tensor) for one in flat) == 1
         )
         if in_place and facts.name in ("fill_", "zero_") and targets[0].dtype in FLOAT_NUMBERS:
-            number = _number(args) if facts.name == "fill_" else 0.0
-            call = Call("constant_", {"val": number})
-            self._record_fill(call, targets[0], constant_draw(number), is_random=False)
+            self._record_constant(targets[0], _number(facts, args))
             return targets[0]
         if in_place:  # by numbers: nothing has to be found out
             self._add(self._operation(function, flat, spec, targets))
@@ -666,11 +661,7 @@ class Recorder(TorchDispatchMode):
         )
         result = function(*args, **kwargs)
         for one in tree_leaves(result):
-            if (
-                isinstance(one, Tensor)
-                and is_plain_memory(one)
-                and not any(one is x for x in given)
-            ):
+            if is_plain_memory(one) and not any(one is x for x in given):
                 entry.make(self.tape.ref(one, self.tape.cell(one)))
         if entry.writes:
             self._add_done(entry)
@@ -748,6 +739,11 @@ def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> Non
         cell.is_pending, cell.watched = False, ""
 
 
+def _begin(tensor: Tensor) -> int:
+    """The address of a tensor's storage."""
+    return address_of(tensor) - int(tensor.storage_offset()) * tensor.dtype.itemsize
+
+
 def _unseen_by_modes() -> Any:
     """A block that no mode is shown; most often there is none but the recorder, which is off."""
     return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
@@ -775,7 +771,10 @@ def _targets(facts: Facts, args: Any, kwargs: Any) -> list[Tensor]:
     return found
 
 
-def _number(args: Any) -> float | None:
+def _number(facts: Facts, args: Any) -> float | None:
+    """The number that ``fill_`` or ``zero_`` fills with; None if it is none."""
+    if facts.name == "zero_":
+        return 0.0
     return float(args[1]) if isinstance(args[1], int | float) else None
 
 
@@ -784,9 +783,6 @@ def _call_of_maker(name: str, args: Any, made: Tensor) -> Call | None:
     if made.dtype not in FLOAT_NUMBERS or not made.numel():
         return None
     if name == "normal" and len(args) == 3 and all(isinstance(x, int | float) for x in args[:2]):
-        return Call("normal_", {"mean": args[0], "std": args[1]})
-    call = _MAKERS.get(name)
-    if call is None:
-        return None
-    arguments = {"mean": 0.0, "std": 1.0} if call == "normal_" else {"a": 0.0, "b": 1.0}
-    return Call(call, arguments)
+        return read_method_call("normal_", args[:2], {})
+    method = _MAKERS.get(name)
+    return None if method is None else read_method_call(method, (), {})

@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,6 @@ from torchinit.tape.naming import Naming, name_draws
 from torchinit.tape.play import one_thread
 from torchinit.tape.recorder import Recorder
 from torchinit.tape.tape import is_plain_memory
-
-Model = TypeVar("Model", bound=nn.Module)
 
 _ATTEMPTS = 8
 # torch's default generator is one for all threads: while one build has seeded it, no other may.
@@ -48,16 +46,13 @@ class Recorded(NamedTuple):
     seed: int
 
 
-def record(
-    build: Callable[[], nn.Module], seed: int, rename: Rename = None, *, again: bool = True
-) -> Recorded:
+def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> Recorded:
     """Runs code that gives a model, until the names of the draws whose values it reads are known.
 
     Args:
         build: gives a model.
         seed: of the keys.
         rename: of canonical names.
-        again: whether the code may be run more than once.
 
     Raises:
         TypeError: for what is no function, or gives no model.
@@ -93,17 +88,17 @@ def record(
         ]
         # Imports may draw from Python's generator; a second run tells whether the code does.
         imports = recorder.drew_elsewhere and len(sys.modules) > modules and not attempt
-        if (not recorder.early and not (imports and again)) or (
-            names is not None
-            and not (imports and again)
-            and all(names[i : i + 1] == new[i : i + 1] for i in recorder.early)
+        if not imports and (
+            not recorder.early
+            or (
+                names is not None
+                and all(names[i : i + 1] == new[i : i + 1] for i in recorder.early)
+            )
         ):
             _check_memory(recorder, parameters, buffers)
             return Recorded(model, recorder, naming, parameters, buffers, seed)
         said = [new[i] for i in sorted(recorder.early)] or said
         names = new
-        if not again:
-            break
         recorder = model = naming = parameters = buffers = None  # type: ignore[assignment]
     raise ArgumentError(
         "the code that builds the model reads values that it draws, and draws other ones for it "

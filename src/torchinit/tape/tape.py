@@ -123,6 +123,21 @@ class Ref(NamedTuple):
             expected *= size
         return True
 
+    @property
+    def extent(self) -> int:
+        """How many elements of the storage it reaches over."""
+        if not self.numel:
+            return 0
+        return 1 + sum((size - 1) * step for size, step in zip(self.size, self.stride, strict=True))
+
+    def is_same_run(self, other: Ref) -> bool:
+        """Whether it and another of its storage are the same elements, one after another."""
+        return (
+            (self.offset, self.numel) == (other.offset, other.numel)
+            and self.is_contiguous()
+            and other.is_contiguous()
+        )
+
     def of(self, storage: UntypedStorage) -> Tensor:
         """The tensor in another storage of the same size."""
         made = torch.empty(0, dtype=self.dtype, device="cpu")
@@ -293,17 +308,11 @@ class Tape:
             cell.writes.append(entry.index)
             cell.is_pending, cell.is_fresh, cell.constant = True, False, None
 
-    def entries_for(self, cells: Iterable[Cell], end: int | None = None) -> list[Entry]:
-        """The entries that the values of storages follow from, in order.
-
-        Args:
-            cells: the storages.
-            end: the first entry that does not count; None if all do.
-        """
-        end = len(self.entries) if end is None else end
+    def entries_for(self, cells: Iterable[Cell]) -> list[Entry]:
+        """The entries that the values of storages follow from, in order."""
         needed: set[int] = set()
         seen: set[tuple[int, int]] = set()
-        left = [(cell, end) for cell in cells]
+        left = [(cell, len(self.entries)) for cell in cells]
         while left:
             cell, before = left.pop()
             for index in reversed(cell.writes):
