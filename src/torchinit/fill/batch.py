@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from asyncio import _get_running_loop, current_task
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import attrgetter
 from threading import get_ident
@@ -66,6 +68,16 @@ def batch() -> Batch:
 
 # The batch that collects what this thread or asyncio task fills; it may have ended.
 open_batch: ContextVar[Batch | None] = ContextVar("torchinit.batch", default=None)
+
+
+@contextmanager
+def without_batch() -> Iterator[None]:
+    """A block of whose fills no open batch collects any: what is written there is used at once."""
+    before = open_batch.set(None)
+    try:
+        yield
+    finally:
+        open_batch.reset(before)
 
 
 class Batch:

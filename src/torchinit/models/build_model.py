@@ -5,31 +5,30 @@ from __future__ import annotations
 import contextlib
 import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
-from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
-from torchinit.fill.batch import open_batch
+from torchinit.fill.batch import without_batch
 from torchinit.fill.fill import fill, fill_fresh
 from torchinit.fill.route import obstacle
 from torchinit.models.collection import no_collection
-from torchinit.models.materialise import put_parameter
+from torchinit.models.materialise import attach, attach_buffer, parameter_like
 from torchinit.models.prepare import check_dtype
-from torchinit.native.torch_private import make_parameter, storage_users, unseen
+from torchinit.native.torch_private import storage_users
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.names import keys_of_names
-from torchinit.tape.play import do_fill
+from torchinit.tape.play import alone, do_fill
 from torchinit.tape.program import Program, remember
 from torchinit.tape.programs import programs_of
 from torchinit.tape.recorder import write_into
 from torchinit.tape.run import Recorded, record
-from torchinit.tape.tape import Cell, is_plain_memory
+from torchinit.tape.tape import Cell, Fill, is_plain_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -82,15 +81,11 @@ def build_model(
     where = torch.get_default_device() if device is None else torch.device(device)
     if where.type == "cpu" and device is None:
         where = None  # type: ignore[assignment]
-    before = open_batch.set(None)
-    try:
-        with no_collection():
-            recorded = record(build, seed, rename)
-            with torch.no_grad(), _disable_current_modes(), unseen():
-                programs = programs_of(recorded)
-                _finish(recorded, programs, where, dtype)
-    finally:
-        open_batch.reset(before)
+    with without_batch(), no_collection():
+        recorded = record(build, seed, rename)
+        with alone():
+            programs = programs_of(recorded)
+            _finish(recorded, programs, where, dtype)
     _warn_of_torchs(programs, seed)
     return recorded.model  # type: ignore[return-value]
 
@@ -175,54 +170,51 @@ class _Finish:
                     tensor.shape, tensor.stride(), dtype=dtype, device="meta"
                 )
                 self._metas[place] = meta
-            _to_meta(named, meta)
+            if isinstance(tensor, Parameter):
+                attach(named, parameter_like(tensor, meta))
+            else:
+                attach_buffer(named, meta)
             return
         device = tensor.device if self._device is None else self._device
-        stays = (tensor.device, tensor.dtype) == (device, dtype)
-        is_drawn = bool(program.draw() or program.fills())  # in the dtype that it has in the end
-        if cell is not None and (cell.is_pending or (is_drawn and not stays)):
-            self._fill(tensor, program, cell, device, dtype)
-        elif not stays:
-            tensor.data = tensor.data.to(device, dtype)
+        if cell is None or not self._draw(tensor, program, cell, device, dtype):
+            if cell is not None and cell.is_pending:
+                write_into(self._tape, [cell], self._key)
+            if (tensor.device, tensor.dtype) != (device, dtype):
+                tensor.data = tensor.data.to(device, dtype)
         self._used.append((program, tensor))
 
-    def _fill(
+    def _draw(
         self, tensor: Tensor, program: Program, cell: Cell, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    ) -> bool:
+        """Draws a tensor where and in the dtype that it ends in; whether that is all it takes."""
         stays = (tensor.device, tensor.dtype) == (device, dtype)
-        is_alone = self._homes[cell] == 1
-        if stays and is_alone and cell.watched == "mapped" and storage_users(tensor) <= 1:
-            stays = False  # memory of torch's own, which may be resized
-        if not stays and is_alone and (program.draw() or program.fills()):
-            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
-            if self._add(new, program) or self._fill_parts(new, program):
-                tensor.data = new
-                cell.is_pending = False
-                return
-        if stays and is_alone and (self._add(tensor, program) or self._fill_parts(tensor, program)):
-            cell.is_pending = False
-            return
-        if cell.is_pending:
-            write_into(self._tape, [cell], self._key)
-        if (tensor.device, tensor.dtype) != (device, dtype):
-            tensor.data = tensor.data.to(device, dtype)
-
-    def _add(self, tensor: Tensor, program: Program) -> bool:
-        """Has a tensor filled with others, if one draw is all it takes."""
-        found = program.draw()
-        if found is None:
+        if self._homes[cell] > 1 or (stays and not cell.is_pending):
             return False
-        (kind, *parameters), number = found
-        law = constant_draw(float(parameters[0])) if kind == CONSTANT else found[0]
-        self._draws.append(law)
-        self._tensors.append(tensor)
-        self._keys.append(0 if number is None else self._key(number))
-        return True
-
-    def _fill_parts(self, tensor: Tensor, program: Program) -> bool:
-        fills = program.fills()
+        draw = program.draw()
+        fills = program.fills() if draw is None else ()
         if fills is None:
             return False
+        home = tensor
+        # What has a mapping of its own goes to memory of torch's, which may be resized.
+        if not stays or (cell.watched == "mapped" and storage_users(tensor) <= 1):
+            home = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
+        if draw is not None:
+            self._add(home, *draw)
+        else:
+            self._fill_parts(home, program, fills)
+        if home is not tensor:
+            tensor.data = home
+        cell.is_pending = False
+        return True
+
+    def _add(self, tensor: Tensor, law: Draw, number: int | None) -> None:
+        """Has a tensor filled together with others."""
+        kind, *parameters = law
+        self._draws.append(constant_draw(float(parameters[0])) if kind == CONSTANT else law)
+        self._tensors.append(tensor)
+        self._keys.append(0 if number is None else self._key(number))
+
+    def _fill_parts(self, tensor: Tensor, program: Program, fills: Sequence[Fill]) -> None:
         assert program.ref is not None
         for one in fills:
             ref = one.writes[0]
@@ -231,7 +223,6 @@ class _Finish:
             )
             with _writable(tensor):
                 do_fill(one, view, self._key)
-        return True
 
     def _left(self) -> list[Cell]:
         """What waits still, and lives."""
@@ -259,19 +250,3 @@ class _Finish:
 def _writable(tensor: Tensor) -> Any:
     """A block in which torch, too, may write to a tensor: one of inference mode, in that."""
     return torch.inference_mode() if tensor.is_inference() else contextlib.nullcontext()
-
-
-def _to_meta(named: Named, meta: Tensor) -> None:
-    """Replaces a tensor by one without memory, wherever it is registered."""
-    old: Any = named.tensor
-    if isinstance(old, Parameter):
-        new = make_parameter(type(old), meta, old.requires_grad)
-        new.__dict__.update(old.__dict__)
-        for slot in named.slots:
-            put_parameter(slot, new)
-        return
-    if isinstance(old, nn.Buffer):
-        meta = nn.Buffer(meta, persistent=old.persistent)
-    meta.__dict__.update(old.__dict__)
-    for slot in named.slots:
-        slot.module._buffers[slot.attribute] = meta

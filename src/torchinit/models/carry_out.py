@@ -14,7 +14,7 @@ from torch.nn.parameter import Parameter
 
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.batch import open_batch
+from torchinit.fill.batch import without_batch
 from torchinit.fill.fill import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
@@ -37,6 +37,7 @@ from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
 
 
+@without_batch()
 def carry_out(
     assignments: Sequence[Assignment],
     device: torch.device,
@@ -51,35 +52,6 @@ def carry_out(
         device: where those on the meta device go.
         key_of_name: under the seed.
     """
-    before = open_batch.set(None)
-    try:
-        _carry_out(assignments, device, key_of_name)
-    finally:
-        open_batch.reset(before)
-
-
-def whole_of(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Tensor:
-    """All of one parameter, filled as ``carry_out`` does, in new memory; the model is left alone.
-
-    Args:
-        one: of a plain parameter on the meta device.
-        device, key_of_name: as ``carry_out``.
-    """
-    before = open_batch.set(None)
-    try:
-        ready: dict[str, Tensor] = {}
-        one = _run_callables(one, device, key_of_name, ready)
-        (home,) = _allocate([one], device, ready)
-        with torch.no_grad():
-            _fill_others([one], [home], key_of_name)
-        return home
-    finally:
-        open_batch.reset(before)
-
-
-def _carry_out(
-    assignments: Sequence[Assignment], device: torch.device, key_of_name: KeyOfName
-) -> None:
     plain: list[Assignment] = []  # on the meta device, and one draw is all they take
     others: list[Assignment] = []
     for one in assignments:
@@ -101,6 +73,22 @@ def _carry_out(
             with torch.no_grad():
                 local_memory(one.named.tensor).copy_(local_memory(home))
             calls.count_write(one.named.tensor)
+
+
+@without_batch()
+def whole_of(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Tensor:
+    """All of one parameter, filled as ``carry_out`` does, in new memory; the model is left alone.
+
+    Args:
+        one: of a plain parameter on the meta device.
+        device, key_of_name: as ``carry_out``.
+    """
+    ready: dict[str, Tensor] = {}
+    one = _run_callables(one, device, key_of_name, ready)
+    (home,) = _allocate([one], device, ready)
+    with torch.no_grad():
+        _fill_others([one], [home], key_of_name)
+    return home
 
 
 def _fill_plain(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class KeyedFills:
         self._key_of_name = key_of_name
         self._named = {storage_number(tensor): (name, tensor.numel()) for name, tensor in named}
         self._ordinals: dict[str, int] = {}
-        self.default = default
+        self._default = default
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:  # noqa: ARG002
         """Does what a call asks for; returns whether it did."""
@@ -49,7 +48,7 @@ class KeyedFills:
             return False
         key = 0
         if draw is None or DISTRIBUTIONS[draw[0]].is_random:
-            name, numel = self._named.get(storage_number(tensor), (self.default, -1))
+            name, numel = self._named.get(storage_number(tensor), (self._default, -1))
             key = self._key_of_name(name if tensor.numel() == numel else self._part(name))
         if draw is None:
             fill_orthogonal(tensor, float(call.arguments["gain"]), key)
@@ -86,13 +85,6 @@ class _OwnFunctions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@contextmanager
-def filling_by(handler: Handler) -> Iterator[None]:
-    """A block whose fills, by torch or by torchinit, a handler is asked about; without autograd."""
-    with torch.no_grad(), intercept(handler), _OwnFunctions(handler):
-        yield
-
-
 def run_callable(
     function: Callable[[Tensor], object], tensor: Tensor, name: str, key_of_name: KeyOfName
 ) -> None:
@@ -102,5 +94,6 @@ def run_callable(
     seeded by the name's key for as long as it runs.
     """
     handler = KeyedFills(key_of_name, [(name, tensor)], name)
-    with seeded(key_of_name(name), tensor.device), filling_by(handler):
+    keys = seeded(key_of_name(name), tensor.device)
+    with keys, torch.no_grad(), intercept(handler), _OwnFunctions(handler):
         function(tensor)

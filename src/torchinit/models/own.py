@@ -7,7 +7,6 @@ that are all torch's own, whose ``reset_parameters`` are their constructors' las
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assignment_of, some
@@ -29,13 +27,13 @@ from torchinit.models.families import (
     why_not_by_resets,
 )
 from torchinit.models.replay import FILL_BUFFERS, bound, put_twins, resets_of, restored
-from torchinit.native.torch_private import unseen
 from torchinit.rules.part import Computed, Kept, Part, Region
 from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
 from torchinit.streams.names import keys_of_names
+from torchinit.tape.play import alone
 from torchinit.tape.program import Keys, Program, recall, remember
 from torchinit.tape.programs import programs_of
-from torchinit.tape.run import record
+from torchinit.tape.run import Recorded, record
 
 
 class _Known(NamedTuple):
@@ -61,12 +59,12 @@ class Values(Computed):
 
     def make(self) -> Tensor:
         """All of them, on the CPU."""
-        with _alone():
+        with alone():
             return self._program.make(self._keys.of(self._program, self._name))
 
     def make_box(self, offset: Sequence[int], into: Tensor) -> None:
         """Those from an index on."""
-        with _alone():
+        with alone():
             key_of_draw = self._keys.of(self._program, self._name)
             self._program.make_box(key_of_draw, offset, into)
 
@@ -220,13 +218,9 @@ class Own:
         kind = own_class(root)
         by = f"{kind.__name__}(config)"
         config = copy.deepcopy(root.config)
-        try:
-            recorded = record(lambda: kind(config), self._seed, self._rename)
-        except Exception as error:
-            self._why[""] = f"{by} raised {type(error).__name__}: {error}"
+        recorded, programs = self._record(lambda: kind(config), by)
+        if recorded is None:
             return {}
-        with _alone():
-            programs = programs_of(recorded)
         built: dict[str, tuple[Named, Program]] = {}
         for named in (*recorded.parameters, *recorded.buffers):
             for slot in named.slots:
@@ -289,13 +283,9 @@ class Own:
             return self._model
 
         with restored(self._model):
-            try:
-                recorded = record(build, self._seed, self._rename)
-            except Exception as error:
-                self._why[""] = f"{by} raised {type(error).__name__}: {error}"
+            recorded, programs = self._record(build, by)
+            if recorded is None:
                 return {}
-            with _alone():
-                programs = programs_of(recorded)
             tensors = (*recorded.parameters, *recorded.buffers)
             now = {slot.name: named for named in tensors for slot in named.slots}
         found: dict[int, _Known] = {}
@@ -310,6 +300,18 @@ class Own:
             elif program.entries or now[named.name].tensor is not named.tensor:
                 found[id(named.tensor)] = _Known(program, keys, by)
         return found
+
+    def _record(
+        self, build: Callable[[], nn.Module], by: str
+    ) -> tuple[Recorded | None, dict[str, Program]]:
+        """What code does, and the programs of it; None, and why, if it raises."""
+        try:
+            recorded = record(build, self._seed, self._rename)
+        except Exception as error:
+            self._why[""] = f"{by} raised {type(error).__name__}: {error}"
+            return None, {}
+        with alone():
+            return recorded, programs_of(recorded)
 
     # What is made of it.
 
@@ -368,10 +370,3 @@ class Own:
 
 def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return not is_lazy(tensor) and tuple(tensor.shape) == shape
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """A block in which nobody is shown what torch does."""
-    with torch.no_grad(), _disable_current_modes(), unseen():
-        yield

@@ -108,22 +108,21 @@ def _chosen(
         for name, tensor in register(remove_duplicate=False):
             names.setdefault(id(tensor), []).append(name)
     found: tuple[list[Named], list[Named]] = [], []
+    patterns = {glob: re.compile(translate(glob), re.DOTALL) for glob in globs}
     unused = set(globs)
     for group, kept in zip((parameters, buffers), found, strict=True):
         for named in group:
+            said = (*(slot.name for slot in named.slots), *names[id(named.tensor)])
             matching = {
-                glob for glob in globs
-                if any(
-                    re.fullmatch(translate(glob), one, re.DOTALL)
-                    for one in (*(slot.name for slot in named.slots), *names[id(named.tensor)])
-                )
+                glob for glob, pattern in patterns.items()
+                if any(map(pattern.fullmatch, said))
             }  # fmt: skip
             unused -= matching
             if matching:
                 kept.append(named)
     if unused or not globs:
-        said = some(sorted(unused)) if unused else repr(only)
-        raise ArgumentError(f"only: {said} matches no parameter or buffer of the model")
+        what = some(sorted(unused)) if unused else repr(only)
+        raise ArgumentError(f"only: {what} matches no parameter or buffer of the model")
     return found
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, UntypedStorage
 from torch.nn import init as torch_init
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
-from torchinit.fill.batch import open_batch
+from torchinit.fill.batch import without_batch
 from torchinit.fill.fill import fill
+from torchinit.native.torch_private import unseen
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.rules.whole import seeded
@@ -50,12 +52,15 @@ def play(entries: Sequence[Entry], key_of_draw: KeyOfDraw) -> dict[Cell, Untyped
 @contextlib.contextmanager
 def _at_once() -> Iterator[None]:
     """A block in which torch computes on one thread, and no open batch collects what is filled."""
-    before = open_batch.set(None)
-    try:
-        with one_thread(), torch.no_grad():
-            yield
-    finally:
-        open_batch.reset(before)
+    with without_batch(), one_thread(), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """A block in which nobody is shown what torch does."""
+    with torch.no_grad(), _disable_current_modes(), unseen():
+        yield
 
 
 @contextlib.contextmanager
