@@ -97,6 +97,7 @@ def _as_it_is(name: str, build: Build) -> tuple[str, Build]:
 
 # What shrinking alone does not make small enough, or leaves out of step.
 _UNET = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
+_CROSS_UNET = {**_UNET, "cross_attention_dim": 32, "attention_head_dim": 4}
 _DIFFUSERS: Mapping[str, Mapping[str, Any]] = {
     "UNet2DModel": {
         **_UNET,
@@ -104,23 +105,17 @@ _DIFFUSERS: Mapping[str, Mapping[str, Any]] = {
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     },
     "UNet2DConditionModel": {
-        **_UNET,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
+        **_CROSS_UNET,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     },
     "ControlNetModel": {
-        **_UNET,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
+        **_CROSS_UNET,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "conditioning_embedding_out_channels": (16, 32),
     },
     "UNet3DConditionModel": {
-        **_UNET,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
+        **_CROSS_UNET,
         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
         "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
     },

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
+from torchinit.models.init_model import init_model_
 from torchinit.models.plan import law_of_part, law_of_values, values_in_words
 from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
@@ -91,10 +92,11 @@ def sources_of(
     """
     own: dict[str, Assignment] = {}
     if not isinstance(model, nn.Module | str | Path) and callable(model):
+        model = build_model(model, seed=0, device="meta" if rules is None else None)
         if rules is None:
-            plan = prepare(build_model(model, seed=0, device="meta"), None, 0, device="cpu")
+            plan = prepare(model, None, 0, device="cpu")
             own = {one.named.name: one for one in plan.assignments}
-        model = build_model(model, seed=0)
+            init_model_(model, seed=0, device="cpu")
     if isinstance(model, nn.Module):
         parameters, _ = gather(model)
         _check_here(parameters)
