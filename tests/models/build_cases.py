@@ -206,6 +206,70 @@ def recurrent() -> nn.Module:
     return nn.GRU(8, 16, 2, bidirectional=True)
 
 
+class ConvNet(nn.Module):
+    """Its loop over all layers knows other laws than theirs, as torchvision's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.classes = nn.Linear(16, 10)
+        for one in self.modules():
+            if isinstance(one, nn.Conv2d):
+                init.kaiming_normal_(one.weight, mode="fan_out", nonlinearity="relu")
+                init.zeros_(one.bias)
+        init.zeros_(self.features[1].weight)
+
+
+@case("loops and priors")
+class Detector(nn.Module):
+    """A prior of a bias, and a method that nobody knows, with another argument than its default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes = ConvNet(), nn.Linear(32, 16)
+        self.scores = nn.Linear(32, 10)
+        self.scores.bias.data = torch.ones(10) * -math.log(99)
+        self.weight_init("narrow")
+
+    def weight_init(self, mode: str = "wide") -> None:
+        init.normal_(self.boxes.weight, std=1.0 if mode == "wide" else 0.01)
+
+
+@case("Mamba")
+class Mamba(nn.Module):
+    """Steps by an inverse softplus, and a ramp of logarithms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dt_proj, self.ramp = nn.Linear(8, 64), Parameter(torch.log(torch.arange(1.0, 17)))
+        low, high = math.log(0.001), math.log(0.1)
+        dt = torch.exp(torch.rand(64) * (high - low) + low).clamp(min=1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.dt_proj.bias._no_reinit = True
+
+
+@case("tied layers")
+class TiedLayers(nn.Module):
+    """The law of an embedding, for a head that initialises itself otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(96, 32), nn.Linear(32, 96)
+        self.head.weight = self.embed.weight
+
+
+@case("prompts")
+class Prompted(nn.Module):
+    """Parameters beside a base model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_model = MinGPT().requires_grad_(False)
+        self.prompt = nn.ParameterDict({"default": torch.empty(8, 32).uniform_(-0.5, 0.5)})
+        self.reparametrised = nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 32))
+
+
 # Copies.
 
 

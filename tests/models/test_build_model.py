@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from build_cases import CASES, FROZEN, LARGE_CONSTANTS, OF_TORCH, built, plain, quiet
+from build_cases import CASES, FROZEN, LARGE_CONSTANTS, OF_TORCH, Made, built, plain, quiet
 from compared import assert_same, differences, tensors, values
 from torch import nn
 
@@ -157,6 +157,22 @@ def _plain_on_meta(name: str) -> nn.Module | None:
             return quiet(CASES[name])
     except (RuntimeError, TypeError):
         return None
+
+
+def test_parameters_whose_elements_overlap() -> None:
+    """They are built as plain ones are, and no other values can be given to both."""
+
+    def build() -> nn.Module:
+        rows = torch.randn(10, 4)
+        return Made(a=nn.Parameter(rows[:6]), b=nn.Parameter(rows[4:]))
+
+    model = build_model(build, seed=0)
+    assert torch.equal(model.a[4:], model.b[:2])
+    before = values(model)
+    with pytest.raises(ArgumentError, match="'a' and 'b' lie in one memory"):
+        init_model_(model, seed=0)
+    for key, value in values(model).items():
+        assert torch.equal(value, before[key]), key
 
 
 def test_devices_and_dtypes() -> None:
