@@ -139,12 +139,12 @@ def _use(function: Callable[..., Any], sample: Any, how: str) -> list[Any]:
     return [one.detach() if isinstance(one, Tensor) else one for one in left]
 
 
-def _difference(one: Any, other: Any) -> str:
+def _difference(one: Any, other: Any, *, strides: bool = True) -> str:
     if not isinstance(one, Tensor) or one.layout is not torch.strided or one.is_quantized:
         return "" if isinstance(one, Tensor) or one == other or one != one else "number"
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return f"{tuple(one.shape)} {one.dtype} for {tuple(other.shape)} {other.dtype}"
-    if one.numel() > 1 and one.stride() != other.stride():
+    if strides and one.numel() > 1 and one.stride() != other.stride():
         return f"strides {one.stride()} for {other.stride()}"
     same = (one == other) | (one.isnan() & other.isnan())
     if one.is_floating_point() or one.is_complex():
@@ -167,17 +167,27 @@ class _Everything(nn.Module):
 @long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("how", "dtype"), [("used", torch.float32), ("changed", torch.float32)], ids=str
+    ("how", "dtype", "without"),
+    [
+        ("used", torch.float32, set()),
+        ("used", torch.bfloat16, {"native_batch_norm"}),
+        ("used", torch.complex64, {"linalg.pinv", "pinverse", "linalg.lstsq"}),
+        ("changed", torch.float32, set()),
+        ("derived", torch.float32, {"sparse.mm"}),
+    ],
+    ids=str,
 )
-def test_operators_on_what_waits_are_as_on_values(how: str, dtype: torch.dtype) -> None:
+def test_operators_on_what_waits_are_as_on_values(
+    how: str, dtype: torch.dtype, without: set[str]
+) -> None:
     """Every operator that torch has samples for, with arguments that follow from draws.
 
     The draws are uniform between 0 and 0, so that plain values are known.
     """
     wrong: dict[str, str] = {}
     count = 0
-    for operator, sample in _samples(8 if how == "used" else 4, dtype, grad=how == "derived"):
-        if operator.name in _NO_VALUES:
+    for operator, sample in _samples(5, dtype, grad=how == "derived"):
+        if operator.name in _NO_VALUES | without:
             continue
         for function in filter(None, (operator.op, operator.inplace_variant)):
             with torch.set_grad_enabled(how == "derived"), torch.random.fork_rng():
@@ -198,7 +208,8 @@ def test_operators_on_what_waits_are_as_on_values(how: str, dtype: torch.dtype) 
                     wrong.setdefault(operator.name, f"{type(error).__name__}: {error}")
                     continue
             for pair in zip(made, plain[0], strict=True):
-                if found := _difference(*pair):
+                # The strides of a gradient are nobody's business.
+                if found := _difference(*pair, strides=how != "derived"):
                     wrong.setdefault(operator.name, found)
-    assert count > 2000
+    assert count > 1500
     assert wrong == {}
