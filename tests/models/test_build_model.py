@@ -175,6 +175,39 @@ def test_parameters_whose_elements_overlap() -> None:
         assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_draws_that_are_seen_in_another_dtype(device: str | None) -> None:
+    """Their bits are kept, whatever they mean there."""
+
+    def built_as(word: torch.dtype, half: torch.dtype) -> nn.Module:
+        def build() -> nn.Module:
+            words, halves = torch.empty(64), torch.empty(64, dtype=torch.float16)
+            model = Made(halves=nn.Parameter(nn.init.normal_(halves).view(half)))
+            model.register_buffer("words", nn.init.normal_(words).view(word))
+            return model
+
+        return init_model_(build_model(build, seed=0, device=device), seed=0, device="cpu")
+
+    drawn = built_as(torch.float32, torch.float16)
+    seen = built_as(torch.int32, torch.bfloat16)
+    assert torch.equal(seen.words.view(torch.float32), drawn.words)
+    assert torch.equal(seen.halves.view(torch.float16), drawn.halves)
+
+
+def test_a_buffer_that_is_a_parameter() -> None:
+    def build() -> nn.Module:
+        model = Made(weight=nn.Parameter(torch.randn(8)))
+        model.register_buffer("frozen", nn.Parameter(torch.randn(8), requires_grad=False))
+        return model
+
+    ours, model = build_model(build, seed=0), build_model(build, seed=0, device="meta")
+    for one in (model, init_model_(model, seed=0, device="cpu")):
+        assert list(one._parameters) == ["weight"]
+        assert type(one.frozen) is nn.Parameter
+        assert not one.frozen.requires_grad
+    assert_same(model, ours)
+
+
 def test_devices_and_dtypes() -> None:
     build = CASES["DiT"]
     with torch.device("meta"):

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
@@ -170,7 +169,7 @@ class _Finish:
                     tensor.shape, tensor.stride(), dtype=dtype, device="meta"
                 )
                 self._metas[place] = meta
-            if isinstance(tensor, Parameter):
+            if named.attribute in named.module._parameters:
                 attach(named, parameter_like(tensor, meta))
             else:
                 attach_buffer(named, meta)

@@ -82,6 +82,8 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
     memory = shard_like(memory, named.tensor, memory.device)
     if isinstance(named.tensor, Buffer):
         memory = Buffer(memory, persistent=named.tensor.persistent)
+    elif type(named.tensor) is Parameter:
+        memory = parameter_like(named.tensor, memory)
     memory.__dict__.update(named.tensor.__dict__)
     for slot in named.slots:
         slot.module._buffers[slot.attribute] = memory

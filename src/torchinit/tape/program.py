@@ -65,7 +65,10 @@ class Program:
         entry = self.entries[0]
         if not isinstance(entry, Fill) or entry.law is None:
             return None
-        return (entry.law, entry.draw) if entry.writes[0].is_same_run(self.ref) else None
+        written = entry.writes[0]
+        if written.dtype != self.dtype or not written.is_same_run(self.ref):
+            return None
+        return entry.law, entry.draw
 
     def fills(self) -> list[Fill] | None:
         """Its entries, if they only fill parts of the tensor; None if they do not."""
