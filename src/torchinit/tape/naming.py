@@ -109,7 +109,7 @@ def _home(ref: Ref, ones: Sequence[tuple[str, Ref]]) -> tuple[str, bool]:
 
 def _are_equal(one: Ref, other: Ref) -> bool:
     """Whether two tensors of one storage have the same elements."""
-    if one.geometry == other.geometry or (one.is_all() and other.is_all()):
+    if one.geometry == other.geometry or (one.is_all and other.is_all):
         return True
     return one.is_same_run(other)
 

@@ -74,6 +74,8 @@ class Facts(NamedTuple):
         is_random: whether it draws from a generator.
         written: (place, name) of the arguments that it writes to.
         overwrites: whether it writes all of what it writes to, whatever was there.
+        fills: whether that is with one value.
+        copies: whether its result has the values that its last tensor has.
         gives_numbers: whether values leave the tensors, as numbers or as sizes.
         must_be_done: whether it cannot wait: what it returns is not known without values.
     """
@@ -84,6 +86,8 @@ class Facts(NamedTuple):
     is_random: bool
     written: tuple[tuple[int, str], ...]
     overwrites: bool
+    fills: bool
+    copies: bool
     gives_numbers: bool
     must_be_done: bool
 
@@ -121,6 +125,8 @@ def facts_of(function: Any) -> Facts:
         or any(argument.name == "generator" for argument in schema.arguments),
         written,
         schema.name in OVERWRITES,
+        name in ("fill_", "zero_"),
+        name in ("clone", "copy_"),
         gives_numbers,
         gives_numbers
         or not (torch.Tag.pointwise in tags or name.rstrip("_") in _KNOWN_RESULTS)

@@ -146,7 +146,7 @@ def box_is_exact(entries: Iterable[Entry], ref: Ref) -> bool:
     def is_like(one: Ref) -> bool:
         if dtypes.setdefault(one.cell, one.dtype) != one.dtype:
             return False
-        return one.is_contiguous() and one.size == ref.size and one.is_all()
+        return one.is_contiguous and one.size == ref.size and one.is_all
 
     if not is_like(ref):
         return False

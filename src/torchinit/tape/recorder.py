@@ -57,10 +57,17 @@ from torchinit.tape.tape import (
 _LARGE_CONSTANT = 1 << 20  # bytes from which a number waits that fills new memory
 _LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
 _SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
+_KEEPING = (None, torch.preserve_format)  # the strides that are there
 # Where torch enters a recorder.
 _ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
 _EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
 _OF_FLOATS = {"normal_", "uniform_", "exponential_", "cauchy_", "log_normal_"}
+# What torch's Python calls them by, in half the time that their overloads take.
+_QUICK: dict[Any, Any] = {
+    torch.ops.aten.empty.memory_format: torch._C._VariableFunctions.empty,
+    torch.ops.aten.zeros.default: torch._C._VariableFunctions.zeros,
+    torch.ops.aten.ones.default: torch._C._VariableFunctions.ones,
+}
 # Factories, and the method that each of them comes to.
 _MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
 
@@ -184,6 +191,8 @@ class Recorder(TorchDispatchMode):
             return self._make_fresh(function, args, kwargs)
         if facts.kind == "filled":
             return self._make_filled(function, args, kwargs)
+        if facts.fills and (done := self._fill_again(function, facts, args)) is not None:
+            return done
         flat = args if not kwargs and _are_leaves(args) else tree_leaves((args, kwargs))
         tensors = [one for one in flat if isinstance(one, Tensor)]
         targets = _targets(facts, args, kwargs)
@@ -205,14 +214,14 @@ class Recorder(TorchDispatchMode):
             if done is not NotImplemented:
                 return done
         if not self._any_taped(tensors):
-            if facts.name in ("fill_", "zero_") and self._fill_fresh(facts, args, tensors):
+            if facts.fills and self._fill_fresh(facts, args, tensors):
                 return args[0]
             for target in targets:
                 self._before_write(target, overwrites=facts.overwrites)
             result = function(*args, **kwargs)
             if self.used_own_seed:
                 self._pass_on(tensors, (*targets, *tree_leaves(result)))
-            if facts.name in ("fill_", "zero_") and targets:
+            if facts.fills:
                 self._note_constant(targets[0], _number(facts, args))
             return result
         if self._overwrites(facts, targets, tensors):
@@ -222,6 +231,8 @@ class Recorder(TorchDispatchMode):
             return result
         if facts.name == "index" and not _has_mask(args[1]):
             facts = facts._replace(gives_numbers=False, must_be_done=False)
+        if facts.copies and (copy := self._draw_copy(facts, args, kwargs)) is not None:
+            return copy
         if not facts.must_be_done and self._can_wait(tensors, targets):
             done = self._wait(function, facts, args, kwargs, targets)
             if done is not NotImplemented:
@@ -230,8 +241,9 @@ class Recorder(TorchDispatchMode):
 
     def _make_fresh(self, function: Any, args: Any, kwargs: Any) -> Tensor:
         """Memory that nobody has written to; a mapping of its own, if it is large."""
-        large = self._empty_mapped(function, args, kwargs)
-        made: Tensor = function(*args, **kwargs) if large is None else large
+        made: Tensor | None = self._empty_mapped(function, args, kwargs)
+        if made is None:
+            made = _QUICK.get(function, function)(*args, **kwargs)
         if is_plain_memory(made):
             cell = self.tape.cell(made)
             if not cell.writes:
@@ -260,7 +272,7 @@ class Recorder(TorchDispatchMode):
         if number is not None:
             large = self._empty_mapped(function, args, kwargs, _LARGE_CONSTANT)
         if large is None or large.dtype not in FLOAT_NUMBERS:
-            made: Tensor = function(*args, **kwargs)
+            made: Tensor = _QUICK.get(function, function)(*args, **kwargs)
             self._note_constant(made, number)
             return made
         self._watch(self.tape.cell(large), large)
@@ -325,14 +337,14 @@ class Recorder(TorchDispatchMode):
             cell.is_exposed = True  # memory of NumPy's, or somebody's
         if cell.held:
             self._hold(cell)
-        if cell.watched == "marked" and cell.is_fresh and not ref.is_all():
+        if cell.watched == "marked" and cell.is_fresh and not ref.is_all:
             # Or somebody has written past torch.
             cell.is_fresh = is_marked(_begin(tensor), cell.nbytes)
-        if cell.is_fresh or (overwrites and ref.is_all()):
+        if cell.is_fresh or (overwrites and ref.is_all):
             if cell.is_fresh and not cell.watched:
                 self._mark(cell, _begin(tensor), LARGE if self.memory.has_pages else math.inf)
             return ref
-        with torch.no_grad(), _disable_current_modes():
+        with torch.no_grad(), _unseen_by_modes():
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
             whole.set_(storage_of(tensor))
             self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone().cpu()))
@@ -368,7 +380,7 @@ class Recorder(TorchDispatchMode):
     def _hold(self, cell: Cell) -> None:
         """Before values change that entries refer to: these get copies."""
         for constant in cell.held:
-            with _disable_current_modes():
+            with _unseen_by_modes():
                 assert constant.tensor is not None
                 constant.tensor = constant.tensor.clone()
         cell.held = []
@@ -380,15 +392,33 @@ class Recorder(TorchDispatchMode):
             return
         self._hold(cell)
         ref = self.tape.ref(tensor, cell)
-        if cell.is_fresh and not (overwrites and ref.is_all()) and cell.nbytes < _LARGE_SCRATCH:
+        if cell.is_fresh and not (overwrites and ref.is_all) and cell.nbytes < _LARGE_SCRATCH:
             cell.has_gaps = True
-            with _disable_current_modes():
+            with _unseen_by_modes():
                 size = (cell.nbytes // tensor.dtype.itemsize,)
                 whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
                 mark_unwritten(whole.set_(storage_of(tensor), 0, size, (1,)))
-        elif overwrites and ref.is_all():
+        elif overwrites and ref.is_all:
             cell.has_gaps = False
         cell.is_fresh, cell.constant = False, None
+
+    def _fill_again(self, function: Any, facts: Facts, args: Any) -> Tensor | None:
+        """Has a number fill a tensor that holds others, and that nothing on the tape needs.
+
+        So do the layers that put their statistics back where they begin. None if it is not so.
+        """
+        target: Tensor = args[0]
+        cell = self.tape.find(target) if is_plain_memory(target) else None
+        number = _number(facts, args)
+        if cell is None or cell.writes or cell.is_fresh or cell.held or number is None:
+            return None
+        function(*args)
+        is_all = self.tape.ref(target, cell).is_all
+        cell.watched = ""
+        cell.has_gaps = cell.has_gaps and not is_all
+        is_known = is_all and target.is_floating_point() and not cell.is_exposed
+        cell.constant = number if is_known else None
+        return target
 
     def _fill_fresh(self, facts: Facts, args: Any, tensors: Sequence[Tensor]) -> bool:
         """Has a number wait that goes to a part of memory where nothing is yet."""
@@ -404,7 +434,7 @@ class Recorder(TorchDispatchMode):
     def _note_constant(self, tensor: Tensor, number: float | None) -> None:
         if is_plain_memory(tensor) and number is not None and tensor.dtype.is_floating_point:
             cell = self.tape.cell(tensor)
-            if self.tape.ref(tensor, cell).is_all() and not cell.is_exposed:
+            if self.tape.ref(tensor, cell).is_all and not cell.is_exposed:
                 cell.constant = number
 
     def _pass_on(self, tensors: Sequence[Tensor], results: Sequence[Any]) -> None:
@@ -439,7 +469,7 @@ class Recorder(TorchDispatchMode):
         draw: int | None = None,
     ) -> Operation:
         """The entry of an operator; not yet on the tape, without what it makes."""
-        with _disable_current_modes(), torch.no_grad():
+        with _unseen_by_modes():
             overwrites = facts_of(function).overwrites
             writes = [self._target(target, overwrites=overwrites) for target in targets]
             written = {id(target): ref for target, ref in zip(targets, writes, strict=True)}
@@ -448,7 +478,7 @@ class Recorder(TorchDispatchMode):
                 else None if isinstance(one, Generator) else one
                 for one in flat
             ]  # fmt: skip
-        whole = [overwrites and ref.is_all() for ref in writes]
+        whole = [overwrites and ref.is_all for ref in writes]
         gone = [ref.cell for ref, is_whole in zip(writes, whole, strict=True) if is_whole]
         reads = [one for one in arguments if isinstance(one, Ref) and one.cell not in gone]
         return Operation(function, arguments, spec, writes, whole, reads, draw)
@@ -588,7 +618,7 @@ class Recorder(TorchDispatchMode):
         ):
             return False
         cell = self.tape.cell(target)
-        if not self.tape.ref(target, cell).is_all():
+        if not self.tape.ref(target, cell).is_all:
             return False
         if cell.nbytes >= LARGE and len(tensors) == 1:
             return False  # a number, which can wait: its memory is not to be touched
@@ -613,7 +643,7 @@ class Recorder(TorchDispatchMode):
             and len(function._schema.returns) == 1
             and sum(isinstance(one, Tensor) for one in flat) == 1
         )
-        if in_place and facts.name in ("fill_", "zero_") and targets[0].dtype in FLOAT_NUMBERS:
+        if in_place and facts.fills and targets[0].dtype in FLOAT_NUMBERS:
             self._record_constant(targets[0], _number(facts, args))
             return targets[0]
         if in_place:  # by numbers: nothing has to be found out
@@ -637,6 +667,34 @@ class Recorder(TorchDispatchMode):
         self._add(entry)
         return tree_unflatten(returned, results.spec)
 
+    def _draw_copy(self, facts: Facts, args: Any, kwargs: Any) -> Tensor | None:
+        """Has a copy of all that one draw filled be drawn by the same key; None if it is none."""
+        into, source = args[:2] if facts.name == "copy_" else (None, args[0])
+        if not is_plain_memory(source) or kwargs.get("memory_format") not in _KEEPING:
+            return None
+        cell = self.tape.find(source)
+        if cell is None or not (cell.is_pending and cell.is_on_cpu):
+            return None
+        entries, ref = self.tape.entries_for([cell]), self.tape.ref(source, cell)
+        fill = entries[0]
+        if len(entries) > 1 or not isinstance(fill, Fill):
+            return None
+        drawn = fill.writes[0]
+        is_whole = drawn.is_same_run(ref) if fill.law else drawn.geometry == ref.geometry
+        if not (is_whole and ref.is_all and ref.is_contiguous and drawn.dtype == ref.dtype):
+            return None
+        if into is None:
+            into = self._real(Shape(source.shape, ref.stride, ref.dtype))
+        elif (
+            not is_plain_memory(into)
+            or (into.shape, into.dtype) != (source.shape, source.dtype)
+            or not self.tape.ref(into, self.tape.cell(into)).is_all
+            or not into.is_contiguous()
+        ):
+            return None
+        self._add(Fill(self._target(into, overwrites=True), fill.call, fill.law, fill.draw))
+        return into
+
     def _real(self, shape: Shape) -> Tensor:
         """Memory for what an operator returns, which is not touched."""
         with _unseen_by_modes():
@@ -654,7 +712,7 @@ class Recorder(TorchDispatchMode):
         taped = [self.tape.cell(one) for one in given if self._is_taped(one)]
         if facts.gives_numbers and taped:
             self._bake(taped)
-        with _disable_current_modes():
+        with _unseen_by_modes():
             self.do(taped)
         entry = self._operation(
             function, flat, spec, [one for one in targets if is_plain_memory(one)]

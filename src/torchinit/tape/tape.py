@@ -17,6 +17,7 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.torch_private import StorageWeakRef, storage_number, storage_of_reference
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
+from torchinit.streams.canonical import new_tuple
 
 # The methods as they are: while a recorder is on, others take their place (patch/looks.py).
 storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
@@ -54,10 +55,9 @@ class Cell:
         "is_torchs", "nbytes", "number", "reference", "watched", "writes",
     )  # fmt: skip
 
-    def __init__(self, storage: UntypedStorage) -> None:
+    def __init__(self, number: int, storage: UntypedStorage, *, is_on_cpu: bool) -> None:
         self.reference = StorageWeakRef(storage)
-        self.number, self.nbytes = storage._cdata, storage.nbytes()
-        self.is_on_cpu = storage.device.type == "cpu"
+        self.number, self.nbytes, self.is_on_cpu = number, storage.nbytes(), is_on_cpu
         self.writes: list[int] = []
         self.held: list[Constant] = []
         self.constant: float | None = None
@@ -82,6 +82,8 @@ class Ref(NamedTuple):
     Attributes:
         cell: its storage.
         dtype, size, stride, offset: of the tensor in it.
+        is_contiguous: whether its elements lie side by side, in order.
+        is_all: whether it is all of its storage, each element once.
     """
 
     cell: Cell
@@ -89,6 +91,8 @@ class Ref(NamedTuple):
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
+    is_contiguous: bool
+    is_all: bool
 
     @property
     def geometry(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -99,29 +103,6 @@ class Ref(NamedTuple):
     def numel(self) -> int:
         """How many elements it has."""
         return math.prod(self.size)
-
-    def is_all(self) -> bool:
-        """Whether it is all of its storage, each element once."""
-        if self.offset or self.numel * self.dtype.itemsize != self.cell.nbytes:
-            return False
-        if self.is_contiguous():
-            return True
-        expected = 1
-        for stride, size in sorted(zip(self.stride, self.size, strict=True)):
-            if size != 1:
-                if stride != expected:
-                    return False
-                expected *= size
-        return True
-
-    def is_contiguous(self) -> bool:
-        """Whether its elements lie side by side, in order."""
-        expected = 1
-        for size, stride in zip(reversed(self.size), reversed(self.stride), strict=True):
-            if size != 1 and stride != expected:
-                return False
-            expected *= size
-        return True
 
     @property
     def extent(self) -> int:
@@ -134,14 +115,25 @@ class Ref(NamedTuple):
         """Whether it and another of its storage are the same elements, one after another."""
         return (
             (self.offset, self.numel) == (other.offset, other.numel)
-            and self.is_contiguous()
-            and other.is_contiguous()
+            and self.is_contiguous
+            and other.is_contiguous
         )
 
     def of(self, storage: UntypedStorage) -> Tensor:
         """The tensor in another storage of the same size."""
         made = torch.empty(0, dtype=self.dtype, device="cpu")
         return made.set_(storage, self.offset, self.size, self.stride)
+
+
+def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether elements lie side by side, in any order."""
+    expected = 1
+    for step, length in sorted(zip(stride, size, strict=True)):
+        if length != 1:
+            if step != expected:
+                return False
+            expected *= length
+    return True
 
 
 class Constant:
@@ -195,7 +187,7 @@ class Fill(Entry):
 
     def __init__(self, ref: Ref, call: Call, law: Draw | None, draw: int | None) -> None:
         self.index = -1
-        self.writes, self.whole, self.reads, self.draw = (ref,), (ref.is_all(),), (), draw
+        self.writes, self.whole, self.reads, self.draw = (ref,), (ref.is_all,), (), draw
         self.call, self.law = call, law
 
 
@@ -277,9 +269,11 @@ class Tape:
 
     def cell(self, tensor: Tensor) -> Cell:
         """The cell of a tensor's storage."""
-        cell = self.cells.get(storage_number(tensor))
+        number = storage_number(tensor)
+        cell = self.cells.get(number)
         if cell is None:
-            cell = self.cells[storage_number(tensor)] = Cell(storage_of(tensor))
+            cell = Cell(number, storage_of(tensor), is_on_cpu=tensor.is_cpu)
+            self.cells[number] = cell
         return cell
 
     def renew(self, tensor: Tensor) -> Cell:
@@ -295,9 +289,11 @@ class Tape:
 
     def ref(self, tensor: Tensor, cell: Cell) -> Ref:
         """A tensor as the tape knows it."""
-        return Ref(
-            cell, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
-        )
+        size, stride, offset = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+        is_contiguous = tensor.is_contiguous()
+        is_all = tensor.nbytes == cell.nbytes and (is_contiguous or _is_dense(size, stride))
+        place = (cell, tensor.dtype, size, stride, offset, is_contiguous, is_all)
+        return new_tuple(Ref, place)  # type: ignore[no-any-return]
 
     def add(self, entry: Entry) -> None:
         """Adds an entry at the end."""
@@ -310,6 +306,11 @@ class Tape:
 
     def entries_for(self, cells: Iterable[Cell]) -> list[Entry]:
         """The entries that the values of storages follow from, in order."""
+        cells = list(cells)
+        if len(cells) == 1 and cells[0].writes:
+            last = self.entries[cells[0].writes[-1]]
+            if last.whole == (True,) and not last.reads:
+                return [last]  # as of most parameters
         needed: set[int] = set()
         seen: set[tuple[int, int]] = set()
         left = [(cell, len(self.entries)) for cell in cells]
