@@ -194,6 +194,46 @@ def test_draws_that_are_seen_in_another_dtype(device: str | None) -> None:
     assert torch.equal(seen.halves.view(torch.float16), drawn.halves)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_copies_of_a_draw(device: str | None, dtype: torch.dtype | None) -> None:
+    """They have its values whatever becomes of it later, and whatever they held before."""
+
+    def build() -> nn.Module:
+        key, query = nn.Linear(8, 8), nn.Linear(8, 8)
+        late, matrix = nn.Linear(8, 8), nn.Linear(8, 8)
+        nn.init.orthogonal_(matrix.weight)
+        with torch.no_grad():
+            key.weight.copy_(query.weight)
+            late.weight.copy_(query.weight)
+            late.weight[0].zero_()
+            kept = query.weight.clone()
+            turned = matrix.weight.t().clone()
+            image = query.weight.view(2, 4, 4, 2).clone(memory_format=torch.channels_last)
+            part = query.weight[2:4].clone()
+            query.weight.mul_(2)
+        return Made(
+            key=key, query=query, late=late, matrix=matrix, twin=copy.deepcopy(matrix),
+            kept=nn.Parameter(kept), turned=nn.Parameter(turned), image=nn.Parameter(image),
+            part=nn.Parameter(part),
+        )  # fmt: skip
+
+    model = build_model(build, seed=0, device=device, dtype=dtype)
+    if device is not None:
+        model = init_model_(model, seed=0, device="cpu")
+    drawn = model.key.weight
+    assert len(drawn.unique()) > 32
+    assert torch.equal(model.query.weight, drawn * 2)
+    assert torch.equal(model.late.weight[1:], drawn[1:])
+    assert not model.late.weight[0].any()
+    assert torch.equal(model.kept, drawn)
+    assert torch.equal(model.image, drawn.view(2, 4, 4, 2))
+    assert model.image.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model.part, drawn[2:4])
+    assert torch.equal(model.twin.weight, model.matrix.weight)
+    assert torch.equal(model.turned, model.matrix.weight.t())
+
+
 def test_a_buffer_that_is_a_parameter() -> None:
     def build() -> nn.Module:
         model = Made(weight=nn.Parameter(torch.randn(8)))

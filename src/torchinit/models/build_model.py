@@ -6,7 +6,7 @@ import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -81,23 +81,31 @@ def build_model(
     if where.type == "cpu" and device is None:
         where = None  # type: ignore[assignment]
     with without_batch(), no_collection():
-        recorded = record(build, seed, rename)
-        with alone():
-            programs = programs_of(recorded)
-            _finish(recorded, programs, where, dtype)
-    _warn_of_torchs(programs, seed)
-    return recorded.model  # type: ignore[return-value]
-
-
-def _warn_of_torchs(programs: dict[str, Program], seed: int) -> None:
-    names = [name for name, program in programs.items() if program.is_torchs]
+        model, names = _build(build, seed, where, dtype, rename)
     if names:
         shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
         warnings.warn(
             f"torch drew {len(names)} tensors, from a generator or seed of the code's own: "
             f"seed={seed} has no effect on {shown}",
-            stacklevel=3,
+            stacklevel=2,
         )
+    return model
+
+
+def _build(
+    build: Callable[[], Model],
+    seed: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    rename: Rename,
+) -> tuple[Model, list[str]]:
+    """The model, and the names of what torch drew. The tape is gone when this returns."""
+    recorded = record(build, seed, rename)
+    with alone():
+        programs = programs_of(recorded)
+        _finish(recorded, programs, device, dtype)
+    names = [name for name, program in programs.items() if program.is_torchs]
+    return recorded.model, names  # type: ignore[return-value]
 
 
 def _finish(
@@ -116,6 +124,24 @@ def _finish(
     for named in recorded.buffers:
         finish.take(named, named.tensor.dtype)
     finish.end()
+
+
+class _Fills(NamedTuple):
+    """Fills that are done together, none over another."""
+
+    draws: list[Draw]
+    tensors: list[Tensor]
+    keys: list[int]
+
+    def do(self) -> None:
+        tensors = self.tensors
+        alike = {(one.device, one.is_contiguous(), bool(obstacle(one))) for one in tensors}
+        together = len(alike) == 1 and alike.pop()[1:] == (True, False)
+        if together and fill_fresh(self.draws, tensors, self.keys):
+            return
+        for law, tensor, key in zip(self.draws, tensors, self.keys, strict=True):
+            with _writable(tensor):
+                fill(law, tensor, key)
 
 
 class _Finish:
@@ -137,10 +163,8 @@ class _Finish:
                 self._homes[cell] = self._homes.get(cell, 0) + 1
         self._used: list[tuple[Program, Tensor]] = []
         self._metas: dict[Any, Tensor] = {}
-        # Fills that are done together: draws, tensors, keys.
-        self._draws: list[Draw] = []
-        self._tensors: list[Tensor] = []
-        self._keys: list[int] = []
+        # Fills that are done together, and then others that go over a part of them.
+        self._rounds: list[_Fills] = []
 
     def _key(self, number: int) -> int:
         return self._key_of_name(self._names[number])
@@ -198,7 +222,7 @@ class _Finish:
         if not stays or (cell.watched == "mapped" and storage_users(tensor) <= 1):
             home = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
         if draw is not None:
-            self._add(home, *draw)
+            self._add(0, home, *draw)
         else:
             self._fill_parts(home, program, fills)
         if home is not tensor:
@@ -206,20 +230,27 @@ class _Finish:
         cell.is_pending = False
         return True
 
-    def _add(self, tensor: Tensor, law: Draw, number: int | None) -> None:
-        """Has a tensor filled together with others."""
+    def _add(self, turn: int, tensor: Tensor, law: Draw, number: int | None) -> None:
+        """Has a tensor filled together with others: first, or over what was filled before."""
+        if turn == len(self._rounds):
+            self._rounds.append(_Fills([], [], []))
+        fills = self._rounds[turn]
         kind, *parameters = law
-        self._draws.append(constant_draw(float(parameters[0])) if kind == CONSTANT else law)
-        self._tensors.append(tensor)
-        self._keys.append(0 if number is None else self._key(number))
+        fills.draws.append(constant_draw(float(parameters[0])) if kind == CONSTANT else law)
+        fills.tensors.append(tensor)
+        fills.keys.append(0 if number is None else self._key(number))
 
     def _fill_parts(self, tensor: Tensor, program: Program, fills: Sequence[Fill]) -> None:
         assert program.ref is not None
-        for one in fills:
-            ref = one.writes[0]
-            view = tensor.as_strided(
-                ref.size, ref.stride, tensor.storage_offset() + ref.offset - program.ref.offset
-            )
+        begin = tensor.storage_offset() - program.ref.offset
+        refs = [one.writes[0] for one in fills]
+        views = [tensor.as_strided(ref.size, ref.stride, begin + ref.offset) for ref in refs]
+        together = all(one.law is not None for one in fills)
+        together = together and all(ref.is_contiguous for ref in refs)
+        for turn, (one, view) in enumerate(zip(fills, views, strict=True)):
+            if together and one.law is not None:
+                self._add(turn, view, one.law, one.draw)
+                continue
             with _writable(tensor):
                 do_fill(one, view, self._key)
 
@@ -229,15 +260,8 @@ class _Finish:
 
     def end(self) -> None:
         """Fills what is left: what is filled together, and what lives without a name."""
-        if self._tensors:
-            alike = {
-                (one.device, one.is_contiguous(), bool(obstacle(one))) for one in self._tensors
-            }
-            together = len(alike) == 1 and alike.pop()[1:] == (True, False)
-            if not (together and fill_fresh(self._draws, self._tensors, self._keys)):
-                for law, tensor, key in zip(self._draws, self._tensors, self._keys, strict=True):
-                    with _writable(tensor):
-                        fill(law, tensor, key)
+        for fills in self._rounds:
+            fills.do()
         if sum(cell.nbytes for cell in self._left()) >= _MUCH:
             gc.collect()  # what only garbage holds is not to be made
         for cell in self._left():

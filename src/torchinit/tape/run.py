@@ -189,6 +189,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             recorder.bake_all()
     finally:
         leave(frame)
+        recorder.frame = None  # nothing is to keep the recorder alive
         torch.set_rng_state(states[0])
         random.setstate(states[1])
         if numpy:
