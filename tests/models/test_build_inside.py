@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import os
 import random
 import signal
@@ -29,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import torchinit
 from torchinit import ArgumentError, build_model, init_model_
 from torchinit.patch.frames import handlers
+from torchinit.tape import play
 
 
 def plainly(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -532,3 +534,51 @@ def test_a_child_that_builds() -> None:
         return str([name for name in found if not are_same(found[name], expected[name])]).encode()
 
     assert in_a_fork(same) == b"[]"
+
+
+def _forward(*, training: bool) -> nn.Module:
+    """A constructor that finds out sizes by a forward of zeros, as many do."""
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3), nn.GroupNorm(2, 8), nn.GELU(), nn.Upsample(scale_factor=2),
+        nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(), nn.LayerNorm(72), nn.Linear(72, 8), nn.BatchNorm1d(8),
+    )  # fmt: skip
+    with torch.no_grad():
+        size = layers.train(training)(torch.zeros(2, 3, 16, 16)).shape[1]
+    gc.collect()  # torch's first use of some operators leaves cycles that hold frames
+    return nn.Sequential(layers, nn.Linear(size, 4))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_forward_inside_is_not_done_unless_it_is_read(training, monkeypatch) -> None:
+    runs, done = [], []
+    operate = play._operate
+    monkeypatch.setattr(
+        play, "_operate", lambda entry, *rest: (done.append(entry), operate(entry, *rest))
+    )
+
+    def build() -> nn.Module:
+        runs.append(0)
+        return _forward(training=training)
+
+    model = build_model(build, seed=0)
+    assert len(runs) == 1
+    # In training it decides the statistics of the batches, all by one forward.
+    assert (len(done) > 0) == training
+    assert len(done) == len(set(done))
+
+    def assert_is_what_a_forward_gives(model: nn.Module) -> None:
+        fresh = build_model(lambda: _forward(training=False), seed=0)
+        if training:
+            fresh[0].train()
+            with torch.no_grad(), play.one_thread():
+                fresh[0](torch.zeros(2, 3, 16, 16))
+        for (name, one), other in zip(
+            model.state_dict().items(), fresh.state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other), name
+
+    assert_is_what_a_forward_gives(model)
+    on_meta = build_model(build, seed=0, device="meta")
+    assert_is_what_a_forward_gives(init_model_(on_meta, seed=0, device="cpu"))

@@ -163,6 +163,8 @@ class _Finish:
                 self._homes[cell] = self._homes.get(cell, 0) + 1
         self._used: list[tuple[Program, Tensor]] = []
         self._metas: dict[Any, Tensor] = {}
+        # Tensors whose values are computed, or there already, by cell; where and what they end as.
+        self._computed: dict[Cell | None, list[tuple[Tensor, torch.device, torch.dtype]]] = {}
         # Fills that are done together, and then others that go over a part of them.
         self._rounds: list[_Fills] = []
 
@@ -200,10 +202,7 @@ class _Finish:
             return
         device = tensor.device if self._device is None else self._device
         if cell is None or not self._draw(tensor, program, cell, device, dtype):
-            if cell is not None and cell.is_pending:
-                write_into(self._tape, [cell], self._key)
-            if (tensor.device, tensor.dtype) != (device, dtype):
-                tensor.data = tensor.data.to(device, dtype)
+            self._computed.setdefault(cell, []).append((tensor, device, dtype))
         self._used.append((program, tensor))
 
     def _draw(
@@ -262,12 +261,26 @@ class _Finish:
         """Fills what is left: what is filled together, and what lives without a name."""
         for fills in self._rounds:
             fills.do()
+        pending = [cell for cell in self._computed if cell is not None and cell.is_pending]
+        for cells in self._tape.together(pending):
+            write_into(self._tape, cells, self._key)
+            for cell in cells:
+                _move(self._computed.pop(cell))
+        for moves in self._computed.values():
+            _move(moves)
         if sum(cell.nbytes for cell in self._left()) >= _MUCH:
             gc.collect()  # what only garbage holds is not to be made
-        for cell in self._left():
-            write_into(self._tape, [cell], self._key)
+        for cells in self._tape.together(self._left()):
+            write_into(self._tape, cells, self._key)
         for program, tensor in self._used:
             program.give_up(tensor)
+
+
+def _move(moves: Sequence[tuple[Tensor, torch.device, torch.dtype]]) -> None:
+    """Takes tensors to other devices and dtypes."""
+    for tensor, device, dtype in moves:
+        if (tensor.device, tensor.dtype) != (device, dtype):
+            tensor.data = tensor.data.to(device, dtype)
 
 
 def _writable(tensor: Tensor) -> Any:

@@ -48,7 +48,14 @@ _KNOWN_RESULTS = frozenset(
         "_softmax", "_log_softmax", "index", "index_select", "index_put", "_index_put_impl",
         "index_copy", "index_fill", "gather", "scatter", "masked_fill", "tril", "triu", "flip",
         "roll", "repeat", "constant_pad_nd", "embedding", "_weight_norm_interface", "convolution",
-        "native_batch_norm", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d",
+        "native_batch_norm", "native_layer_norm", "native_group_norm", "max_pool2d_with_indices",
+        "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d",
+        "_adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d",
+        "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d",
+        "upsample_trilinear3d", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
+        "replication_pad2d", "pixel_shuffle", "channel_shuffle", "im2col", "glu", "stack", "norm",
+        "prod", "var", "std", "var_mean", "std_mean", "max", "min", "logsumexp", "trace", "addbmm",
+        "linalg_qr", "linalg_matrix_exp", "linalg_solve_triangular",
     }
 )  # fmt: skip
 _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")

@@ -29,12 +29,21 @@ _CPU = torch.device("cpu")
 _TILE = 1 << 20  # elements that are computed together
 
 
-def play(entries: Sequence[Entry], key_of_draw: KeyOfDraw) -> dict[Cell, UntypedStorage]:
-    """Does entries, and returns what became of the storages that they write to.
+def play(
+    entries: Sequence[Entry], key_of_draw: KeyOfDraw, wanted: Iterable[Cell]
+) -> dict[Cell, UntypedStorage]:
+    """Does entries, and returns what became of storages that they write to.
 
     On one thread: what torch computes may depend on how many there are.
+
+    Args:
+        entries: in their order.
+        key_of_draw: the keys.
+        wanted: the storages; others' memory is given up after its last use.
     """
     memory: dict[Cell, UntypedStorage] = {}
+    kept = set(wanted)
+    last = {ref.cell: entry for entry in entries for ref in (*entry.reads, *entry.writes)}
     with _at_once():
         for entry in entries:
             if isinstance(entry, Fill):
@@ -46,6 +55,9 @@ def play(entries: Sequence[Entry], key_of_draw: KeyOfDraw) -> dict[Cell, Untyped
             else:
                 assert isinstance(entry, Operation)
                 _operate(entry, memory, key_of_draw)
+            for cell in {ref.cell for ref in (*entry.reads, *entry.writes)}:
+                if last[cell] is entry and cell not in kept:
+                    memory.pop(cell, None)
     return memory
 
 

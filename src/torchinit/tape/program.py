@@ -126,7 +126,7 @@ class Program:
             assert self.constant is not None
             return values_of(self.constant)
         assert self.ref is not None
-        return self.ref.of(play(self.entries, key_of_draw)[self.ref.cell])
+        return self.ref.of(play(self.entries, key_of_draw, [self.ref.cell])[self.ref.cell])
 
     def make_box(
         self, key_of_draw: Callable[[int], int], offset: Sequence[int], into: Tensor

@@ -197,8 +197,7 @@ class Recorder(TorchDispatchMode):
         tensors = [one for one in flat if isinstance(one, Tensor)]
         targets = _targets(facts, args, kwargs)
         if facts.name.endswith("_batch_norm") and not is_training(facts, args):
-            # Its schema hides that it writes, and meta tensors that it returns less.
-            targets, facts = [], facts._replace(must_be_done=True)
+            targets = []
         if facts.namespace == "torchinit":
             done = self._torchinits(facts, args, kwargs)
             if done is not NotImplemented:
@@ -789,7 +788,7 @@ class Recorder(TorchDispatchMode):
 
 def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> None:
     """Does what waits in the memory of storages."""
-    memory = play(tape.entries_for(cells), key_of_draw)
+    memory = play(tape.entries_for(cells), key_of_draw, cells)
     for cell in cells:
         storage = cell.storage()
         if storage is not None:

@@ -14,6 +14,12 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+_aten = torch.ops.aten
+# On the CPU, arguments decide the dtype of their statistics in less than single precision.
+_NORMS = {
+    _aten.native_batch_norm.default, _aten.native_layer_norm.default,
+    _aten.native_group_norm.default,
+}  # fmt: skip
 _QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
 _MOST = 1 << 14
 
@@ -78,6 +84,10 @@ def _key(one: Any, flat: Sequence[Any]) -> Any:
 
 def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
     metas: dict[int, Tensor] = {}
+    if function in _NORMS and any(
+        isinstance(one, Tensor) and one.dtype not in (torch.float32, torch.float64) for one in flat
+    ):
+        return None
 
     def meta(one: Any) -> Any:
         if not isinstance(one, Tensor):
@@ -113,4 +123,7 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
             leaves.append(one)
         else:
             return None
+    if function is _aten.native_batch_norm.default and not args[5]:
+        # The CPU returns no statistics where none are computed.
+        leaves[1:] = [one._replace(size=torch.Size([0]), stride=(1,)) for one in leaves[1:]]
     return Results(leaves, made_spec)

@@ -332,3 +332,18 @@ class Tape:
                 ):
                     break
         return [self.entries[index] for index in sorted(needed)]
+
+    def together(self, cells: Iterable[Cell]) -> list[list[Cell]]:
+        """Storages in groups: those whose values follow from a common entry are in one."""
+        groups: list[tuple[set[int], list[Cell]]] = []
+        for cell in cells:
+            needed, group = {entry.index for entry in self.entries_for([cell])}, [cell]
+            apart = []
+            for one in groups:
+                if one[0].isdisjoint(needed):
+                    apart.append(one)
+                else:
+                    needed |= one[0]
+                    group = one[1] + group
+            groups = [*apart, (needed, group)]
+        return [group for _, group in groups]
