@@ -335,15 +335,13 @@ class Tape:
 
     def together(self, cells: Iterable[Cell]) -> list[list[Cell]]:
         """Storages in groups: those whose values follow from a common entry are in one."""
-        groups: list[tuple[set[int], list[Cell]]] = []
+        owners: dict[int, tuple[list[Cell], set[int]]] = {}  # by entry: its group, and all of its
         for cell in cells:
-            needed, group = {entry.index for entry in self.entries_for([cell])}, [cell]
-            apart = []
-            for one in groups:
-                if one[0].isdisjoint(needed):
-                    apart.append(one)
-                else:
-                    needed |= one[0]
-                    group = one[1] + group
-            groups = [*apart, (needed, group)]
-        return [group for _, group in groups]
+            needed = {entry.index for entry in self.entries_for([cell])}
+            group: tuple[list[Cell], set[int]] = ([], set(needed))
+            for known in {id(one): one for i in needed if (one := owners.get(i))}.values():
+                group[0].extend(known[0])
+                group[1].update(known[1])
+            group[0].append(cell)
+            owners.update(dict.fromkeys(group[1], group))
+        return [group for group, _ in {id(one): one for one in owners.values()}.values()]
