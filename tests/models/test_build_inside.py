@@ -582,3 +582,39 @@ def test_a_forward_inside_is_not_done_unless_it_is_read(training, monkeypatch) -
     assert_is_what_a_forward_gives(model)
     on_meta = build_model(build, seed=0, device="meta")
     assert_is_what_a_forward_gives(init_model_(on_meta, seed=0, device="cpu"))
+
+
+_MISTAKES = {
+    "fill": lambda w: w[0].fill_(1j),
+    "matmul": lambda w: w @ torch.ones(7),
+    "copy": lambda w: w.copy_(torch.ones(7)),
+    "index": lambda w: w[torch.tensor([9])],
+    "index_select": lambda w: w.index_select(0, torch.tensor([9])),
+    "gather": lambda w: w.gather(0, torch.tensor([[9]])),
+    "embedding": lambda w: nn.functional.embedding(torch.tensor([9]), w),
+    "scatter": lambda w: w.scatter(0, torch.tensor([[9]]), 1.0),
+    "index_copy": lambda w: w.index_copy(0, torch.tensor([9]), torch.ones(1, 4)),
+    "index_fill": lambda w: w.index_fill(0, torch.tensor([9]), 1.0),
+    "group_norm": lambda w: nn.functional.group_norm(w, 3),
+    "expanded": lambda w: w[0].expand(4, 4).add_(1),
+}
+
+
+@pytest.mark.parametrize("name", _MISTAKES)
+def test_a_mistake_inside_raises_what_torch_raises_there(name: str) -> None:
+    """Also where nobody uses the result."""
+    caught: list[Exception] = []
+
+    def build() -> nn.Module:
+        layer = nn.Linear(4, 4)
+        with torch.no_grad():
+            try:
+                _MISTAKES[name](layer.weight)
+            except Exception as error:
+                caught.append(error)
+        return layer
+
+    plainly(build, 0)
+    build_model(build, seed=0)
+    (plain, ours) = caught
+    assert (type(plain), str(plain)) == (type(ours), str(ours))

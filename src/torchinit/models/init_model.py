@@ -40,8 +40,8 @@ def init_model_(
 
     Args:
         model: of any kind. Parameters on the meta device get memory; ties, ``requires_grad`` and
-            attributes are kept. Buffers on the meta device get what the
-            model's own code gives them.
+            attributes are kept. Buffers on the meta device get what the model's own code gives
+            them.
         rules: a mapping from patterns of names, or types of modules, to schemes; the first that
             matches a parameter wins. None is what the model's constructor gives, where that is
             known exactly: see docs/models.md.
@@ -59,9 +59,9 @@ def init_model_(
 
     Raises:
         ArgumentError: without rules, for a model whose constructor is not known; for a parameter
-            that no rule matches, or that would stay unfilled; a rule
-            that matches none; a scheme that cannot fill a parameter; a callable that raises or
-            writes nothing; a buffer that nobody fills. The model is then as it was.
+            that no rule matches, or that would stay unfilled; a rule that matches none; a scheme
+            that cannot fill a parameter; a callable that raises or writes nothing; a buffer that
+            nobody fills. The model is then as it was.
         TypeError: for what is no model, rule, scheme or seed; for a parameter of a subclass or
             dtype that only its own class can fill.
 

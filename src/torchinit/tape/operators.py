@@ -58,6 +58,11 @@ _KNOWN_RESULTS = frozenset(
         "linalg_qr", "linalg_matrix_exp", "linalg_solve_triangular",
     }
 )  # fmt: skip
+# They look at indices, and raise for some.
+_INDEXES = frozenset(
+    {"index", "index_select", "gather", "embedding", "scatter", "index_put", "index_copy",
+     "index_fill"}
+)  # fmt: skip
 _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
 # What IEEE 754 pins to the last bit, or no rounding is in: any part of the result is what the same
 # operator makes of that part.
@@ -82,6 +87,7 @@ class Facts(NamedTuple):
         written: (place, name) of the arguments that it writes to.
         overwrites: whether it writes all of what it writes to, whatever was there.
         fills: whether that is with one value.
+        indexes: whether it may raise for what its indices are, and writes to nothing.
         copies: whether its result has the values that its last tensor has.
         gives_numbers: whether values leave the tensors, as numbers or as sizes.
         must_be_done: whether it cannot wait: what it returns is not known without values.
@@ -94,6 +100,7 @@ class Facts(NamedTuple):
     written: tuple[tuple[int, str], ...]
     overwrites: bool
     fills: bool
+    indexes: bool
     copies: bool
     gives_numbers: bool
     must_be_done: bool
@@ -133,6 +140,7 @@ def facts_of(function: Any) -> Facts:
         written,
         schema.name in OVERWRITES,
         name in ("fill_", "zero_"),
+        name in _INDEXES,
         name in ("clone", "copy_"),
         gives_numbers,
         gives_numbers

@@ -270,7 +270,7 @@ class Recorder(TorchDispatchMode):
         large = None
         if number is not None:
             large = self._empty_mapped(function, args, kwargs, _LARGE_CONSTANT)
-        if large is None or large.dtype not in FLOAT_NUMBERS:
+        if number is None or large is None or large.dtype not in FLOAT_NUMBERS:
             made: Tensor = _QUICK.get(function, function)(*args, **kwargs)
             self._note_constant(made, number)
             return made
@@ -358,7 +358,7 @@ class Recorder(TorchDispatchMode):
             number = self._note_draw((said, ref.size, ref.dtype), ref, tensor)
         self._add(Fill(ref, call, law, number))
 
-    def _record_constant(self, tensor: Tensor, number: float | None) -> None:
+    def _record_constant(self, tensor: Tensor, number: float) -> None:
         call = Call("constant_", {"val": number})
         self._record_fill(call, tensor, constant_draw(number), is_random=False)
 
@@ -643,7 +643,10 @@ class Recorder(TorchDispatchMode):
             and sum(isinstance(one, Tensor) for one in flat) == 1
         )
         if in_place and facts.fills and targets[0].dtype in FLOAT_NUMBERS:
-            self._record_constant(targets[0], _number(facts, args))
+            number = _number(facts, args)
+            if number is None:
+                return NotImplemented  # torch says what is wrong
+            self._record_constant(targets[0], number)
             return targets[0]
         if in_place:  # by numbers: nothing has to be found out
             self._add(self._operation(function, flat, spec, targets))
@@ -652,6 +655,9 @@ class Recorder(TorchDispatchMode):
         results = results_of(function, flat, spec)
         if results is None:
             return NotImplemented
+        if facts.indexes:
+            some, named = tree_unflatten(list(map(self._standing_in, flat)), spec)
+            function(*some, **named)
         entry = self._operation(function, flat, spec, targets)
         returned: list[Any] = []
         for one in results.leaves:
@@ -665,6 +671,12 @@ class Recorder(TorchDispatchMode):
                 returned.append(one)
         self._add(entry)
         return tree_unflatten(returned, results.spec)
+
+    def _standing_in(self, one: Any) -> Any:
+        """For a tensor that waits, one zero of its shape: what looks at indices raises now."""
+        if not isinstance(one, Tensor) or not self._is_taped(one):
+            return one
+        return torch.zeros((), dtype=one.dtype).expand(one.shape)
 
     def _draw_copy(self, facts: Facts, args: Any, kwargs: Any) -> Tensor | None:
         """Has a copy of all that one draw filled be drawn by the same key; None if it is none."""
