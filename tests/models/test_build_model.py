@@ -174,6 +174,35 @@ def test_parameters_whose_elements_overlap() -> None:
     for key, value in values(model).items():
         assert torch.equal(value, before[key]), key
 
+    with pytest.raises(ArgumentError, match="'a' and 'b' lie in one memory, and on the meta"):
+        build_model(build, seed=0, device="meta")
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(3), None])
+def test_a_buffer_in_the_memory_of_a_parameter(part: slice | None) -> None:
+    """On the meta device they come apart, which is said."""
+
+    def build() -> nn.Module:
+        model = Made(weight=nn.Parameter(torch.randn(8)))
+        model.register_buffer("shown", model.weight if part is None else model.weight.data[part])
+        return model
+
+    whole = build_model(build, seed=0)
+    assert whole.shown.data_ptr() == whole.weight.data_ptr()
+    with pytest.warns(UserWarning, match="'weight' and 'shown' lie in one memory") as caught:
+        model = build_model(build, seed=0, device="meta")
+    assert caught[0].filename == __file__
+    assert_same(init_model_(model, seed=0, device="cpu"), whole)
+
+
+def test_parameters_in_parts_of_one_memory() -> None:
+    def build() -> nn.Module:
+        rows = torch.randn(10, 4)
+        return Made(a=nn.Parameter(rows[:6]), b=nn.Parameter(rows[6:]))
+
+    model = build_model(build, seed=0, device="meta")
+    assert_same(init_model_(model, seed=0, device="cpu"), build_model(build, seed=0))
+
 
 @pytest.mark.parametrize("device", [None, "meta"])
 def test_draws_that_are_seen_in_another_dtype(device: str | None) -> None:

@@ -19,6 +19,7 @@ from torchinit.models.collection import no_collection
 from torchinit.models.materialise import attach, attach_buffer, parameter_like
 from torchinit.models.prepare import check_dtype
 from torchinit.native.torch_private import storage_users
+from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.names import keys_of_names
@@ -116,6 +117,8 @@ def _finish(
 ) -> None:
     """Fills a model's tensors where they are to lie, or takes them to the meta device."""
     finish = _Finish(recorded, programs, device)
+    if device is not None and device.type == "meta":
+        finish.check_apart(recorded)
     for named in recorded.parameters:
         final = named.tensor.dtype
         if dtype is not None and final.is_floating_point:
@@ -170,6 +173,28 @@ class _Finish:
 
     def _key(self, number: int) -> int:
         return self._key_of_name(self._names[number])
+
+    def check_apart(self, recorded: Recorded) -> None:
+        """Before tensors go to the meta device, where none lies in the memory of another."""
+        shared: dict[Cell, list[Named]] = {}
+        places = set()
+        for named in (*recorded.parameters, *recorded.buffers):
+            cell = self._tape.find(named.tensor) if named.name in self._programs else None
+            if cell is None or self._homes[cell] < 2:
+                continue
+            place = self._tape.ref(named.tensor, cell), named.attribute in named.module._parameters
+            if place not in places:
+                places.add(place)
+                shared.setdefault(cell, []).append(named)
+        for some in shared.values():
+            pair = overlapping([named.tensor for named in some])
+            if pair is None:
+                continue
+            one, other = (some[number].name for number in pair)
+            what = f"{one!r} and {other!r} lie in one memory, and on the meta device they would not"
+            if pair[1] < sum(named.attribute in named.module._parameters for named in some):
+                raise ArgumentError(f"parameters {what}: build the model on a device")
+            warnings.warn(f"{what}: they get the same values, and go their own ways", stacklevel=5)
 
     def take(self, named: Named, dtype: torch.dtype) -> None:
         """One tensor of the model."""
