@@ -5,24 +5,19 @@ It lies beside the weights as ``torchinit.json``, and says how they were made.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from torchinit.checkpoint.layout import Layout
 from torchinit.errors import ArgumentError
 from torchinit.models.prepare import Prepared
 from torchinit.native import load
-from torchinit.rules.part import Computed, Function, Part
 from torchinit.streams.names import check_seed
+from torchinit.values.kinds import bytes_of, digest
+from torchinit.values.region import Part
 from torchinit.version import STREAM_VERSION, __version__
 
 RECORD = "torchinit.json"
@@ -68,9 +63,9 @@ def fingerprint_of(
         "seed": check_seed(seed),
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "shard_size": shard_size,
-        "config": None if config is None else _digest([_without_version(config)]),
-        "tensors": _digest(tensors),
-        "rules": _digest(_laws(prepared, rules_source)),
+        "config": None if config is None else digest([_without_version(config)]),
+        "tensors": digest(tensors),
+        "rules": digest(_laws(prepared, rules_source)),
     }
 
 
@@ -109,14 +104,6 @@ def _without_version(config: bytes) -> bytes:
     return json.dumps(said, sort_keys=True).encode()
 
 
-def _digest(data: Iterator[bytes] | Sequence[bytes]) -> str:
-    state = blake2b(digest_size=16)
-    for each in data:
-        state.update(len(each).to_bytes(8, "little"))
-        state.update(each)
-    return state.hexdigest()
-
-
 def _laws(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]:
     for one in prepared.assignments:
         yield repr((one.named.name, one.draw, list(one.pads))).encode()
@@ -124,32 +111,12 @@ def _laws(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]:
             yield _law(part, rules_source)
     for named, value in prepared.filled:
         yield named.name.encode()
-        yield _bytes_of(value)
+        yield bytes_of(value)
 
 
 def _law(part: Part, rules_source: bytes | None) -> bytes:
-    values: Any = part.values
-    said: object = values
-    if isinstance(values, Function):
-        said = rules_source if rules_source is not None else _source_of(values.function)
-    elif isinstance(values, Computed):
-        said = _digest(list(values.describe()))
-    elif isinstance(values, Tensor):
-        said = _digest([_bytes_of(values)])
+    values = part.values
+    said = values.fingerprint()
+    if values.function is not None and rules_source is not None:
+        said = rules_source
     return repr((part.region, type(values).__name__, said)).encode()
-
-
-def _source_of(function: Callable[..., Any]) -> str:
-    """Name and text of a function; not what it closes over."""
-    if isinstance(function, functools.partial):
-        return f"{_source_of(function.func)} {function.args!r} {function.keywords!r}"
-    text = ""
-    with suppress(OSError, TypeError):
-        text = inspect.getsource(function)
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '')}.{name} {text}"
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.fill.fill import fill, fill_list
+from torchinit.fill.fill import fill
 from torchinit.models.assign import Assignment
 from torchinit.models.init_shard import boxes_of_range
 from torchinit.models.keyed import KeyOfName
@@ -18,10 +18,11 @@ from torchinit.native import load
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.pieces import Piece
-from torchinit.rules.fragments import as_cuts
-from torchinit.rules.here import fill_here
-from torchinit.rules.part import Part, Region, draw_in
 from torchinit.schemes.distributions import CONSTANT, Draw
+from torchinit.values.apply import fill_drawn, fill_local
+from torchinit.values.fragments import as_cuts
+from torchinit.values.kinds import DrawnValues
+from torchinit.values.region import Part, Region
 
 
 class Values:
@@ -124,10 +125,9 @@ class Assembled(Values):
             local = memory[done : done + count].view(size)
             here = Sharded(local, self._shape, [Piece((0,) * len(size), offset, size)])
             for part, key in self._parts:
-                fills += fill_here(here, part, part.region, key, {})
+                fills += fill_local(here, part, part.region, key, {})
             done += count
-        if fills:
-            fill_list(*zip(*fills, strict=True))
+        fill_drawn(fills)
         _zero_rows(memory, first, math.prod(self._shape[1:]), self._pads)
 
 
@@ -158,7 +158,7 @@ def _cut_parts(one: Assignment) -> list[Part] | None:
     """The parts of a parameter as drawn values of cuts; None if they are not."""
     tensor = one.named.tensor
     if one.draw is not None:
-        return [Part(Region(one.named.name, tuple(tensor.shape)), one.draw)]
+        return [Part(Region(one.named.name, tuple(tensor.shape)), DrawnValues(one.draw))]
     if not one.parts or not tensor.is_contiguous():
         return None
     first = one.parts[0].region.geometry
@@ -172,7 +172,7 @@ def _cut_parts(one: Assignment) -> list[Part] | None:
             if found is None:
                 return None
             cut = found
-        if draw_in(values) is None:
+        if values.draw is None:
             return None
         parts.append(Part(cut, values))
     return parts
@@ -186,7 +186,7 @@ def _can_fill(dtype: torch.dtype, parts: Sequence[Part]) -> bool:
 
 
 def _is_constant(part: Part) -> bool:
-    draw = draw_in(part.values)
+    draw = part.values.draw
     return draw is not None and draw[0] == CONSTANT
 
 

@@ -15,13 +15,12 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.placement.distributed import check_no_flat_piece, has_fsdp, is_dtensor, read_sharded
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, Region, draw_in
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.rules.structured import FromModel
-from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
+from torchinit.values.region import Part, Region
 
 _SHOWN = 10  # names in an error
 
@@ -144,12 +143,12 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
     owners: dict[str, str] = {}
     for one in assignments:
         name = one.named.name
-        filled: list[tuple[str, Any, Any]] = [
-            (p.region.name, p.values, p.region.offset) for p in one.parts
-        ] or [(name, one.draw, None)]
+        filled: list[tuple[str, bool, Any]] = [
+            (p.region.name, p.values.is_random, p.region.offset) for p in one.parts
+        ] or [(name, one.draw is None or one.draw[0] != CONSTANT, None)]
         placed: set[tuple[str, Any]] = set()
-        for part, values, offset in filled:
-            if not _is_random(values):
+        for part, is_random, offset in filled:
+            if not is_random:
                 continue
             if owners.setdefault(part, name) != name:
                 raise ArgumentError(
@@ -162,12 +161,6 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
                     "name the parts of Blocks otherwise"
                 )
             placed.add((part, offset))
-
-
-def _is_random(values: Any) -> bool:
-    if isinstance(values, Kept | Call | Computed | torch.Tensor):
-        return False
-    return isinstance(values, Matrix | Function) or values[0] != CONSTANT
 
 
 def check_kinds(parameters: Sequence[Named]) -> None:
@@ -228,15 +221,15 @@ def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> 
         _check_part(named, part, dtype, rule)
     draw = None
     if len(parts) == 1 and isinstance(scheme, Elementwise):
-        draw = parts[0].values
+        draw = parts[0].values.draw
         parts = []
     pads = padding_rows(named)
-    return assignment_of(named, dtype, draw, parts, pads, rule)  # type: ignore[arg-type]
+    return assignment_of(named, dtype, draw, parts, pads, rule)
 
 
 def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None:
     values = part.values
-    if isinstance(values, Kept):
+    if values.keeps:
         if named.tensor.is_meta:
             raise ArgumentError(
                 f"parameter {named.name!r} is on the meta device, where there is nothing to keep "
@@ -248,9 +241,9 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
             f"parameter {named.name!r} is a {type(named.tensor).__name__}, whose values may lie "
             "anywhere: give it the rule 'keep', and fill it by its own means"
         )
-    if (draw := draw_in(values)) is not None:
-        _check_draw(named, draw, dtype)
-    elif not isinstance(values, Function):
+    if values.draw is not None:
+        _check_draw(named, values.draw, dtype)
+    elif values.function is None:
         _check_dtype(named, dtype)
 
 

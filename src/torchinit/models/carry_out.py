@@ -5,7 +5,7 @@ Until the last of it the model is as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,10 +31,11 @@ from torchinit.models.progress import in_view
 from torchinit.native import calls
 from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
-from torchinit.rules.fill_parts import fill_parts
-from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
+from torchinit.values.apply import fill_parts
+from torchinit.values.kinds import DrawnValues, GivenValues
+from torchinit.values.region import Part, Region
 
 
 @without_batch()
@@ -120,7 +121,7 @@ def _fill_plain(
     for some in in_view(memory):
         if not (whole and fill_fresh(draws[some], memory[some], keys[some])):
             parts = [
-                (home, Part(Region(one[0][0], tuple(home.shape)), draw))
+                (home, Part(Region(one[0][0], tuple(home.shape)), DrawnValues(draw)))
                 for one, home, draw in zip(
                     assignments[some], memory[some], draws[some], strict=True
                 )
@@ -142,7 +143,7 @@ def _check_targets(assignments: Sequence[Assignment]) -> None:
 
 
 def _is_kept(one: Assignment) -> bool:
-    return any(isinstance(part.values, Kept) for part in one.parts)
+    return any(part.values.keeps for part in one.parts)
 
 
 def _allocate(
@@ -183,7 +184,7 @@ def _fill_others(
     for one, home in zip(assignments, homes, strict=True):
         parts = one.parts
         if one.draw is not None:
-            parts = [Part(Region(one.named.name, tuple(home.shape)), one.draw)]
+            parts = [Part(Region(one.named.name, tuple(home.shape)), DrawnValues(one.draw))]
         views = any(part.region.geometry is not None for part in parts)
         (in_order if views else together).extend((home, part) for part in parts)
     fill_parts(together, [_key(part, key_of_name) for _, part in together])
@@ -195,31 +196,32 @@ def _fill_others(
         if one.pads and not _is_kept(one):
             shape = (1, *home.shape[1:])
             rows = [Region(one.named.name, shape, cuts=((0, row, 1),)) for row in one.pads]
-            fill_parts([(home, Part(row, constant_draw(0.0))) for row in rows], [0] * len(rows))
+            zero = DrawnValues(constant_draw(0.0))
+            fill_parts([(home, Part(row, zero)) for row in rows], [0] * len(rows))
 
 
 def _key(part: Part, key_of_name: KeyOfName) -> int:
-    draw = draw_in(part.values)
-    is_constant = draw is not None and draw[0] == CONSTANT
-    return 0 if is_constant else key_of_name(part.region.name)
+    draw = part.values.draw
+    return 0 if draw and draw[0] == CONSTANT else key_of_name(part.region.name)
 
 
 def _run_callables(
     one: Assignment, device: torch.device, key_of_name: KeyOfName, ready: dict[str, Tensor]
 ) -> Assignment:
     """Calls what is unknown of one parameter; what it leaves becomes values to be copied."""
-    if not any(isinstance(part.values, Function) for part in one.parts):
+    if all(part.values.function is None for part in one.parts):
         return one
     parts: list[Part] = []
     wholes: dict[str, Tensor] = {}
     for part in one.parts:
         region, values = part
-        if not isinstance(values, Function):
+        if values.function is None:
             parts.append(part)
             continue
         made = wholes.get(region.name)
         if made is None:
-            made = wholes[region.name] = _call(one, part, values, device, key_of_name)
+            made = _call(one, region, values.function, device, key_of_name)
+            wholes[region.name] = made
         if (
             made.shape == one.named.tensor.shape
             and one.named.tensor.is_meta
@@ -228,16 +230,16 @@ def _run_callables(
         ):
             ready[one.named.name] = made
         else:
-            parts.append(Part(region, made))
+            parts.append(Part(region, GivenValues(made)))
     return one._replace(parts=parts)
 
 
 def _call(
-    one: Assignment, part: Part, values: Function, device: torch.device, key_of_name: KeyOfName
-) -> Tensor:
+    one: Assignment, region: Region, function: Callable[[Tensor], object],
+    device: torch.device, key_of_name: KeyOfName,
+) -> Tensor:  # fmt: skip
     """Memory for a part's logical tensor, as a callable has left it."""
     name, tensor, *_ = one.named
-    region = part.region
     is_all = region.shape == tuple(tensor.shape) and region.offset is None
     before: Tensor | None = None
     if is_all and not tensor.is_meta and not is_dtensor(tensor):
@@ -254,7 +256,7 @@ def _call(
         scratch.__dict__.update(tensor.__dict__)
     kind, version = _kind(scratch), _version(scratch)
     try:
-        run_callable(values.function, scratch, region.name, key_of_name)
+        run_callable(function, scratch, region.name, key_of_name)
     except Exception as error:
         raise ArgumentError(
             f"the rule {one.rule} raised {type(error).__name__} for parameter {name!r}: {error}"

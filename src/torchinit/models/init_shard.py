@@ -13,7 +13,6 @@ from torch import Generator, Tensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.fill import fill, fill_list
 from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
 from torchinit.models.keyed import KeyOfName, run_callable
@@ -22,15 +21,15 @@ from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.fill_parts import filling_order, streams_of
-from torchinit.rules.here import fill_here, takes_key
-from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 from torchinit.streams.names import keys_of_names
 from torchinit.tape.scratch import check_written, mark_unwritten
+from torchinit.values.apply import fill_drawn, fill_local, filling_order, streams_of
+from torchinit.values.kinds import GivenValues
+from torchinit.values.region import Part, Region
 
 SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
 
@@ -102,7 +101,7 @@ def init_shard_(
     if is_native_memory(memory) and memory.numel():
         checks.check_target(memory)
     if key_of_name is None and obstacle(memory):
-        keeps = any(isinstance(part.values, Kept) for part in parts)
+        keeps = any(part.values.keeps for part in parts)
         _cut_from_whole(memory, shape, place, chosen, generator, keeps=keeps)
         return tensor
     if key_of_name is None:
@@ -112,7 +111,7 @@ def init_shard_(
         streams = [key_of_name(part.region.name) for part in parts]
     if isinstance(chosen, Elementwise):
         box = Box((math.prod(shape),), (place,)) if isinstance(place, int) else Box(shape, place)
-        fill(parts[0].values, memory, streams[0], box)  # type: ignore[arg-type]
+        parts[0].values.fill_box(memory, box, streams[0])
         return tensor
     _fill_parts(memory, shape, place, parts, streams)
     return tensor
@@ -120,14 +119,14 @@ def init_shard_(
 
 def _check_parts(parts: Sequence[Part], dtype: torch.dtype) -> None:
     for values in (part.values for part in parts):
-        if isinstance(values, Function | Kept):
+        if values.keeps or values.function is not None:
             continue
         if dtype not in ALL_DTYPES:
             raise TypeError(
                 f"tensor has dtype {dtype}, which cannot be initialised: give it a callable"
             )
-        if (draw := draw_in(values)) is not None:
-            check_draw(draw, dtype)
+        if values.draw is not None:
+            check_draw(values.draw, dtype)
 
 
 def _cut_from_whole(
@@ -164,7 +163,7 @@ def _drawn(
     for i in filling_order(parts):
         if isinstance(streams[i], int):
             continue
-        if takes_key(parts[i].values):
+        if parts[i].values.takes_key:
             streams[i] = draw_key_number(generator)
         else:
             ready[i] = _called(parts[i], like)
@@ -174,7 +173,7 @@ def _drawn(
 def _called(part: Part, like: Tensor, key_of_name: KeyOfName | None = None) -> Part:
     """A part whose callable has been called on memory for its whole; its draws follow the name."""
     region, values = part
-    if not isinstance(values, Function):
+    if values.function is None:
         return part
     scratch = torch.empty(region.shape, dtype=like.dtype, device=like.device)
     mark_unwritten(scratch)
@@ -182,9 +181,8 @@ def _called(part: Part, like: Tensor, key_of_name: KeyOfName | None = None) -> P
         values.function(scratch)
     else:
         run_callable(values.function, scratch, region.name, key_of_name)
-    by = getattr(values.function, "__qualname__", None) or repr(values.function)
-    check_written(region.name, scratch, by)
-    return Part(region, scratch.detach())
+    check_written(region.name, scratch, str(values))
+    return Part(region, GivenValues(scratch.detach()))
 
 
 def _fill_parts(
@@ -194,14 +192,13 @@ def _fill_parts(
     parts: Sequence[Part],
     streams: Sequence[Stream],
 ) -> None:
-    wholes: dict[str, Tensor] = {}
+    full: dict[str, Tensor] = {}
     fills = []
     for sharded in _sharded(memory, shape, place):
         for part, stream in zip(parts, streams, strict=True):
-            if not isinstance(part.values, Kept):
-                fills += fill_here(sharded, part, part.region, stream, wholes)
-    if fills:
-        fill_list(*zip(*fills, strict=True))
+            if not part.values.keeps:
+                fills += fill_local(sharded, part, part.region, stream, full)
+    fill_drawn(fills)
 
 
 def _key_of_name(

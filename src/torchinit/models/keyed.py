@@ -15,10 +15,10 @@ from torchinit.fill.route import obstacle
 from torchinit.native.torch_private import storage_number
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.patch.swap import Handler, intercept
-from torchinit.rules.whole import seeded
 from torchinit.schemes.calls import FUNCTIONS, Call, draw_of, read_call
 from torchinit.schemes.distributions import DISTRIBUTIONS
 from torchinit.streams.names import part_of
+from torchinit.values.kinds import seeded
 
 KeyOfName = Callable[[str], int]
 

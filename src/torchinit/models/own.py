@@ -27,13 +27,14 @@ from torchinit.models.families import (
     why_not_by_resets,
 )
 from torchinit.models.replay import FILL_BUFFERS, bound, put_twins, resets_of, restored
-from torchinit.rules.part import Computed, Kept, Part, Region
 from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
 from torchinit.streams.names import keys_of_names
 from torchinit.tape.play import alone
 from torchinit.tape.program import Keys, Program, recall, remember
 from torchinit.tape.programs import programs_of
 from torchinit.tape.run import Recorded, record
+from torchinit.values.kinds import ComputedValues, KeptValues
+from torchinit.values.region import Part, Region
 
 
 class _Known(NamedTuple):
@@ -50,12 +51,12 @@ class _Known(NamedTuple):
     by: str
 
 
-class Values(Computed):
+class ProgramValues(ComputedValues):
     """The values of a program, by the keys of a model's names."""
 
     def __init__(self, known: _Known, name: str) -> None:
         self._program, self._keys, self._name = known.program, known.keys, name
-        self.in_boxes = self._program.can_box()
+        self.has_boxes = self._program.can_box()
 
     def make(self) -> Tensor:
         """All of them, on the CPU."""
@@ -138,7 +139,7 @@ class Own:
                 known.keys.check(known.program, named.name)
                 if not known.program.holds(named.tensor):
                     self._check(named, known, "buffer")
-                    filled.append((named, Values(known, named.name).make()))
+                    filled.append((named, ProgramValues(known, named.name).make()))
                     self._used.append((named, known.program))
             elif named.tensor.is_meta:
                 left = [
@@ -325,7 +326,7 @@ class Own:
             raise ArgumentError(f"the constructor leaves {name!r} unfilled: give a rule for it")
         keys.check(program, name)
         if program.holds(tensor):
-            return assignment_of(named, final, None, [Part(region, Kept())], (), by)
+            return assignment_of(named, final, None, [Part(region, KeptValues())], (), by)
         self._check(named, known, "parameter")
         if program.is_torchs:
             by = f"{by}; torch's draws: no effect of seed"
@@ -338,7 +339,7 @@ class Own:
         if program.stride == tensor.stride():
             parts = program.parts(lambda number: keys.name_of(program, number, name), name)
         if parts is None:
-            parts = [Part(region, Values(known, name))]
+            parts = [Part(region, ProgramValues(known, name))]
         return assignment_of(named, final, None, parts, (), by)
 
     def _check(self, named: Named, known: _Known, what: str) -> None:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import torch
 
 from torchinit.models.assign import Assignment
-from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, Values, draw_in
-from torchinit.schemes.calls import Call
-from torchinit.schemes.distributions import DISTRIBUTIONS, draw_in_words, law_of
 from torchinit.schemes.fans import calculate_fans
-from torchinit.schemes.law import Law, law_of_orthogonal
+from torchinit.schemes.law import Law
+from torchinit.values.kinds import DrawnValues
+from torchinit.values.region import Part
 
 _HEADINGS = ("parameter", "shape", "dtype", "rule", "fills with", "fan_in", "fan_out", "std")
 
@@ -90,54 +89,23 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _rows(assignment: Assignment) -> Iterator[Row]:
     named, dtype, draw, _, parts, _, rule = assignment
     shape = tuple(named.tensor.shape)
-    if not parts:
-        values, law = values_in_words(draw), law_of_values(draw)
-        yield Row(named.name, named.name, shape, dtype, rule, values, fans_of(shape), law)
+    if draw is not None:
+        whole, fans = DrawnValues(draw), fans_of(shape)
+        law = whole.statistics(shape)
+        yield Row(named.name, named.name, shape, dtype, rule, str(whole), fans, law)
         return
     shares: dict[str, list[Part]] = {}
     for part in parts:
         shares.setdefault(part.region.name, []).append(part)
     for name, pieces in shares.items():
-        region = pieces[0].region
+        region, values = pieces[0]
+        law = values.statistics(region.matrix_shape)
         yield Row(
-            name, named.name, region.shape, dtype, rule, values_in_words(pieces[0].values),
-            fans_of(region.matrix_shape), law_of_part(pieces[0]), len(pieces),
+            name, named.name, region.shape, dtype, rule, str(values),
+            fans_of(region.matrix_shape), law, len(pieces),
         )  # fmt: skip
 
 
 def fans_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Fans as torch counts them; None of a vector."""
     return calculate_fans(shape) if len(shape) > 1 else None
-
-
-def values_in_words(values: Values | None) -> str:
-    """What a part, or a draw of a whole parameter, is filled with; None is what is computed."""
-    if values is None:
-        return "computed"
-    if isinstance(values, Kept):
-        return "keep"
-    if isinstance(values, Matrix):
-        return f"orthogonal(gain={values.gain:g})"
-    if isinstance(values, Call):
-        return values.name.rstrip("_")
-    if isinstance(values, Function):
-        return getattr(values.function, "__qualname__", None) or repr(values.function)
-    if isinstance(values, Computed):
-        return "computed"
-    if isinstance(values, torch.Tensor):
-        return "computed values"
-    return draw_in_words(values)
-
-
-def law_of_part(part: Part) -> Law | None:
-    """The law of a part's values; None where nothing is known of them."""
-    if isinstance(part.values, Matrix):
-        rows, *rest = part.region.matrix_shape
-        return law_of_orthogonal(rows, torch.Size(rest).numel(), part.values.gain)
-    return law_of_values(part.values)
-
-
-def law_of_values(values: Values | None) -> Law | None:
-    """The law of a draw; None for all else, and for words, which are no numbers."""
-    draw = None if values is None else draw_in(values)
-    return None if draw is None or DISTRIBUTIONS[draw[0]].law is None else law_of(draw)

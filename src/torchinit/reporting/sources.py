@@ -17,14 +17,14 @@ from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_
-from torchinit.models.plan import law_of_part, law_of_values, values_in_words
 from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
 from torchinit.reporting.checkpoint import Held, read_checkpoint
-from torchinit.rules.part import Matrix, Part
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
+from torchinit.values.kinds import DrawnValues, MatrixValues, Values
+from torchinit.values.region import Part
 
 # Numbers that belong to no rule, though a checkpoint has them among the parameters.
 _BUFFERS = (
@@ -236,22 +236,21 @@ def _fan_in(shape: Sequence[int], conv1d: bool) -> int:
 def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[Source]:
     """One source for each part of a parameter that has a name of its own."""
     named, draw, parts = assignment.named, assignment.draw, assignment.parts
-    if draw is not None or not parts:
-        words, law = values_in_words(draw), law_of_values(draw)
-        return [_whole(named, load, conv1d, Intended(words, law, False))]
+    if draw is not None:
+        intended = _intended(DrawnValues(draw), tuple(named.tensor.shape))
+        return [_whole(named, load, conv1d, intended)]
     shares: dict[str, list[Part]] = {}
     for part in parts:
         # The matrices of a stack have names of their own, with their numbers.
         shares.setdefault(part.region.name.partition("\0")[0], []).append(part)
     first = parts[0].region
     if len(parts) == 1 and first.shape == tuple(named.tensor.shape) and not first.stacked:
-        return [_whole(named, load, conv1d, _intended(parts[0]))]
+        return [_whole(named, load, conv1d, _intended(parts[0].values, first.matrix_shape))]
     return [_part(named, name, pieces, load, conv1d) for name, pieces in shares.items()]
 
 
-def _intended(part: Part) -> Intended:
-    values = part.values
-    return Intended(values_in_words(values), law_of_part(part), isinstance(values, Matrix))
+def _intended(values: Values, shape: Sequence[int]) -> Intended:
+    return Intended(str(values), values.statistics(shape), isinstance(values, MatrixValues))
 
 
 def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool) -> Source:
@@ -275,5 +274,5 @@ def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool)
 
     return Source(
         name, named.name, tuple(region.shape), named.tensor.dtype, _fan_in(shape, conv1d), views,
-        matrices, _intended(pieces[0]), load,
+        matrices, _intended(pieces[0].values, region.matrix_shape), load,
     )  # fmt: skip

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torchinit.errors import ArgumentError
-from torchinit.rules.part import Part, Region, check_whole, part_name
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
+from torchinit.values.region import Part, Region, check_whole, part_name
 
 SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torchinit.errors import ArgumentError
-from torchinit.rules.part import Part, Region, Shape
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.schemes.distributions import (
@@ -22,6 +21,8 @@ from torchinit.schemes.distributions import (
     truncated_draw,
     uniform_draw,
 )
+from torchinit.values.kinds import DrawnValues
+from torchinit.values.region import Part, Region, Shape
 
 
 class Elementwise(Scheme):
@@ -35,7 +36,7 @@ class Elementwise(Scheme):
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
         """One: all of the region."""
-        return [Part(region, self.draw(region.matrix_shape))]
+        return [Part(region, DrawnValues(self.draw(region.matrix_shape)))]
 
 
 @dataclass(frozen=True)

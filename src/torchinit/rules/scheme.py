@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from torchinit.rules.fill_parts import fill_parts, streams_of
-from torchinit.rules.part import Part, Region, Shape
+from torchinit.values.apply import fill_parts, streams_of
+from torchinit.values.region import Part, Region, Shape
 
 
 class Target(NamedTuple):

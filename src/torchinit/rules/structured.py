@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from torchinit.errors import ArgumentError
-from torchinit.rules.part import Function, Kept, Matrix, Part, Region
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import as_float, check_finite
 from torchinit.streams.names import part_of
+from torchinit.values.kinds import (
+    FunctionValues,
+    KeptValues,
+    MatrixValues,
+    PatternValues,
+    Values,
+)
+from torchinit.values.region import Part, Region
 
 
 class _Each(Scheme):
@@ -20,7 +27,7 @@ class _Each(Scheme):
 
     __slots__ = ()
 
-    def values(self, region: Region) -> Matrix | Call | Function:
+    def values(self, region: Region) -> Values:
         """What one matrix is filled with."""
         raise NotImplementedError
 
@@ -67,11 +74,11 @@ class Orthogonal(_Each):
         check_finite(gain=gain)
         object.__setattr__(self, "gain", gain)
 
-    def values(self, region: Region) -> Matrix:
+    def values(self, region: Region) -> Values:
         """A matrix."""
         if len(region.matrix_shape) < 2:
             raise ArgumentError(f"shape {region.matrix_shape} is no matrix: it needs 2 dimensions")
-        return Matrix(self.gain)
+        return MatrixValues(self.gain)
 
 
 _DIMENSIONS = {"dirac_": (3, 4, 5), "eye_": (2,)}
@@ -83,8 +90,8 @@ class ByFunction(_Each):
 
     call: Call
 
-    def values(self, region: Region) -> Call:
-        """The call."""
+    def values(self, region: Region) -> Values:
+        """The pattern."""
         wanted, shape = _DIMENSIONS[self.call.name], region.matrix_shape
         if len(shape) not in wanted:
             raise ArgumentError(
@@ -94,7 +101,7 @@ class ByFunction(_Each):
         groups = self.call.arguments.get("groups", 1)
         if shape[0] % groups:
             raise ArgumentError(f"groups={groups} does not divide shape[0], {shape[0]}")
-        return self.call
+        return PatternValues(self.call)
 
     def __hash__(self) -> int:
         return hash(self.call.name)
@@ -109,9 +116,9 @@ class Custom(_Each):
 
     function: Callable[[Tensor], object]
 
-    def values(self, region: Region) -> Function:  # noqa: ARG002
+    def values(self, region: Region) -> Values:  # noqa: ARG002
         """The callable."""
-        return Function(self.function)
+        return FunctionValues(self.function)
 
     def __repr__(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
@@ -123,7 +130,7 @@ class Keep(Scheme):
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
         """One, that is left alone."""
-        return [Part(region, Kept())]
+        return [Part(region, KeptValues())]
 
     def __repr__(self) -> str:
         return "keep"

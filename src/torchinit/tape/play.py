@@ -18,9 +18,9 @@ from torchinit.fill.fill import fill
 from torchinit.native.torch_private import unseen
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
-from torchinit.rules.whole import seeded
 from torchinit.tape.operators import is_pinned
 from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+from torchinit.values.kinds import seeded
 
 # The key of a draw, by its number.
 KeyOfDraw = Callable[[int], int]

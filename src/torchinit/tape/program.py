@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchinit.errors import ArgumentError
 from torchinit.native.torch_private import StorageWeakRef
 from torchinit.placement.distributed import local_memory
-from torchinit.rules.part import Matrix, Part, Region
 from torchinit.schemes.distributions import Draw
 from torchinit.tape.naming import Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
 from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref, constants_of
+from torchinit.values.kinds import DrawnValues, MatrixValues, Values
+from torchinit.values.region import Part, Region
 
 KeyOfName = Callable[[str], int]
 
@@ -107,9 +108,9 @@ class Program:
             geometry: Any = (ref.size, ref.stride, ref.offset - self.ref.offset)
             if ref.geometry == self.ref.geometry:
                 geometry = None
-            values: Any = one.law
-            if one.law is None:
-                values = Matrix(float(one.call.arguments["gain"]))
+            values: Values = MatrixValues(float(one.call.arguments.get("gain", 1.0)))
+            if one.law is not None:
+                values = DrawnValues(one.law)
             region = Region(
                 name if one.draw is None else name_of(one.draw), ref.size, geometry=geometry
             )

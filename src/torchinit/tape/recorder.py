@@ -25,7 +25,6 @@ from torchinit.patch.callers import module_that_draws
 from torchinit.patch.frames import Frame
 from torchinit.patch.methods import read_method_call
 from torchinit.placement.distributed import is_dtensor
-from torchinit.rules.whole import seeded
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
 from torchinit.streams.names import part_of
@@ -53,6 +52,7 @@ from torchinit.tape.tape import (
     is_plain_memory,
     storage_of,
 )
+from torchinit.values.kinds import seeded
 
 _LARGE_CONSTANT = 1 << 20  # bytes from which a number waits that fills new memory
 _LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked

@@ -13,7 +13,7 @@ from torchinit.fill.sharded import view_of
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.pieces import Piece
-from torchinit.rules.part import Region, Shape
+from torchinit.values.region import Region, Shape
 
 
 class Fragment(NamedTuple):

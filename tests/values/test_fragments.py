@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.pieces import Piece
-from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of
-from torchinit.rules.here import fill_here
-from torchinit.rules.part import Part, Region
+from torchinit.values.apply import fill_local
+from torchinit.values.fragments import as_cuts, copy_fragments, copy_view, fragments_of
+from torchinit.values.kinds import GivenValues
+from torchinit.values.region import Part, Region
 
 SHAPE = (6, 4, 5)
 VIEWS = {
@@ -83,7 +84,7 @@ def test_values_of_a_view_reach_every_shard(name):
         region = region_of(view)
         cut = as_cuts(region, SHAPE, whole.stride())
         assert (cut is not None) == (name in VIEWS)
-        assert fill_here(sharded, Part(region, values), cut, 0, {}) == []
+        assert fill_local(sharded, Part(region, GivenValues(values)), cut, 0, {}) == []
         assert torch.equal(sharded.local, expected(whole, sharded)), sharded.pieces
 
 

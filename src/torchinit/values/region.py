@@ -1,16 +1,14 @@
-"""A part: a region of a parameter, and what it is filled with under which name."""
+"""A region of a parameter, and a part: the region, and its values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from torchinit.errors import ArgumentError
 from torchinit.placement.box import Box
-from torchinit.schemes.calls import Call
-from torchinit.schemes.distributions import Draw
+from torchinit.values.kinds import Values
 
 Shape: TypeAlias = tuple[int, ...]
 # Sizes, strides and offset of a view of a parameter; None for the parameter as it is.
@@ -57,55 +55,6 @@ class Region(NamedTuple):
     def box(self) -> Box | None:
         """The region's place in its logical tensor."""
         return None if self.offset is None else Box(self.shape, self.offset)
-
-
-class Matrix(NamedTuple):
-    """One (semi-)orthogonal matrix, times gain."""
-
-    gain: float
-
-
-class Function(NamedTuple):
-    """A callable that fills the tensor it is given, and that nothing is known of."""
-
-    function: Callable[[Tensor], object]
-
-
-class Computed:
-    """Values that follow from a computation.
-
-    Attributes:
-        in_boxes: whether any part of them can be made alone.
-    """
-
-    in_boxes = False
-
-    def make(self) -> Tensor:
-        """All of them, on the CPU."""
-        raise NotImplementedError
-
-    def make_box(self, offset: Sequence[int], into: Tensor) -> None:
-        """Writes those from an index on, if they can be made in boxes."""
-        raise NotImplementedError
-
-    def describe(self) -> Iterator[bytes]:
-        """What decides them, for two computations to be told apart by."""
-        raise NotImplementedError
-
-
-class Kept(NamedTuple):
-    """What is there stays."""
-
-
-# Values drawn one by one; a matrix; a function of torch.nn.init that is torch's everywhere (eye_,
-# dirac_, sparse_); any other callable; values that follow from a computation, or that are there
-# already; nothing.
-Values: TypeAlias = Draw | Matrix | Call | Function | Computed | Tensor | Kept
-
-
-def draw_in(values: Values) -> Draw | None:
-    """The draw, if that is what the values are."""
-    return cast(Draw, values) if type(values) is tuple else None
 
 
 class Part(NamedTuple):
