@@ -15,7 +15,6 @@ from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
 from torchinit.fill.fill import fill, fill_fresh
 from torchinit.fill.route import obstacle
-from torchinit.models.collection import no_collection
 from torchinit.models.materialise import attach, attach_buffer, parameter_like
 from torchinit.models.prepare import check_dtype
 from torchinit.native.torch_private import storage_users
@@ -81,8 +80,12 @@ def build_model(
     where = torch.get_default_device() if device is None else torch.device(device)
     if where.type == "cpu" and device is None:
         where = None  # type: ignore[assignment]
-    with without_batch(), no_collection():
-        model, names = _build(build, seed, where, dtype, rename)
+    with without_batch():
+        recorded = record(build, seed, rename)
+        with alone():
+            programs = programs_of(recorded)
+            _finish(recorded, programs, where, dtype)
+    names = [name for name, program in programs.items() if program.is_torchs]
     if names:
         shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
         warnings.warn(
@@ -90,23 +93,7 @@ def build_model(
             f"seed={seed} has no effect on {shown}",
             stacklevel=2,
         )
-    return model
-
-
-def _build(
-    build: Callable[[], Model],
-    seed: int,
-    device: torch.device | None,
-    dtype: torch.dtype | None,
-    rename: Rename,
-) -> tuple[Model, list[str]]:
-    """The model, and the names of what torch drew. The tape is gone when this returns."""
-    recorded = record(build, seed, rename)
-    with alone():
-        programs = programs_of(recorded)
-        _finish(recorded, programs, device, dtype)
-    names = [name for name, program in programs.items() if program.is_torchs]
-    return recorded.model, names  # type: ignore[return-value]
+    return recorded.model  # type: ignore[return-value]
 
 
 def _finish(

@@ -18,7 +18,6 @@ from torchinit.fill.batch import without_batch
 from torchinit.fill.fill import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
-from torchinit.models.collection import no_collection
 from torchinit.models.keyed import KeyOfName, run_callable
 from torchinit.models.materialise import (
     allocate,
@@ -61,8 +60,7 @@ def carry_out(
     ready: dict[str, Tensor] = {}
     others = [_run_callables(one, device, key_of_name, ready) for one in others]
     homes = _allocate(others, device, ready)
-    with no_collection():
-        fresh = _fill_plain(plain, device, key_of_name)
+    fresh = _fill_plain(plain, device, key_of_name)
     with torch.no_grad():
         _fill_others(others, homes, key_of_name)
     for one, memory in zip(plain, fresh, strict=True):

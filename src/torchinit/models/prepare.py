@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, check_kinds, some
-from torchinit.models.collection import no_collection
 from torchinit.models.materialise import check_apart, joined, target_device
 from torchinit.models.own import Own
 from torchinit.models.ties import check_joined, share_pads, warn_of_broken_ties
@@ -64,26 +63,24 @@ def prepare(
     check_model(model)
     check_dtype(dtype)
     reshard_all(model)
-    assignments: list[Assignment] = []
-    with no_collection():
-        parameters, buffers = gather(model, rename)
-        parameters = joined(parameters)
-        everything = parameters, buffers
-        if only is not None:
-            parameters, buffers = _chosen(model, parameters, buffers, only)
-        own = Own(model, *everything, (*parameters, *buffers), seed, rename)
-        check_kinds(parameters)
-        check_apart(parameters)
-        there = torch.device("cpu")
-        if any(named.tensor.is_meta for named in (*parameters, *buffers)):
-            there = target_device(device, parameters)
-        if rules is None:
-            assignments = own.assign(parameters, dtype)
-            filled = own.fill_buffers(buffers)
-        else:
-            strict = strict and only is None
-            assignments = assign(parameters, Rules(rules), dtype, strict=strict, own=own.assign)
-            filled = own.fill_buffers([named for named in buffers if named.tensor.is_meta])
+    parameters, buffers = gather(model, rename)
+    parameters = joined(parameters)
+    everything = parameters, buffers
+    if only is not None:
+        parameters, buffers = _chosen(model, parameters, buffers, only)
+    own = Own(model, *everything, (*parameters, *buffers), seed, rename)
+    check_kinds(parameters)
+    check_apart(parameters)
+    there = torch.device("cpu")
+    if any(named.tensor.is_meta for named in (*parameters, *buffers)):
+        there = target_device(device, parameters)
+    if rules is None:
+        assignments = own.assign(parameters, dtype)
+        filled = own.fill_buffers(buffers)
+    else:
+        strict = strict and only is None
+        assignments = assign(parameters, Rules(rules), dtype, strict=strict, own=own.assign)
+        filled = own.fill_buffers([named for named in buffers if named.tensor.is_meta])
     check_joined(assignments)
     are_alike = own.are_alike if rules is None else lambda one, other: False  # noqa: ARG005
     warn_of_broken_ties(model, rename, are_alike)
