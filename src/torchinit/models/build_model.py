@@ -181,7 +181,7 @@ class _Finish:
             what = f"{one!r} and {other!r} lie in one memory, and on the meta device they would not"
             if pair[1] < sum(named.attribute in named.module._parameters for named in some):
                 raise ArgumentError(f"parameters {what}: build the model on a device")
-            warnings.warn(f"{what}: they get the same values, and go their own ways", stacklevel=5)
+            warnings.warn(f"{what}: they get the same values, and go their own ways", stacklevel=4)
 
     def take(self, named: Named, dtype: torch.dtype) -> None:
         """One tensor of the model."""
