@@ -18,7 +18,7 @@ import warm
 from conftest import native_only
 from torchinit.patch import swap
 from torchinit.patch.functions import _NAMES as FUNCTIONS
-from torchinit.patch.swap import Made, intercept
+from torchinit.patch.swap import FactoryCall, intercept
 
 SHAPE = (200, 60)
 
@@ -302,7 +302,9 @@ class Notes:
         self.calls = []
 
     def fill(self, call, tensor, generator):  # noqa: ARG002
-        self.calls.append((call.name, call.arguments, tuple(tensor.shape), type(call) is Made))
+        self.calls.append(
+            (call.name, call.arguments, tuple(tensor.shape), type(call) is FactoryCall)
+        )
         torch_init.normal_(torch.empty(3))  # asks nobody
         if self.takes:
             tensor.fill_(5)

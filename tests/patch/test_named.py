@@ -11,8 +11,8 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from torchinit.fill.fill import fill
-from torchinit.patch.named import Named
-from torchinit.patch.regions import Names, region_of
+from torchinit.patch.named import FillByName
+from torchinit.patch.regions import Names, byte_range_of
 from torchinit.patch.swap import intercept
 from torchinit.schemes.distributions import normal_draw
 from torchinit.streams.names import keys_of_names, part_of
@@ -208,7 +208,7 @@ def test_memory_given_anew_is_not_taken_for_the_old():
         names = Names([("w", tensor)])
         del tensor
         tensor = torch.empty(SIZE)
-        assert names.whole(region_of(tensor, tensor.untyped_storage())) is None
+        assert names.whole(byte_range_of(tensor, tensor.untyped_storage())) is None
 
 
 def test_the_warning_points_at_the_block():
@@ -220,7 +220,7 @@ def test_the_warning_points_at_the_block():
 
 def test_a_list_of_names_and_meta_tensors():
     weight, meta = torch.empty(3, 4), torch.empty(3, 4, device="meta")
-    handler = Named(7, lambda: [("w", weight), ("m", meta)])
+    handler = FillByName(7, lambda: [("w", weight), ("m", meta)])
     with intercept(handler):
         nn.init.normal_(weight)
         nn.init.normal_(meta)

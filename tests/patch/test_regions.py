@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchinit.patch.regions import Names, Region, _Holders, region_of
+from torchinit.patch.regions import ByteRange, Names, _Holders, byte_range_of
 
 
 @st.composite
@@ -16,7 +16,7 @@ def regions(draw, count=12):
     found = []
     for _ in range(draw(st.integers(1, count))):
         begin = draw(st.integers(0, 20))
-        found.append(Region(0, begin, begin + draw(st.integers(0, 12)), draw(st.integers(1, 3))))
+        found.append(ByteRange(0, begin, begin + draw(st.integers(0, 12)), draw(st.integers(1, 3))))
     return found
 
 
@@ -53,16 +53,16 @@ class Place(int):
 def test_views_of_one_storage_are_found_by_few_comparisons():
     """A flat buffer of thousands, and each row of each asked for."""
     count = 4096
-    names = {Region(0, Place(0), Place(8 * count), 1): "all"}
-    names |= {Region(0, Place(8 * i), Place(8 * i + 8), 1): f"{i}" for i in range(count)}
+    names = {ByteRange(0, Place(0), Place(8 * count), 1): "all"}
+    names |= {ByteRange(0, Place(8 * i), Place(8 * i + 8), 1): f"{i}" for i in range(count)}
     Place.compared = 0
     holders = _Holders(names)
     assert Place.compared <= 4 * count * math.log2(count) ** 2
     Place.compared = 0
     for i in range(count):
-        assert holders.name(Region(0, Place(8 * i + 2), Place(8 * i + 4), 1)) == f"{i}"
+        assert holders.name(ByteRange(0, Place(8 * i + 2), Place(8 * i + 4), 1)) == f"{i}"
     assert Place.compared <= 2 * count * math.log2(count) ** 2
-    assert holders.name(Region(0, Place(6), Place(12), 1)) == "all"
+    assert holders.name(ByteRange(0, Place(6), Place(12), 1)) == "all"
 
 
 def test_views_of_a_flat_buffer_have_their_names():
@@ -76,6 +76,6 @@ def test_views_of_a_flat_buffer_have_their_names():
         (flat[11:18], None, "all"),
         (torch.empty(6), None, None),
     ]:
-        region = region_of(tensor, tensor.untyped_storage())
+        region = byte_range_of(tensor, tensor.untyped_storage())
         assert names.whole(region) == whole
         assert names.holding(region) == holding

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from conftest import long
 from torchinit import build_model
-from torchinit.tape import operators
+from torchinit.tape import facts
 
 # Their values are what is in memory that nobody filled, or are drawn.
 _NO_VALUES = {"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided",
@@ -101,7 +101,7 @@ def test_writes_that_schemas_hide() -> None:
     for layer, given in layers:
         with torch.no_grad(), modes:
             layer(given)
-    known = {(name, place) for name, places in operators.HIDDEN_WRITES.items() for place in places}
+    known = {(name, place) for name, places in facts.HIDDEN_WRITES.items() for place in places}
     assert len(modes.seen) > 450
     assert modes.hidden <= known
     assert {one for one in known if one[0] == "aten::native_batch_norm"} <= modes.hidden

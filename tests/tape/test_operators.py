@@ -1,4 +1,4 @@
-"""What tape/operators.py says of torch's operators, held against torch."""
+"""What tape/facts.py says of torch's operators, held against torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.parameter import Parameter
 
 from torchinit import build_model, init_model_
 from torchinit.streams.names import keys_of_names
-from torchinit.tape import operators
-from torchinit.tape.operators import facts_of, is_pinned
+from torchinit.tape import facts
+from torchinit.tape.facts import facts_of, is_pinned
 from torchinit.tape.program import recall
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -115,7 +115,7 @@ def test_any_part_is_what_the_operator_makes_of_that_part(name: str) -> None:
 
 def test_every_operator_that_is_pinned_is_tried() -> None:
     tried = {name.split()[0].partition(".")[0].rstrip("_") for name in CALLS}
-    assert tried == {name.rstrip("_") for name in operators._PINNED}
+    assert tried == {name.rstrip("_") for name in facts._PINNED}
 
 
 @pytest.mark.parametrize(

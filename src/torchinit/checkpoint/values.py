@@ -13,12 +13,12 @@ from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.fill import fill
 from torchinit.models.assign import Assignment
 from torchinit.models.init_shard import boxes_of_range
-from torchinit.models.keyed import KeyOfName
 from torchinit.native import load
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.pieces import Piece
 from torchinit.schemes.distributions import CONSTANT, Draw
+from torchinit.streams.names import KeyOfName
 from torchinit.values.apply import fill_drawn, fill_local
 from torchinit.values.fragments import as_cuts
 from torchinit.values.kinds import DrawnValues

@@ -18,7 +18,7 @@ from torchinit.fill.batch import without_batch
 from torchinit.fill.fill import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
-from torchinit.models.keyed import KeyOfName, run_callable
+from torchinit.models.keyed import run_callable
 from torchinit.models.materialise import (
     allocate,
     allocate_here,
@@ -31,6 +31,7 @@ from torchinit.native import calls
 from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
+from torchinit.streams.names import KeyOfName
 from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.values.apply import fill_parts
 from torchinit.values.kinds import DrawnValues, GivenValues

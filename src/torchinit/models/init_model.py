@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
-from torchinit.models.build_model import build_model
+from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
 from torchinit.models.materialise import attach_buffer, shard_like
 from torchinit.models.plan import Plan
@@ -17,8 +17,6 @@ from torchinit.models.prepare import Only, prepare
 from torchinit.placement.distributed import local_memory
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.names import keys_of_names
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def init_model_(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -15,23 +14,21 @@ from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.route import is_native_memory, obstacle
 from torchinit.functional import check_generator
-from torchinit.models.keyed import KeyOfName, run_callable
+from torchinit.models.keyed import run_callable
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
-from torchinit.rules.composed import By
+from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.names import KeyOfName, keys_of_names
 from torchinit.tape.scratch import check_written, mark_unwritten
 from torchinit.values.apply import fill_drawn, fill_local, filling_order, streams_of
 from torchinit.values.kinds import GivenValues
 from torchinit.values.region import Part, Region
-
-SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
 
 
 def init_shard_(

@@ -17,10 +17,8 @@ from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.patch.swap import Handler, intercept
 from torchinit.schemes.calls import FUNCTIONS, Call, draw_of, read_call
 from torchinit.schemes.distributions import DISTRIBUTIONS
-from torchinit.streams.names import part_of
+from torchinit.streams.names import KeyOfName, part_of
 from torchinit.values.kinds import seeded
-
-KeyOfName = Callable[[str], int]
 
 
 class KeyedFills:

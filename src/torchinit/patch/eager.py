@@ -26,7 +26,7 @@ SMALL = 1 << 20
 _TRUNCATED = ("mean", "std", "a", "b")
 
 
-class Eager:
+class FillAtOnce:
     """Fills with keys from torch's default generator.
 
     Where another one is given, the code that gives it may count on torch's values, as an adapter

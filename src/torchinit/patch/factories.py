@@ -17,10 +17,10 @@ from torchinit.native.torch_private import (
     is_tracing,
     is_transforming,
 )
-from torchinit.patch.frames import Frame, Made, current
+from torchinit.patch.frames import FactoryCall, Frame, current
 
-_NORMAL = Made("normal_", {"mean": 0.0, "std": 1.0})
-_UNIFORM = Made("uniform_", {"a": 0.0, "b": 1.0})
+_NORMAL = FactoryCall("normal_", {"mean": 0.0, "std": 1.0})
+_UNIFORM = FactoryCall("uniform_", {"a": 0.0, "b": 1.0})
 
 # What torch.empty and torch.empty_like take as well.
 _PASSED_ON = frozenset(
@@ -69,7 +69,7 @@ def only_device_modes() -> bool:
 _Make = Callable[[Frame, tuple[Any, ...], dict[str, Any]], "Tensor | None"]
 
 
-def _filled_empty(empty: Callable[..., Tensor], call: Made) -> _Make:
+def _filled_empty(empty: Callable[..., Tensor], call: FactoryCall) -> _Make:
     def make(frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         generator, others = None, kwargs
         if kwargs:
@@ -94,7 +94,7 @@ def _filled_empty(empty: Callable[..., Tensor], call: Made) -> _Make:
     return make
 
 
-def _filled_like(call: Made) -> _Make:
+def _filled_like(call: FactoryCall) -> _Make:
     make_empty = _filled_empty(torch.empty_like, call)
 
     def make(frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -117,7 +117,7 @@ def _normal(frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     size, mean, std = given.pop("size"), given.pop("mean", None), given.pop("std", None)
     if not (isinstance(mean, int | float) and isinstance(std, int | float) and std >= 0):
         return None
-    made = _filled_empty(torch.empty, Made("normal_", {"mean": mean, "std": std}))
+    made = _filled_empty(torch.empty, FactoryCall("normal_", {"mean": mean, "std": std}))
     return made(frame, (size,), given)
 
 

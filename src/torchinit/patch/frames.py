@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torchinit.schemes.calls import Call
 
 
-class Made(Call):
+class FactoryCall(Call):
     """A call for a tensor that a factory (``torch.randn``) has just made."""
 
     __slots__ = ()

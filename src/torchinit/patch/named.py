@@ -13,12 +13,12 @@ from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.patch.callers import module_that_draws
 from torchinit.patch.eager import (
     WITHOUT_KEYS,
-    Eager,
+    FillAtOnce,
     serves,
     warn_as_functional,
 )
-from torchinit.patch.frames import Made
-from torchinit.patch.regions import Names, region_of, storage_of
+from torchinit.patch.frames import FactoryCall
+from torchinit.patch.regions import Names, byte_range_of, storage_of
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.streams.keys import Stream
 from torchinit.streams.names import keys_of_names, part_of
@@ -26,7 +26,7 @@ from torchinit.streams.names import keys_of_names, part_of
 _EXAMPLES = 3
 
 
-class Named(Eager):
+class FillByName(FillAtOnce):
     """Fills with keys that follow from a seed and the tensors' names.
 
     A draw that covers a whole named tensor takes the name's own key, however often there is one;
@@ -51,7 +51,7 @@ class Named(Eager):
             names: returns names and their tensors. It is called at once, and again when a draw
                 meets a tensor that is not among them, for that may be a new parameter of the model.
             modules: returns the names of modules, by their identity.
-            generators: as ``Eager`` takes it.
+            generators: as ``FillAtOnce`` takes it.
         """
         super().__init__(generators=generators)
         self._key_of_name = keys_of_names(seed)
@@ -61,7 +61,7 @@ class Named(Eager):
         self._unnamed: Counter[tuple[tuple[int, ...], str]] = Counter()
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
-        """As ``Eager`` does, with the keys of names."""
+        """As ``FillAtOnce`` does, with the keys of names."""
         if self.leaves(generator) or not serves(call, tensor):
             if call.name in WITHOUT_KEYS:
                 return False
@@ -88,8 +88,8 @@ class Named(Eager):
     def stream_of(self, call: Call, tensor: Tensor, generator: Generator | None) -> Stream:
         """Where the key of a random fill comes from; counts what has no name."""
         storage = storage_of(tensor)
-        if storage is not None and not isinstance(call, Made):
-            region = region_of(tensor, storage)
+        if storage is not None and not isinstance(call, FactoryCall):
+            region = byte_range_of(tensor, storage)
             for attempt in range(2):
                 if (name := self._names.whole(region)) is not None:
                     return self._key_of_name(name)

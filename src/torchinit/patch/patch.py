@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
-from torchinit.patch.eager import Eager
+from torchinit.patch.eager import FillAtOnce
 from torchinit.patch.frames import Frame
-from torchinit.patch.named import Named
+from torchinit.patch.named import FillByName
 from torchinit.patch.swap import enter, leave
 from torchinit.streams.canonical import gather, places_of
 from torchinit.streams.names import check_seed
@@ -93,11 +93,11 @@ class Patch:
     def __enter__(self) -> None:
         self._open.append(enter(self._handler()))
 
-    def _handler(self) -> Eager:
+    def _handler(self) -> FillAtOnce:
         if self._seed is None or self._names_from is None:
-            return Eager(generators=self._generators)
+            return FillAtOnce(generators=self._generators)
         model = self._names_from
-        return Named(
+        return FillByName(
             self._seed,
             lambda: names_of(model),
             modules=lambda: {id(one): at.rstrip(".") for at, one in reversed(places_of(model))},
@@ -113,7 +113,7 @@ class Patch:
         frame = self._last()
         leave(frame)
         handler = frame.handler
-        if kind is None and isinstance(handler, Eager):
+        if kind is None and isinstance(handler, FillAtOnce):
             handler.warn()
 
     def _last(self) -> Frame:

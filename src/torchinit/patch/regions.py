@@ -15,7 +15,7 @@ from torchinit.native.torch_private import StorageWeakRef
 from torchinit.placement.distributed import local_memory
 
 
-class Region(NamedTuple):
+class ByteRange(NamedTuple):
     """The bytes of a tensor.
 
     Attributes:
@@ -44,12 +44,12 @@ def storage_of(tensor: Tensor) -> UntypedStorage | None:
         return None
 
 
-def region_of(tensor: Tensor, storage: UntypedStorage) -> Region:
+def byte_range_of(tensor: Tensor, storage: UntypedStorage) -> ByteRange:
     """The region of a tensor in its storage; the elements of a DTensor are those of the whole."""
     numel = tensor.numel()
     tensor = local_memory(tensor)
     begin = int(tensor.storage_offset()) * tensor.element_size()
-    return Region(storage._cdata, begin, begin + checks.extent(tensor), numel)
+    return ByteRange(storage._cdata, begin, begin + checks.extent(tensor), numel)
 
 
 class _Holders:
@@ -60,10 +60,10 @@ class _Holders:
     by their ends, and each place knows the smallest of those from there on.
     """
 
-    def __init__(self, names: Mapping[Region, str]) -> None:
+    def __init__(self, names: Mapping[ByteRange, str]) -> None:
         ordered = sorted(names)
         self._begins = [one.begin for one in ordered]
-        groups: list[list[Region]] = [[] for _ in range(len(ordered) + 1)]
+        groups: list[list[ByteRange]] = [[] for _ in range(len(ordered) + 1)]
         for i, one in enumerate(ordered, 1):
             while i < len(groups):
                 groups[i].append(one)
@@ -75,7 +75,7 @@ class _Holders:
             smallest = list(itertools.accumulate(sizes, min))
             self._groups.append(([one.end for one in group], smallest[::-1]))
 
-    def name(self, region: Region) -> str | None:
+    def name(self, region: ByteRange) -> str | None:
         """The name of the smallest that holds a region; of equal ones, the smallest name."""
         found: list[tuple[int, str]] = []
         i = bisect.bisect_right(self._begins, region.begin)
@@ -96,7 +96,7 @@ class Names:
 
     def __init__(self, pairs: Iterable[tuple[str, Tensor]]) -> None:
         """Takes names and tensors; of several names of one region the smallest counts."""
-        self._by_storage: dict[int, dict[Region, str]] = {}
+        self._by_storage: dict[int, dict[ByteRange, str]] = {}
         self._holders: dict[int, _Holders] = {}
         # While one is held, no other storage has the same identity.
         self._held: dict[int, StorageWeakRef] = {}
@@ -104,17 +104,17 @@ class Names:
             storage = storage_of(tensor)
             if storage is None:
                 continue
-            region = region_of(tensor, storage)
+            region = byte_range_of(tensor, storage)
             if region.storage not in self._held:
                 self._held[region.storage] = StorageWeakRef(storage)
             names = self._by_storage.setdefault(region.storage, {})
             names[region] = min(name, names.get(region, name))
 
-    def whole(self, region: Region) -> str | None:
+    def whole(self, region: ByteRange) -> str | None:
         """The name of the tensor that fills a region."""
         return self._by_storage.get(region.storage, {}).get(region)
 
-    def holding(self, region: Region) -> str | None:
+    def holding(self, region: ByteRange) -> str | None:
         """The name of the tensor that a region is a part of: the smallest such tensor's."""
         names = self._by_storage.get(region.storage)
         if names is None:

@@ -24,9 +24,9 @@ from torchinit.native.torch_private import (
     unteach_jit,
 )
 from torchinit.patch import factories, functions, looks, methods
-from torchinit.patch.frames import Frame, Handler, Made, current, handlers
+from torchinit.patch.frames import FactoryCall, Frame, Handler, current, handlers
 
-__all__ = ["Frame", "Handler", "Made", "current", "intercept"]
+__all__ = ["FactoryCall", "Frame", "Handler", "current", "intercept"]
 
 _FACTORIES = ("randn", "rand", "randn_like", "rand_like", "normal")
 _METHODS = ("normal_", "uniform_")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import blake2b
 from struct import Struct
-from typing import Any
+from typing import Any, TypeAlias
+
+KeyOfName: TypeAlias = Callable[[str], int]
 
 _BYTES = 8
 

@@ -20,7 +20,7 @@ from torchinit.schemes.distributions import (
     parameters_of,
     truncated_draw,
 )
-from torchinit.tape.operators import facts_of
+from torchinit.tape.facts import facts_of
 from torchinit.tape.tape import Entry, Fill, Operation, Tape
 
 _WRITTEN_OUT = ("erfinv_", "mul_", "add_", "clamp_")

@@ -18,8 +18,8 @@ from torchinit.fill.fill import fill
 from torchinit.native.torch_private import unseen
 from torchinit.orthogonal.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
-from torchinit.tape.operators import is_pinned
-from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref
+from torchinit.tape.facts import is_pinned
+from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref
 from torchinit.values.kinds import seeded
 
 # The key of a draw, by its number.
@@ -90,7 +90,7 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def values_of(constant: Constant) -> Tensor:
+def values_of(constant: Input) -> Tensor:
     """The values of a constant.
 
     Raises:
@@ -129,7 +129,7 @@ def _operate(entry: Operation, memory: dict[Cell, UntypedStorage], key_of_draw: 
         if isinstance(argument, Ref):
             given.append(argument.of(_memory_of(memory, argument.cell)))
         else:
-            given.append(values_of(argument) if isinstance(argument, Constant) else argument)
+            given.append(values_of(argument) if isinstance(argument, Input) else argument)
     args, kwargs = tree_unflatten(given, entry.spec)
     with seeded(None if entry.draw is None else key_of_draw(entry.draw), _CPU):
         results = tree_leaves(entry.function(*args, **kwargs))
@@ -179,8 +179,8 @@ def _works_by_element(entry: Operation, ref: Ref, is_like: Callable[[Any], bool]
     args, kwargs = tree_unflatten(list(entry.arguments), entry.spec)
     names = [argument.name for argument in entry.function._schema.arguments]
     named = dict(zip(names, args, strict=False)) | kwargs
-    tensors = [one for one in tree_leaves(named) if isinstance(one, Ref | Constant)]
-    numbers = {name: one for name, one in named.items() if not isinstance(one, Ref | Constant)}
+    tensors = [one for one in tree_leaves(named) if isinstance(one, Ref | Input)]
+    numbers = {name: one for name, one in named.items() if not isinstance(one, Ref | Input)}
     if not is_pinned(entry.function, numbers):
         return False
     return all(map(is_like, entry.writes)) and all(
@@ -188,7 +188,7 @@ def _works_by_element(entry: Operation, ref: Ref, is_like: Callable[[Any], bool]
     )
 
 
-def _is_for_all(constant: Constant, ref: Ref) -> bool:
+def _is_for_all(constant: Input, ref: Ref) -> bool:
     """Whether a constant is one number, or has a value for each element."""
     tensor = values_of(constant)
     return tensor.dim() == 0 or tuple(tensor.shape) == ref.size
@@ -222,7 +222,7 @@ def play_box(
             if one.cell not in tiles:
                 tiles[one.cell] = torch.empty(shape, dtype=one.dtype, device="cpu")
             return tiles[one.cell]
-        if not isinstance(one, Constant):
+        if not isinstance(one, Input):
             return one
         tensor = values_of(one)
         for dim in range(tensor.dim()):

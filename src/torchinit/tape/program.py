@@ -12,13 +12,12 @@ from torchinit.errors import ArgumentError
 from torchinit.native.torch_private import StorageWeakRef
 from torchinit.placement.distributed import local_memory
 from torchinit.schemes.distributions import Draw
+from torchinit.streams.names import KeyOfName
 from torchinit.tape.naming import Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
-from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref, constants_of
+from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref, inputs_of
 from torchinit.values.kinds import DrawnValues, MatrixValues, Values
 from torchinit.values.region import Part, Region
-
-KeyOfName = Callable[[str], int]
 
 _MEMORY = "_torchinit_built"
 _FEW = 4096  # bytes of a constant that are kept for good
@@ -43,7 +42,7 @@ class Program:
 
     def __init__(
         self, name: str, tensor: Tensor, entries: Sequence[Entry], ref: Ref | None,
-        constant: Constant | None, seed: int, *,
+        constant: Input | None, seed: int, *,
         is_frozen: bool, is_torchs: bool, is_unfilled: bool,
     ) -> None:  # fmt: skip
         self.name, self.entries, self.ref, self.constant = name, tuple(entries), ref, constant
@@ -151,7 +150,7 @@ class Program:
         def said(one: Any) -> object:
             if isinstance(one, Ref):
                 return cells.setdefault(one.cell, len(cells)), str(one.dtype), one.geometry
-            if isinstance(one, Constant):
+            if isinstance(one, Input):
                 values = values_of(one).contiguous()
                 bytes_ = values.reshape(-1).view(torch.uint8).numpy().tobytes()
                 return str(values.dtype), tuple(values.shape), bytes_
@@ -168,10 +167,10 @@ class Program:
                 what += [str(entry.function), *map(said, entry.arguments)]
             yield repr((what, list(map(said, entry.writes)))).encode()
 
-    def constants(self) -> list[Constant]:
+    def constants(self) -> list[Input]:
         """The tensors that no entry makes."""
         found = [] if self.constant is None else [self.constant]
-        return found + [one for entry in self.entries for one in constants_of(entry)]
+        return found + [one for entry in self.entries for one in inputs_of(entry)]
 
     def give_up(self, tensor: Tensor) -> None:
         """Gives large constants up, after they have been used for a tensor."""

@@ -14,11 +14,11 @@ from torchinit.tape.run import Recorded
 from torchinit.tape.scratch import count_unwritten
 from torchinit.tape.tape import (
     Cell,
-    Constant,
     Entry,
     Fill,
+    Input,
     Ref,
-    constants_of,
+    inputs_of,
     is_plain_memory,
 )
 
@@ -59,7 +59,7 @@ class _Maker:
         cell = self._tape.find(tensor)
         entries: list[Entry] = []
         ref: Ref | None = None
-        constant: Constant | None = None
+        constant: Input | None = None
         is_torchs = False
         if cell is not None and cell.writes:
             entries, ref = self._entries[cell], self._tape.ref(tensor, cell)
@@ -69,10 +69,10 @@ class _Maker:
             entries = [Fill(ref, call, constant_draw(cell.constant), None)]
             entries[0].index = self._baked or 0
         else:
-            constant = Constant(tensor.detach())
+            constant = Input(tensor.detach())
         if self._used_own_seed:
             is_torchs = (cell is not None and cell.is_torchs) or any(
-                one.is_torchs for entry in entries for one in constants_of(entry)
+                one.is_torchs for entry in entries for one in inputs_of(entry)
             )
         is_frozen = self._baked is not None and (
             constant is not None or any(entry.index >= self._baked for entry in entries)

@@ -28,23 +28,23 @@ from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
 from torchinit.streams.names import part_of
-from torchinit.tape.fold import fold
-from torchinit.tape.memory import LARGE, Memory, is_marked, mark
-from torchinit.tape.operators import (
+from torchinit.tape.facts import (
     Facts,
     facts_of,
     is_training,
     number_of,
 )
+from torchinit.tape.fold import fold
+from torchinit.tape.memory import LARGE, Memory, is_marked, mark
 from torchinit.tape.play import KeyOfDraw, play
-from torchinit.tape.results import Given, Shape, results_of
+from torchinit.tape.returned import Given, NewTensor, results_of
 from torchinit.tape.scratch import mark_unwritten
 from torchinit.tape.tape import (
     Bytes,
     Cell,
-    Constant,
     Drawing,
     Fill,
+    Input,
     Operation,
     Ref,
     Tape,
@@ -444,15 +444,15 @@ class Recorder(TorchDispatchMode):
                 if is_plain_memory(result):
                     self.tape.cell(result).is_torchs = True
 
-    def _argument(self, tensor: Tensor) -> Ref | Constant:
+    def _argument(self, tensor: Tensor) -> Ref | Input:
         cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
         is_marked_view = tensor.is_conj() or tensor.is_neg()
         if cell is not None and cell.writes and not is_marked_view:
             return self.tape.ref(tensor, cell)
         if is_marked_view:
             self._bake()  # a Ref does not say so
-            return Constant(tensor.detach().clone().resolve_conj().resolve_neg())
-        constant = Constant(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
+            return Input(tensor.detach().clone().resolve_conj().resolve_neg())
+        constant = Input(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
         if tensor.nbytes <= _SMALL or not is_plain_memory(tensor):
             constant.tensor = tensor.detach().clone()
         else:
@@ -546,7 +546,11 @@ class Recorder(TorchDispatchMode):
         if targets:
             return self._random_in_place(function, facts, args, kwargs, targets)
         results = results_of(function, flat, spec)
-        if results is None or len(results.leaves) != 1 or not isinstance(results.leaves[0], Shape):
+        if (
+            results is None
+            or len(results.leaves) != 1
+            or not isinstance(results.leaves[0], NewTensor)
+        ):
             return self._draw_now(function, facts, args, kwargs)
         real = self._real(results.leaves[0])
         call = _call_of_maker(facts.name, args, real)
@@ -663,7 +667,7 @@ class Recorder(TorchDispatchMode):
         for one in results.leaves:
             if isinstance(one, Given):
                 returned.append(flat[one.place])
-            elif isinstance(one, Shape):
+            elif isinstance(one, NewTensor):
                 real = self._real(one)
                 entry.make(self.tape.ref(real, self.tape.cell(real)))
                 returned.append(real)
@@ -695,7 +699,7 @@ class Recorder(TorchDispatchMode):
         if not (is_whole and ref.is_all and ref.is_contiguous and drawn.dtype == ref.dtype):
             return None
         if into is None:
-            into = self._real(Shape(source.shape, ref.stride, ref.dtype))
+            into = self._real(NewTensor(source.shape, ref.stride, ref.dtype))
         elif (
             not is_plain_memory(into)
             or (into.shape, into.dtype) != (source.shape, source.dtype)
@@ -706,7 +710,7 @@ class Recorder(TorchDispatchMode):
         self._add(Fill(self._target(into, overwrites=True), fill.call, fill.law, fill.draw))
         return into
 
-    def _real(self, shape: Shape) -> Tensor:
+    def _real(self, shape: NewTensor) -> Tensor:
         """Memory for what an operator returns, which is not touched."""
         with _unseen_by_modes():
             real = self.memory.empty(*shape)

@@ -59,7 +59,7 @@ class Cell:
         self.reference = StorageWeakRef(storage)
         self.number, self.nbytes, self.is_on_cpu = number, storage.nbytes(), is_on_cpu
         self.writes: list[int] = []
-        self.held: list[Constant] = []
+        self.held: list[Input] = []
         self.constant: float | None = None
         self.is_fresh = self.is_pending = self.is_exposed = self.is_torchs = self.has_gaps = False
         self.watched = ""
@@ -136,7 +136,7 @@ def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
     return True
 
 
-class Constant:
+class Input:
     """A tensor that no entry makes, as an entry found it; None if it has been given up.
 
     Attributes:
@@ -198,7 +198,7 @@ class Bytes(Entry):
 
     def __init__(self, ref: Ref, bytes_: Tensor) -> None:
         super().__init__((ref,), (True,))
-        self.constant = Constant(bytes_, is_torchs=ref.cell.is_torchs)
+        self.constant = Input(bytes_, is_torchs=ref.cell.is_torchs)
 
 
 class Operation(Entry):
@@ -232,12 +232,12 @@ class Operation(Entry):
         self.writes, self.whole = (*self.writes, ref), (*self.whole, True)
 
 
-def constants_of(entry: Entry) -> list[Constant]:
+def inputs_of(entry: Entry) -> list[Input]:
     """The tensors that an entry takes and that no entry makes."""
     if isinstance(entry, Bytes):
         return [entry.constant]
     if isinstance(entry, Operation):
-        return [one for one in entry.arguments if isinstance(one, Constant)]
+        return [one for one in entry.arguments if isinstance(one, Input)]
     return []
 
 

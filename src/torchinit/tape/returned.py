@@ -24,7 +24,7 @@ _QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.qui
 _MOST = 1 << 14
 
 
-class Shape(NamedTuple):
+class NewTensor(NamedTuple):
     """A new tensor."""
 
     size: torch.Size
@@ -38,7 +38,7 @@ class Given(NamedTuple):
     place: int
 
 
-class Results(NamedTuple):
+class Returned(NamedTuple):
     """What an operator returns.
 
     Attributes:
@@ -50,10 +50,10 @@ class Results(NamedTuple):
     spec: Any
 
 
-_known: dict[Any, Results | None] = {}
+_known: dict[Any, Returned | None] = {}
 
 
-def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
+def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
     """What an operator returns for arguments on the CPU; None if that is not known without values.
 
     Args:
@@ -82,7 +82,7 @@ def _key(one: Any, flat: Sequence[Any]) -> Any:
     return None if isinstance(one, Generator) else (type(one), one)
 
 
-def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
+def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
     metas: dict[int, Tensor] = {}
     if function in _NORMS and any(
         isinstance(one, Tensor) and one.dtype not in (torch.float32, torch.float64) for one in flat
@@ -118,7 +118,7 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
         elif isinstance(one, Tensor):
             if one.layout is not torch.strided or one.dtype in _QUANTISED:
                 return None
-            leaves.append(Shape(one.shape, one.stride(), one.dtype))
+            leaves.append(NewTensor(one.shape, one.stride(), one.dtype))
         elif one is None or isinstance(one, int | float | bool):
             leaves.append(one)
         else:
@@ -126,4 +126,4 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Results | None:
     if function is _aten.native_batch_norm.default and not args[5]:
         # The CPU returns no statistics where none are computed.
         leaves[1:] = [one._replace(size=torch.Size([0]), stride=(1,)) for one in leaves[1:]]
-    return Results(leaves, made_spec)
+    return Returned(leaves, made_spec)
