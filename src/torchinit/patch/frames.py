@@ -1,13 +1,18 @@
-"""Who is asked: the handler of the innermost open block of this thread or asyncio task."""
+"""Who is asked: the handler of the innermost open block of this thread or asyncio task.
+
+And who asks: the module whose method draws.
+"""
 
 from __future__ import annotations
 
+import sys
 from asyncio import _get_running_loop, current_task
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Protocol
 
 from torch import Generator, Tensor
+from torch.nn import Module
 
 from torchinit.schemes.calls import Call
 
@@ -102,3 +107,16 @@ def current() -> Frame | None:
     if frame is None or frame.busy or not frame.is_callers():
         return None
     return frame
+
+
+def module_that_draws() -> Module | None:
+    """The module whose method is running, the nearest one; None if none is."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and code.co_varnames[0] == "self":
+            found = frame.f_locals.get("self")
+            if isinstance(found, Module):
+                return found
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,7 +1,8 @@
-"""``Tensor.normal_`` and ``Tensor.uniform_``: methods that ask first."""
+"""Methods of tensors that ask first: those that draw, and those that look at memory."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,8 @@ def read_method_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return Call(name, arguments)
 
 
-def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The method that takes a method's place."""
+def draw_hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method that takes the place of ``normal_`` or ``uniform_``."""
     # Dynamo cannot trace the method of the base class, but the operator.
     operator = getattr(torch.ops.aten, name).default
 
@@ -67,4 +68,30 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     method.__name__ = name
     method.__qualname__ = f"Tensor.{name}"
     method.__doc__ = original.__doc__
+    return method
+
+
+# Those that leave an address with somebody, who may look again at any time, and those that do not.
+_WITH_ADDRESS = ("data_ptr", "numpy", "untyped_storage", "__dlpack__", "share_memory_")
+LOOKS = (*_WITH_ADDRESS, "tolist")
+
+
+def look_hook(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The method that takes the place of one that looks at memory past torch's dispatcher."""
+    at_address = name in _WITH_ADDRESS
+
+    @functools.wraps(original)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not is_dynamo_compiling():
+            frame = current()
+            if frame is not None:
+                look = getattr(frame.handler, "look", None)
+                if look is not None:
+                    frame.busy = True
+                    try:
+                        look(self, at_address=at_address)
+                    finally:
+                        frame.busy = False
+        return original(self, *args, **kwargs)
+
     return method

@@ -10,14 +10,13 @@ from torch import Generator, Tensor
 
 from torchinit.fill.fill import fill
 from torchinit.orthogonal.orthogonal import fill_orthogonal
-from torchinit.patch.callers import module_that_draws
 from torchinit.patch.eager import (
     WITHOUT_KEYS,
     FillAtOnce,
     serves,
     warn_as_functional,
 )
-from torchinit.patch.frames import FactoryCall
+from torchinit.patch.frames import FactoryCall, module_that_draws
 from torchinit.patch.regions import Names, byte_range_of, storage_of
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.streams.keys import Stream

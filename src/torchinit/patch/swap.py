@@ -23,7 +23,7 @@ from torchinit.native.torch_private import (
     teach_jit,
     unteach_jit,
 )
-from torchinit.patch import factories, functions, looks, methods
+from torchinit.patch import factories, functions, methods
 from torchinit.patch.frames import FactoryCall, Frame, Handler, current, handlers
 
 __all__ = ["FactoryCall", "Frame", "Handler", "current", "intercept"]
@@ -135,8 +135,8 @@ class _Hooks:
         device_constructors()
         self._is_remembered = remember_functions()
         self._attributes = [
-            *(_Attribute(torch.Tensor, name, methods.hook) for name in _METHODS),
-            *(_Attribute(torch.Tensor, name, looks.hook) for name in looks.NAMES),
+            *(_Attribute(torch.Tensor, name, methods.draw_hook) for name in _METHODS),
+            *(_Attribute(torch.Tensor, name, methods.look_hook) for name in methods.LOOKS),
             *(_Attribute(torch, name, factories.hook) for name in _FACTORIES),
             *(
                 _Attribute(sys.modules[owner], name, _passing)

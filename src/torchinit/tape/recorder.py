@@ -21,8 +21,7 @@ from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import calls
 from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
-from torchinit.patch.callers import module_that_draws
-from torchinit.patch.frames import Frame
+from torchinit.patch.frames import Frame, module_that_draws
 from torchinit.patch.methods import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of

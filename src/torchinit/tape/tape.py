@@ -19,7 +19,7 @@ from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 from torchinit.streams.canonical import new_tuple
 
-# The methods as they are: while a recorder is on, others take their place (patch/looks.py).
+# The methods as they are: while a recorder is on, others take their place (patch/methods.py).
 storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
 
 
