@@ -56,7 +56,7 @@ tests-rest: $(STAMP)
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --upgrade pip "setuptools>=77" wheel ninja
+	$(INSTALL) --upgrade pip "setuptools>=77" wheel ninja "pybind11>=3"
 	$(INSTALL) -r requirements-torch.txt
 	$(INSTALL) --no-build-isolation -e ".[test,lint,demo,docs]"
 	touch $@
@@ -77,11 +77,14 @@ format: $(STAMP)
 # The kernels, and what the threads of the CUDA kernels do run on the host, under the address and
 # undefined-behaviour sanitisers; and the numbers themselves.
 BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
+# The kernels ask for threads of whatever OpenMP runtime is there (csrc/cpu/parallel.h). -u has the
+# linker keep one, which nothing else needs.
+OPENMP := -Wl,-u,GOMP_parallel -lgomp
 # Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits. Checks
 # of use after scope make the compiler four times slower: sanitize-all has them, in its own folder.
 SANITIZED := build/sanitized
 SCOPE_CHECKS := -fno-sanitize-address-use-after-scope
-SANITIZE = $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
+SANITIZE = $(BIT_FLAGS) -O1 -g1 -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
   -fsanitize=address,undefined -fno-sanitize-recover=all $(SCOPE_CHECKS)
 CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
 CPU_OBJECTS = $(CPU_SOURCES:csrc/%.cpp=$(SANITIZED)/%.o)
@@ -92,7 +95,7 @@ $(SANITIZED)/%.o: csrc/%.cpp $(SOURCES)
 	$(CXX) $(SANITIZE) -c $< -o $@
 
 $(SANITIZED)/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
-	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@
+	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@ $(OPENMP)
 
 .SECONDARY: $(CPU_OBJECTS)
 sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/digest
@@ -106,7 +109,7 @@ sanitize-all:
 # The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
 ARM_CXX := aarch64-linux-gnu-g++
 ARM_RUN := qemu-aarch64
-ARM_FLAGS := $(BIT_FLAGS) -O2 -fopenmp -Wall -Wextra -Werror
+ARM_FLAGS := $(BIT_FLAGS) -O2 -Wall -Wextra -Werror
 ARM_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/arm/%.o)
 
 build/arm/%.o: csrc/%.cpp $(SOURCES)
@@ -114,7 +117,7 @@ build/arm/%.o: csrc/%.cpp $(SOURCES)
 	$(ARM_CXX) $(ARM_FLAGS) -c $< -o $@
 
 build/arm/%: tests/native/%.cpp tests/native/cases.h $(ARM_OBJECTS)
-	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@
+	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@ $(OPENMP)
 
 .SECONDARY: $(ARM_OBJECTS)
 arm-check:
@@ -137,7 +140,7 @@ golden:
 	$(PYTHON) tools/golden.py
 
 # Needs nvcc only: no GPU and no torch.
-CUDA_ARCHITECTURES := 80 90 100
+CUDA_ARCHITECTURES := 75 80 90 100
 cuda-compile:
 	$(PYTHON) tools/cuda_compile.py --nvcc $(NVCC) --arch $(CUDA_ARCHITECTURES)
 
