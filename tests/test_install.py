@@ -176,7 +176,7 @@ def fake_toolkit(folder: Path, headers: bool) -> Path:
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        (True, "The detected CUDA version (12.1) mismatches the version that was used to compile"),
+        (True, "is of CUDA 12.1, torch of 13.0"),
         (False, "has no include/cuda_runtime.h"),
     ],
 )
@@ -200,15 +200,15 @@ def test_cuda_that_cannot_be_built_costs_the_cpu_module_nothing(source, tmp_path
     assert look(lib, without, "load.warn_once('cuda')")["said"] == []
 
 
-@has_module
-def test_the_toolkit_is_found_through_a_script(tmp_path, monkeypatch):
-    """The nvcc on the PATH may be a script outside the toolkit, which torch looks for beside it."""
+@pytest.mark.parametrize("variable", ["PATH", "CUDA_HOME", "CUDA_PATH"])
+def test_the_toolkit_is_found_through_a_script(tmp_path, variable):
+    """nvcc may be a script outside the toolkit."""
     home = fake_toolkit(tmp_path / "toolkit", headers=True)
     script(home / "bin" / "nvcc", f'echo "#\\$ TOP={home}/bin/.." >&2')
     wrapper = script(tmp_path / "usr" / "bin" / "nvcc", f'exec {home}/bin/nvcc "$@"')
-    monkeypatch.syspath_prepend(str(ROOT))
-    program = f"import setup; print(setup.find_cuda_home({str(wrapper.parent.parent)!r}))"
-    done = run(ROOT, "-c", program)
+    value = str(wrapper.parent if variable == "PATH" else wrapper.parent.parent)
+    variables = {variable: os.pathsep.join([value, os.environ["PATH"]][: 1 + (variable == "PATH")])}
+    done = run(ROOT, "-c", "import setup; print(setup.find_cuda_home())", **variables)
     assert done.stdout.strip() == os.path.realpath(home), done.stderr
 
 
