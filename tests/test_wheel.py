@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import torchinit
 from conftest import native_only
 from torchinit.native import load
 
@@ -102,7 +103,7 @@ def pack(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    for made in (ROOT / "dist").glob(f"torchinit-*-{tag}-{tag}-*.whl"):
+    for made in (ROOT / "dist").glob(f"torchinit-{torchinit.__version__}-{tag}-{tag}-*.whl"):
         if made.stat().st_mtime > newest("csrc", "src"):
             return made
     return pack(tmp_path_factory.mktemp("wheel"))
