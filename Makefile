@@ -68,6 +68,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_includes.py
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(STAMP)
 	$(BIN)/ruff format .
