@@ -188,8 +188,7 @@ class Build(build_ext):  # type: ignore[misc]
             # Loads it in a process of its own, unless it is for another machine. The CUDA module
             # takes libraries that torch has loaded.
             folder = str(Path(self.get_ext_fullpath(f"{PACKAGE}.{name}")).resolve().parent)
-            names = f"torch, {name}" if name == CUDA else name
-            program = f"import sys; sys.path.append({folder!r}); import {names}"
+            program = f"import sys; sys.path.append({folder!r}); import {'torch, ' * (name == CUDA)}{name}"
             status, said = subprocess.getstatusoutput(shlex.join([sys.executable, "-c", program]))
             if status and "_PYTHON_HOST_PLATFORM" not in os.environ:
                 reason = f"it cannot be loaded: {short(said.rpartition(chr(10))[2]) or status}"
@@ -237,7 +236,7 @@ class Build(build_ext):  # type: ignore[misc]
             reason = f"torch {torch.__version__}, which it was built beside, has no CUDA"
             raise NotBuiltError(reason, f"install a torch that has CUDA, {beside}")
         home = cpp_extension.CUDA_HOME = find_cuda_home()
-        nvcc = str(Path(home, "bin", "nvcc"))
+        nvcc = f"{home}/bin/nvcc"
         release = re.search(r"release ([\d.]+).*", output(nvcc, "--version"))
         self.tools["nvcc"] = f"nvcc {release[0]}" if release else "nvcc of unknown version"
         if release and int(float(release[1])) != int(float(torch.version.cuda)):
@@ -250,7 +249,8 @@ class Build(build_ext):  # type: ignore[misc]
             files("python/cuda_module.cpp", "cuda/*.cpp", "cuda/*.cu", *SHARED),
             extra_compile_args={"cxx": flags(*CXX), "nvcc": nvcc_flags},
         )
-        # Nothing of libtorch is used, so that one build serves every torch.
+        # Nothing of libtorch is used: one build serves every torch, of whatever ABI.
+        os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"
         extension.libraries, extension.runtime_library_dirs = ["cudart"], []
         command = cpp_extension.BuildExtension(self.distribution)
         for name in ("build_lib", "build_temp", "inplace", "editable_mode", "debug", "verbose"):
