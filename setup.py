@@ -185,10 +185,10 @@ class Build(build_ext):  # type: ignore[misc]
         try:
             with last_words() as words:
                 extension = build()
-            # Loads it in a process of its own, unless it is for another machine. The CUDA module
-            # takes libraries that torch has loaded.
+            # Loads it in a process of its own; the CUDA module takes libraries that torch loads.
             folder = str(Path(self.get_ext_fullpath(f"{PACKAGE}.{name}")).resolve().parent)
-            program = f"import sys; sys.path.append({folder!r}); import {'torch, ' * (name == CUDA)}{name}"
+            names = f"torch, {name}" if name == CUDA else name
+            program = f"import sys; sys.path.append({folder!r}); import {names}"
             status, said = subprocess.getstatusoutput(shlex.join([sys.executable, "-c", program]))
             if status and "_PYTHON_HOST_PLATFORM" not in os.environ:
                 reason = f"it cannot be loaded: {short(said.rpartition(chr(10))[2]) or status}"
