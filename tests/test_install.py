@@ -6,8 +6,10 @@ compiled: where a compiler is to be found, the copy has the present module as al
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -176,7 +178,7 @@ def fake_toolkit(folder: Path, headers: bool) -> Path:
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        (True, "The detected CUDA version (12.1) mismatches the version that was used to compile"),
+        (True, "is of CUDA 12.1, torch of 13.0"),
         (False, "has no include/cuda_runtime.h"),
     ],
 )
@@ -200,15 +202,15 @@ def test_cuda_that_cannot_be_built_costs_the_cpu_module_nothing(source, tmp_path
     assert look(lib, without, "load.warn_once('cuda')")["said"] == []
 
 
-@has_module
-def test_the_toolkit_is_found_through_a_script(tmp_path, monkeypatch):
-    """The nvcc on the PATH may be a script outside the toolkit, which torch looks for beside it."""
+@pytest.mark.parametrize("variable", ["PATH", "CUDA_HOME", "CUDA_PATH"])
+def test_the_toolkit_is_found_through_a_script(tmp_path, variable):
+    """nvcc may be a script outside the toolkit."""
     home = fake_toolkit(tmp_path / "toolkit", headers=True)
     script(home / "bin" / "nvcc", f'echo "#\\$ TOP={home}/bin/.." >&2')
     wrapper = script(tmp_path / "usr" / "bin" / "nvcc", f'exec {home}/bin/nvcc "$@"')
-    monkeypatch.syspath_prepend(str(ROOT))
-    program = f"import setup; print(setup.find_cuda_home({str(wrapper.parent.parent)!r}))"
-    done = run(ROOT, "-c", program)
+    value = str(wrapper.parent if variable == "PATH" else wrapper.parent.parent)
+    variables = {variable: os.pathsep.join([value, os.environ["PATH"]][: 1 + (variable == "PATH")])}
+    done = run(ROOT, "-c", "import setup; print(setup.find_cuda_home())", **variables)
     assert done.stdout.strip() == os.path.realpath(home), done.stderr
 
 
@@ -243,3 +245,66 @@ def test_the_source_distribution_holds_no_record_and_builds(source):
     assert not [name for name in names if name.endswith(("_build.json", ".so"))]
     _, done = build(top, built=load.module is not None, TORCHINIT_BUILD="none")
     assert done.returncode == 0, done.stderr
+
+
+def names_read(file: Path) -> set[str]:
+    """The environment variables that a Python file reads."""
+    tree = ast.parse(file.read_text())
+    strings = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    # Of os.environ and os.getenv, and what asks them for a name that it is given.
+    askers = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and node.args.args
+        and re.search(rf"environ\.get\({node.args.args[0].arg}\b", ast.unparse(node))
+    }
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=function, args=[first, *_]) if ast.unparse(function) in {
+                "os.environ.get",
+                "os.getenv",
+                *askers,
+            }:
+                found.append(first)
+            case ast.Subscript(value=value, slice=name, ctx=ast.Load()) if (
+                ast.unparse(value) == "os.environ"
+            ):
+                found.append(name)
+            case ast.Compare(left=name, comparators=[ast.Attribute(attr="environ")]):
+                found.append(name)
+    given = {node.value for node in found if isinstance(node, ast.Constant)}
+    return given | {
+        strings[node.id] for node in found if isinstance(node, ast.Name) if node.id in strings
+    }
+
+
+def test_the_table_of_variables_has_what_the_code_reads():
+    section = (ROOT / "docs" / "installing.md").read_text().partition("## Environment variables")[2]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    files = [ROOT / "setup.py", *(ROOT / "src").rglob("*.py")]
+    read = set().union(*map(names_read, files))
+    assert listed == read
+    # And the C++ reads none.
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    assert not [path for path in sources if "getenv" in path.read_text()]
+
+
+def test_what_a_file_reads_of_the_environment_is_found(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\n"
+        "NAME = 'A'\n"
+        "def is_set(name): return os.environ.get(name, '')\n"
+        "os.environ.get(NAME), os.environ['B'], os.getenv('C'), is_set('D'), 'E' in os.environ\n"
+        "os.environ['F'] = 'written'\n"
+    )
+    assert names_read(program) == set("ABCDE")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,16 +59,43 @@ def test_no_library_of_torch_is_linked():
 
 def test_one_openmp_runtime():
     code = """
-import re, torch, torchinit
+import os, re, torch, torchinit
 torch.set_num_threads(2)
+before = len(os.listdir("/proc/self/task"))
 torchinit.normal_(torch.empty(1 << 20))
+more = len(os.listdir("/proc/self/task")) - before
 torch.rand(1 << 20).sum()
 with open("/proc/self/maps") as maps:
-    print(sorted(set(re.findall(r"\\S*/lib[gi]?omp\\S*", maps.read()))))
+    print([sorted(set(re.findall(r"\\S*/lib[gi]?omp\\S*", maps.read()))), more])
 """
     run = run_python(code)
     assert run.returncode == 0, run.stderr
-    assert len(eval(run.stdout)) == 1, run.stdout
+    libraries, more = eval(run.stdout)
+    assert len(libraries) == 1, libraries
+    assert more == 1  # its second thread
+
+
+def test_without_openmp_one_thread_makes_the_same_bits():
+    """In a process without torch, which loads the runtime."""
+    file = Path(native.module.__file__)
+    code = """
+import ctypes, hashlib, os, sys
+sys.path.append(sys.argv[1])
+import _native
+memory = ctypes.create_string_buffer(1 << 22)
+_native.fill(1, 1, 0.0, 1.0, 0.0, 0.0, 7, ctypes.addressof(memory), 1 << 20, 4)
+digest = hashlib.sha256(memory.raw).hexdigest()
+print(_native.has_openmp(), len(os.listdir("/proc/self/task")), digest)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(file.parent)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    tensor = torch.empty(1 << 20)
+    native.module.fill(1, 1, 0.0, 1.0, 0.0, 0.0, 7, tensor.data_ptr(), tensor.numel(), 4)
+    assert native.module.has_openmp()
+    expected = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    assert run.stdout.split() == ["False", "1", expected]
 
 
 def test_numbers_of_the_enumerations():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ import torchinit
 import warm
 from conftest import native_only
 from fills import KEY, assert_same_bits, cases
+from torchinit.commands import info
 from torchinit.fill import operators, route, staged
 from torchinit.fill.fill import fill
 from torchinit.native import load
@@ -105,6 +109,57 @@ def test_orthogonal_matrices():
     assert torch.allclose(got @ got.t(), torch.eye(20), atol=1e-5)
     stack = torchinit.orthogonal_batch_([torch.empty(8, 8), torch.empty(9, 8)])
     assert torch.allclose(stack[0] @ stack[0].t(), torch.eye(8), atol=1e-5)
+
+
+@pytest.fixture
+def _old_gpu(monkeypatch):
+    """A GPU that the CUDA module has no code for."""
+    error = "no kernel image is available for execution on the device"
+    module = SimpleNamespace(architectures=lambda: "(800,900)", why_no_kernels=lambda: error)
+    monkeypatch.setattr(load, "cuda", module)
+    monkeypatch.setattr(load, "cuda_reason", "built and loaded")
+    monkeypatch.setattr(load, "_unsaid", {})
+    for name, value in {
+        "is_available": True,
+        "device_count": 1,
+        "device": nullcontext(),
+        "get_device_capability": (6, 1),
+        "get_device_name": "an old GPU",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(info, "_device_types", lambda: ["cpu"])
+    load._why_no_kernels.cache_clear()
+    yield
+    load._why_no_kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_old_gpu")
+def test_a_gpu_that_the_cuda_module_has_no_code_for():
+    device = torch.device("cuda", 0)
+    why = route.why_staged(device)
+    assert why == (
+        "the CUDA module, compiled for (800,900), has no code for an old GPU (sm_61): no kernel "
+        "image is available for execution on the device"
+    )
+    with pytest.warns(RuntimeWarning, match=r"TORCH_CUDA_ARCH_LIST=6\.1"):
+        load.warn_once("cuda")
+    assert route.why_staged(device) == why
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load.warn_once("cuda")  # not twice
+    state = info.collect()
+    assert state["cuda"]["devices"][0]["why_staged"] == why
+    text = info._text(state)
+    assert "an old GPU (sm_61, staged)" in text
+    assert why in text
+
+
+@pytest.mark.usefixtures("_old_gpu")
+def test_a_gpu_that_the_cuda_module_has_code_for(monkeypatch):
+    monkeypatch.setattr(load.cuda, "why_no_kernels", lambda: "")
+    assert route.why_staged(torch.device("cuda", 0)) == ""
+    assert "an old GPU (sm_61)" in info._text(info.collect())
+    assert load._unsaid == {}
 
 
 def test_a_device_of_torchs_without_hardware():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import torchinit
 from conftest import native_only
 from torchinit.native import load
 
@@ -102,7 +103,7 @@ def pack(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    for made in (ROOT / "dist").glob(f"torchinit-*-{tag}-{tag}-*.whl"):
+    for made in (ROOT / "dist").glob(f"torchinit-{torchinit.__version__}-{tag}-{tag}-*.whl"):
         if made.stat().st_mtime > newest("csrc", "src"):
             return made
     return pack(tmp_path_factory.mktemp("wheel"))
@@ -153,6 +154,29 @@ def test_it_runs_without_a_compiler(installed, here, tmp_path):
     assert Path(seen["module"]).is_relative_to(installed)
     assert seen["bits"] == here["bits"]
     assert seen["caught"] == here["caught"]
+
+
+def test_the_bits_of_a_module_without_torch(installed, tmp_path):
+    """tools/check_wheel.py, with some rows of the table, and one that is wrong."""
+    data = tmp_path / "tests" / "data"
+    shutil.copytree(ROOT / "tests" / "data", data)
+    (tmp_path / "tools").mkdir()
+    tool = shutil.copy(ROOT / "tools" / "check_wheel.py", tmp_path / "tools")
+    head, *rows = (data / "golden.csv").read_text().splitlines()
+    some = [*rows[:60], *rows[-99::20]]  # the last are of orthogonal matrices
+    assert {row.partition(",")[0] for row in some} == {"stream-version", "uniform", "orthogonal"}
+    (data / "golden.csv").write_text("\n".join([head, *some]))
+    done = run(sys.executable, tool, str(installed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(some)} rows on each of " in done.stdout
+    case, dtype, box, transform, _, values = some[7].split(",")
+    some[7] = ",".join([case, dtype, box, transform, "0" * 16, values])
+    (data / "golden.csv").write_text("\n".join([head, *some]))
+    done = run(sys.executable, tool, str(installed))
+    assert done.returncode == 1
+    sets = load.module.instruction_sets()
+    assert done.stdout.count(f"{case}, {dtype}, {box}: ") == len(sets)
+    assert f": {len(sets)} wrong" in done.stdout
 
 
 @pytest.mark.skipif(

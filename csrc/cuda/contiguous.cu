@@ -51,9 +51,4 @@ void fill(const std::vector<Job>& jobs, void* stream) {
     if (job.box.count && !is_flat(job.box)) fill_strided(job, stream);
 }
 
-#define TORCHINIT_TEXT(...) #__VA_ARGS__
-#define TORCHINIT_TEXT_OF(list) TORCHINIT_TEXT(list)
-
-const char* architectures() { return TORCHINIT_TEXT_OF((__CUDA_ARCH_LIST__)); }
-
 }  // namespace torchinit::cuda

@@ -15,7 +15,4 @@ void fill(const std::vector<Job>& jobs, void* stream);
 // Queues the fill of one box that is no single run of memory.
 void fill_strided(const Job& job, void* stream);
 
-// The architectures compiled for, as nvcc lists them: "800,900".
-const char* architectures();
-
 }  // namespace torchinit::cuda

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "../cuda/device.h"
 #include "../cuda/fill.h"
 #include "../cuda/memory.h"
 #include "../cuda/orthogonal.h"
@@ -13,6 +14,8 @@ PYBIND11_MODULE(_cuda, m) {
   using namespace torchinit;
   m.doc() = "CUDA fills. Arguments are not checked against the memory: call torchinit instead.";
   m.def("architectures", &cuda::architectures, "The architectures compiled for.");
+  m.def("why_no_kernels", &cuda::why_no_kernels,
+        "Why no kernel can run on the current device; empty if they can.");
   m.def(
       "fill_list",
       [](const pybind11::handle& draws, const pybind11::handle& dtypes,

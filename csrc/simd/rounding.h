@@ -17,7 +17,7 @@ TORCHINIT_INLINE U round_to_bfloat16(U bits) {
 // Two bfloat16 in the halves of each 32-bit lane, x below y. Not for NaN.
 template <class L>
 TORCHINIT_INLINE typename L::u32 bfloat16_pairs(typename L::f32 x, typename L::f32 y) {
-#if TORCHINIT_DEVICE_PASS
+#if TORCHINIT_DEVICE_ARCHITECTURE >= 800
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
   return pair;

@@ -195,7 +195,7 @@ struct ScalarLanes {
   }
   template <bool streaming>
   static TORCHINIT_INLINE void store_float16(uint16_t* to, f32 x, f32 y) {
-#if TORCHINIT_DEVICE_PASS
+#if TORCHINIT_DEVICE_ARCHITECTURE >= 800
     u32 pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
 #else

@@ -1,6 +1,6 @@
 """The versions, in the one place that has them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The version, as ``torchinit --version`` prints it."""
 
 STREAM_VERSION = 2

@@ -38,6 +38,7 @@ def collect() -> dict[str, Any]:
             "reason": load.reason,
             "instruction_sets": list(module.instruction_sets()) if module else [],
             "instruction_set": module.instruction_set() if module else None,
+            "openmp": module.has_openmp() if module else None,
         },
         "cuda": {
             "loaded": load.cuda is not None,
@@ -66,7 +67,8 @@ def _cuda_devices() -> list[dict[str, str]]:
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         name = torch.cuda.get_device_name(index)
-        devices.append({"name": name, "architecture": f"sm_{major}{minor}"})
+        staged = load.why_no_cuda(torch.device("cuda", index))
+        devices.append({"name": name, "architecture": f"sm_{major}{minor}", "why_staged": staged})
     return devices
 
 
@@ -84,7 +86,10 @@ def _routes(device: str) -> dict[str, dict[str, str]]:
 def _text(state: dict[str, Any]) -> str:
     native_state, cuda = state["native"], state["cuda"]
     environment = [f"{name}={value}" for name, value in state["environment"].items()]
-    devices = [f"{device['name']} ({device['architecture']})" for device in cuda["devices"]]
+    devices = [
+        f"{device['name']} ({device['architecture']}{', staged' * bool(device['why_staged'])})"
+        for device in cuda["devices"]
+    ]
     fields = {
         "torchinit": state["version"],
         "streams": f"version {state['streams']}",
@@ -99,10 +104,11 @@ def _text(state: dict[str, Any]) -> str:
         "CUDA of torch": _listed(cuda["torch_architectures"]),
         "CUDA devices": _listed(devices),
         "private names": _private_names(state["torch_private_missing"]),
-        "threads": state["threads"],
+        "threads": _threads(state["threads"], native_state["openmp"]),
         "environment": _listed(environment),
     }
     lines = [f"{name:16} {value}" for name, value in fields.items()]
+    lines += [f"  {device['why_staged']}" for device in cuda["devices"] if device["why_staged"]]
     lines += _last_words(state["build"])
     lines += ["", "who fills a tensor:"]
     for device, routes in state["which"].items():
@@ -126,6 +132,12 @@ def _last_words(build: dict[str, Any]) -> list[str]:
             lines += [f"last words of the build of {name}:"]
             lines += [f"  {line}" for line in module["words"]]
     return lines
+
+
+def _threads(allowed: int, openmp: bool | None) -> str:
+    if openmp is False:
+        return "1: torch has loaded no OpenMP runtime"
+    return str(allowed)
 
 
 def _private_names(missing: list[str]) -> str:

@@ -128,7 +128,7 @@ class _OnMemory:
         if tensor.numel() > 0:
             check_memory(tensor)
             number = 0 if key is None else int(key.item())
-            if why_staged(tensor.device.type):
+            if why_staged(tensor.device):
                 staged.fill(draw, tensor, number, box)
             else:
                 calls.fill(tensor, draw, number, calls.place_of(tensor, box))

@@ -80,7 +80,7 @@ def which(tensor: Tensor, scheme: str) -> Route:
         return Route("torch", why)
     if why := obstacle(tensor):
         return Route("torch", why)
-    if why := why_staged(tensor.device.type):
+    if why := why_staged(tensor.device):
         return Route("staged", f"{why}: filled on the CPU and copied")
     return Route("native", "every condition is met")
 
@@ -111,7 +111,7 @@ def find_road(tensor: Tensor) -> Road:
         return "operator" if dispatch_modes() else "nothing"
     if is_observed() or is_functionalizing(tensor):
         return "operator"
-    if why_staged(tensor.device.type):
+    if why_staged(tensor.device):
         load.warn_once(tensor.device.type)
         return "staged"
     return "now"
@@ -159,13 +159,13 @@ def obstacle(tensor: Tensor) -> str:
     return ""
 
 
-def why_staged(device_type: str) -> str:
+def why_staged(device: torch.device) -> str:
     """Returns why tensors of a device are filled in host memory and copied; empty if not."""
-    if device_type == "cuda":
-        return load.cuda_reason if load.cuda is None else ""
-    if device_type in ("cpu", "meta"):
+    if device.type == "cuda":
+        return load.why_no_cuda(device)
+    if device.type in ("cpu", "meta"):
         return ""
-    return f"device type {device_type} has no native kernels"
+    return f"device type {device.type} has no native kernels"
 
 
 def _obstacle_of_kind(kind: type, dtype: torch.dtype, layout: torch.layout) -> str:

@@ -7,6 +7,9 @@ from torchinit.native._native import Box, Draw
 def architectures() -> str:
     """The architectures compiled for."""
 
+def why_no_kernels() -> str:
+    """Why no kernel can run on the current device; empty if they can."""
+
 def fill_list(
     draws: Sequence[Draw],
     dtypes: Sequence[int],

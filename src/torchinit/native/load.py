@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 import warnings
+from functools import cache
 from types import ModuleType
 
 import torch  # its OpenMP runtime must be loaded first: ours uses the same
@@ -73,6 +74,33 @@ elif cuda is None and not cuda_missing.asked and torch.version.cuda:
         f"torchinit goes without its CUDA module, so CUDA tensors take longer to fill: it "
         f"{cuda_reason}. Remedy: {cuda_missing.remedy}. `python -m torchinit info` tells more."
     )
+
+
+def why_no_cuda(device: torch.device) -> str:
+    """Returns why the CUDA module cannot fill on a device; empty if it can."""
+    return cuda_reason if cuda is None else _why_no_kernels(device.index)
+
+
+@cache
+def _why_no_kernels(index: int | None) -> str:
+    assert cuda is not None
+    if not torch.cuda.is_available():  # a tensor without memory
+        return ""
+    with torch.cuda.device(index):
+        error = cuda.why_no_kernels()
+    if not error:
+        return ""
+    major, minor = torch.cuda.get_device_capability(index)
+    why = (
+        f"the CUDA module, compiled for {cuda.architectures()}, has no code for "
+        f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}): {error}"
+    )
+    _unsaid["cuda"] = (
+        f"{why}. Its tensors are filled by the CPU and copied, which takes longer. Remedy: install "
+        f"torchinit again with TORCH_CUDA_ARCH_LIST={major}.{minor} on a machine with nvcc. "
+        "`python -m torchinit info` tells more."
+    )
+    return why
 
 
 def warn_once(device_type: str = "cpu") -> None:

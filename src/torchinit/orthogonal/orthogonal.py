@@ -57,7 +57,7 @@ def fill_orthogonal(
 
 def _form_one(tensor: Tensor, key: int, gain: float, box: Box | None) -> None:
     if tensor.numel():
-        if why_staged(tensor.device.type):
+        if why_staged(tensor.device):
             matrix = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             calls.fill_orthogonal([matrix], [key], gain, box)
             with torch.no_grad():
