@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import torchinit
-from torchinit.commands.progress import progress
 from torchinit.models.plan import Plan
+from torchinit.progress import progress
 from torchinit.schemes.law import Law
 
 # Values widened at a time: what the cache holds, and what occupies a GPU.
@@ -61,11 +61,11 @@ def check_all(model: nn.Module, laws: Laws) -> list[Failure]:
     """Returns the parameters of a model whose values are not what was promised."""
     failures = []
     parameters = list(_by_name(model))
-    with progress(sum(tensor.numel() for _, tensor in parameters), "checking") as bar:
+    with progress("checking", sum(t.numel() for _, t in parameters), " values") as advance:
         for name, tensor in parameters:
             if problems := check(tensor, laws[name]):
                 failures.append(Failure(name, problems))
-            bar.update(tensor.numel())
+            advance(tensor.numel())
     return failures
 
 

@@ -10,12 +10,12 @@ import torchinit
 from torchinit.commands.build import builder
 from torchinit.commands.checks import Failure, check_all, laws_of
 from torchinit.commands.memory import reserve_largest
-from torchinit.commands.progress import steps
 from torchinit.commands.report import Report
 from torchinit.commands.shell import say
 from torchinit.commands.table import to_json, to_text
 from torchinit.commands.ways import WAYS, forget, on_meta, take, zero
 from torchinit.native import load
+from torchinit.progress import progress
 
 
 def run(
@@ -36,8 +36,7 @@ def run(
     Raises:
         MemoryError: if there is not enough memory for even the smallest model.
     """
-    with steps(len(WAYS) + 2) as bar:
-        bar.set_description("making memory ready")
+    with progress("making memory ready", len(WAYS) + 2, " steps") as advance:
         model = reserve_largest(model_name, dtype, device, note=say)
         route = torchinit.which(torch.empty(1, dtype=dtype, device=device), "normal")
         if route.kind == "torch":
@@ -47,21 +46,20 @@ def run(
         meta = on_meta(build)
         parameters = list(meta.parameters())
         laws = laws_of(torchinit.plan_model(build))
-        bar.update()
-        bar.set_description("zeroing")
+        advance(1, "zeroing")
         zero_time = zero(meta, device)
-        bar.update()
+        advance(1)
         timings = []
         failures: dict[str, list[Failure]] = {}
         for way in WAYS:
-            bar.set_description(way.title)
+            advance(0, way.title)
             made, timing = take(way, build, device, seed)
             timings.append(timing)
             if way.is_ours and (found := check_all(made, laws)):
                 failures[way.name] = found
             del made
             forget(device)
-            bar.update()
+            advance(1)
     checked = sum(way.is_ours for way in WAYS)
     report = Report(
         model=model.title,
