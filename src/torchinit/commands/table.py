@@ -9,6 +9,7 @@ import torch
 
 from torchinit.commands.report import Report
 from torchinit.commands.ways import Timing
+from torchinit.text_table import text_table
 from torchinit.version import __version__
 
 _HEADS = ("", "seconds", "GB/s", "times faster", "times zeroing")
@@ -76,14 +77,7 @@ def _table(report: Report) -> list[str]:
         )
         for timing in _rows(report)
     ]
-    widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in (_HEADS, *rows)
-    ]
+    return text_table([_HEADS, *rows], left=1)
 
 
 def _significant(number: float) -> str:

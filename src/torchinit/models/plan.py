@@ -13,6 +13,7 @@ from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import DISTRIBUTIONS, draw_in_words, law_of
 from torchinit.schemes.fans import calculate_fans
 from torchinit.schemes.law import Law, law_of_orthogonal
+from torchinit.text_table import text_table
 
 _HEADINGS = ("parameter", "shape", "dtype", "rule", "fills with", "fan_in", "fan_out", "std")
 
@@ -64,16 +65,7 @@ class Plan(Sequence[Row]):
         return len(self._rows)
 
     def __str__(self) -> str:
-        cells = [_HEADINGS, *map(_cells, self._rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if number > 4 else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-        return "\n".join(lines)
+        return "\n".join(text_table([_HEADINGS, *map(_cells, self._rows)], left=5))
 
     __repr__ = __str__
 
