@@ -153,7 +153,7 @@ def test_interrupt_in_process(capsys, monkeypatch):
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "check_all", interrupted)
+    monkeypatch.setattr(demo, "judge_values", interrupted)
     assert cli.main(TINY) == 130
     out, err = capsys.readouterr()
     assert out == ""
@@ -243,7 +243,7 @@ def raise_memory_error():
         (raise_memory_error, "torchinit: out of memory"),
     ],
 )
-@pytest.mark.parametrize("step", ["take", "check_all"])
+@pytest.mark.parametrize("step", ["take", "judge_values"])
 def test_memory_that_runs_out_later(step, fail, message, capsys, monkeypatch):
     monkeypatch.setattr(demo, step, lambda *_: fail())
     assert cli.main(TINY) == 1

@@ -8,7 +8,6 @@ import torch
 
 import torchinit
 from torchinit.commands.build import builder
-from torchinit.commands.checks import Failure, check_all, laws_of
 from torchinit.commands.memory import reserve_largest
 from torchinit.commands.report import Report
 from torchinit.commands.shell import say
@@ -16,6 +15,7 @@ from torchinit.commands.table import to_json, to_text
 from torchinit.commands.ways import WAYS, forget, on_meta, take, zero
 from torchinit.native import load
 from torchinit.progress import progress
+from torchinit.reporting.report import ModelReport, judge_values
 
 
 def run(
@@ -45,22 +45,21 @@ def run(
         build = builder(model, dtype)
         meta = on_meta(build)
         parameters = list(meta.parameters())
-        laws = laws_of(torchinit.plan_model(build))
         advance(1, "zeroing")
         zero_time = zero(meta, device)
         advance(1)
         timings = []
-        failures: dict[str, list[Failure]] = {}
+        judged: dict[str, ModelReport] = {}
         for way in WAYS:
             advance(0, way.title)
             made, timing = take(way, build, device, seed)
             timings.append(timing)
-            if way.is_ours and (found := check_all(made, laws)):
-                failures[way.name] = found
+            if way.is_ours:
+                advance(0, "checking")
+                judged[way.name] = judge_values(made, build)
             del made
             forget(device)
             advance(1)
-    checked = sum(way.is_ours for way in WAYS)
     report = Report(
         model=model.title,
         dtype=str(dtype).removeprefix("torch."),
@@ -71,14 +70,10 @@ def run(
         nbytes=sum(parameter.nbytes for parameter in parameters),
         timings=timings,
         zero=zero_time,
-        checked=checked,
-        statistical_checks=checked
-        * 2
-        * sum(law is not None and law.std > 0 for law in laws.values()),
-        failures=failures,
+        judged=judged,
     )
     text = json.dumps(to_json(report), indent=2) if as_json else to_text(report)
-    return text, 1 if failures else 0
+    return text, int(bool(report.failures))
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torchinit.commands.checks import FALSE_ALARM, Failure
 from torchinit.commands.ways import Timing
+from torchinit.reporting.offenders import Offender
+from torchinit.reporting.report import ModelReport
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,7 @@ class Report:
         parameters, values, nbytes: of the model.
         timings: of the ways; the first is what people do.
         zero: of allocating and zeroing the memory.
-        checked: number of ways whose models were checked.
-        statistical_checks: number of means and stds among the checks.
-        failures: parameters that failed theirs, by way.
+        judged: the reports of the models that torchinit filled, by the name of the way.
     """
 
     model: str
@@ -31,14 +31,17 @@ class Report:
     nbytes: int
     timings: list[Timing]
     zero: Timing
-    checked: int
-    statistical_checks: int
-    failures: dict[str, list[Failure]]
+    judged: Mapping[str, ModelReport]
 
     @property
     def false_alarm_rate(self) -> float:
-        """How often a run of correct fills fails: a bound on the sum over all checks."""
-        return self.statistical_checks * FALSE_ALARM
+        """How often a run of correct fills fails, at most."""
+        return sum(report.false_alarm_rate for report in self.judged.values())
+
+    @property
+    def failures(self) -> dict[str, Sequence[Offender]]:
+        """The parameters whose values are not as they should be, by the name of the way."""
+        return {way: report.offenders for way, report in self.judged.items() if report.offenders}
 
     def rate(self, timing: Timing) -> float:
         """GB/s that a time comes to."""

@@ -31,7 +31,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "checks": {
             "passed": not report.failures,
             "failures": {
-                way: [vars(failure) for failure in failures]
+                way: [{"name": one.name, "problems": one.problems} for one in failures]
                 for way, failures in report.failures.items()
             },
             "false_alarm_rate": report.false_alarm_rate,
@@ -97,9 +97,9 @@ def _verdict(report: Report) -> list[str]:
             )
             lines += [f"  {failure.name}: {'; '.join(failure.problems)}" for failure in failures]
         return lines
+    checked = f"all {report.parameters} parameters pass, each of {len(report.judged)} times"
     return [
-        f"all {report.parameters} parameters pass, each of {report.checked} times: finite, within "
-        "their bounds, mean and",
-        "std within 6 standard errors of what the model's own initialisation asks for",
-        f"(correct fills fail this in one run of {1 / report.false_alarm_rate:,.0f})",
+        f"{checked}: finite, within bounds, and with the",
+        "mean, std and distribution that the model's constructor asks for",
+        f"(false alarm: 1 in {1 / report.false_alarm_rate:,.0f} correct runs)",
     ]
