@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchinit.commands.build import Build, builder
-from torchinit.commands.models import MODELS, Model
+from torchinit.commands.demo.catalog import MODELS, Build, Model, builder
 
 
 @dataclass(frozen=True)

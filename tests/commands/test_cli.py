@@ -8,8 +8,9 @@ import pytest
 from processes import BARE, TINY, finish, lines_but_of_torch, run_command, start
 
 import torchinit
-from torchinit.commands import cli, memory, models
-from torchinit.commands.models import MODELS
+from torchinit.commands import cli
+from torchinit.commands.demo import catalog, demo
+from torchinit.commands.demo.catalog import MODELS
 from torchinit.dtypes import FLOATING_DTYPES
 
 
@@ -33,15 +34,15 @@ def test_bad_usage(arguments, capsys):
 
 
 def test_a_model_that_needs_transformers(capsys, monkeypatch):
-    monkeypatch.setattr(models, "has_transformers", lambda: False)
+    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
     assert cli.main(["demo", "--model", "gpt2-medium"]) == 2
     err = capsys.readouterr().err
     assert "'gpt2-medium' needs Transformers 5: pip install 'torchinit[demo]'" in err
 
 
 def test_without_transformers_a_model_of_torch_is_taken(capsys, monkeypatch):
-    monkeypatch.setattr(models, "has_transformers", lambda: False)
-    monkeypatch.setattr(memory, "available_memory", lambda _device: 0)
+    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    monkeypatch.setattr(demo, "available_memory", lambda _device: 0)
     assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["model"] == MODELS["tiny"].title

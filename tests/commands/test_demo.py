@@ -12,9 +12,10 @@ import torch
 from processes import ON, TINY, run_command
 
 import torchinit
-from torchinit.commands import cli, demo, table
-from torchinit.commands.report import Report
-from torchinit.commands.ways import WAYS, Timing
+from torchinit.commands import cli
+from torchinit.commands.demo import demo
+from torchinit.commands.demo.demo import DemoResult
+from torchinit.commands.demo.ways import WAYS, Timing
 from torchinit.reporting.offenders import Offender
 
 
@@ -114,7 +115,7 @@ def test_bar_on_a_terminal(monkeypatch):
 FAILED = SimpleNamespace(
     offenders=[Offender("w", ["mean 1, 0 intended"], "mean 1")], false_alarm_rate=1e-6
 )
-REPORT = Report(
+RESULT = DemoResult(
     model="m",
     dtype="float32",
     device="cpu",
@@ -129,7 +130,7 @@ REPORT = Report(
 
 
 def test_table_lines_up():
-    lines = table.to_text(REPORT).splitlines()
+    lines = demo.to_text(RESULT).splitlines()
     rows = [line for line in lines if line.startswith((" ", "as ", "zeroing")) and "0" in line]
     assert len({len(row) for row in rows[:3]}) == 1
     assert lines[-2:] == [
@@ -138,8 +139,8 @@ def test_table_lines_up():
     ]
 
 
-def test_json_of_a_report():
-    report = table.to_json(REPORT)
+def test_json_of_a_result():
+    report = demo.to_json(RESULT)
     ours = report["ways"]["ours"]
     assert ours["seconds"] == 1e-6
     assert ours["gb_per_second"] == pytest.approx(4)

@@ -14,7 +14,8 @@ from processes import BARE, TINY, environment, finish, lines_but_of_torch, start
 
 import warm
 from conftest import long
-from torchinit.commands import cli, demo, memory, shell
+from torchinit.commands import cli, shell
+from torchinit.commands.demo import demo
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams and signals as POSIX has them")
 INFO, HELP = ["info"], ["--help"]
@@ -130,7 +131,7 @@ def test_closed_error(arguments):
 
 def test_notes_for_a_closed_error_go_nowhere(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", None)
-    monkeypatch.setattr(memory, "available_memory", lambda _device: 0)
+    monkeypatch.setattr(demo, "available_memory", lambda _device: 0)
     assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
     assert capsys.readouterr().out.startswith("{")
     assert sys.stderr is None
@@ -178,7 +179,8 @@ def interrupt(process, ready):
 def test_interrupt_from_outside():
     program = (
         "import sys, time\n"
-        "from torchinit.commands import cli, demo\n"
+        "from torchinit.commands import cli\n"
+        "from torchinit.commands.demo import demo\n"
         "def slow(*_):\n"
         "    print('building', flush=True)\n"
         "    time.sleep(60)\n"
@@ -284,11 +286,11 @@ def test_address_space_that_is_limited():
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "limit = used + 2**29\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-        "sys.exit(cli.main(['demo', '--device', 'cpu', '--json']))\n"
+        "from torchinit.commands.demo import demo\n"
+        "demo.available_memory = lambda _device: float('inf')\n"
+        "sys.exit(cli.main(['demo', '--model', 'decoder', '--device', 'cpu']))\n"
     )
     done = warm.run("-c", program, env=environment())
-    code, out, err = done.returncode, done.stdout, done.stderr
-    assert code == 0, err
-    assert '"model": "a decoder in plain torch.nn, as large as GPT-2"' in out
-    assert len(err.splitlines()) == 1
-    assert "are available: taking a decoder in plain torch.nn, as large as GPT-2" in err
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("torchinit: out of memory: can't allocate memory")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchinit.commands import shell
-from torchinit.commands.models import MODELS, default_model
+from torchinit.commands.demo.catalog import MODELS, default_model
 from torchinit.version import __version__
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def _carry_out(arguments: argparse.Namespace) -> tuple[str, int]:
     with shell.importing():
         import torch
 
-        from torchinit.commands import demo, info, report_model
+        from torchinit.commands import info, report_model
+        from torchinit.commands.demo import demo
 
     if arguments.command == "info":
         return info.run(as_json=arguments.json), 0

@@ -7,9 +7,8 @@ import torch
 
 import torchinit
 from conftest import native_only
-from torchinit.commands import ways
-from torchinit.commands.build import builder
-from torchinit.commands.models import MODELS
+from torchinit.commands.demo import ways
+from torchinit.commands.demo.catalog import MODELS, builder
 
 CPU = torch.device("cpu")
 BUILD = builder(MODELS["tiny"], torch.float32)
