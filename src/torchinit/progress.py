@@ -30,13 +30,14 @@ def progress(title: str, total: int, unit: str = "B") -> Iterator[Callable[..., 
     from tqdm import tqdm  # imported only where a bar is shown
 
     lock = threading.Lock()
-    with tqdm(total=total, desc=title, unit=unit, unit_scale=True, leave=False) as bar:
+    scale = unit == "B"
+    with tqdm(total=total, desc=title, unit=unit, unit_scale=scale, leave=False) as bar:
 
         def advance(done: int, title: str = "") -> None:
             with lock:
+                bar.update(done)
                 if title:
                     bar.set_description(title)
-                bar.update(done)
 
         yield advance
 
