@@ -501,7 +501,9 @@ def write_details(path: Path, details: Mapping[str, Any]) -> None:
 def main() -> None:
     """Examines them, and writes what it found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="files to write (.md, .json.gz), without the ending")
+    parser.add_argument(
+        "--out", type=Path, help="files to write (.md, .json.gz), without the ending"
+    )
     parser.add_argument("--only", default="", help="a regular expression that keys match")
     parser.add_argument("--again", action="store_true", help="only those with faults in --out")
     parser.add_argument("--jobs", type=int, default=2)

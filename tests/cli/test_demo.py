@@ -1,4 +1,4 @@
-"""``torchinit demo``: its report."""
+"""``torchinit demo``: what it prints."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from processes import ON, TINY, run_command
 
 import torchinit
-from torchinit.commands import cli
-from torchinit.commands.demo import demo
-from torchinit.commands.demo.demo import DemoResult
-from torchinit.commands.demo.ways import WAYS, Timing
+from torchinit.cli.demo import demo
+from torchinit.cli.demo.demo import DemoResult
+from torchinit.cli.demo.ways import WAYS, Timing
+from torchinit.cli.main import DTYPES, main
 from torchinit.reporting.offenders import Offender
 
 
 def test_demo_prints_a_table(capsys):
-    assert cli.main(TINY) == 0
+    assert main(TINY) == 0
     out, err = capsys.readouterr()
     assert "136,960 values in 28 parameters" in out
     for way in WAYS:
@@ -42,15 +42,15 @@ def test_demo_as_json_and_process(native_on):
     assert report["ways"]["zero"]["times_as_long_as_zeroing"] == 1
     assert report["checks"]["passed"]
     assert 0 < report["checks"]["false_alarm_rate"] < 1e-4
-    # Without a terminal there is no bar; without a native module there is a note.
+    # No bar without a terminal; a note without a native module.
     assert "it/s" not in err
     assert "steps" not in err
     assert ("torch.nn.init fills everything" in err) is not native_on
 
 
-@pytest.mark.parametrize("dtype", cli.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_demo_takes_a_dtype(dtype, capsys):
-    assert cli.main([*TINY, "--dtype", dtype, "--json"]) == 0
+    assert main([*TINY, "--dtype", dtype, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["dtype"] == dtype
     assert report["bytes"] == report["values"] * getattr(torch, dtype).itemsize
@@ -86,16 +86,16 @@ def test_demo_fails_if_a_parameter_does(spoil, problem, capsys, monkeypatch):
 
     original = demo.take
     monkeypatch.setattr(demo, "take", take)
-    assert cli.main(TINY) == 1
+    assert main(TINY) == 1
     out = capsys.readouterr().out
     assert "FAILED, by build_model(): 1 of 28 parameters" in out
     assert problem in out
 
-    assert cli.main([*TINY, "--json"]) == 1
+    assert main([*TINY, "--json"]) == 1
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert not checks["passed"]
     assert list(checks["failures"]) == ["build_model"]
-    # tied: by the smaller of its names
+    # a tied parameter has the smaller of its names
     assert [failure["name"] for failure in checks["failures"]["build_model"]] == ["head.weight"]
 
 
@@ -107,7 +107,7 @@ class Terminal(io.StringIO):
 def test_bar_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert cli.main(TINY) == 0
+    assert main(TINY) == 0
     assert WAYS[0].title in terminal.getvalue()
     assert "checking" in terminal.getvalue()
 

@@ -12,11 +12,11 @@ import torch
 from processes import lines_but_of_torch
 
 import torchinit
-from torchinit.commands import cli
-from torchinit.commands.demo import catalog, demo
-from torchinit.commands.demo.catalog import MODELS, builder, largest_that_fits
-from torchinit.commands.demo.decoder import Decoder
-from torchinit.commands.demo.ways import on_meta
+from torchinit.cli.demo import catalog, demo
+from torchinit.cli.demo.catalog import MODELS, builder, largest_that_fits
+from torchinit.cli.demo.decoder import Decoder
+from torchinit.cli.demo.ways import on_meta
+from torchinit.cli.main import main
 
 LLAMA, DECODER, GPT2, VIT, T5, SMALL, SMALLEST = (model.title for model in MODELS.values())
 
@@ -83,7 +83,7 @@ def test_what_the_decoder_is_filled_with():
 def test_small_memory_takes_a_smaller_model(capsys, monkeypatch):
     monkeypatch.setattr(catalog, "has_transformers", lambda: True)
     monkeypatch.setattr(demo, "available_memory", lambda _device: 2**20)
-    assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
+    assert main(["demo", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["model"] == SMALLEST
     assert lines_but_of_torch(err) == [

@@ -1,4 +1,4 @@
-"""The judge of the demo, which is the judge of reports."""
+"""The demo judges values as ``report_model`` does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Filled(nn.Module):
 
 
 def problems_of(name, tensor):
-    """What the judge says of values in place of those that a fill gives."""
+    """What is wrong with a tensor, if its values should be those of a fill."""
     model = Filled(name, tensor.shape, tensor.dtype)
     model.weight.data = tensor
     found = judge_values(model, lambda: Filled(name, tensor.shape, tensor.dtype)).offenders
@@ -113,7 +113,7 @@ def test_wrong_fills_fail(name, spoil, problem, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_uniform_of_the_right_mean_and_std_is_no_normal(dtype):
-    """For the demo and for a report: they had two judges, which disagreed."""
+    """Neither for the demo nor for a report, which used to disagree."""
     torch.manual_seed(3)
     bound = 0.02 * 3**0.5
     tensor = torch.empty(512, 512, dtype=dtype).uniform_(-bound, bound)

@@ -1,1 +1,1 @@
-"""The commands: ``torchinit demo`` and ``torchinit info``."""
+"""The ``torchinit`` command: ``demo``, ``checkpoint``, ``report`` and ``info``."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torchinit.commands.shell import importing
+from torchinit.cli.shell import importing
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ _HEADROOM = 1.5
 
 
 @dataclass(frozen=True)
-class Model:
+class DemoModel:
     """A model that the demo can build.
 
     Attributes:
@@ -51,8 +51,8 @@ class Model:
 
 
 # From the largest to the smallest: one that does not fit in memory is replaced by the next.
-MODELS: dict[str, Model] = {
-    "llama-3.2-1b": Model(
+MODELS: dict[str, DemoModel] = {
+    "llama-3.2-1b": DemoModel(
         "Llama 3.2 1B of Transformers",
         1_235_814_400,
         {
@@ -67,19 +67,19 @@ MODELS: dict[str, Model] = {
         "LlamaConfig",
         "AutoModelForCausalLM",
     ),
-    "decoder": Model(
+    "decoder": DemoModel(
         "a decoder in plain torch.nn, as large as GPT-2 large",
         774_030_080,
         {"vocabulary": 50257, "positions": 1024, "width": 1280, "layers": 36, "heads": 20},
     ),
-    "gpt2-medium": Model(
+    "gpt2-medium": DemoModel(
         "GPT-2 medium of Transformers",
         354_823_168,
         {"n_embd": 1024, "n_layer": 24, "n_head": 16},
         "GPT2Config",
         "AutoModelForCausalLM",
     ),
-    "vit-large": Model(
+    "vit-large": DemoModel(
         "ViT-L/16 of Transformers",
         304_326_632,
         {
@@ -92,19 +92,19 @@ MODELS: dict[str, Model] = {
         "ViTConfig",
         "AutoModelForImageClassification",
     ),
-    "t5-base": Model(
+    "t5-base": DemoModel(
         "T5-base of Transformers",
         222_903_552,
         {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
         "T5Config",
         "AutoModelForSeq2SeqLM",
     ),
-    "decoder-small": Model(
+    "decoder-small": DemoModel(
         "a decoder in plain torch.nn, as large as GPT-2",
         124_439_808,
         {"vocabulary": 50257, "positions": 1024, "width": 768, "layers": 12, "heads": 12},
     ),
-    "tiny": Model(
+    "tiny": DemoModel(
         "a tiny decoder in plain torch.nn",
         136_960,
         {"vocabulary": 512, "positions": 64, "width": 64, "layers": 2, "heads": 4},
@@ -126,7 +126,7 @@ def default_model() -> str:
     return next(name for name, model in MODELS.items() if model.is_usable)
 
 
-def largest_that_fits(name: str, dtype: torch.dtype, available: float) -> Model:
+def largest_that_fits(name: str, dtype: torch.dtype, available: float) -> DemoModel:
     """Returns the model of that name, or the largest of the smaller ones that fits in memory.
 
     Args:
@@ -140,18 +140,18 @@ def largest_that_fits(name: str, dtype: torch.dtype, available: float) -> Model:
     return next(fitting, usable[-1])
 
 
-def needed_memory(model: Model, dtype: torch.dtype) -> float:
+def needed_memory(model: DemoModel, dtype: torch.dtype) -> float:
     """Bytes that a run with a model takes."""
     return model.numel * dtype.itemsize * _HEADROOM
 
 
-def builder(model: Model, dtype: torch.dtype) -> Build:
+def builder(model: DemoModel, dtype: torch.dtype) -> Build:
     """Imports what a model needs, and returns the function that builds it.
 
     The model is built on the current default device (``with torch.device(...)``).
     """
     if not model.config:
-        from torchinit.commands.demo.decoder import Decoder
+        from torchinit.cli.demo.decoder import Decoder
 
         def build() -> nn.Module:
             with _default_dtype(dtype):

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import torchinit
-from torchinit.commands.demo.catalog import MODELS, builder, largest_that_fits, needed_memory
-from torchinit.commands.demo.ways import WAYS, Timing, forget, on_meta, take, zero
-from torchinit.commands.shell import say
+from torchinit.cli.demo.catalog import MODELS, builder, largest_that_fits, needed_memory
+from torchinit.cli.demo.ways import WAYS, Timing, forget, on_meta, take, zero
+from torchinit.cli.shell import say
 from torchinit.native import load
 from torchinit.progress import progress
 from torchinit.reporting.offenders import Offender

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import torchinit
-from torchinit.commands.demo.catalog import Build
+from torchinit.cli.demo.catalog import Build
 
 # What is filled before the clock starts: large enough to give every thread work.
 _WARM_SHAPE = (1024, 1024)
