@@ -39,7 +39,7 @@ test-rest: $(STAMP)
 # plus below lets output through as it comes.)
 FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py test_batch.py \
   test_errors.py test_bounds.py test_schemes.py test_orthogonal.py test_recipes_doc.py \
-  distributed/test_sharded_functions.py distributed/test_rank_errors.py commands/test_memory.py \
+  distributed/test_sharded_functions.py distributed/test_rank_errors.py cli/test_demo.py \
   checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
 tests: $(STAMP)
 	+$(PYTEST)

@@ -8,8 +8,9 @@ takes written to and given back, before the clock starts: neither imports nor th
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import json
+import mmap
 import resource
 import sys
 from collections.abc import Callable
@@ -20,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 import torchinit
-from torchinit.commands.build import Build
-from torchinit.commands.memory import give_back, touch
+from torchinit.cli.demo.catalog import Build
+from torchinit.cli.demo.ways import forget
 from zoo import CASES, SMOKE
 
 _SEED = 0
 _CPU = torch.device("cpu")
-# Beside the parameters: a head that is built before it is tied, and temporaries.
+# Memory that a build takes, as a multiple of the parameters: a head before it is tied, temporaries.
 _HEADROOM = 1.5
 
 
@@ -68,6 +69,23 @@ def _layer() -> nn.Module:
     return nn.Linear(1024, 1024)
 
 
+def _touch(nbytes: int) -> None:
+    """Writes to every page of as much fresh memory, which the host then has, and gives it back.
+
+    In huge pages, like those of the fills: after small ones the host might have to find others.
+    """
+    private: dict[str, Any] = {}
+    if hasattr(mmap, "MAP_PRIVATE"):  # Windows has no such flags
+        private["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, nbytes, **private) as region:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                region.madvise(mmap.MADV_HUGEPAGE)
+        pages = torch.frombuffer(region, dtype=torch.uint8)
+        pages[:: mmap.PAGESIZE] = 1
+        del pages  # a mapping cannot be closed under a tensor
+
+
 def run(name: str, mode: str) -> dict[str, Any]:
     """Times one way to one model."""
     case = {**CASES, **SMOKE}[name]
@@ -80,9 +98,8 @@ def run(name: str, mode: str) -> dict[str, Any]:
     size = sum(parameter.nbytes for parameter in parameters)
     torch.manual_seed(_SEED)
     MODES[mode](_layer)  # threads are awake, and code is loaded
-    touch(int(size * _HEADROOM))
-    gc.collect()
-    give_back(_CPU)
+    _touch(int(size * _HEADROOM))
+    forget(_CPU)
     before, start = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
     made = _zeros(meta) if mode == "zero" else MODES[mode](build)
     seconds = perf_counter() - start

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchinit.commands.build import Build, builder
-from torchinit.commands.models import MODELS, Model
+from torchinit.cli.demo.catalog import MODELS, Build, DemoModel, builder
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Case:
 
 
 def _by_config(title: str, config: str, auto: str, shape: Mapping[str, Any]) -> Case:
-    model = Model(title, 0, shape, config, auto)
+    model = DemoModel(title, 0, shape, config, auto)
     return Case(title, lambda dtype: builder(model, dtype))
 
 

@@ -36,7 +36,7 @@ import torch
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import torchinit
-    from torchinit.commands import info
+    from torchinit.cli import info
     from torchinit.native import load
     state, imported = info.collect(), len(caught)
     torchinit.normal_(torch.empty(3, dtype=torch.complex64))  # never native

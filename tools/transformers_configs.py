@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import gzip
 import importlib
 import json
 import logging
@@ -487,10 +488,22 @@ def _short(said: str) -> str:
     return " ".join(said.split()).replace("|", "/")[:200]
 
 
+def read_details(path: Path) -> dict[str, Any]:
+    """What was found of each config, from a file of compressed JSON."""
+    return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
+
+
+def write_details(path: Path, details: Mapping[str, Any]) -> None:
+    """Writes a file for ``read_details``; the same details make the same bytes."""
+    path.write_bytes(gzip.compress(json.dumps(details, indent=1).encode(), mtime=0))
+
+
 def main() -> None:
     """Examines them, and writes what it found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="files to write, without the ending")
+    parser.add_argument(
+        "--out", type=Path, help="files to write (.md, .json.gz), without the ending"
+    )
     parser.add_argument("--only", default="", help="a regular expression that keys match")
     parser.add_argument("--again", action="store_true", help="only those with faults in --out")
     parser.add_argument("--jobs", type=int, default=2)
@@ -502,9 +515,9 @@ def main() -> None:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
     results: dict[str, Any] = {}
-    details = options.out.with_suffix(".json") if options.out else None
+    details = options.out.with_suffix(".json.gz") if options.out else None
     if details and details.exists():
-        results = {one["key"]: one for one in json.loads(details.read_text())["results"]}
+        results = {one["key"]: one for one in read_details(details)["results"]}
     keys = [key for key in MODEL_MAPPING_NAMES if re.search(options.only, key)]
     if options.again:
         keys = [key for key in keys if key not in results or _is_open(results[key])]
@@ -522,9 +535,7 @@ def main() -> None:
         print(f"{len(results)} {one['key']}: {own}", *faults[:2], sep="\n    ", flush=True)
         if details:
             ordered = [results[key] for key in MODEL_MAPPING_NAMES if key in results]
-            details.write_text(
-                json.dumps({"versions": versions, "results": ordered}, indent=1) + "\n"
-            )
+            write_details(details, {"versions": versions, "results": ordered})
             said = ", ".join(f"{name} {version}" for name, version in versions.items())
             title = "# Every config of Transformers' AutoModel, made small\n\n"
             options.out.with_suffix(".md").write_text(f"{title}{said}.\n\n{table(ordered)}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from torchinit.commands.cli import main
+from torchinit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from written import LLAMA, assert_equal, contents, on_meta, read, small, write
 
 import torchinit
 import warm
-from torchinit.commands import cli
+from torchinit.cli.main import main
 from torchinit.errors import ArgumentError
 
 transformers = pytest.importorskip("transformers")
@@ -37,7 +37,7 @@ def config(tmp_path):
 
 def run(capsys, *arguments):
     """Exit code, output and errors of a command."""
-    status = cli.main(["checkpoint", *map(str, arguments)])
+    status = main(["checkpoint", *map(str, arguments)])
     said = capsys.readouterr()
     return status, said.out, said.err
 
@@ -151,7 +151,7 @@ def test_what_is_not_there(config, tmp_path, capsys):
     assert f"{tmp_path / 'no.json'}: No such file" in run(capsys, tmp_path / "no.json", "out")[2]
     rules = run(capsys, config, tmp_path / "out", "--rules", tmp_path / "no.py")
     assert rules[0] == 1
-    assert f"no such file of rules: {tmp_path / 'no.py'}" in rules[2]
+    assert f"no such rules file: {tmp_path / 'no.py'}" in rules[2]
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ def test_the_blocks(tmp_path, monkeypatch):
 
 
 def test_the_options():
-    from torchinit.commands import cli
+    from torchinit.cli.main import _parser
 
     text = PAGE.read_text()
-    (parsers,) = [one for one in cli._parser()._actions if one.dest == "command"]
+    (parsers,) = [one for one in _parser()._actions if one.dest == "command"]
     for action in parsers.choices["checkpoint"]._actions:
         for option in action.option_strings:
             assert option in ("-h", "--help") or f"`{option}" in text

@@ -688,8 +688,8 @@ def test_plan_of_the_model_s_own_init():
 
 
 def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch, capfd):
-    monkeypatch.setattr("torchinit.models.progress._LEAST", 1)
-    monkeypatch.setattr("torchinit.models.progress._STEP", 1000)
+    monkeypatch.setattr("torchinit.progress._LEAST", 1)
+    monkeypatch.setattr("torchinit.progress._STEP", 1000)
     plain = values(init_model_(on_meta(), RULES, seed=0, device="cpu"))
     assert capfd.readouterr().err == ""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)

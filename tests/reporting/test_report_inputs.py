@@ -11,8 +11,8 @@ from torch import nn
 
 import torchinit
 import warm
-from torchinit.commands import cli
-from torchinit.commands.rules_file import read_rules
+from torchinit.cli.main import main
+from torchinit.cli.user_code import read_rules
 from torchinit.errors import ArgumentError
 
 safetensors = pytest.importorskip("safetensors.torch", reason="comes with the extra report")
@@ -181,10 +181,10 @@ def test_the_command(tmp_path, capsys):
     paths = [str(save(model, tmp_path / name))
              for name, model in (("right", right), ("broken", broken))]  # fmt: skip
     picture = tmp_path / "report.png"
-    assert cli.main(["report", paths[0], "--rules", str(rules)]) == 0
+    assert main(["report", paths[0], "--rules", str(rules)]) == 0
     assert "no offenders" in capsys.readouterr().out
     arguments = ["report", paths[1], "--against", paths[0], "-o", str(picture)]
-    assert cli.main(arguments) == 1
+    assert main(arguments) == 1
     out = capsys.readouterr().out
     assert all(name in out for name in names)
     assert picture.stat().st_size > 10_000
@@ -196,12 +196,12 @@ def test_the_command(tmp_path, capsys):
         (["nowhere"], "no such checkpoint: nowhere"),
         ([".", "-o", "a.jpg"], "must end in"),
         ([".", "-o", "nowhere/a.png"], "no such directory"),
-        ([".", "--rules", "nowhere.py"], "no such file of rules"),
+        ([".", "--rules", "nowhere.py"], "no such rules file"),
     ],
 )
 def test_errors_of_the_command(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["report", *arguments]) == 1
+    assert main(["report", *arguments]) == 1
     out, err = capsys.readouterr()
     assert not out
     assert said in err
@@ -221,7 +221,7 @@ def test_rules_in_a_file(tmp_path):
         ("rules = 1 / 0", "raised ZeroDivisionError"),
         ("rules = {}['a']", "raised KeyError"),
         ("rules = (", "raised SyntaxError"),
-        ("raise SystemExit(3)", "left Python with 3"),
+        ("raise SystemExit(3)", "exited with 3"),
     ]:
         write(path, text)
         with pytest.raises(ArgumentError, match=said):

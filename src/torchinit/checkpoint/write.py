@@ -14,8 +14,8 @@ from torchinit.checkpoint.folder import write_folder
 from torchinit.checkpoint.layout import Shard
 from torchinit.checkpoint.pieces import PIECE, write_shards
 from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
-from torchinit.checkpoint.progress import in_view
 from torchinit.checkpoint.source import Config, Rules
+from torchinit.progress import progress
 
 
 def write_checkpoint(
@@ -94,5 +94,5 @@ def carry_out_plan(
 def _write_shards(folder: Path, shards: Sequence[Shard], *, piece_size: int) -> None:
     if not shards:
         return
-    with in_view(sum(shard.size for shard in shards)) as tell:
-        write_shards(shards, OpenFiles(folder), tell, piece_size=piece_size)
+    with progress("checkpoint", sum(shard.size for shard in shards)) as advance:
+        write_shards(shards, OpenFiles(folder), advance, piece_size=piece_size)

@@ -26,10 +26,10 @@ from torchinit.models.materialise import (
     parameter_like,
     shard_like,
 )
-from torchinit.models.progress import in_view
 from torchinit.native import calls
 from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
+from torchinit.progress import batches
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.names import KeyOfName
 from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
@@ -117,7 +117,7 @@ def _fill_plain(
         memory.append(new)
         draws.append(draw)  # type: ignore[arg-type]
         keys.append(0 if draw[0] == CONSTANT else key_of_name(name))  # type: ignore[index]
-    for some in in_view(memory):
+    for some in batches("init_model_", memory):
         if not (whole and fill_fresh(draws[some], memory[some], keys[some])):
             parts = [
                 (home, Part(Region(one[0][0], tuple(home.shape)), DrawnValues(draw)))

@@ -10,6 +10,7 @@ import torch
 from torchinit.models.assign import Assignment
 from torchinit.schemes.fans import calculate_fans
 from torchinit.schemes.law import Law
+from torchinit.text_table import text_table
 from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part
 
@@ -63,16 +64,7 @@ class Plan(Sequence[Row]):
         return len(self._rows)
 
     def __str__(self) -> str:
-        cells = [_HEADINGS, *map(_cells, self._rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if number > 4 else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-        return "\n".join(lines)
+        return "\n".join(text_table([_HEADINGS, *map(_cells, self._rows)], left=5))
 
     __repr__ = __str__
 

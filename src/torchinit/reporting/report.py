@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from torchinit.native.calls import serial_if_forked
+from torchinit.progress import progress
 from torchinit.reporting.offenders import Offender, find_offenders
 from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow, row_of
-from torchinit.reporting.sources import sources_of
+from torchinit.reporting.sources import Source, sources_by_constructor, sources_of
 from torchinit.reporting.table import table_of
 
 
@@ -117,11 +119,45 @@ def report_model(
     with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
         sources = sources_of(model, rules)
         others = None if against is None else sources_of(against, None, "against")
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            rows = [row_of(source, threads) for source in sources]
-            other_rows = None if others is None else [row_of(source, threads) for source in others]
-        other = None if other_rows is None else ModelReport(_title(against), other_rows)
+        rows = _measured(sources)
+        other = None if others is None else ModelReport(_title(against), _measured(others))
         return ModelReport(_title(model), rows, other)
+
+
+def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelReport:
+    """Holds a model's values against what its constructor says, as ``report_model`` does.
+
+    Norms of matrices are left out: they take most of the time, and judge only orthogonal ones.
+
+    Args:
+        model: made by the function, in whatever way; on any device.
+        build: as ``build_model`` takes it.
+    """
+    with torch.device("cpu"), serial_if_forked():
+        return ModelReport(
+            _title(model), _measured(map(_values, sources_by_constructor(model, build)))
+        )
+
+
+def _values(source: Source) -> Source:
+    """The same to be measured quickly: on the CPU, without matrices where those judge nothing."""
+    if source.intended is None or not source.intended.orthogonal:
+        source = source._replace(matrices=lambda _: [])
+    return source._replace(load=lambda: source.load().cpu())
+
+
+def _measured(sources: Iterable[Source]) -> list[ReportRow]:
+    sources = list(sources)
+    sizes = [math.prod(source.shape) * source.dtype.itemsize for source in sources]
+    rows = []
+    with (
+        progress("measuring", sum(sizes)) as advance,
+        ThreadPoolExecutor(torch.get_num_threads()) as threads,
+    ):
+        for source, size in zip(sources, sizes, strict=True):
+            rows.append(row_of(source, threads))
+            advance(size)
+    return rows
 
 
 def _title(model: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -90,13 +90,12 @@ def sources_of(
             checkpoint that is none; rules that do not fit, as ``init_model_`` does.
         TypeError: for what is neither a module nor a path.
     """
-    own: dict[str, Assignment] = {}
     if not isinstance(model, nn.Module | str | Path) and callable(model):
-        model = build_model(model, seed=0, device="meta" if rules is None else None)
         if rules is None:
-            plan = prepare(model, None, 0, device="cpu")
-            own = {one.named.name: one for one in plan.assignments}
-            init_model_(model, seed=0, device="cpu")
+            built = build_model(model, seed=0, device="meta")
+            assignments = prepare(built, None, 0, device="cpu").assignments
+            return _by_assignments(init_model_(built, seed=0, device="cpu"), assignments)
+        model = build_model(model, seed=0)
     if isinstance(model, nn.Module):
         parameters, _ = gather(model)
         _check_here(parameters)
@@ -113,11 +112,6 @@ def sources_of(
             f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
-    if own:
-        return [
-            source for one in named
-            for source in _by_rule(own[one.name], loads[one.name], one.name in conv1d)
-        ]  # fmt: skip
     if rules is None:
         return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
     judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]
@@ -133,6 +127,27 @@ def sources_of(
         else:
             found.append(_whole(one, load, is_conv, None))
     return found
+
+
+def sources_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[Source]:
+    """The parameters of a model with values, each to be held against what its constructor says.
+
+    Args:
+        model: made by the function, in whatever way; on any device.
+        build: as ``build_model`` takes it.
+    """
+    twin = build_model(build, seed=0, device="meta")
+    return _by_assignments(model, prepare(twin, None, 0, device="cpu").assignments)
+
+
+def _by_assignments(model: nn.Module, assignments: Iterable[Assignment]) -> list[Source]:
+    by_name = {one.named.name: one for one in assignments}
+    parameters, _ = gather(model)
+    _check_here(parameters)
+    return [
+        source for one in parameters
+        for source in _by_rule(by_name[one.name], one.tensor.detach, _is_conv1d(one.owner))
+    ]  # fmt: skip
 
 
 def _warn_of_unused(rules: Rules, used: Set[str]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from torchinit.reporting.results import Results
 from torchinit.reporting.rows import ReportRow
+from torchinit.text_table import text_table
 
 WIDTH = 100
 _HEADS = (
     "parameter", "shape", "law", "mean", "std", "kurt", "min", "max", "zeros", "norm", "orth",
 )  # fmt: skip
-_LEFT = 3  # columns of text
-_START = 6  # of a name, where its middle is left out
 
 
 def table_of(results: Results) -> str:
@@ -23,23 +22,15 @@ def table_of(results: Results) -> str:
     """
     wrong = {offender.name for offender in results.offenders}
     cells = [_HEADS, *(_cells(row, row.name in wrong) for row in results.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[0] = min(widths[0], max(WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1), 16))
-    lines = [_line(_HEADS, widths)]
+    heads, *rows = text_table(cells, left=3, most=WIDTH)
+    lines = [heads]
     stack = ""
-    for row, its_cells in zip(results.rows, cells[1:], strict=True):
+    for row, line in zip(results.rows, rows, strict=True):
         if row.place.stack != stack:
             stack = row.place.stack
             lines += [f"{stack}:"] if stack else []
-        lines.append(_line(its_cells, widths))
+        lines.append(line)
     return "\n".join([*lines, "", *verdict(results)])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(
-        _fit(cell, width).ljust(width) if number < _LEFT else cell.rjust(width)
-        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ).rstrip()
 
 
 def verdict(results: Results) -> Iterable[str]:
@@ -58,14 +49,6 @@ def verdict(results: Results) -> Iterable[str]:
         yield f"  {offender.name}"
         for problem in offender.problems:
             yield f"    {problem}"
-
-
-def _fit(text: str, width: int) -> str:
-    """A text in so many columns: its end tells names apart, its start says how deep it lies."""
-    if len(text) <= width:
-        return text
-    end = len(text) - width + _START + 1
-    return f"{text[:_START]}…{text[end:]}"
 
 
 def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``torchinit checkpoint``: an initialised checkpoint of a config, or what it would be."""
+"""``torchinit checkpoint``: writes an initialised checkpoint, or says what it would contain."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 
 from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
 from torchinit.checkpoint.write import carry_out_plan
-from torchinit.commands import shell
-from torchinit.commands.function_at import function_at
-from torchinit.commands.rules_file import rules_in
+from torchinit.cli import shell
+from torchinit.cli.user_code import import_function, run_rules_file
 from torchinit.errors import ArgumentError
 
 
 def run(arguments: Namespace) -> tuple[str, int]:
-    """Writes a checkpoint, or says what it would be; returns what to print, and the exit code.
+    """Runs the command; returns what to print, and the exit code.
 
     Args:
         arguments: of the command line.
@@ -33,8 +32,8 @@ def run(arguments: Namespace) -> tuple[str, int]:
 def _run(arguments: Namespace) -> str:
     rules, source = None, None
     if arguments.rules is not None:
-        rules, source = rules_in(arguments.rules), arguments.rules.read_bytes()
-    config = arguments.config if arguments.build is None else function_at(arguments.build)
+        rules, source = run_rules_file(arguments.rules), arguments.rules.read_bytes()
+    config = arguments.config if arguments.build is None else import_function(arguments.build)
     plan = plan_checkpoint(
         config,
         rules,

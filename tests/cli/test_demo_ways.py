@@ -1,4 +1,4 @@
-"""The demo's ways to a model. Nothing is timed here."""
+"""The demo's ways to build a model. No test depends on a time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import torch
 
 import torchinit
 from conftest import native_only
-from torchinit.commands import ways
-from torchinit.commands.build import builder
-from torchinit.commands.models import MODELS
+from torchinit.cli.demo import ways
+from torchinit.cli.demo.catalog import MODELS, builder
 
 CPU = torch.device("cpu")
 BUILD = builder(MODELS["tiny"], torch.float32)
@@ -47,7 +46,7 @@ def test_torch_fills_on_the_plain_way_alone():
 
 @each_way
 def test_each_way_is_taken_once_before_the_clock(way, monkeypatch):
-    """On a layer that gives every thread work, or their start is timed."""
+    """On a layer that gives every thread work, so that their start is not timed."""
     events = []
     clock, make = ways.time.perf_counter, way.make
 

@@ -1,4 +1,4 @@
-"""``torchinit report``: a checkpoint as a table and a picture."""
+"""``torchinit report``: measures and judges a checkpoint, and draws it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from torchinit.commands.rules_file import read_rules
-from torchinit.commands.shell import say
+from torchinit.cli.shell import say
+from torchinit.cli.user_code import read_rules
 from torchinit.errors import ArgumentError
 from torchinit.reporting.checkpoint import config_of
 from torchinit.reporting.report import report_model
@@ -21,11 +21,11 @@ def run(
 
     Args:
         path, against: of checkpoints.
-        rules: path of a file that defines them.
-        picture: where it is to be written.
+        rules: the path of a rules file.
+        picture: the path of the picture to draw.
 
     Returns:
-        The table, and the exit code: 1 if there are offenders, or if anything was wrong.
+        The table, and the exit code: 1 if a parameter has wrong values, or on any error.
     """
     try:
         if picture is not None:
@@ -41,7 +41,7 @@ def run(
 
 
 def _check_picture(picture: str) -> None:
-    """Raises before minutes of reading if the picture could not be drawn."""
+    """Fails early, before minutes of reading, if the picture cannot be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("pictures need matplotlib: pip install 'torchinit[report]'")
     path = Path(picture)
@@ -52,15 +52,15 @@ def _check_picture(picture: str) -> None:
 
 
 def _config(path: Path) -> Any:
-    """The config of a checkpoint, with Transformers' defaults where it is installed; else None."""
-    said = config_of(path)
-    if not said:
+    """The config of a checkpoint, completed by Transformers if that is installed; None without."""
+    fields = config_of(path)
+    if not fields:
         return None
-    if importlib.util.find_spec("transformers") is not None and "model_type" in said:
+    if importlib.util.find_spec("transformers") is not None and "model_type" in fields:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.for_model(**said)
-        except ValueError:  # of a model that it does not know
+            return AutoConfig.for_model(**fields)
+        except ValueError:  # a model type that this version does not know
             pass
-    return SimpleNamespace(**said)
+    return SimpleNamespace(**fields)

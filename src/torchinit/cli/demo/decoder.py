@@ -1,4 +1,4 @@
-"""A decoder as people write it, in plain ``torch.nn``: GPT-2's shape and initialisation."""
+"""An ordinary decoder in plain ``torch.nn``, with the shape and initialisation of GPT-2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends to what came before."""
+        """Attends to earlier positions."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
             for part in self.qkv(x).chunk(3, -1)
@@ -29,7 +29,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and two matrices, each added to what comes in."""
+    """Attention and an MLP, each with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One layer."""
+        """Applies one layer."""
         x = x + self.attention(self.before_attention(x))
         return x + self.down(functional.gelu(self.up(self.before_mlp(x))))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
-    """Embeddings, blocks, a norm, and a head that is tied to the embedding."""
+    """Embeddings, blocks, a final norm, and a head tied to the token embedding."""
 
     def __init__(
         self, vocabulary: int, positions: int, width: int, layers: int, heads: int
@@ -55,13 +55,13 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.token.weight
-        # Radford et al. 2019, section 2.3.
+        # Scaled down with depth: Radford et al. 2019, section 2.3.
         self._into_residual = {block.down for block in self._blocks()}
         self._into_residual |= {block.attention.out for block in self._blocks()}
         self.apply(self._init_weights)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token, everywhere."""
+        """Logits of the next token at every position."""
         places = torch.arange(tokens.shape[-1], device=tokens.device)
         x = self.token(tokens) + self.position(places)
         for block in self.blocks:

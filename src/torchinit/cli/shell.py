@@ -1,7 +1,7 @@
-"""Between a command and the shell: its output, its exit code, and what may go wrong with either.
+"""The boundary between a command and the shell: output, exit code, and what can go wrong with both.
 
-Streams may be closed, full or no longer read; memory may run out at any allocation, and Ctrl-C may
-come at any time. Each ends in an exit code and one line, never in a traceback: those are for bugs.
+Streams can be closed, full or no longer read; any allocation can run out of memory, and Ctrl-C can
+come at any time. Each of these ends in an exit code and one line. Tracebacks are for bugs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
 
 FAILED = 1
-INTERRUPTED = 128 + 2  # as of a process that SIGINT ended
-UNREAD = 128 + 13  # likewise SIGPIPE
+INTERRUPTED = 128 + 2  # what shells report for a process killed by SIGINT
+UNREAD = 128 + 13  # and by SIGPIPE
 
-# How those say that memory ran out who raise no MemoryError: torch's allocator on the CPU, CUDA's,
-# that of C++, the system, and the loader of shared libraries.
+# What errors other than MemoryError say when memory runs out: those of torch's CPU allocator, of
+# CUDA's, of C++, of the system, and of the loader of shared libraries.
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "out of memory",
@@ -33,7 +33,7 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
     """Runs a command, writes its output and returns the exit code.
 
     Args:
-        command: returns what is to be written to standard output, and the exit code.
+        command: returns what to write to standard output, and the exit code.
     """
     with _standard_error():
         if sys.stdout is None:  # closed when Python started
@@ -63,7 +63,7 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if anything can be written there."""
+    """Writes a line to standard error, if that can be written to."""
     try:
         print(f"torchinit: {text}", file=sys.stderr, flush=True)
     except OSError:
@@ -72,15 +72,15 @@ def say(text: str) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once, while there is nothing yet to leave in order.
+    """Makes Ctrl-C end the process at once, while there is nothing to clean up yet.
 
-    An import is no place for exceptions: what runs in it swallows them, or aborts if it is C++.
+    An exception would not do: code that runs during imports swallows it or, in C++, aborts.
     """
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):
-        yield  # SIGINT is not ours: ignored under nohup, or handled by a caller
+        yield  # SIGINT is not ours to handle: it is ignored, as under nohup, or a caller's
         return
 
     def leave(*_: object) -> None:
@@ -97,19 +97,19 @@ def importing() -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Returns the line that tells of an error, if it is that memory ran out; else nothing."""
+    """Returns a one-line message if an error means that memory ran out, else an empty string."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
     if isinstance(error, MemoryError):
         return first_line or "out of memory"
     if not any(sign in text for sign in _OUT_OF_MEMORY):
         return ""
-    # torch's begins with the place in its source.
+    # torch's message begins with a location in its source.
     return f"out of memory: {first_line.rpartition('DefaultCPUAllocator: ')[2]}"
 
 
 class _CannotWriteError(Exception):
-    """Standard output is there and takes nothing."""
+    """Standard output is open but cannot be written to."""
 
 
 def _write(text: str) -> None:
@@ -123,23 +123,23 @@ def _write(text: str) -> None:
 
 @contextmanager
 def _standard_error() -> Iterator[None]:
-    """Gives a process that was started without a standard error one that goes nowhere.
+    """Replaces a standard error that was closed at the start by one that discards everything.
 
-    Otherwise ``print`` would take standard output in its place, and others fail.
+    Without one, ``print(file=None)`` would write to standard output, and other code would fail.
     """
     if sys.stderr is not None:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123 (no path)
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123 (not a path)
         yield
 
 
 def _silence() -> None:
-    """Keeps Python from writing at its exit what could not be written, which would fail again."""
+    """Stops Python from flushing at exit what it could not write before: that would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         if not _can_flush(stream):
-            with suppress(OSError, ValueError):  # no file: replaced by a caller
+            with suppress(OSError, ValueError):  # not a file: a caller replaced it
                 os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 

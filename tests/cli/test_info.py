@@ -9,7 +9,8 @@ import torch
 from processes import ON, run_command
 
 import torchinit
-from torchinit.commands import cli, info
+from torchinit.cli import info
+from torchinit.cli.main import main
 from torchinit.native import load, torch_private
 
 
@@ -35,7 +36,7 @@ def test_info_as_process(native_on):
 
 def test_info_as_text(capsys, monkeypatch):
     monkeypatch.setenv("TORCHINIT_EXAMPLE", "7")
-    assert cli.main(["info"]) == 0
+    assert main(["info"]) == 0
     out = capsys.readouterr().out
     for expected in (torchinit.__version__, torch.__version__, load.reason, load.cuda_reason):
         assert expected in out
@@ -64,7 +65,7 @@ def test_info_without_native(monkeypatch):
 )
 def test_private_names_of_torch(missing, expected, capsys, monkeypatch):
     monkeypatch.setattr(torch_private, "missing", missing)
-    assert cli.main(["info"]) == 0
+    assert main(["info"]) == 0
     assert expected in capsys.readouterr().out
-    assert cli.main(["info", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["torch_private_missing"] == missing

@@ -1,4 +1,4 @@
-"""Commands as processes of their own."""
+"""Runs commands in processes of their own."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torchinit.native import load
 
 SOURCES = Path(torchinit.__file__).parents[1]
 TINY = ["demo", "--model", "tiny", "--device", "cpu"]
-# Whether the native module is to be used: both ways, where it is there.
+# With and without the native module, if there is one.
 ON = [False] if load.module is None else [True, False]
 
-# What comes before a program that is to run the command line without importing the package, which
-# imports torch: an empty package takes its place.
+# Put before a program that runs the command line without torch: an empty package stands in for
+# torchinit, which would import it.
 BARE = f"""
 import sys, types
 package = types.ModuleType("torchinit")
 package.__path__ = [{str(SOURCES / "torchinit")!r}]
 sys.modules["torchinit"] = package
-from torchinit.commands import cli
+from torchinit.cli.main import main
 """
 
 
 def environment(native=True, buffered=True, path=()):
-    """Variables for a process that finds the package, and modules in other folders first."""
+    """The environment of a process that finds the package, and modules in other folders first."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (*path, SOURCES))),
@@ -39,12 +39,12 @@ def environment(native=True, buffered=True, path=()):
 
 
 def let_be_interrupted():
-    """Even where interrupts of the tests are ignored, as by nohup and in background jobs."""
+    """Restores the handling of SIGINT, which nohup and background jobs ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(*arguments, native=True, buffered=True, path=(), **options):
-    """Starts Python with arguments, its output piped unless the options say otherwise."""
+    """Starts Python with arguments; its output is piped unless the options say otherwise."""
     options = {
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
@@ -62,12 +62,12 @@ def finish(process):
 
 
 def run_command(*arguments, native=True):
-    """Runs ``python -m torchinit`` to its end."""
+    """Runs ``python -m torchinit`` and waits for it to end."""
     done = warm.run("-m", "torchinit", *arguments, env=environment(native))
     return done.returncode, done.stdout, done.stderr
 
 
 def lines_but_of_torch(err):
-    """Lines of standard error, without the note that torch fills, which is there without native."""
+    """Lines of standard error, without the note that torch fills if there is no native module."""
     note = "torchinit: torch.nn.init fills everything"
     return [line for line in err.splitlines() if not line.startswith(note)]

@@ -1,18 +1,24 @@
-"""The data of the models, and what it builds."""
+"""The models of the demo: what they build, and which one is chosen."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import math
+import sys
 
 import pytest
 import torch
+from processes import lines_but_of_torch
 
 import torchinit
-from torchinit.commands import models
-from torchinit.commands.build import builder
-from torchinit.commands.decoder import Decoder
-from torchinit.commands.models import MODELS
-from torchinit.commands.ways import on_meta
+from torchinit.cli.demo import catalog, demo
+from torchinit.cli.demo.catalog import MODELS, builder, largest_that_fits
+from torchinit.cli.demo.decoder import Decoder
+from torchinit.cli.demo.ways import on_meta
+from torchinit.cli.main import main
+
+LLAMA, DECODER, GPT2, VIT, T5, SMALL, SMALLEST = (model.title for model in MODELS.values())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -48,10 +54,10 @@ def test_which_transformers_will_do(version, usable, monkeypatch):
         return version
 
     monkeypatch.setattr(importlib.metadata, "version", find)
-    assert models.has_transformers() is usable
+    assert catalog.has_transformers() is usable
     assert MODELS["gpt2-medium"].is_usable is usable
     assert MODELS["decoder"].is_usable
-    assert models.default_model() == ("llama-3.2-1b" if usable else "decoder")
+    assert catalog.default_model() == ("llama-3.2-1b" if usable else "decoder")
 
 
 def test_the_decoder_is_a_model():
@@ -72,3 +78,39 @@ def test_what_the_decoder_is_filled_with():
     assert stds.pop("blocks.1.attention.out.weight") == residual
     assert stds["blocks.1.up.weight"] == stds["token.weight"] if "token.weight" in stds else True
     assert {std for name, std in stds.items() if "norm" in name or "bias" in name} == {0.0}
+
+
+def test_small_memory_takes_a_smaller_model(capsys, monkeypatch):
+    monkeypatch.setattr(catalog, "has_transformers", lambda: True)
+    monkeypatch.setattr(demo, "available_memory", lambda _device: 2**20)
+    assert main(["demo", "--device", "cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["model"] == SMALLEST
+    assert lines_but_of_torch(err) == [
+        f"torchinit: {LLAMA} needs 3.5 GiB and 0.0 GiB are available: taking {SMALLEST}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "title"),
+    [(math.inf, LLAMA), (4, LLAMA), (3, DECODER), (1, VIT), (0, SMALLEST)],
+)
+def test_the_largest_model_that_fits(gigabytes, title, monkeypatch):
+    monkeypatch.setattr(catalog, "has_transformers", lambda: True)
+    assert largest_that_fits("llama-3.2-1b", torch.bfloat16, gigabytes * 1e9).title == title
+
+
+@pytest.mark.parametrize(("gigabytes", "title"), [(3, DECODER), (1, SMALL), (0, SMALLEST)])
+def test_models_that_need_what_is_not_there_do_not_fit(gigabytes, title, monkeypatch):
+    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    assert largest_that_fits("decoder", torch.bfloat16, gigabytes * 1e9).title == title
+
+
+def test_only_smaller_models_are_tried():
+    assert largest_that_fits("decoder-small", torch.bfloat16, math.inf).title == SMALL
+    assert largest_that_fits("decoder-small", torch.bfloat16, 0).title == SMALLEST
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
+def test_memory_that_is_available():
+    assert 2**20 < demo.available_memory(torch.device("cpu")) < 2**50

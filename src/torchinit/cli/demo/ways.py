@@ -1,14 +1,15 @@
-"""Ways to a model whose parameters have their first values, each timed as it is used.
+"""The ways to build an initialised model, each timed as it is used.
 
-Allocating and zeroing the same memory is timed beside them: less no initialisation can take.
+So is allocating and zeroing the same memory, a lower bound for any initialisation.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +17,21 @@ import torch
 from torch import nn
 
 import torchinit
-from torchinit.commands.build import Build
-from torchinit.commands.memory import give_back
+from torchinit.cli.demo.catalog import Build
 
-# Of what is filled before any time is taken: enough values to give every thread work.
+# What is filled before the clock starts: large enough to give every thread work.
 _WARM_SHAPE = (1024, 1024)
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to a model.
+    """A way to build an initialised model.
 
     Attributes:
         name: in JSON.
         title: in words.
-        make: takes the way, given what builds the model, the device and the seed.
-        is_ours: whether torchinit fills.
+        make: builds the model, given its constructor, the device and the seed.
+        is_ours: whether torchinit fills the parameters.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a way took."""
+    """How many seconds a way took."""
 
     name: str
     title: str
@@ -66,20 +66,20 @@ def _built(build: Build, device: torch.device, seed: int) -> nn.Module:
 
 
 WAYS = (
-    Way("plain", "built as people do", _plain, is_ours=False),
-    Way("patch_nn_init", "the same in patch_nn_init()", _patched),
+    Way("plain", "stock constructor", _plain, is_ours=False),
+    Way("patch_nn_init", "inside patch_nn_init()", _patched),
     Way("build_model", "by build_model()", _built),
 )
 
 
 def on_meta(build: Build) -> nn.Module:
-    """The model without memory."""
+    """Builds the model without memory."""
     with torch.device("meta"):
         return build()
 
 
 def take(way: Way, build: Build, device: torch.device, seed: int) -> tuple[nn.Module, Timing]:
-    """Returns the model that a way leads to, and the time of it."""
+    """Returns the model that a way builds, and the time it took."""
     _warm_up(way, device)
     start = _now(device)
     model = way.make(build, device, seed)
@@ -87,7 +87,7 @@ def take(way: Way, build: Build, device: torch.device, seed: int) -> tuple[nn.Mo
 
 
 def zero(model: nn.Module, device: torch.device) -> Timing:
-    """The time of allocating and zeroing the memory of a model on the meta device."""
+    """Times allocating and zeroing as much memory as a model on the meta device would take."""
     shapes = [(parameter.shape, parameter.dtype) for parameter in model.parameters()]
     _zeros([(torch.Size(_WARM_SHAPE), torch.get_default_dtype())], device)
     start = _now(device)
@@ -105,25 +105,20 @@ def _zeros(
 
 
 def forget(device: torch.device) -> None:
-    """Gives memory back that nobody holds any more, so that the next way finds it as fresh."""
+    """Returns freed memory to the system, so that every way starts with fresh memory."""
     gc.collect()
-    give_back(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    return device if device.type != "cpu" else _nothing()
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    return device if device.type != "cpu" else contextlib.nullcontext()
 
 
 def _warm_up(way: Way, device: torch.device) -> None:
-    """Takes a way to a layer of its own.
-
-    So no time includes the loading of a kernel or the start of the threads, and these are awake.
-    """
+    """Builds one layer in the same way: kernels are loaded and threads awake before the clock."""
     way.make(_layer, device, 0)
 
 

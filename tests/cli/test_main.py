@@ -1,4 +1,4 @@
-"""The command line: usage, and what needs no torch."""
+"""The command line: usage, and what works without importing torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from processes import BARE, TINY, finish, lines_but_of_torch, run_command, start
 
 import torchinit
-from torchinit.commands import cli, memory, models
-from torchinit.commands.models import MODELS
+from torchinit.cli.demo import catalog, demo
+from torchinit.cli.demo.catalog import MODELS
+from torchinit.cli.main import DTYPES, main
 from torchinit.dtypes import FLOATING_DTYPES
 
 
@@ -28,35 +29,36 @@ from torchinit.dtypes import FLOATING_DTYPES
     ],
 )
 def test_bad_usage(arguments, capsys):
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     assert "usage: torchinit" in capsys.readouterr().err
 
 
 def test_a_model_that_needs_transformers(capsys, monkeypatch):
-    monkeypatch.setattr(models, "has_transformers", lambda: False)
-    assert cli.main(["demo", "--model", "gpt2-medium"]) == 2
+    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    assert main(["demo", "--model", "gpt2-medium"]) == 2
     err = capsys.readouterr().err
     assert "'gpt2-medium' needs Transformers 5: pip install 'torchinit[demo]'" in err
 
 
 def test_without_transformers_a_model_of_torch_is_taken(capsys, monkeypatch):
-    monkeypatch.setattr(models, "has_transformers", lambda: False)
-    monkeypatch.setattr(memory, "available_memory", lambda _device: 0)
-    assert cli.main(["demo", "--device", "cpu", "--json"]) == 0
+    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    monkeypatch.setattr(demo, "available_memory", lambda _device: 0)
+    assert main(["demo", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["model"] == MODELS["tiny"].title
     first, second = lines_but_of_torch(err)
-    assert first.startswith(f"torchinit: taking {MODELS['decoder'].title}, for want of Transf")
+    assert first.startswith("torchinit: Transformers 5 is not installed (pip install ")
+    assert first.endswith(f": taking {MODELS['decoder'].title}")
     assert second.endswith(f"taking {MODELS['tiny'].title}")
 
 
 def test_version(capsys):
-    assert cli.main(["--version"]) == 0
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"torchinit {torchinit.__version__}\n"
 
 
 def test_dtypes_are_those_that_are_filled():
-    assert [f"torch.{name}" for name in cli.DTYPES] == list(map(str, FLOATING_DTYPES))
+    assert [f"torch.{name}" for name in DTYPES] == list(map(str, FLOATING_DTYPES))
 
 
 @pytest.mark.parametrize(
@@ -64,14 +66,14 @@ def test_dtypes_are_those_that_are_filled():
     [
         (["--version"], 0, [torchinit.__version__]),
         (["--help"], 0, ["demo", "info"]),
-        (["demo", "--help"], 0, [*MODELS, *cli.DTYPES]),
+        (["demo", "--help"], 0, [*MODELS, *DTYPES]),
         (["demo", "--model", "gpt5"], 2, ["invalid choice: 'gpt5'"]),
     ],
 )
 def test_help_and_usage_need_no_torch(arguments, code, expected):
     program = f"""{BARE}
 try:
-    sys.exit(cli.main({arguments}))
+    sys.exit(main({arguments}))
 finally:
     assert not {{"torch", "numpy", "tqdm", "transformers"}} & set(sys.modules)
 """
@@ -85,7 +87,7 @@ finally:
 def test_module_and_script_are_the_same_command():
     code, out, err = finish(start("-m", "torchinit", "--version"))
     assert (code, out, err) == (0, f"torchinit {torchinit.__version__}\n", "")
-    program = "import sys; from torchinit.commands.cli import main; sys.exit(main(['--version']))"
+    program = "import sys; from torchinit.cli.main import main; sys.exit(main(['--version']))"
     assert finish(start("-c", program)) == (code, out, err)
 
 

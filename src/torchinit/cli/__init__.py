@@ -1,0 +1,1 @@
+"""The ``torchinit`` command: ``demo``, ``checkpoint``, ``report`` and ``info``."""

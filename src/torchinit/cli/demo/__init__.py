@@ -1,0 +1,1 @@
+"""``torchinit demo``: builds a real model in every way, times them and checks every parameter."""

@@ -1,1 +1,0 @@
-"""The commands: ``torchinit demo`` and ``torchinit info``."""
