@@ -16,10 +16,10 @@ import torchinit
 from conftest import native_only
 from made import model_of
 from torchinit.checkpoint.files import OpenFiles
-from torchinit.checkpoint.layout import Entry, lay_out
 from torchinit.checkpoint.pieces import write_shards
 from torchinit.checkpoint.plan import plan_checkpoint
-from torchinit.checkpoint.values import Made
+from torchinit.checkpoint.safetensors import lay_out
+from torchinit.checkpoint.values import Entry, Made
 
 transformers = pytest.importorskip("transformers")
 

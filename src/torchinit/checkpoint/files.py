@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from torchinit.checkpoint.layout import BLOCK
+from torchinit.checkpoint.safetensors import BLOCK
 
 TEMPORARY = ".tmp"  # added to the name of a file that is not whole
 _DIRECT = getattr(os, "O_DIRECT", 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from torchinit.checkpoint.layout import Layout
+from torchinit.checkpoint.safetensors import Layout
 from torchinit.errors import ArgumentError
 from torchinit.models.prepare import Prepared
 from torchinit.native import load

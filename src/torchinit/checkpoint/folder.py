@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torchinit.checkpoint.files import TEMPORARY, sync_folder, write_file
 from torchinit.checkpoint.fingerprint import RECORD, check_same, write_record
-from torchinit.checkpoint.layout import BLOCK, INDEX, Layout, Shard
+from torchinit.checkpoint.safetensors import BLOCK, INDEX, Layout, Shard
 from torchinit.errors import ArgumentError
 
 try:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from torchinit.checkpoint.files import OpenFile, OpenFiles
-from torchinit.checkpoint.layout import BLOCK, Entry, Placed, Shard
+from torchinit.checkpoint.safetensors import BLOCK, Placed, Shard
+from torchinit.checkpoint.values import Entry
 from torchinit.native import load
 
 PIECE = 1 << 26  # bytes

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from torchinit.checkpoint.fingerprint import fingerprint_of
-from torchinit.checkpoint.layout import Entry, Layout, checked_size, lay_out
 from torchinit.checkpoint.names import Stored, stored_tensors
+from torchinit.checkpoint.safetensors import Layout, checked_size, lay_out
 from torchinit.checkpoint.source import Config, Rules, read_source, rules_for, small_files
-from torchinit.checkpoint.values import Ready, Values, values_of
+from torchinit.checkpoint.values import Entry, Ready, Values, values_of
 from torchinit.models.carry_out import whole_of
 from torchinit.models.keyed import KeyOfName
 from torchinit.models.plan import Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -192,3 +192,43 @@ def _is_constant(part: Part) -> bool:
 
 def _key(part: Part, key_of_name: KeyOfName) -> int:
     return 0 if _is_constant(part) else key_of_name(part.region.name)
+
+
+class Entry(NamedTuple):
+    """A tensor of a checkpoint.
+
+    Attributes:
+        name: in the file.
+        shape: there.
+        values: that it is of.
+        of: name of the parameter or buffer whose values these are.
+        first: index in them of the tensor's first value, if it is a range of them.
+        strides: of a view of them that is none; values are made as a whole then.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: Values
+    of: str
+    first: int
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def numel(self) -> int:
+        """How many values it has."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether all values of the parameter are made for it."""
+        return self.numel > 0 and (self.values.is_whole or self.strides is not None)

@@ -11,10 +11,10 @@ import torch
 
 from torchinit.checkpoint.files import OpenFiles
 from torchinit.checkpoint.folder import write_folder
-from torchinit.checkpoint.layout import Shard
 from torchinit.checkpoint.pieces import PIECE, write_shards
 from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
 from torchinit.checkpoint.progress import in_view
+from torchinit.checkpoint.safetensors import Shard
 from torchinit.checkpoint.source import Config, Rules
 
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchinit.checkpoint.safetensors import Held, read_checkpoint
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_
 from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
-from torchinit.reporting.checkpoint import Held, read_checkpoint
+from torchinit.reporting.checkpoint import stores_conv1d
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
@@ -104,7 +105,8 @@ def sources_of(
         loads: dict[str, Load] = {one.name: one.tensor.detach for one in parameters}
         conv1d = {one.name for one in parameters if _is_conv1d(one.owner)}
     elif isinstance(model, str | Path):
-        held, is_conv1d = read_checkpoint(Path(model))
+        held = read_checkpoint(Path(model))
+        is_conv1d = stores_conv1d(Path(model), held)
         named = _skeleton(held)
         loads = {one.name: one.load for one in held}
         conv1d = {one.name for one in held if is_conv1d(one.name)}

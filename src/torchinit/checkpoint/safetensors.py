@@ -1,74 +1,40 @@
-"""Which bytes lie where: the shards of a checkpoint, and the header of each.
+"""The safetensors format: how a checkpoint is split into files, their headers, and reading them.
 
-The format is that of safetensors: eight bytes with the header's length, the header in JSON, padded
-with spaces so that values begin at a whole block of the file, and the values without gaps.
+A file is eight bytes with the length of the header, the header in JSON, and the values without
+gaps. The header is padded with spaces so that the values begin at a whole block of the file.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchinit.checkpoint.values import Values
+from torchinit.checkpoint.values import Entry
 from torchinit.errors import ArgumentError
 
-BLOCK = 4096  # bytes: what O_DIRECT wants places, sizes and memory in multiples of
-_PATTERN = "model{suffix}.safetensors"
-INDEX = "model.safetensors.index.json"
+BLOCK = 4096  # bytes: O_DIRECT wants offsets, sizes and memory in multiples of it
+SUFFIX = ".safetensors"
+INDEX = f"model{SUFFIX}.index.json"
 _METADATA = {"format": "pt"}
 _UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
 _DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
-    torch.bool: "BOOL",
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool,
 }  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class Entry(NamedTuple):
-    """A tensor of a checkpoint.
-
-    Attributes:
-        name: in the file.
-        shape: there.
-        values: that it is of.
-        of: name of the parameter or buffer whose values these are.
-        first: index in them of the tensor's first value, if it is a range of them.
-        strides: of a view of them that is none; values are made as a whole then.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    values: Values
-    of: str
-    first: int
-    strides: tuple[int, ...] | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the values."""
-        return self.values.dtype
-
-    @property
-    def numel(self) -> int:
-        """How many values it has."""
-        return torch.Size(self.shape).numel()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return self.numel * self.dtype.itemsize
-
-    @property
-    def needs_whole(self) -> bool:
-        """Whether all values of the parameter are made for it."""
-        return self.numel > 0 and (self.values.is_whole or self.strides is not None)
+# Writing.
 
 
 class Placed(NamedTuple):
@@ -140,7 +106,7 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
     if not entries:
         raise ArgumentError("the model has no parameters: there is nothing to write")
     for entry in entries:
-        if entry.dtype not in _DTYPES:
+        if entry.dtype not in _NAMES:
             raise ArgumentError(
                 f"{entry.name!r} has dtype {entry.dtype}, which safetensors has not"
             )
@@ -150,7 +116,7 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
         entry.name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for entry in ordered
     }
     split = split_torch_state_dict_into_shards(
-        metas, filename_pattern=_PATTERN, max_shard_size=checked_size(shard_size)
+        metas, filename_pattern=f"model{{suffix}}{SUFFIX}", max_shard_size=checked_size(shard_size)
     )
     shards = [
         _shard(filename, [by_name[name] for name in names])
@@ -196,7 +162,7 @@ def _shard(filename: str, entries: Sequence[Entry]) -> Shard:
     header = _header(
         {
             entry.name: {
-                "dtype": _DTYPES[entry.dtype],
+                "dtype": _NAMES[entry.dtype],
                 "shape": list(entry.shape),
                 "data_offsets": list(span),
             }
@@ -215,3 +181,90 @@ def _header(tensors: Mapping[str, object]) -> bytes:
     said = json.dumps({"__metadata__": _METADATA, **tensors}, separators=(",", ":")).encode()
     length = -(-(8 + len(said)) // BLOCK) * BLOCK - 8
     return length.to_bytes(8, "little") + said.ljust(length)
+
+
+# Reading.
+
+
+class Held(NamedTuple):
+    """A tensor in a checkpoint: its name, shape, dtype, and what reads it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], Tensor]
+
+
+def read_checkpoint(path: Path) -> list[Held]:
+    """The tensors of a checkpoint; the values of each are read only when they are asked for.
+
+    Args:
+        path: a safetensors file, or a directory with one, or with shards and their index.
+
+    Raises:
+        ArgumentError: if there is no checkpoint at the path, or a shard is missing.
+        ImportError: without the safetensors library.
+    """
+    held = [one for file in _files(path) for one in _read(file)]
+    if len({one.name for one in held}) < len(held):
+        raise ArgumentError(f"{path} has tensors of one name in several files")
+    return held
+
+
+def _files(path: Path) -> Sequence[Path]:
+    if path.is_file():
+        if path.suffix != SUFFIX:
+            raise ArgumentError(f"{path} is no checkpoint: expected a directory or a file {SUFFIX}")
+        return [path]
+    if not path.is_dir():
+        raise ArgumentError(f"no such checkpoint: {path}")
+    indices = sorted(path.glob(f"*{SUFFIX}.index.json"))
+    if len(indices) > 1:
+        raise ArgumentError(f"{path} has {len(indices)} indices of shards: name one file")
+    if indices:
+        return _indexed(indices[0])
+    files = sorted(path.glob(f"*{SUFFIX}"))
+    if len(files) != 1:
+        what = f"{len(files)} files {SUFFIX} and no index" if files else f"no file {SUFFIX}"
+        raise ArgumentError(f"{path} is no checkpoint: it has {what}")
+    return files
+
+
+def _indexed(index: Path) -> Sequence[Path]:
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ArgumentError(f"{index} is no index of shards: {error!r}") from None
+    missing = [name for name in shards if not (index.parent / name).is_file()]
+    if missing:
+        raise ArgumentError(f"{index} names shards that are not there: {', '.join(missing)}")
+    return [index.parent / name for name in shards]
+
+
+def _read(file: Path) -> list[Held]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ImportError(
+            "reading checkpoints needs safetensors: pip install 'torchinit[report]'"
+        ) from None
+    held = []
+    try:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                part = opened.get_slice(name)
+                kind = part.get_dtype()
+                if kind not in _DTYPES:
+                    raise ArgumentError(f"{file}: {name!r} has dtype {kind}, which is not known")
+                shape = tuple(part.get_shape())
+                held.append(Held(name, shape, _DTYPES[kind], partial(_load, file, name)))
+    except SafetensorError as error:
+        raise ArgumentError(f"{file} cannot be read: {error}") from None
+    return held
+
+
+def _load(file: Path, name: str) -> Tensor:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return opened.get_tensor(name)  # type: ignore[no-any-return]
