@@ -6,16 +6,17 @@ Tied names are left out, buffers that do not persist too; models of Transformers
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchinit.checkpoint.source import is_transformers_model
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.transformers import (
+    as_published,
+    is_transformers_model,
+    without_unsaved,
+)
 from torchinit.native.torch_private import storage_number
 
 
@@ -55,7 +56,10 @@ def stored_tensors(model: nn.Module) -> list[Stored]:
             "hold is unknown"
         )
     views = {name: tensor.detach() for name, tensor in state.items()}
-    views = _as_transformers(model, views) if is_transformers_model(model) else _once(views)
+    if is_transformers_model(model):
+        views = as_published(model, _once(without_unsaved(model, views)))
+    else:
+        views = _once(views)
     found = [Stored(name, owners[storage_number(view)], view) for name, view in views.items()]
     order = {owner: number for number, owner in enumerate(dict.fromkeys(one.of for one in found))}
     return sorted(found, key=lambda one: order[one.of])
@@ -68,54 +72,3 @@ def _once(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         place = storage_number(view), view.storage_offset(), tuple(view.shape), view.stride()
         first.setdefault(place, name)
     return {name: views[name] for name in first.values()}
-
-
-def _as_transformers(model: Any, views: dict[str, Tensor]) -> dict[str, Tensor]:
-    from transformers import modeling_utils
-
-    for name in model._keys_to_ignore_on_save or ():
-        views.pop(name, None)
-    views = _once(modeling_utils.remove_tied_weights_from_state_dict(views, model))
-    revert = getattr(modeling_utils, "revert_weight_conversion", None)
-    if revert is None:
-        return views
-    if not all(view.is_contiguous() for view in views.values()):
-        return views
-    known = {storage_number(view): view.numel() for view in views.values()}
-    try:
-        with _WithoutCopies():
-            changed: dict[str, Tensor] = revert(model, dict(views))
-    except Exception as error:
-        _warn_of_layout(model, f"{type(error).__name__}: {error}")
-        return views
-    held = dict.fromkeys(known, 0)
-    for name, view in changed.items():
-        if storage_number(view) not in known:
-            _warn_of_layout(model, f"{name!r} is made of more than one parameter, or computed")
-            return views
-        held[storage_number(view)] += view.numel()
-    if held != known:
-        _warn_of_layout(model, "it holds more or less than the model")
-        return views
-    return changed
-
-
-def _warn_of_layout(model: nn.Module, why: str) -> None:
-    warnings.warn(
-        f"{type(model).__name__} is stored under the names and shapes that it has in memory, which "
-        f"Transformers loads too, and not those that it is published in: {why}",
-        stacklevel=2,
-    )
-
-
-class _WithoutCopies(TorchDispatchMode):
-    """Leaves out copies into another layout, so that what they would give is a view still."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Does an operation, but for copies."""
-        if func is torch.ops.aten.clone.default:
-            return torch.ops.aten.alias.default(args[0])
-        return func(*args, **(kwargs or {}))

@@ -12,8 +12,9 @@ from torch import nn
 from torchinit.checkpoint.fingerprint import fingerprint_of
 from torchinit.checkpoint.names import Stored, stored_tensors
 from torchinit.checkpoint.safetensors import Layout, checked_size, lay_out
-from torchinit.checkpoint.source import Config, Rules, read_source, rules_for, small_files
+from torchinit.checkpoint.source import Config, Rules, read_source, rules_for
 from torchinit.checkpoint.values import Entry, Ready, Values, values_of
+from torchinit.frameworks.transformers import is_transformers_model, saved_configs
 from torchinit.models.carry_out import whole_of
 from torchinit.models.keyed import KeyOfName
 from torchinit.models.plan import Plan
@@ -68,7 +69,8 @@ def plan_checkpoint(
     values = _values(found, key_of_name)
     entries = list(_entries(source.model, stored_tensors(source.model), values))
     layout = lay_out(entries, size, parameters)
-    small = small_files(source, dtype)
+    model = source.model
+    small = saved_configs(model, dtype) if is_transformers_model(model) else {}
     fingerprint = fingerprint_of(
         found,
         layout,

@@ -10,7 +10,7 @@ from typing import Any
 from torchinit.commands.rules_file import read_rules
 from torchinit.commands.shell import say
 from torchinit.errors import ArgumentError
-from torchinit.reporting.checkpoint import config_of
+from torchinit.frameworks.transformers import config_beside
 from torchinit.reporting.report import report_model
 
 
@@ -53,7 +53,7 @@ def _check_picture(picture: str) -> None:
 
 def _config(path: Path) -> Any:
     """The config of a checkpoint, with Transformers' defaults where it is installed; else None."""
-    said = config_of(path)
+    said = config_beside(path)
     if not said:
         return None
     if importlib.util.find_spec("transformers") is not None and "model_type" in said:
