@@ -6,9 +6,10 @@ gaps. The header is padded with spaces so that the values begin at a whole block
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchinit.checkpoint.values import Entry
+from torchinit.checkpoint.fillers import FileTensor
 from torchinit.errors import ArgumentError
 
 BLOCK = 4096  # bytes: O_DIRECT wants offsets, sizes and memory in multiples of it
@@ -37,10 +38,10 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # Writing.
 
 
-class Placed(NamedTuple):
-    """A tensor and where its bytes lie in a file."""
+class PlacedTensor(NamedTuple):
+    """A tensor, and where its bytes begin and end in a file."""
 
-    entry: Entry
+    tensor: FileTensor
     begin: int
     end: int
 
@@ -49,7 +50,7 @@ class Shard(NamedTuple):
     """One file.
 
     Attributes:
-        filename: of it.
+        filename: without the folder.
         header: its first bytes, up to the values.
         placed: its tensors, in order.
         size: in bytes.
@@ -57,7 +58,7 @@ class Shard(NamedTuple):
 
     filename: str
     header: bytes
-    placed: Sequence[Placed]
+    placed: Sequence[PlacedTensor]
     size: int
 
 
@@ -65,8 +66,8 @@ class Layout(NamedTuple):
     """The files of a checkpoint.
 
     Attributes:
-        shards: of the weights.
-        index_file: that names the shard of each tensor; None where there is one shard.
+        shards: hold the weights.
+        index_file: names the shard of each tensor; None if there is one shard.
     """
 
     shards: Sequence[Shard]
@@ -78,24 +79,25 @@ class Layout(NamedTuple):
         return sum(shard.size for shard in self.shards)
 
     @property
-    def entries(self) -> Iterator[Entry]:
+    def tensors(self) -> Iterator[FileTensor]:
         """All tensors, in order."""
-        return (placed.entry for shard in self.shards for placed in shard.placed)
+        return (placed.tensor for shard in self.shards for placed in shard.placed)
 
 
-def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) -> Layout:
+def lay_out(tensors: Sequence[FileTensor], shard_size: int | str, parameters: int) -> Layout:
     """Splits tensors into shards, as Transformers does, and finds the place of each.
 
-    Wide dtypes come first, so that all tensors are aligned: with one dtype the order stays.
+    Wide dtypes come first, so that all tensors are aligned; with one dtype the order is kept.
 
     Args:
-        entries: all tensors; those of one parameter are neighbours.
-        shard_size: bytes of values in a file, or a string as ``"5GB"``; a tensor that is larger has
-            a file of its own.
+        tensors: of the checkpoint; those of one parameter are neighbours.
+        shard_size: bytes of values in a file, or a string such as ``"5GB"``; a larger tensor gets a
+            file of its own.
         parameters: how many values all parameters have, for the index.
 
     Raises:
-        ArgumentError: for no tensors, a dtype that safetensors has not, a bad shard_size.
+        ArgumentError: for no tensors, a dtype that safetensors lacks, a bad shard_size.
+        ImportError: without huggingface_hub.
     """
     try:
         from huggingface_hub import split_torch_state_dict_into_shards
@@ -103,17 +105,15 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
         raise ImportError(
             f"a checkpoint needs huggingface_hub: pip install 'torchinit[checkpoint]' ({error})"
         ) from None
-    if not entries:
+    if not tensors:
         raise ArgumentError("the model has no parameters: there is nothing to write")
-    for entry in entries:
-        if entry.dtype not in _NAMES:
-            raise ArgumentError(
-                f"{entry.name!r} has dtype {entry.dtype}, which safetensors has not"
-            )
-    ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    by_name = {entry.name: entry for entry in ordered}
+    for one in tensors:
+        if one.dtype not in _NAMES:
+            raise ArgumentError(f"{one.name!r} has dtype {one.dtype}, which safetensors lacks")
+    by_name = {one.name: one for one in sorted(tensors, key=lambda one: -one.dtype.itemsize)}
     metas: dict[str, Tensor] = {
-        entry.name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for entry in ordered
+        name: torch.empty(one.shape, dtype=one.dtype, device="meta")
+        for name, one in by_name.items()
     }
     split = split_torch_state_dict_into_shards(
         metas, filename_pattern=f"model{{suffix}}{SUFFIX}", max_shard_size=checked_size(shard_size)
@@ -124,70 +124,59 @@ def lay_out(entries: Sequence[Entry], shard_size: int | str, parameters: int) ->
     ]
     if not split.is_sharded:
         return Layout(shards, None)
-    said = {
+    index = {
         "metadata": {"total_parameters": parameters, **split.metadata},
         "weight_map": split.tensor_to_filename,
     }
-    return Layout(shards, (json.dumps(said, indent=2, sort_keys=True) + "\n").encode())
+    return Layout(shards, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
 
 
 def checked_size(shard_size: int | str) -> int:
     """A size in bytes.
 
     Raises:
-        ArgumentError: for what is no positive size.
-        TypeError: for what is no number or string.
+        ArgumentError: unless it is positive.
+        TypeError: unless it is an integer or a string.
     """
     number = shard_size
     if isinstance(number, str):
         found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([TGMK]B)\s*", number, re.IGNORECASE)
         if found is None:
             raise ArgumentError(
-                f"shard_size={shard_size!r} must be a number with a unit, as '5GB' (TB, GB, MB, KB)"
+                f"shard_size={shard_size!r} must be a number and TB, GB, MB or KB, such as '5GB'"
             )
         number = int(float(found[1]) * _UNITS[found[2].upper()])
     if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"shard_size={shard_size!r} must be bytes, or a string as '5GB'")
+        raise TypeError(f"shard_size={shard_size!r} must be bytes, or a string such as '5GB'")
     if number <= 0:
         raise ArgumentError(f"shard_size={shard_size!r} must be positive")
     return number
 
 
-def _shard(filename: str, entries: Sequence[Entry]) -> Shard:
-    spans: list[tuple[int, int]] = []
-    end = 0
-    for entry in entries:
-        spans.append((end, end + entry.nbytes))
-        end += entry.nbytes
-    header = _header(
-        {
-            entry.name: {
-                "dtype": _NAMES[entry.dtype],
-                "shape": list(entry.shape),
-                "data_offsets": list(span),
-            }
-            for entry, span in zip(entries, spans, strict=True)
+def _shard(filename: str, tensors: Sequence[FileTensor]) -> Shard:
+    ends = list(itertools.accumulate(one.nbytes for one in tensors))
+    begins = [0, *ends[:-1]]
+    entries = {
+        one.name: {
+            "dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": [begin, end],
         }
-    )
-    begin = len(header)
+        for one, begin, end in zip(tensors, begins, ends, strict=True)
+    }  # fmt: skip
+    said = json.dumps({"__metadata__": _METADATA, **entries}, separators=(",", ":")).encode()
+    length = -(-(8 + len(said)) // BLOCK) * BLOCK
+    header = (length - 8).to_bytes(8, "little") + said.ljust(length - 8)
     placed = [
-        Placed(entry, begin + span[0], begin + span[1])
-        for entry, span in zip(entries, spans, strict=True)
+        PlacedTensor(one, length + begin, length + end)
+        for one, begin, end in zip(tensors, begins, ends, strict=True)
     ]
-    return Shard(filename, header, placed, begin + end)
-
-
-def _header(tensors: Mapping[str, object]) -> bytes:
-    said = json.dumps({"__metadata__": _METADATA, **tensors}, separators=(",", ":")).encode()
-    length = -(-(8 + len(said)) // BLOCK) * BLOCK - 8
-    return length.to_bytes(8, "little") + said.ljust(length)
+    return Shard(filename, header, placed, length + ends[-1])
 
 
 # Reading.
 
 
-class Held(NamedTuple):
-    """A tensor in a checkpoint: its name, shape, dtype, and what reads it."""
+class StoredTensor(NamedTuple):
+    """A tensor in a checkpoint, and what reads its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -195,8 +184,8 @@ class Held(NamedTuple):
     load: Callable[[], Tensor]
 
 
-def read_checkpoint(path: Path) -> list[Held]:
-    """The tensors of a checkpoint; the values of each are read only when they are asked for.
+def read_checkpoint(path: Path) -> list[StoredTensor]:
+    """The tensors of a checkpoint, in the order of their files; no values are read yet.
 
     Args:
         path: a safetensors file, or a directory with one, or with shards and their index.
@@ -205,10 +194,10 @@ def read_checkpoint(path: Path) -> list[Held]:
         ArgumentError: if there is no checkpoint at the path, or a shard is missing.
         ImportError: without the safetensors library.
     """
-    held = [one for file in _files(path) for one in _read(file)]
-    if len({one.name for one in held}) < len(held):
+    tensors = [one for file in _files(path) for one in _read(file)]
+    if len({one.name for one in tensors}) < len(tensors):
         raise ArgumentError(f"{path} has tensors of one name in several files")
-    return held
+    return tensors
 
 
 def _files(path: Path) -> Sequence[Path]:
@@ -241,26 +230,26 @@ def _indexed(index: Path) -> Sequence[Path]:
     return [index.parent / name for name in shards]
 
 
-def _read(file: Path) -> list[Held]:
+def _read(file: Path) -> list[StoredTensor]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ImportError(
             "reading checkpoints needs safetensors: pip install 'torchinit[report]'"
         ) from None
-    held = []
+    tensors = []
     try:
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (no mapping)
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
                 part = opened.get_slice(name)
                 kind = part.get_dtype()
                 if kind not in _DTYPES:
-                    raise ArgumentError(f"{file}: {name!r} has dtype {kind}, which is not known")
+                    raise ArgumentError(f"{file}: {name!r} has dtype {kind}, which torch lacks")
                 shape = tuple(part.get_shape())
-                held.append(Held(name, shape, _DTYPES[kind], partial(_load, file, name)))
+                tensors.append(StoredTensor(name, shape, _DTYPES[kind], partial(_load, file, name)))
     except SafetensorError as error:
         raise ArgumentError(f"{file} cannot be read: {error}") from None
-    return held
+    return tensors
 
 
 def _load(file: Path, name: str) -> Tensor:

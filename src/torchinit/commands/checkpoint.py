@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
-from torchinit.checkpoint.write import carry_out_plan
+from torchinit.checkpoint.write import CheckpointPlan, carry_out_plan, plan_checkpoint
 from torchinit.commands import shell
 from torchinit.commands.function_at import function_at
 from torchinit.commands.rules_file import rules_in

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchinit.checkpoint.safetensors import Held, read_checkpoint
+from torchinit.checkpoint.safetensors import StoredTensor, read_checkpoint
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows, some
@@ -182,7 +182,7 @@ def _check_here(parameters: Sequence[Named]) -> None:
             )
 
 
-def _skeleton(held: Sequence[Held]) -> list[Named]:
+def _skeleton(held: Sequence[StoredTensor]) -> list[Named]:
     """Parameters of a checkpoint as those of a model, without memory, for rules to be matched."""
     owner = nn.Module()
     return [
@@ -190,7 +190,7 @@ def _skeleton(held: Sequence[Held]) -> list[Named]:
     ]
 
 
-def _shaped(held: Held) -> nn.Parameter:
+def _shaped(held: StoredTensor) -> nn.Parameter:
     values = torch.zeros((), dtype=held.dtype).expand(held.shape)
     return nn.Parameter(values, requires_grad=False)
 
