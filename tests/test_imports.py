@@ -182,6 +182,19 @@ def test_what_the_import_leaves_out():
     assert process.stdout == "set()\n"
 
 
+def test_one_package_imports_other_libraries_of_models():
+    """All that knows Transformers lies in frameworks/; what a command shows may use it besides."""
+    package = Path(torchinit.__file__).parent
+    importing = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] in ("transformers", "peft", "timm") for name in names):
+                importing.add(path.relative_to(package).parts[0])
+    assert importing <= {"frameworks", "commands"}
+
+
 def test_one_file_knows_dtensors_and_none_imports_them():
     """They are looked for among the modules that are there."""
     package = Path(torchinit.__file__).parent

@@ -21,6 +21,7 @@ from torchinit import init_
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.native import load as native
 from torchinit.schemes.distributions import law_of, truncated_draw
+from torchinit.schemes.law import truncated_std
 from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -158,6 +159,15 @@ def test_the_law_of_a_truncation_has_its_moments(a, b):
     assert law.mean == pytest.approx(mean, rel=1e-6)
     assert law.std == pytest.approx(variance**0.5, rel=1e-6)
     assert law.kurtosis == pytest.approx(kurtosis + 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("cut", [0.05, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, 30.0])
+def test_the_std_of_a_truncation_is_one_number(cut):
+    """In closed form, integrated, and by SciPy."""
+    law = law_of(truncated_draw(0.0, 1.0, -cut, cut))
+    assert truncated_std(cut) == pytest.approx(law.std, rel=1e-12)
+    assert truncated_std(cut) == pytest.approx(stats.truncnorm(-cut, cut).std(), rel=1e-9)
+    assert law.mean == pytest.approx(0, abs=1e-15)
 
 
 @native_only

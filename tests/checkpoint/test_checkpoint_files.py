@@ -19,9 +19,9 @@ from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, w
 
 import torchinit
 from made import model_of
-from torchinit.checkpoint import files, folder
-from torchinit.checkpoint.files import TEMPORARY
-from torchinit.checkpoint.fingerprint import RECORD
+from torchinit.checkpoint import folder, writer
+from torchinit.checkpoint.folder import RECORD
+from torchinit.checkpoint.writer import TEMPORARY
 from torchinit.errors import ArgumentError
 
 
@@ -69,7 +69,7 @@ def test_where_only_the_write_is_refused(tmp_path, monkeypatch, whole):
 
     monkeypatch.setattr(os, "pwrite", refuse)
     assert contents(write(small, tmp_path / "a", RULES)) == whole
-    assert told or not files._DIRECT
+    assert told or not writer._DIRECT
 
 
 @pytest.mark.parametrize("size", [PIECE, 100])

@@ -15,11 +15,10 @@ from written import LLAMA, PIECE, assert_equal, bits, contents, on_meta, read, w
 import torchinit
 from conftest import native_only
 from made import model_of
-from torchinit.checkpoint.files import OpenFiles
-from torchinit.checkpoint.layout import Entry, lay_out
-from torchinit.checkpoint.pieces import write_shards
-from torchinit.checkpoint.plan import plan_checkpoint
-from torchinit.checkpoint.values import Made
+from torchinit.checkpoint.fillers import FileTensor, WholeFiller
+from torchinit.checkpoint.safetensors import lay_out
+from torchinit.checkpoint.write import plan_checkpoint
+from torchinit.checkpoint.writer import OpenFiles, write_shards
 
 transformers = pytest.importorskip("transformers")
 
@@ -125,9 +124,9 @@ def test_tensors_of_one_parameter_that_are_no_neighbours(order, tmp_path):
         made.append(name)
         return torch.full((3000,), float(ord(name)))
 
-    values = {name: Made(torch.float32, partial(make, name)) for name in "ab"}
+    values = {name: WholeFiller(torch.float32, partial(make, name)) for name in "ab"}
     entries = [
-        Entry(f"{number}", (1500,), values[name], name, 1500 * (order[:number].count(name)))
+        FileTensor(f"{number}", (1500,), values[name], name, 1500 * (order[:number].count(name)))
         for number, name in enumerate(order)
     ]
     layout = lay_out(entries, "1MB", 0)
@@ -243,12 +242,12 @@ def test_what_is_drawn_one_by_one_is_never_made_as_a_whole():
     }
     shapes = {"a.weight": (7, 6), "a.bias": (3,), "c.weight": (9, 3), "d.weight": (2, 5, 4)}
     plan = plan_checkpoint(lambda: model_of(shapes), rules, seed=0, dtype=None, shard_size="5GB")
-    assert not [one.name for one in plan.layout.entries if one.needs_whole]
+    assert not [one.name for one in plan.layout.tensors if one.needs_whole]
     for name in MODELS:
         plan = plan_checkpoint(
             on_meta(*model_class(name)), None, seed=0, dtype=None, shard_size="5GB"
         )
-        assert not [one.name for one in plan.layout.entries if one.needs_whole]
+        assert not [one.name for one in plan.layout.tensors if one.needs_whole]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from torch import nn
 
 import torchinit
 from made import model_of
-from torchinit.checkpoint.plan import plan_checkpoint
-from torchinit.checkpoint.write import carry_out_plan
+from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.native import load as native
 
 PIECE = 4096

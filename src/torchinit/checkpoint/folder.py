@@ -1,26 +1,53 @@
-"""The folder of a checkpoint: empty, or one that a run of the same kind has begun.
+"""The folder of a checkpoint: what is written in which order, and how an interrupted run resumes.
 
-The record comes first, then the small files, then shard after shard, each renamed when it is whole,
-and last the index, or the one shard that there is: what has its last file is whole.
+First comes ``torchinit.json``, the record of what decides the bytes, then the small files, then
+shard after shard, each renamed once it is complete. The index, or the only shard, comes last: a
+folder that has it is complete.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from torchinit.checkpoint.files import TEMPORARY, sync_folder, write_file
-from torchinit.checkpoint.fingerprint import RECORD, check_same, write_record
-from torchinit.checkpoint.layout import BLOCK, INDEX, Layout, Shard
+import torch
+
+from torchinit.checkpoint.safetensors import BLOCK, INDEX, Layout, Shard
+from torchinit.checkpoint.writer import TEMPORARY, sync_folder, write_file
 from torchinit.errors import ArgumentError
+from torchinit.models.prepare import Prepared
+from torchinit.native import load
+from torchinit.streams.names import check_seed
+from torchinit.values.kinds import bytes_of, digest
+from torchinit.values.region import Part
+from torchinit.version import STREAM_VERSION, __version__
 
 try:
     import fcntl
-except ImportError:  # no POSIX: two writers at once are not noticed
+except ImportError:  # not POSIX: two writers at once go unnoticed
     fcntl = None  # type: ignore[assignment]
+
+RECORD = "torchinit.json"
+
+# What errors call each field of the record.
+_WORDS = {
+    "torchinit": "torchinit's version",
+    "streams": "the version of the streams",
+    "numbers": "whose numbers are used",
+    "seed": "the seed",
+    "dtype": "the dtype",
+    "shard_size": "the shard size",
+    "config": "the config",
+    "tensors": "the names, shapes or dtypes of the tensors",
+    "rules": "the rules, or what the model's own initialisation does",
+}
+
+
+# The order.
 
 
 def write_folder(
@@ -32,20 +59,20 @@ def write_folder(
     *,
     resume: bool,
 ) -> None:
-    """Writes what of a checkpoint is not there yet.
+    """Writes what a checkpoint still lacks.
 
     Args:
-        path: of the folder; it is made, with those above it.
+        path: of the folder, which is made, with its parents.
         layout: of the weights.
-        small: names and contents of other files.
+        small: names and contents of the other files.
         fingerprint: what decides the bytes.
-        write: writes shards into a folder, each renamed when it is whole.
-        resume: whether whole shards that are there stay.
+        write: writes shards into a folder.
+        resume: whether complete shards are kept.
 
     Raises:
-        ArgumentError: for a folder with other files in it, or one that was begun otherwise; for one
-            that another process is writing to.
-        OSError: for a folder that cannot be written to, a disk without room, ...
+        ArgumentError: for a folder with other files in it, or one that was begun with other
+            arguments, or that another process is writing to; for too little room on the disk.
+        OSError: for a folder that cannot be written to.
     """
     is_new = not path.exists()
     if not is_new and not path.is_dir():
@@ -58,12 +85,12 @@ def write_folder(
             _write(path, layout, small, fingerprint, write, begun=begun)
     finally:
         if is_new:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # not empty
                 path.rmdir()
 
 
 def _check(path: Path, fingerprint: Mapping[str, object], *, resume: bool) -> bool:
-    """Whether the folder has been begun."""
+    """Whether an earlier run has begun the folder."""
     names = sorted(one.name for one in path.iterdir())
     if not names or names == [RECORD + TEMPORARY]:
         return False
@@ -75,7 +102,7 @@ def _check(path: Path, fingerprint: Mapping[str, object], *, resume: bool) -> bo
             f"resume: {path} has files in it ({_some(names)}), and no {RECORD} that says how they "
             "were made. Give another path"
         )
-    check_same(path / RECORD, fingerprint)
+    _check_same(path / RECORD, fingerprint)
     return True
 
 
@@ -94,13 +121,13 @@ def _write(
 ) -> None:
     for shard in layout.shards:
         (path / (shard.filename + TEMPORARY)).unlink(missing_ok=True)
-    left = [shard for shard in layout.shards if not (begun and is_whole(path, shard))]
+    left = [shard for shard in layout.shards if not (begun and is_complete(path, shard))]
     index = {} if layout.index_file is None else {INDEX: layout.index_file}
     others = {**small, **index}
     _check_room(path, left, sum(map(len, others.values())))
     try:
         if not begun:
-            write_file(path / RECORD, write_record(fingerprint))
+            write_file(path / RECORD, (json.dumps(fingerprint, indent=2) + "\n").encode())
         if left or not _holds(path / INDEX, index.get(INDEX)):
             (path / INDEX).unlink(missing_ok=True)
         _write_missing(path, small)
@@ -123,8 +150,8 @@ def _holds(file: Path, data: bytes | None) -> bool:
     return file.exists() and file.read_bytes() == data
 
 
-def is_whole(path: Path, shard: Shard) -> bool:
-    """Whether a shard is there: it has its name only when all of it is on the disk."""
+def is_complete(path: Path, shard: Shard) -> bool:
+    """Whether a shard is on the disk: it has its name only once all of it is."""
     file = path / shard.filename
     try:
         with file.open("rb") as opened:
@@ -147,7 +174,7 @@ def _check_room(path: Path, shards: Sequence[Shard], more: int) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes that write to the same folder out, where the file system can."""
+    """Keeps other processes from writing to the folder, if the file system has locks."""
     number = os.open(path, os.O_RDONLY)
     try:
         if fcntl is not None:
@@ -160,3 +187,87 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(number)
+
+
+# The record.
+
+
+def fingerprint_of(
+    prepared: Prepared,
+    layout: Layout,
+    *,
+    seed: int,
+    dtype: torch.dtype | None,
+    shard_size: int,
+    config: bytes | None,
+    rules_source: bytes | None,
+) -> dict[str, object]:
+    """What decides the bytes of a checkpoint.
+
+    Args:
+        prepared: what each tensor is filled with.
+        layout: of the files.
+        seed, dtype, shard_size: as given.
+        config: as it is stored; None for a model without one.
+        rules_source: the text of the rules; without it, callables are compared by their own.
+    """
+    tensors = (f"{shard.filename} {shard.size}".encode() + shard.header for shard in layout.shards)
+    return {
+        "torchinit": __version__,
+        "streams": STREAM_VERSION,
+        "numbers": "torchinit" if load.module is not None else f"torch {torch.__version__}",
+        "seed": check_seed(seed),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "shard_size": shard_size,
+        "config": None if config is None else digest([_without_version(config)]),
+        "tensors": digest(tensors),
+        "rules": digest(_contents(prepared, rules_source)),
+    }
+
+
+def _check_same(path: Path, fingerprint: Mapping[str, object]) -> None:
+    """Raises ArgumentError if a record is of another checkpoint, and says what differs."""
+    try:
+        there = json.loads(path.read_bytes())
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):
+        raise ArgumentError(f"{path} cannot be read: remove the folder, and write it again")
+    differs = [key for key in fingerprint if there.get(key) != fingerprint[key]]
+    if differs:
+        said = "; ".join(_difference(key, there.get(key), fingerprint[key]) for key in differs)
+        raise ArgumentError(
+            f"resume: {path.parent} was begun otherwise: {said}. Repeat its "
+            "arguments, or give another path"
+        )
+
+
+def _difference(key: str, there: object, asked: object) -> str:
+    if key in ("config", "tensors", "rules"):
+        return f"{_WORDS[key]} differ" if key != "config" else "the config differs"
+    return f"{_WORDS[key]} ({there} there, {asked} asked for)"
+
+
+def _without_version(config: bytes) -> bytes:
+    """A config without the version of Transformers that wrote it."""
+    said = json.loads(config)
+    said.pop("transformers_version", None)
+    return json.dumps(said, sort_keys=True).encode()
+
+
+def _contents(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]:
+    for one in prepared.assignments:
+        yield repr((one.named.name, one.draw, list(one.pads))).encode()
+        for part in one.parts:
+            yield _content(part, rules_source)
+    for named, value in prepared.filled:
+        yield named.name.encode()
+        yield bytes_of(value)
+
+
+def _content(part: Part, rules_source: bytes | None) -> bytes:
+    values = part.values
+    said = values.fingerprint()
+    if values.function is not None and rules_source is not None:
+        said = rules_source
+    return repr((part.region, type(values).__name__, said)).encode()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from torchinit.checkpoint.plan import CheckpointPlan, plan_checkpoint
-from torchinit.checkpoint.write import carry_out_plan
+from torchinit.checkpoint.write import CheckpointPlan, carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
 from torchinit.cli.user_code import import_function, run_rules_file
 from torchinit.errors import ArgumentError

@@ -10,7 +10,7 @@ from typing import Any
 from torchinit.cli.shell import say
 from torchinit.cli.user_code import read_rules
 from torchinit.errors import ArgumentError
-from torchinit.reporting.checkpoint import config_of
+from torchinit.frameworks.transformers import config_beside
 from torchinit.reporting.report import report_model
 
 
@@ -53,7 +53,7 @@ def _check_picture(picture: str) -> None:
 
 def _config(path: Path) -> Any:
     """The config of a checkpoint, completed by Transformers if that is installed; None without."""
-    fields = config_of(path)
+    fields = config_beside(path)
     if not fields:
         return None
     if importlib.util.find_spec("transformers") is not None and "model_type" in fields:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import Parameter
 from torch.nn.utils.parametrize import is_parametrized
 
-from torchinit.models.replay import bound
 from torchinit.placement.distributed import is_dtensor
 from torchinit.streams.canonical import Named, is_wrapper, places_of
 
 # Their layers are copies of one, equal after the constructor: a reset would tell them apart.
 _COPIES = (nn.TransformerEncoder, nn.TransformerDecoder)
-
-
-def is_transformers_model(module: nn.Module) -> bool:
-    """Whether a module is a model of Transformers', which its class makes of its config."""
-    return all(
-        callable(getattr(module, name, None))
-        for name in ("initialize_weights", "_initialize_weights", "_init_weights")
-    ) and hasattr(module, "config")
 
 
 def own_class(module: nn.Module) -> Any:
@@ -33,15 +23,6 @@ def own_class(module: nn.Module) -> Any:
     while len(kind.__bases__) == 2 and kind.__bases__[0].__module__.startswith("torch.distributed"):
         kind = kind.__bases__[1]
     return kind
-
-
-def by_torchtitan(module: nn.Module) -> Callable[[], object] | None:
-    """The method by which torchtitan initialises a model; it takes the device of buffers."""
-    for method in ("init_states", "init_weights"):
-        function = getattr(module, method, None)
-        if callable(function) and "buffer_device" in inspect.signature(function).parameters:
-            return bound(module, method)
-    return None
 
 
 def why_not_by_resets(model: nn.Module) -> str:

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.conventions import FILL_BUFFERS, torchtitan_method
+from torchinit.frameworks.transformers import is_transformers_model
 from torchinit.models.assign import Assignment, assignment_of, some
 from torchinit.models.families import (
-    by_torchtitan,
     copy_among,
-    is_transformers_model,
     own_class,
     was_written_to,
     why_not_by_resets,
 )
-from torchinit.models.replay import FILL_BUFFERS, bound, put_twins, resets_of, restored
+from torchinit.models.replay import bound, put_twins, resets_of, restored
 from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
 from torchinit.streams.names import keys_of_names
 from torchinit.tape.play import alone
@@ -176,7 +176,8 @@ class Own:
         root = unwrapped(self._model)
         if is_transformers_model(root):
             return {**self._by_constructor(root), **found}
-        if (call := by_torchtitan(root)) is not None:
+        method = torchtitan_method(root)
+        if method is not None and (call := bound(root, method)) is not None:
             by = f"{type(root).__name__}.{call.__name__}()"
             return {**self._replayed([call], by), **found}
         why = why_not_by_resets(root)

@@ -12,15 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.fill.route import PLAIN_TYPES
+from torchinit.frameworks.conventions import RESETS
+from torchinit.frameworks.transformers import INITIALIZED_FLAG
 from torchinit.models.materialise import put_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.streams.canonical import Named, gather
-
-RESETS = ("reset_parameters", "_reset_parameters")
-# What fills buffers that are on the meta device, by torch's, timm's and torchtitan's custom.
-FILL_BUFFERS = (*RESETS, "init_non_persistent_buffers", "_init_self_buffers")
-# What Transformers marks modules and parameters by that are initialised.
-_HF_FLAG = "_is_hf_initialized"
 
 
 def resets_of(module: nn.Module) -> list[Callable[[], object]]:
@@ -56,7 +52,9 @@ def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
             continue
         memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
         twin = Parameter(memory, old.requires_grad)
-        twin.__dict__.update({name: x for name, x in old.__dict__.items() if name != _HF_FLAG})
+        twin.__dict__.update(
+            {name: x for name, x in old.__dict__.items() if name != INITIALIZED_FLAG}
+        )
         for slot in named.slots:
             put_parameter(slot, twin)
     for named in buffers:

@@ -7,24 +7,21 @@ a word, and the copies would be drawn apart. A rename joins them: to one name, w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.transformers import declared_ties
 from torchinit.models.assign import Assignment
 from torchinit.placement.distributed import has_dtensors
-from torchinit.streams.canonical import Rename, gather, places_of, renamer
+from torchinit.streams.canonical import Rename, gather, renamer
 
 
 def warn_of_broken_ties(
     model: nn.Module, rename: Rename, are_alike: Callable[[Tensor, Tensor], bool]
 ) -> None:
     """Warns of parameters that are declared to be one, are not, and get different values.
-
-    Where they are declared: ``_tied_weights_keys`` of Transformers, or input and output embeddings
-    whose config says ``tie_word_embeddings``.
 
     Args:
         model: with all its parameters.
@@ -33,7 +30,7 @@ def warn_of_broken_ties(
     """
     if not hasattr(model, "config") and not has_dtensors(model):
         return
-    declared = dict(_declared(model))
+    declared = dict(declared_ties(model))
     if not declared:
         return
     tensors = {slot.name: named.tensor for named in gather(model)[0] for slot in named.slots}
@@ -53,44 +50,6 @@ def warn_of_broken_ties(
             f"Tie them again, or give the copies the values of one by rename={broken!r}",
             stacklevel=4,
         )
-
-
-def _declared(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of parameters that a model declares to be tied, in pairs."""
-    for prefix, module in places_of(model):
-        config = getattr(module, "config", None)
-        if not getattr(config, "tie_word_embeddings", False):
-            continue
-        for one, other in _pairs(module):
-            yield prefix + one, prefix + other
-
-
-def _pairs(module: Any) -> Iterator[tuple[str, str]]:
-    keys = getattr(module, "_tied_weights_keys", None)
-    expand = getattr(module, "get_expanded_tied_weights_keys", None)
-    if callable(expand):
-        keys = expand(all_submodels=False)
-    if isinstance(keys, dict):
-        yield from keys.items()
-        return
-    embeddings = _weight_name(module, "get_input_embeddings")
-    head = _weight_name(module, "get_output_embeddings")
-    if embeddings is not None:
-        for name in [*(keys or ()), *([head] if head is not None else [])]:
-            if name != embeddings:
-                yield name, embeddings
-
-
-def _weight_name(module: nn.Module, getter: str) -> str | None:
-    """The name of the weight of the module that a method returns."""
-    get = getattr(module, getter, None)
-    try:
-        found = get() if callable(get) else None
-    except Exception:  # many models have the method, and raise in it
-        return None
-    if not isinstance(found, nn.Module):
-        return None
-    return next((f"{prefix}weight" for prefix, inner in places_of(module) if inner is found), None)
 
 
 def check_joined(assignments: Sequence[Assignment]) -> None:

@@ -17,18 +17,13 @@ import torch
 from torch import Tensor
 
 from torchinit.reporting.measure import BINS, STEPS, Moments, grid
-from torchinit.schemes.law import Law
+from torchinit.schemes.law import Law, quadrature, truncated_std
 
 SIGMAS = 5.0
 # Two-sided, of a standard normal: 5.7e-7.
 ALPHA = math.erfc(SIGMAS / math.sqrt(2))
 # A deviance (a logarithm of a probability) from which on counts are refused, over all of the grid.
 LIMIT = math.log(2 * (BINS + 1) / ALPHA)
-_NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
-_WEIGHTS = (
-    0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665,
-    0.2369268850561891,
-)  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -77,7 +72,7 @@ def find_law(moments: Moments, resolution: float, orthogonality: float | None) -
     if fits:
         return Found(fits[0])
     for kind, family, parent in (
-        ("truncated normal", truncated, _std_of_truncated),
+        ("truncated normal", truncated, truncated_std),
         ("clipped normal", clipped, _std_of_clipped),
     ):
         cut = _cut(moments.extent, parent)
@@ -159,7 +154,7 @@ def uniform() -> Tensor:
 def truncated(cut: float) -> Tensor:
     """Of a normal truncated at so many of its std on either side."""
     beyond = math.erfc(cut / math.sqrt(2))
-    tail: Tensor = torch.special.erfc(grid() * _std_of_truncated(cut) / math.sqrt(2)) - beyond
+    tail: Tensor = torch.special.erfc(grid() * truncated_std(cut) / math.sqrt(2)) - beyond
     return (tail / (1 - beyond)).clamp(min=0.0)
 
 
@@ -169,11 +164,6 @@ def clipped(cut: float) -> Tensor:
     # The edge itself is a float in the middle of nothing: it is given the benefit of the last bit.
     points = grid() * _std_of_clipped(cut)
     return torch.where(points <= cut + 1e-3, torch.special.erfc(points / math.sqrt(2)), 0.0)
-
-
-def _std_of_truncated(cut: float) -> float:
-    mass = math.erf(cut / math.sqrt(2))
-    return math.sqrt(max(1 - 2 * cut * _phi(cut) / mass, 0.0))
 
 
 def _std_of_clipped(cut: float) -> float:
@@ -219,19 +209,10 @@ def _integrate(law: Law, density: Callable[[float], float]) -> Tensor:
         right = law.mean + law.std * start, law.mean + law.std * stop
         left = law.mean - law.std * stop, law.mean - law.std * start
         cell = sum(
-            _integral(density, max(low, law.low), min(high, law.high))
+            weight * density(point)
             for low, high in (left, right)
+            if max(low, law.low) < min(high, law.high)
+            for point, weight in quadrature(max(low, law.low), min(high, law.high))
         )
         inside.append(inside[-1] + cell)
     return (1 - torch.tensor(inside, dtype=torch.float64)).clamp(0.0, 1.0)
-
-
-def _integral(density: Callable[[float], float], start: float, stop: float) -> float:
-    """Over an interval, by five points of Gauss and Legendre."""
-    if not start < stop:
-        return 0.0
-    half, middle = (stop - start) / 2, (start + stop) / 2
-    return half * sum(
-        weight * density(middle + half * node)
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True)
-    )

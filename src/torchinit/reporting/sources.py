@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchinit.checkpoint.safetensors import StoredTensor, read_checkpoint
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_
 from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
-from torchinit.reporting.checkpoint import Held, read_checkpoint
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
@@ -101,12 +102,12 @@ def sources_of(
         _check_here(parameters)
         named = parameters
         loads: dict[str, Load] = {one.name: one.tensor.detach for one in parameters}
-        conv1d = {one.name for one in parameters if _is_conv1d(one.owner)}
+        conv1d = {one.name for one in parameters if is_conv1d(one.owner)}
     elif isinstance(model, str | Path):
-        held, is_conv1d = read_checkpoint(Path(model))
+        held = read_checkpoint(Path(model))
         named = _skeleton(held)
         loads = {one.name: one.load for one in held}
-        conv1d = {one.name for one in held if is_conv1d(one.name)}
+        conv1d = conv1d_weights(Path(model), {one.name: one.shape for one in held})
     else:
         raise TypeError(
             f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
@@ -146,7 +147,7 @@ def _by_assignments(model: nn.Module, assignments: Iterable[Assignment]) -> list
     _check_here(parameters)
     return [
         source for one in parameters
-        for source in _by_rule(by_name[one.name], one.tensor.detach, _is_conv1d(one.owner))
+        for source in _by_rule(by_name[one.name], one.tensor.detach, is_conv1d(one.owner))
     ]  # fmt: skip
 
 
@@ -165,11 +166,6 @@ def _warn_of_unused(rules: Rules, used: Set[str]) -> None:
 
 def _is_parameter(named: Named) -> bool:
     return named.tensor.is_floating_point() and named.name.rpartition(".")[2] not in _BUFFERS
-
-
-def _is_conv1d(owner: nn.Module) -> bool:
-    """Whether a module is GPT-2's linear layer, whose weight is (inputs, outputs)."""
-    return type(owner).__name__ == "Conv1D" and hasattr(owner, "nf")
 
 
 def _check_here(parameters: Sequence[Named]) -> None:
@@ -201,7 +197,7 @@ def _check_here(parameters: Sequence[Named]) -> None:
             )
 
 
-def _skeleton(held: Sequence[Held]) -> list[Named]:
+def _skeleton(held: Sequence[StoredTensor]) -> list[Named]:
     """Parameters of a checkpoint as those of a model, without memory, for rules to be matched."""
     owner = nn.Module()
     return [
@@ -209,7 +205,7 @@ def _skeleton(held: Sequence[Held]) -> list[Named]:
     ]
 
 
-def _shaped(held: Held) -> nn.Parameter:
+def _shaped(held: StoredTensor) -> nn.Parameter:
     values = torch.zeros((), dtype=held.dtype).expand(held.shape)
     return nn.Parameter(values, requires_grad=False)
 

@@ -21,6 +21,7 @@ from torchinit.schemes.distributions import (
     truncated_draw,
     uniform_draw,
 )
+from torchinit.schemes.law import truncated_std
 from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part, Region, Shape
 
@@ -113,15 +114,6 @@ class TruncNormal(_Fixed):
         wide = std / truncated_std(cut) if self.corrected else std
         draw = truncated_draw(mean, wide, mean - cut * wide, mean + cut * wide)
         _set(self, std=std, mean=mean, cut=cut, _draw=draw)
-
-
-def truncated_std(cut: float) -> float:
-    """The standard deviation of N(0, 1) truncated to +- cut."""
-    mass = math.erf(cut / math.sqrt(2))
-    if cut < 1e-3:  # where the difference below has no digits left: a uniform's
-        return cut / math.sqrt(3)
-    density = math.exp(-cut * cut / 2) / math.sqrt(2 * math.pi)
-    return math.sqrt(1 - 2 * cut * density / mass)
 
 
 @dataclass(frozen=True)

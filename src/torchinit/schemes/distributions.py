@@ -15,7 +15,7 @@ import torch
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
-from torchinit.schemes.law import Law, law_of_constant
+from torchinit.schemes.law import Law, law_of_constant, law_of_truncated_normal
 
 
 class Distribution(IntEnum):
@@ -135,10 +135,6 @@ def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
         raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
 
 
-_STEPS = 2000  # of Simpson's rule, over an interval that holds all of the mass that counts
-_REACH = 40.0  # log of what is left out beyond the interval, and more
-
-
 def _uniform_law(a: float, b: float) -> Law:
     if a == b:
         return law_of_constant(a)
@@ -159,40 +155,6 @@ def _normal_law(mean: float, std: float) -> Law:
     scale = 1 / (std * math.sqrt(2 * math.pi))
     return Law(
         mean, std, kurtosis=3.0, density=lambda x: scale * math.exp(-(((x - mean) / std) ** 2) / 2)
-    )
-
-
-def _truncated_law(mean: float, std: float, a: float, b: float) -> Law:
-    if std == 0 or a == b:
-        return law_of_constant(min(max(mean, a), b))
-    low, high = (a - mean) / std, (b - mean) / std
-    near = max(0.0, low, -high)  # where the density is greatest, in standard deviations
-    reach = _REACH / max(near, math.sqrt(_REACH))
-    start, stop = max(low, -near - reach), min(high, near + reach)
-    step = (stop - start) / _STEPS
-
-    def relative(z: float) -> float:
-        return math.exp((near - z) * (near + z) / 2)
-
-    # Moments about a point within the interval, so that narrow and remote ones keep their digits.
-    origin = min(max(0.0, start), stop)
-    sums = [0.0] * 5
-    for i in range(_STEPS + 1):
-        z = start + i * step
-        weight = (1 if i in (0, _STEPS) else 4 if i % 2 else 2) * relative(z)
-        for k in range(5):
-            sums[k] += weight * (z - origin) ** k
-    mass = sums[0] * step / 3
-    first, second, third, fourth = (total / sums[0] for total in sums[1:])
-    variance = second - first**2
-    central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
-    return Law(
-        mean=mean + std * (origin + first),
-        std=std * math.sqrt(variance),
-        kurtosis=central / variance**2,
-        low=a,
-        high=b,
-        density=lambda x: relative((x - mean) / std) / (mass * std) if a <= x <= b else 0.0,
     )
 
 
@@ -219,7 +181,7 @@ DISTRIBUTIONS: dict[int, Row] = {
     UNIFORM: Row("uniform", ("a", "b"), _check_uniform, _uniform_law),
     NORMAL: Row("normal", ("mean", "std"), _check_normal, _normal_law),
     TRUNCATED_NORMAL: Row(
-        "trunc_normal", ("mean", "std", "a", "b"), _check_truncated, _truncated_law
+        "trunc_normal", ("mean", "std", "a", "b"), _check_truncated, law_of_truncated_normal
     ),
     CONSTANT: Row("constant", ("val",), _check_constant, law_of_constant, is_random=False),
 }

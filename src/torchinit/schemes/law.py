@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+# The rule of Gauss and Legendre with five points, on [-1, 1].
+_NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
+_WEIGHTS = (
+    0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665,
+    0.2369268850561891,
+)  # fmt: skip
+# A truncated normal is integrated where its density is above exp(-_REACH) of the largest.
+_REACH, _CELLS = 40.0, 64
 
 
 @dataclass(frozen=True)
@@ -61,3 +70,53 @@ def law_of_orthogonal(rows: int, columns: int, gain: float) -> Law:
         high=radius,
         density=density if n > 1 else None,
     )
+
+
+def truncated_std(cut: float) -> float:
+    """The standard deviation of N(0, 1) truncated to [-cut, cut]."""
+    mass = math.erf(cut / math.sqrt(2))
+    if cut < 1e-3:  # the difference below has no digits left; nearly uniform
+        return cut / math.sqrt(3)
+    density = math.exp(-cut * cut / 2) / math.sqrt(2 * math.pi)
+    return math.sqrt(1 - 2 * cut * density / mass)
+
+
+def law_of_truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
+    """The law of N(mean, std^2) truncated to [a, b], wherever the interval lies."""
+    if std == 0 or a == b:
+        return law_of_constant(min(max(mean, a), b))
+    low, high = (a - mean) / std, (b - mean) / std
+    peak = max(0.0, low, -high)  # distance of the largest density from the mean, in std
+    reach = 2 * _REACH / (peak + math.sqrt(peak**2 + 2 * _REACH))
+    start, stop = max(low, -peak - reach), min(high, peak + reach)
+
+    def relative(z: float) -> float:
+        return math.exp((peak - z) * (peak + z) / 2)
+
+    # About a point in the interval, so that narrow and remote intervals keep their digits.
+    origin = min(max(0.0, start), stop)
+    points = [
+        (x, weight * relative(origin + x))
+        for x, weight in quadrature(start - origin, stop - origin, _CELLS)
+    ]
+    mass = math.fsum(weight for _, weight in points)
+    first = math.fsum(weight * x for x, weight in points) / mass
+    variance = math.fsum(weight * (x - first) ** 2 for x, weight in points) / mass
+    fourth = math.fsum(weight * (x - first) ** 4 for x, weight in points) / mass
+    return Law(
+        mean=mean + std * (origin + first),
+        std=std * math.sqrt(variance),
+        kurtosis=fourth / variance**2,
+        low=a,
+        high=b,
+        density=lambda x: relative((x - mean) / std) / (mass * std) if a <= x <= b else 0.0,
+    )
+
+
+def quadrature(start: float, stop: float, cells: int = 1) -> Iterator[tuple[float, float]]:
+    """Points and weights to integrate with over [start, stop], five in each cell."""
+    half = (stop - start) / (2 * cells)
+    for cell in range(cells):
+        middle = start + (2 * cell + 1) * half
+        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+            yield middle + half * node, half * weight

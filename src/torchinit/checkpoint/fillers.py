@@ -1,10 +1,10 @@
-"""The values of a parameter or buffer: any range of them, without the rest where that can be."""
+"""What fills a tensor of a checkpoint: any range of its values, without the rest where possible."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part, Region
 
 
-class Values:
-    """Values in the order of their logical index.
+class Filler:
+    """Fills memory with values of a parameter or buffer, in row-major order.
 
     Attributes:
-        dtype: theirs.
-        is_whole: whether they are made as a whole, by ``make``, and otherwise in any range.
+        dtype: of the values.
+        is_whole: whether the values can only be made all at once, by ``make``.
     """
 
     is_whole = False
@@ -43,12 +43,12 @@ class Values:
         raise NotImplementedError
 
     def make(self) -> Tensor:
-        """All values, in new memory or memory that is there; in the shape of the parameter."""
+        """All values."""
         raise NotImplementedError
 
 
-class Ready(Values):
-    """Values that are there: of a buffer."""
+class CopyFiller(Filler):
+    """Copies a tensor that is in memory: a buffer."""
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__(tensor.dtype)
@@ -56,7 +56,7 @@ class Ready(Values):
         self._flat = tensor.detach().cpu().contiguous().view(-1)
 
     def fill(self, memory: Tensor, first: int) -> None:
-        """Copies."""
+        """Copies a range."""
         memory.copy_(self._flat[first : first + memory.numel()])
 
     def make(self) -> Tensor:
@@ -64,8 +64,8 @@ class Ready(Values):
         return self._flat
 
 
-class Made(Values):
-    """Values that can only be made together."""
+class WholeFiller(Filler):
+    """Values that can only be made all at once."""
 
     is_whole = True
 
@@ -74,15 +74,15 @@ class Made(Values):
         self._make = make
 
     def make(self) -> Tensor:
-        """Makes them."""
+        """Makes them, in the shape of the parameter."""
         return self._make()
 
 
-class Drawn(Values):
-    """Values drawn one by one, and rows of padding.
+class DrawFiller(Filler):
+    """Values drawn independently from one distribution, with zeros in padding rows.
 
     Args:
-        one: with a draw of all of it.
+        one: assigns one draw to the whole parameter.
         key: of its name.
     """
 
@@ -102,12 +102,12 @@ class Drawn(Values):
         _zero_rows(memory, first, self._row, self._pads)
 
 
-class Assembled(Values):
-    """Values of parts, each drawn one by one as a box of a logical tensor of its own.
+class PartsFiller(Filler):
+    """Parts side by side, each drawn independently with its own key.
 
     Args:
-        one: whose parts are all drawn, and made of cuts.
-        parts: its parts, and the keys of their names.
+        one: assigns draws to parts that are made of cuts.
+        parts: the parts, and the keys of their names.
     """
 
     def __init__(self, one: Assignment, parts: Sequence[tuple[Part, int]]) -> None:
@@ -117,7 +117,7 @@ class Assembled(Values):
         self._pads = one.pads
 
     def fill(self, memory: Tensor, first: int) -> None:
-        """Fills the boxes that a range of the flattened parameter is made of."""
+        """Fills the boxes that a range of the flattened parameter consists of."""
         done = 0
         fills: list[Any] = []
         for offset, size in boxes_of_range(self._shape, first, memory.numel()):
@@ -138,24 +138,24 @@ def _zero_rows(memory: Tensor, first: int, row: int, rows: Sequence[int]) -> Non
             memory[max(begin, 0) : end].zero_()
 
 
-def values_of(one: Assignment, key_of_name: KeyOfName, make: Callable[[], Tensor]) -> Values:
-    """The values that a parameter was assigned.
+def filler_of(one: Assignment, key_of_name: KeyOfName, make: Callable[[], Tensor]) -> Filler:
+    """The filler of what a parameter was assigned.
 
     Args:
         one: of a plain parameter on the meta device.
-        key_of_name: under the seed.
-        make: makes all of them.
+        key_of_name: gives the key of a name under the seed.
+        make: makes all values.
     """
     parts = _cut_parts(one)
     if parts is None or not _can_fill(one.dtype, parts):
-        return Made(one.dtype, make)
+        return WholeFiller(one.dtype, make)
     if one.draw is not None:
-        return Drawn(one, _key(parts[0], key_of_name))
-    return Assembled(one, [(part, _key(part, key_of_name)) for part in parts])
+        return DrawFiller(one, _key(parts[0], key_of_name))
+    return PartsFiller(one, [(part, _key(part, key_of_name)) for part in parts])
 
 
 def _cut_parts(one: Assignment) -> list[Part] | None:
-    """The parts of a parameter as drawn values of cuts; None if they are not."""
+    """The parts of a parameter if all are cuts that are drawn independently; else None."""
     tensor = one.named.tensor
     if one.draw is not None:
         return [Part(Region(one.named.name, tuple(tensor.shape)), DrawnValues(one.draw))]
@@ -163,7 +163,7 @@ def _cut_parts(one: Assignment) -> list[Part] | None:
         return None
     first = one.parts[0].region.geometry
     if first is not None and math.prod(first[0]) < tensor.numel():
-        return None  # what they leave is found when all of it is made
+        return None  # values outside the parts are known only when all are made
     parts: list[Part] = []
     for region, values in one.parts:
         cut = region
@@ -179,7 +179,7 @@ def _cut_parts(one: Assignment) -> list[Part] | None:
 
 
 def _can_fill(dtype: torch.dtype, parts: Sequence[Part]) -> bool:
-    """Whether the kernels fill any box of such values; torch makes the whole of what it draws."""
+    """Whether the kernels can fill any box of it. Without them torch draws it all at once."""
     if dtype not in ALL_DTYPES:
         return False
     return load.module is not None or all(_is_constant(part) for part in parts)
@@ -192,3 +192,43 @@ def _is_constant(part: Part) -> bool:
 
 def _key(part: Part, key_of_name: KeyOfName) -> int:
     return 0 if _is_constant(part) else key_of_name(part.region.name)
+
+
+class FileTensor(NamedTuple):
+    """A tensor of a checkpoint file: all of a parameter or buffer, or a view of it.
+
+    Attributes:
+        name: in the file.
+        shape: in the file.
+        filler: of the parameter or buffer.
+        of: the name of the parameter or buffer.
+        first: index of the view's first value in it.
+        strides: of a view that is not contiguous, for which all values are made; else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    filler: Filler
+    of: str
+    first: int
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.filler.dtype
+
+    @property
+    def numel(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether all values of the parameter are made for it."""
+        return self.numel > 0 and (self.filler.is_whole or self.strides is not None)

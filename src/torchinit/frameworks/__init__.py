@@ -1,0 +1,1 @@
+"""What torchinit knows of other libraries, asked here and nowhere else."""
