@@ -11,6 +11,7 @@ from torchinit import init
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill.batch import batch
 from torchinit.fill.route import Route, which
+from torchinit.fill.same_generator import assert_same_generator
 from torchinit.functional import (
     calculate_gain,
     constant_,
@@ -65,6 +66,7 @@ __all__ = [
     "UnknownSchemeError",
     "VarianceScaling",
     "__version__",
+    "assert_same_generator",
     "batch",
     "build_model",
     "by",

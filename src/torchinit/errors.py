@@ -17,7 +17,7 @@ class ArgumentError(ValueError, RuntimeError):
 
 
 class RankError(RuntimeError):
-    """What another rank has raised, or ranks that have drawn different keys for one DTensor."""
+    """Ranks whose generators are in different states (``assert_same_generator``)."""
 
 
 class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):

@@ -9,13 +9,12 @@ from contextvars import ContextVar
 from operator import attrgetter
 from threading import get_ident
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, UntypedStorage
 
-from torchinit.errors import ArgumentError, RankError
+from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.agreement import Drawn, agree
 from torchinit.native import calls
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
@@ -95,8 +94,6 @@ class Batch:
         self._boxes: dict[int, Box] = {}  # by number of the fill
         # DTensors whose local tensors are to be filled: how often written to, and the local tensor.
         self._owners: list[tuple[Tensor, int, Tensor]] = []
-        # Where keys are compared: what was drawn, by the meshes that are to compare it.
-        self._drawn: dict[Any, list[Drawn]] = {}
         # For the native module's quick path: the thread, and the columns, to add whole tensors on
         # the CPU to. None where more has to be asked: which asyncio task runs.
         self.quick: tuple[int, _Columns] | None = None
@@ -129,9 +126,7 @@ class Batch:
         if open_batch.get() is self:
             open_batch.set(self._before)
         columns, self._columns = self._columns, ([], [], [], [], [], [], [])
-        if self._drawn and (kind is None or issubclass(kind, Exception)):
-            self._agree(columns, error)
-        if columns[0] and not (kind is not None and (self._discards or self._drawn)):
+        if columns[0] and not (kind is not None and self._discards):
             self._check(columns)
             draws, dtypes, keys, tensors, addresses, _, places = columns
             calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
@@ -140,8 +135,7 @@ class Batch:
 
     def _check(self, columns: _Columns) -> None:
         """Raises if one of the tensors cannot be filled any more."""
-        if columns[0]:
-            _check_columns(columns, self._boxes)
+        _check_columns(columns, self._boxes)
         for owner, version, local in self._owners:
             if _version(owner) != version or local_of(owner) is not local:
                 raise RuntimeError(
@@ -150,31 +144,9 @@ class Batch:
                     "block"
                 )
 
-    def _agree(self, columns: _Columns, failed: BaseException | None) -> None:
-        """Compares keys; other ranks are told what has failed here."""
-        if isinstance(failed, RankError):  # which they know
-            return
-        if failed is None:
-            try:
-                self._check(columns)
-            except Exception as error:
-                failed = error
-        agree(self._drawn, failed)
-
     def own(self, owner: Tensor, local: Tensor) -> None:
         """Notes a DTensor whose local tensor's fills have been collected."""
         self._owners.append((owner, _version(owner), local))
-
-    def compare(self, mesh: Any, drawn: Drawn | None = None) -> bool:
-        """Has the ranks of a mesh compare what they have drawn, at the end; whether it will."""
-        if self._part_of is not None:
-            return self._part_of.compare(mesh, drawn)
-        if not self.collects():
-            return False
-        of_mesh = self._drawn.setdefault(mesh, [])
-        if drawn is not None:
-            of_mesh.append(drawn)
-        return True
 
     def collects(self) -> bool:
         """Whether the block is open, and the caller's: contexts are copied to other tasks."""

@@ -131,12 +131,13 @@ def _fill_by_road(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None) -
         check_draw(draw, tensor.dtype)
         return tensor
     if road == "sharded":
+        if tensor.dtype in FLOAT_NUMBERS:
+            check_draw(draw, tensor.dtype)
         fill_sharded(
             tensor,
             stream,
             lambda piece, key, place: fill(draw, piece, key, place),
             lambda whole, key: fill(draw, whole, key),
-            check=lambda: check_draw(draw, tensor.dtype) if tensor.dtype in FLOAT_NUMBERS else None,
             is_random=DISTRIBUTIONS[draw[0]].is_random,
         )
         return tensor

@@ -45,8 +45,7 @@ def fill_orthogonal(
         ArgumentError: gain not finite, a box that cannot be, a tensor that cannot be written to.
             Nothing has been drawn or written then.
     """
-    if not is_dtensor(tensor):  # whose errors, the other ranks may have to be told
-        _check_arguments(tensor, gain, box)
+    _check_arguments(tensor, gain, box)
     road = find_road(tensor)
     if road in ("now", "staged"):
         checks.check_target(tensor)
@@ -86,10 +85,10 @@ def fill_orthogonal_batch(
             raise ValueError(
                 f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
             )
+        _check_arguments(tensors, gain)
         if is_dtensor(tensors):
             _fill_sharded_stack(tensors, gain, stream)
             return
-        _check_arguments(tensors, gain)
         if find_road(tensors) == "now":
             checks.check_target(tensors)
             keys = draw_keys(tensors.shape[0], stream).tolist()
@@ -125,16 +124,8 @@ def fill_orthogonal_batch(
 def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
     """Fills what lies here of a DTensor that is a stack; every rank draws the keys of all."""
     if stack.is_meta:
-        _check_arguments(stack, gain)
         return
-    count = stack.shape[0]
-    sharded, source, by_torch = begin_sharded(
-        stack,
-        stream,
-        lambda: _check_arguments(stack, gain),
-        at_once=True,
-        draw=lambda generator: draw_keys(count, generator),
-    )
+    sharded, source, by_torch = begin_sharded(stack, stream, keys=stack.shape[0])
     if by_torch:
         local = sharded.local
         whole = torch.empty(sharded.global_shape, dtype=local.dtype, device=local.device)
@@ -196,8 +187,6 @@ def _fill_by_road(
             stream,
             lambda piece, key, place: fill_orthogonal(piece, gain, key, place),
             lambda whole, source: fill_orthogonal(whole, gain, source),
-            check=lambda: _check_arguments(tensor, gain),
-            at_once=True,
         )
     elif road == "staged":
         fill_orthogonal(tensor, gain, stream, box)

@@ -216,15 +216,10 @@ def check_no_flat_piece(tensor: Tensor) -> None:
         )
 
 
-def ranks_of(mesh: Any) -> tuple[int, ...]:
-    """The ranks of a mesh in the world."""
-    return tuple(mesh.mesh.flatten().tolist())
-
-
 def gather_over(mesh: Any, value: Any) -> dict[int, Any]:
-    """What every process of a mesh gives, by its rank in the world; all of them have to call this.
+    """The values that the processes of a mesh pass in, by global rank; all of them must call this.
 
-    Nothing is gathered, and nothing returned, in a process outside the mesh.
+    A process outside the mesh gets an empty dictionary and does not communicate.
     """
     if mesh.get_coordinate() is None:
         return {}

@@ -46,7 +46,6 @@ def fill_sharded_part(
         stream,
         is_random=is_called or takes_key(values),
         by_torch=is_called,
-        at_once=isinstance(values, Matrix),
     )
     count_write(tensor, sharded.local)
     cut: Region | None = region

@@ -80,10 +80,10 @@ def draw_keys(count: int, stream: Stream = None) -> Tensor:
     return keys.random_(_LOWEST, None, generator=stream).cpu()
 
 
-def state_number(generator: Generator | None = None) -> int:
-    """A number that generators in different states differ by; None is the default CPU generator."""
+def digest_of_state(generator: Generator | None = None) -> str:
+    """A hash of a generator's state; None is torch's default CPU generator."""
     state = (torch.default_generator if generator is None else generator).get_state()
-    return int.from_bytes(blake2b(bytes(state.tolist()), digest_size=8).digest(), "little")
+    return blake2b(bytes(state.tolist()), digest_size=8).hexdigest()
 
 
 def _signed(key: int) -> int:
