@@ -34,13 +34,14 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from torchinit.fill import checks, fallback
-from torchinit.fill.fill import fill
-from torchinit.fill.patterns import fill_dirac, fill_eye
+from torchinit.fill import checks
+from torchinit.fill.door import fill
+from torchinit.fill.positional import fill_dirac, fill_eye
 from torchinit.fill.route import is_native_memory
 from torchinit.fill.sharded import fill_by_whole, fill_sharded
+from torchinit.fill.torch_fallback import call_torch
 from torchinit.native.torch_private import function_modes
-from torchinit.orthogonal.orthogonal import fill_orthogonal, fill_orthogonal_batch
+from torchinit.orthogonal import fill_orthogonal, fill_orthogonal_batch
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes import schemes
@@ -508,4 +509,4 @@ def _fill_at_once(function: Callable[..., Tensor], tensor: Tensor, *arguments: A
     """Fills by a function of ``torch.nn.init`` wherever the tensor lies."""
     if is_native_memory(tensor):
         checks.check_memory(tensor)  # torch would crash on memory mapped read-only
-    return fallback.by_torch(function, tensor, *arguments)
+    return call_torch(function, tensor, *arguments)

@@ -14,8 +14,7 @@ from torchinit import functional
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill import checks
-from torchinit.fill.fill import fill
-from torchinit.fill.route import find_road
+from torchinit.fill.door import fill
 from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, as_float, parameters_of
 from torchinit.schemes.schemes import (
     INIT_SCHEMES,
@@ -190,7 +189,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")
     if torch.compiler.is_compiling():
         return  # a traced tensor has no memory to look at; the operators check it when they run
-    if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or find_road(tensor) == "nothing":
+    if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or tensor.is_meta:
         return
     try:
         checks.check_target(tensor)

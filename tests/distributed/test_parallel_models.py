@@ -14,7 +14,7 @@ from worlds import in_worlds, of_eight
 
 import torchinit
 from fills import bits
-from torchinit.fill.fill import fill
+from torchinit.fill.door import fill
 from torchinit.schemes.distributions import normal_draw, truncated_draw, uniform_draw
 from torchinit.streams.names import keys_of_names
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import torchinit
 from conftest import native_only
-from torchinit.fill.fill import fill
+from torchinit.fill.door import fill
 from torchinit.patch.named import Named
 from torchinit.patch.regions import Names, region_of
 from torchinit.patch.swap import intercept
@@ -47,7 +47,7 @@ def initialise(layers):
 
 
 def by_key(key, shape, std=1.0):
-    from torchinit.fill.fill import fill
+    from torchinit.fill.door import fill
 
     return fill(normal_draw(0.0, std), torch.empty(shape), key)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.fill.fill import fill, fill_list
+from torchinit.fill.door import fill, fill_all
 from torchinit.models.assign import Assignment
 from torchinit.models.init_shard import boxes_of_range
 from torchinit.models.keyed import KeyOfName
@@ -127,7 +127,7 @@ class Assembled(Values):
                 fills += fill_here(here, part, part.region, key, {})
             done += count
         if fills:
-            fill_list(*zip(*fills, strict=True))
+            fill_all(fills)
         _zero_rows(memory, first, math.prod(self._shape[1:]), self._pads)
 
 

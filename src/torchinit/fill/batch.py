@@ -15,17 +15,16 @@ from torch import Tensor, UntypedStorage
 
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import local_of
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw, constant_draw
-from torchinit.streams.keys import Stream, draw_key_number
+from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 
 # Of each fill: draw, number of the dtype, key, tensor, address, how often it had been written to
-# (-1 where torch does not count that), and the place of its values.
+# (-1 where torch does not count that), and what it writes.
 _Columns: TypeAlias = tuple[
-    list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[calls.Place]
+    list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[kernels.Extent]
 ]
 
 _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
@@ -128,10 +127,10 @@ class Batch:
         columns, self._columns = self._columns, ([], [], [], [], [], [], [])
         if columns[0] and not (kind is not None and self._discards):
             self._check(columns)
-            draws, dtypes, keys, tensors, addresses, _, places = columns
-            calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
+            draws, dtypes, keys, tensors, addresses, _, extents = columns
+            kernels.run_fills(draws, dtypes, keys, tensors, addresses, extents)
         for owner, *_ in self._owners:
-            calls.count_write(owner)
+            kernels.count_write(owner)
 
     def _check(self, columns: _Columns) -> None:
         """Raises if one of the tensors cannot be filled any more."""
@@ -148,52 +147,45 @@ class Batch:
         """Notes a DTensor whose local tensor's fills have been collected."""
         self._owners.append((owner, _version(owner), local))
 
-    def collects(self) -> bool:
-        """Whether the block is open, and the caller's: contexts are copied to other tasks."""
-        return self._thread == get_ident() and self._task is (
-            _get_running_loop() and current_task()
-        )
+    def collects(self, tensor: Tensor | None = None) -> bool:
+        """Whether the block is open, and the caller's: contexts are copied to other tasks.
 
-    def collect(
-        self, draw: Draw, number: int, tensor: Tensor, stream: Stream, box: Box | None = None
-    ) -> bool:
-        """Takes a fill, and draws its key; returns whether it did.
-
-        Args:
-            draw: checked here.
-            number: of the tensor's dtype.
-            tensor: in memory that kernels fill; checked when the block ends.
-            stream, box: as ``fill`` has them.
+        Of a tensor: also whether it has one address, without which a fill cannot wait.
         """
-        if not self.collects():
+        if self._thread != get_ident() or self._task is not (
+            _get_running_loop() and current_task()
+        ):
             return False
         try:
-            address = tensor.data_ptr()
-        except RuntimeError:  # it has no one address: torch's to fill
+            return tensor is None or tensor.data_ptr() >= 0
+        except RuntimeError:
             return False
-        check_draw(draw, tensor.dtype)
+
+    def collect(self, draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
+        """Takes a fill of a tensor that kernels write; the draw and the box have been checked.
+
+        The tensor is checked when the block ends.
+        """
         if draw[0] == CONSTANT:
             draw = constant_draw(float(draw[1]))  # a tensor may change before the block ends
-        key = 0 if draw[0] == CONSTANT else draw_key_number(stream)
         if box is not None:
             self._boxes[len(self._columns[0])] = box
-        place = calls.place_of(tensor, box)
-        row = (draw, number, key, tensor, address, _version(tensor), place)
+        number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
+        row = (draw, number, key, tensor, address, _version(tensor), kernels.extent_of(tensor, box))
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)  # type: ignore[attr-defined]
-        return True
 
 
 def _check_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
     """Raises if one of the tensors that were collected cannot be filled."""
-    _, dtypes, _, tensors, addresses, versions, places = columns
+    _, dtypes, _, tensors, addresses, versions, extents = columns
     counted = min(versions) >= 0
     whole = not boxes and all(map(Tensor.is_contiguous, tensors))
     if (
         list(map(Tensor.data_ptr, tensors)) != addresses
         or list(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != dtypes
         or list(map(_counted_version if counted else _version, tensors)) != versions
-        or (list(map(Tensor.numel, tensors)) if whole else _places(tensors, boxes)) != places
+        or (list(map(Tensor.numel, tensors)) if whole else _extents(tensors, boxes)) != extents
     ):
         _complain(columns, boxes)
     if not (
@@ -212,8 +204,8 @@ def _check_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
             checks.check_target(tensor)
 
 
-def _places(tensors: list[Tensor], boxes: dict[int, Box]) -> list[calls.Place]:
-    return [calls.place_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
+def _extents(tensors: list[Tensor], boxes: dict[int, Box]) -> list[kernels.Extent]:
+    return [kernels.extent_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
 
 
 def _version(tensor: Tensor) -> int:
@@ -225,7 +217,7 @@ def _version(tensor: Tensor) -> int:
 
 def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
     """Raises for the first tensor that is not what it was when its fill was collected."""
-    _, dtypes, _, tensors, addresses, versions, places = columns
+    _, dtypes, _, tensors, addresses, versions, extents = columns
     for i, tensor in enumerate(tensors):
         dtype, address, version = dtypes[i], addresses[i], versions[i]
         shape = f"a tensor of shape {tuple(tensor.shape)}"
@@ -239,5 +231,5 @@ def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
             raise RuntimeError(f"{shape} has {lost} {since}: replace it after the block")
         if _version(tensor) != version:
             raise RuntimeError(f"{shape} was written to {since}: write to it after the block")
-        if calls.place_of(tensor, boxes.get(i)) != places[i]:
+        if kernels.extent_of(tensor, boxes.get(i)) != extents[i]:
             raise RuntimeError(f"{shape} had another shape or other strides {since}: view it after")

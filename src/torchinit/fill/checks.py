@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchinit.errors import ArgumentError
-from torchinit.native import calls, load
+from torchinit.native import kernels, load
 from torchinit.native.torch_private import FakeTensor, dual_level
 
 # Addresses of memory that programs are given are greater than this on most systems. Smaller ones
@@ -104,7 +104,7 @@ def _overlaps(tensor: Tensor) -> bool:
         return False
     if dims[0][0] == 0 or tensor.numel() > 1 << 20:
         return True  # of large interleaved views we do not prove that they are safe
-    with calls.serial_if_forked():
+    with kernels.serial_if_forked():
         offsets = torch.zeros((), dtype=torch.int64, device="cpu")
         for stride, size in dims:
             offsets = offsets.unsqueeze(-1) + torch.arange(size, device="cpu") * stride

@@ -20,10 +20,8 @@ from torch.compiler import is_compiling
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
-from torchinit.fill import staged
+from torchinit.fill import via_host
 from torchinit.fill.checks import check_memory, check_writable, forget_tangent
-from torchinit.fill.route import why_staged
-from torchinit.native import calls
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import below_vmap, is_functionalizing, vmap_level
 from torchinit.placement.box import Box, check_box
@@ -44,17 +42,19 @@ _FLOATS = frozenset(ALL_DTYPES)
 _INTEGERS = frozenset({torch.int32, torch.int64})
 
 
-def fill(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
+def fill_by_operator(
+    draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None
+) -> None:
     """Fills by the operator of a draw, outside autograd; a key is drawn only if it takes one."""
     row, operator = DISTRIBUTIONS[draw[0]], _OPERATORS[draw[0]]
     parameters = [float(parameter) for parameter in parameters_of(draw)]
     if row.is_random:
-        fill_by(operator, tensor, draw_key(), *parameters, *(box or ()))
+        call_operator(operator, tensor, draw_key(), *parameters, *(box or ()))
     else:
-        fill_by(operator, tensor, *parameters)
+        call_operator(operator, tensor, *parameters)
 
 
-def fill_by(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
+def call_operator(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
     """Fills a tensor by an operator in the form that suits what observes it.
 
     Compilers and functionalize get the form that returns, and a copy: inductor loses values that
@@ -125,14 +125,11 @@ class _OnMemory:
     def __call__(self, tensor: Tensor, *arguments: Any) -> None:
         key, draw, *bounds = _arguments(self.distribution, arguments)
         box = _check(self.distribution, tensor, key, draw, *bounds)
+        number = 0
         if tensor.numel() > 0:
             check_memory(tensor)
             number = 0 if key is None else int(key.item())
-            if why_staged(tensor.device.type):
-                staged.fill(draw, tensor, number, box)
-            else:
-                calls.fill(tensor, draw, number, calls.place_of(tensor, box))
-        calls.count_write(tensor)
+        via_host.write(draw, tensor, number, box)
 
 
 class _OnFake:

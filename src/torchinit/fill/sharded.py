@@ -14,8 +14,8 @@ from torch.compiler import is_compiling
 
 from torchinit.fill import checks
 from torchinit.fill.batch import open_batch
-from torchinit.fill.route import KNOWN_TYPES, find_road
-from torchinit.native import calls
+from torchinit.fill.route import KNOWN_TYPES, is_native, needs_operator
+from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded, read_sharded
 from torchinit.placement.pieces import Piece
@@ -117,20 +117,20 @@ def begin_sharded(
         ArgumentError, TypeError: as ``fill_sharded``.
     """
     sharded = read_sharded(tensor)
-    road = find_road(sharded.local)
-    if road == "torch" and type(sharded.local) not in KNOWN_TYPES:
+    native, as_operator = is_native(sharded.local), needs_operator(sharded.local)
+    if not native and type(sharded.local) not in KNOWN_TYPES:
         raise TypeError(
             f"the local tensor of a DTensor is a {type(sharded.local).__name__}, whose values may "
-            "lie anywhere: fill it by its own means"
+            "lie anywhere: fill it with that class's own functions"
         )
-    if road in ("now", "staged") and sharded.pieces:
+    if native and not as_operator and sharded.pieces:
         checks.check_target(sharded.local)
-    by_torch = by_torch or road == "torch"
+    by_torch = by_torch or not native
     if is_random and not by_torch:
         if keys is not None:
             stream = draw_keys(keys, stream)
         else:
-            stream = draw_key(stream) if road == "operator" else draw_key_number(stream)
+            stream = draw_key(stream) if as_operator else draw_key_number(stream)
     return Begun(sharded, stream, by_torch)
 
 
@@ -149,4 +149,4 @@ def count_write(tensor: Tensor, local: Tensor) -> None:
     if batch is not None and batch.collects():
         batch.own(tensor, local)
     else:
-        calls.count_write(tensor)
+        kernels.count_write(tensor)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
-from torchinit.fill.fill import fill, fill_fresh
-from torchinit.fill.route import obstacle
+from torchinit.fill.door import fill, fill_fresh
+from torchinit.fill.route import is_native
 from torchinit.models.collection import no_collection
 from torchinit.models.materialise import attach, attach_buffer, parameter_like
 from torchinit.models.prepare import check_dtype
@@ -138,8 +138,8 @@ class _Fills(NamedTuple):
 
     def do(self) -> None:
         tensors = self.tensors
-        alike = {(one.device, one.is_contiguous(), bool(obstacle(one))) for one in tensors}
-        together = len(alike) == 1 and alike.pop()[1:] == (True, False)
+        alike = {(one.device, one.is_contiguous(), is_native(one)) for one in tensors}
+        together = len(alike) == 1 and alike.pop()[1:] == (True, True)
         if together and fill_fresh(self.draws, tensors, self.keys):
             return
         for law, tensor, key in zip(self.draws, tensors, self.keys, strict=True):

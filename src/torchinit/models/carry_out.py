@@ -15,7 +15,7 @@ from torch.nn.parameter import Parameter
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.batch import without_batch
-from torchinit.fill.fill import fill_fresh
+from torchinit.fill.door import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
 from torchinit.models.collection import no_collection
@@ -28,7 +28,7 @@ from torchinit.models.materialise import (
     shard_like,
 )
 from torchinit.models.progress import in_view
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.rules.fill_parts import fill_parts
@@ -72,7 +72,7 @@ def carry_out(
         elif home is not one.named.tensor:
             with torch.no_grad():
                 local_memory(one.named.tensor).copy_(local_memory(home))
-            calls.count_write(one.named.tensor)
+            kernels.count_write(one.named.tensor)
 
 
 @without_batch()

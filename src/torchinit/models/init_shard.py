@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.fill import fill, fill_list
-from torchinit.fill.route import is_native_memory, obstacle
+from torchinit.fill.door import fill, fill_all
+from torchinit.fill.route import is_native, is_native_memory
 from torchinit.functional import check_generator
 from torchinit.models.keyed import KeyOfName, run_callable
 from torchinit.placement.box import Box, check_box, cut_out
@@ -101,7 +101,7 @@ def init_shard_(
     memory = tensor.detach()
     if is_native_memory(memory) and memory.numel():
         checks.check_target(memory)
-    if key_of_name is None and obstacle(memory):
+    if key_of_name is None and not is_native(memory):
         keeps = any(isinstance(part.values, Kept) for part in parts)
         _cut_from_whole(memory, shape, place, chosen, generator, keeps=keeps)
         return tensor
@@ -201,7 +201,7 @@ def _fill_parts(
             if not isinstance(part.values, Kept):
                 fills += fill_here(sharded, part, part.region, stream, wholes)
     if fills:
-        fill_list(*zip(*fills, strict=True))
+        fill_all(fills)
 
 
 def _key_of_name(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Generator, Tensor
 
-from torchinit.fill.fill import fill
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.fill.door import fill
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.patch.callers import module_that_draws
 from torchinit.patch.eager import (
     WITHOUT_KEYS,

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from torchinit.fill.fill import fill_list
-from torchinit.fill.route import obstacle
+from torchinit.fill.door import ElementwiseFill, fill_all
+from torchinit.fill.route import is_native
 from torchinit.placement.box import cut_out
 from torchinit.placement.distributed import is_dtensor
-from torchinit.rules.here import Fill, fill_sharded_part
+from torchinit.rules.here import fill_sharded_part
 from torchinit.rules.part import Computed, Function, Kept, Matrix, Part, draw_in
 from torchinit.rules.whole import fill_whole
 from torchinit.schemes.calls import Call
@@ -29,7 +29,7 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     Raises:
         ArgumentError, RuntimeError: as ``fill`` and ``fill_orthogonal``.
     """
-    elementwise: list[Fill] = []
+    elementwise: list[ElementwiseFill] = []
     others: list[tuple[Tensor, Part, Stream]] = []
     wholes: dict[str, Tensor] = {}
     for (tensor, part), stream in zip(parts, streams, strict=True):
@@ -40,12 +40,12 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
             elementwise += fill_sharded_part(tensor, part, stream, wholes)
         elif not isinstance(values, Kept):
             view = region.of(tensor)
-            if region.offset is not None and obstacle(view):
+            if region.offset is not None and not is_native(view):
                 others.append((tensor, part, stream))  # torch makes the whole: once for all shares
                 continue
-            elementwise.append((values, view, stream, region.box))
+            elementwise.append(ElementwiseFill(values, view, stream, region.box))
     if elementwise:
-        fill_list(*zip(*elementwise, strict=True))
+        fill_all(elementwise)
     for tensor, part, stream in others:
         if is_dtensor(tensor):
             fill_sharded_part(tensor, part, stream, wholes)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from torchinit.fill.patterns import PATTERNS
+from torchinit.fill.door import ElementwiseFill
+from torchinit.fill.positional import PATTERNS
 from torchinit.fill.sharded import begin_sharded, count_write
-from torchinit.orthogonal.orthogonal import fill_orthogonal
-from torchinit.placement.box import Box
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.distributed import Sharded
 from torchinit.rules.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
 from torchinit.rules.part import (
@@ -29,13 +29,10 @@ from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.keys import Stream
 
-# A fill of values drawn one by one.
-Fill: TypeAlias = tuple[Draw, Tensor, Stream, Box | None]
-
 
 def fill_sharded_part(
     tensor: Tensor, part: Part, stream: Stream, wholes: dict[str, Tensor]
-) -> list[Fill]:
+) -> list[ElementwiseFill]:
     """Fills what lies here of a part of a DTensor; returns the fills of values drawn one by one."""
     region, values = part
     if isinstance(values, Kept) or tensor.is_meta:
@@ -64,7 +61,7 @@ def fill_here(
     strides: Shape | None = None,
     *,
     by_whole: bool = False,
-) -> list[Fill]:
+) -> list[ElementwiseFill]:
     """Fills what lies here of a part.
 
     Args:
@@ -108,7 +105,10 @@ def fill_here(
                 PATTERNS[values.name](view, box, **values.arguments)
     else:
         draw = cast(Draw, values)
-        return [(draw, one.view, key, None if is_whole(one) else one.box) for one in fragments]
+        return [
+            ElementwiseFill(draw, one.view, key, None if is_whole(one) else one.box)
+            for one in fragments
+        ]
     return []
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torchinit import functional
-from torchinit.fill.fill import fill
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.fill.door import fill
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.rules.part import Computed, Function, Matrix
 from torchinit.schemes.calls import Call
 from torchinit.streams.keys import Stream

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
 from torchinit.patch.callers import module_that_draws
 from torchinit.patch.frames import Frame
@@ -137,7 +137,7 @@ class Recorder(TorchDispatchMode):
                 return False  # torch's fill_, which the mode is shown
             if tensor.numel():
                 self._record_fill(call, tensor, law, is_random=is_random)
-        calls.count_write(tensor)
+        kernels.count_write(tensor)
         return True
 
     def look(self, tensor: Tensor, *, at_address: bool) -> None:
@@ -533,7 +533,7 @@ class Recorder(TorchDispatchMode):
             return NotImplemented
         law = draw_of(call, args[0].shape)
         self._record_fill(call, args[0], law, is_random=law is None or law[0] != CONSTANT)
-        calls.count_write(args[0])
+        kernels.count_write(args[0])
         return None
 
     def _random(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The door of orthogonal matrices, beside that of fills: which road each tensor takes.
+"""Orthogonal matrices: formed of random reflectors, not drawn element by element.
 
-The operator ``torchinit::orthogonal_(self, key, gain)`` is one fill to compilers, tracers and
-transforms.
+The door beside that of elementwise fills, and dispatched as they are. To compilers, tracers and
+transforms a matrix is one operator, ``torchinit::orthogonal_(self, key, gain)``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import init as torch_init
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks, operators
-from torchinit.fill.fallback import generator_of
-from torchinit.fill.route import find_road, is_native_memory, why_staged
+from torchinit.fill.route import PLAIN_TYPES, Ways, dispatch, is_direct, is_native_memory
 from torchinit.fill.sharded import begin_sharded, copy_pieces, count_write, fill_sharded, view_of
-from torchinit.native import calls
-from torchinit.orthogonal.fallback import orthogonal_by_torch
-from torchinit.placement.box import Box, check_box
+from torchinit.fill.torch_fallback import copy_rounded, generator_of
+from torchinit.fill.via_host import memory_for_kernels
+from torchinit.native import kernels
+from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.pieces import Piece
 from torchinit.schemes.distributions import check_finite
@@ -46,24 +47,19 @@ def fill_orthogonal(
             Nothing has been drawn or written then.
     """
     _check_arguments(tensor, gain, box)
-    road = find_road(tensor)
-    if road in ("now", "staged"):
-        checks.check_target(tensor)
-        _form_one(tensor, draw_key_number(stream), gain, box)
-    else:
-        _fill_by_road(road, tensor, gain, stream, box)
+    dispatch(_WAYS, tensor, gain, stream, box)
+
+
+def _form_in_memory(tensor: Tensor, gain: float, stream: Stream, box: Box | None) -> None:
+    checks.check_target(tensor)
+    _form_one(tensor, draw_key_number(stream), gain, box)
 
 
 def _form_one(tensor: Tensor, key: int, gain: float, box: Box | None) -> None:
     if tensor.numel():
-        if why_staged(tensor.device.type):
-            matrix = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            calls.fill_orthogonal([matrix], [key], gain, box)
-            with torch.no_grad():
-                tensor.copy_(matrix)
-        else:
-            calls.fill_orthogonal([tensor], [key], gain, box)
-    calls.count_write(tensor)
+        with memory_for_kernels(tensor) as memory:
+            kernels.run_orthogonal([memory], [key], gain, box)
+    kernels.count_write(tensor)
 
 
 def fill_orthogonal_batch(
@@ -89,36 +85,36 @@ def fill_orthogonal_batch(
         if is_dtensor(tensors):
             _fill_sharded_stack(tensors, gain, stream)
             return
-        if find_road(tensors) == "now":
+        if is_direct(tensors):
             checks.check_target(tensors)
             keys = draw_keys(tensors.shape[0], stream).tolist()
             if tensors.numel():
-                calls.fill_orthogonal(tensors, keys, gain)
-            calls.count_write(tensors)
+                kernels.run_orthogonal(tensors, keys, gain)
+            kernels.count_write(tensors)
             return
     matrices = list(tensors)
     for matrix in matrices:
         _check_arguments(matrix, gain)
-    roads = [find_road(matrix) for matrix in matrices]
-    for matrix, road in zip(matrices, roads, strict=True):
-        if road in ("now", "staged") or is_native_memory(matrix):
+    for matrix in matrices:
+        if is_native_memory(matrix):
             checks.check_target(matrix)
-    here = [matrix for matrix, road in zip(matrices, roads, strict=True) if road == "now"]
-    if len(here) == len(matrices):
-        keys = draw_keys(len(here), stream).tolist()
+    are_direct = list(map(is_direct, matrices))
+    direct = list(itertools.compress(matrices, are_direct))
+    if len(direct) == len(matrices):
+        keys = draw_keys(len(direct), stream).tolist()
     else:
         keys = []
-        for matrix, road in zip(matrices, roads, strict=True):
-            if road == "now":
+        for matrix, waits in zip(matrices, are_direct, strict=True):
+            if waits:
                 keys.append(draw_key_number(stream))
             else:
-                _fill_by_road(road, matrix, gain, stream)
-    for places in _groups(here):
-        some = [here[i] for i in places]
+                fill_orthogonal(matrix, gain, stream)
+    for numbers in _groups(direct):
+        some = [direct[i] for i in numbers]
         if some[0].numel():
-            calls.fill_orthogonal(some, [keys[i] for i in places], gain)
+            kernels.run_orthogonal(some, [keys[i] for i in numbers], gain)
         for matrix in some:
-            calls.count_write(matrix)
+            kernels.count_write(matrix)
 
 
 def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
@@ -143,15 +139,15 @@ def _fill_stack(view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece
     """Fills matrices of a stack, or the same box of each."""
     shape = sharded.global_shape[1:]
     box = None if piece.size[1:] == shape else Box(shape, piece.offset[1:])
-    if view.numel() and find_road(view) == "now":
-        calls.fill_orthogonal(view, keys.tolist(), gain, box)
+    if view.numel() and is_direct(view):
+        kernels.run_orthogonal(view, keys.tolist(), gain, box)
         return
     for matrix, key in zip(view, keys, strict=True):
         fill_orthogonal(matrix, gain, key, box)
 
 
 def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
-    """The places of matrices that can be formed together: of one kind, and apart in memory."""
+    """The numbers of matrices that can be formed together: alike, and apart in memory."""
     ranges = sorted(
         (matrix.data_ptr(), matrix.data_ptr() + checks.extent(matrix))
         for matrix in matrices
@@ -176,22 +172,52 @@ def _check_arguments(tensor: Tensor, gain: float, box: Box | None = None) -> Non
         check_box(tensor.shape, box)
 
 
-def _fill_by_road(
-    road: str, tensor: Tensor, gain: float, stream: Stream, box: Box | None = None
-) -> None:
-    if road == "torch":
-        orthogonal_by_torch(tensor, gain, generator_of(stream, tensor.device), box)
-    elif road == "sharded":
-        fill_sharded(
-            tensor,
-            stream,
-            lambda piece, key, place: fill_orthogonal(piece, gain, key, place),
-            lambda whole, source: fill_orthogonal(whole, gain, source),
-        )
-    elif road == "staged":
-        fill_orthogonal(tensor, gain, stream, box)
-    elif road == "operator":
-        operators.fill_by(_ORTHOGONAL, tensor, draw_key(stream), gain, *(box or ()))
+def _form_dtensor(tensor: Tensor, gain: float, stream: Stream, _box: Box | None) -> None:
+    fill_sharded(
+        tensor,
+        stream,
+        lambda piece, key, box: fill_orthogonal(piece, gain, key, box),
+        lambda full, source: fill_orthogonal(full, gain, source),
+    )
+
+
+def _form_by_operator(tensor: Tensor, gain: float, stream: Stream, box: Box | None) -> None:
+    operators.call_operator(_ORTHOGONAL, tensor, draw_key(stream), gain, *(box or ()))
+
+
+def _form_by_torch(tensor: Tensor, gain: float, stream: Stream, box: Box | None) -> None:
+    orthogonal_by_torch(tensor, gain, generator_of(stream, tensor.device), box)
+
+
+_WAYS = Ways(
+    kernel=_form_in_memory,
+    via_host=_form_in_memory,
+    operator=_form_by_operator,
+    torch=_form_by_torch,
+    sharded=_form_dtensor,
+    nothing=lambda *_: None,
+)
+
+
+def orthogonal_by_torch(
+    tensor: Tensor, gain: float, generator: Generator | None, box: Box | None = None
+) -> Tensor:
+    """Fills one matrix by ``torch.nn.init.orthogonal_``; a box is copied from the full matrix.
+
+    torch's function does not take 16-bit and 8-bit dtypes, which are rounded from float32; but for
+    tensor subclasses, whose values may be elsewhere (a DTensor's, on other ranks).
+    """
+    if box is not None:
+        whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
+        orthogonal_by_torch(whole, gain, generator)
+        with torch.no_grad():
+            return tensor.copy_(cut_out(whole, box.offset, tensor.shape))
+    is_narrow = tensor.dtype in ALL_DTYPES and tensor.dtype.itemsize <= 2
+    if not is_narrow or tensor.is_meta or type(tensor) not in PLAIN_TYPES:
+        return torch_init.orthogonal_(tensor, gain, generator)
+    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+    torch_init.orthogonal_(single, gain, generator)
+    return copy_rounded(tensor, single)
 
 
 def _check(tensor: Tensor, key: Tensor, gain: float, *bounds: Any) -> Box | None:

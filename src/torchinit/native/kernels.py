@@ -1,6 +1,6 @@
-"""Calls of the native modules: numbers and addresses of tensors in plain memory.
+"""Calls the kernels of the native modules, which take numbers and addresses.
 
-For tensors, draws and boxes that have been checked.
+Tensors, draws and boxes have been checked by then.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torchinit.native import load
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.native.torch_private import count_writes
 
-# A distribution's number and its parameters (schemes/draw.py).
+# A distribution's number and its parameters (``schemes/distributions.py``).
 Numbers: TypeAlias = tuple[int, float, float, float, float]
 # (global_shape, offset) of a box.
 Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
-# Where values go, as csrc/python/read_jobs.h reads it: a number of contiguous elements, the first
-# of the logical tensor, or (sizes, strides, global_shape, offset).
-Box: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
-Place: TypeAlias = int | Box
+# What a fill writes, as csrc/python/read_jobs.h reads it: a number of contiguous elements, from the
+# first of the logical tensor on; or (sizes, strides, global_shape, offset).
+StridedBox: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
+Extent: TypeAlias = int | StridedBox
 
 _is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
@@ -65,30 +65,30 @@ def serial_if_forked() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def place_of(tensor: Tensor, bounds: Bounds | None = None) -> Place:
-    """Where the values of a tensor go; with bounds, as a box of a larger one."""
+def extent_of(tensor: Tensor, bounds: Bounds | None = None) -> Extent:
+    """What a fill of a tensor writes; with bounds, as a box of a larger one."""
     if bounds is None and tensor.is_contiguous():
         return tensor.numel()
     return _box_of(tensor, bounds)
 
 
-def _box_of(tensor: Tensor, bounds: Bounds | None) -> Box:
+def _box_of(tensor: Tensor, bounds: Bounds | None) -> StridedBox:
     sizes = list(tensor.shape)
     if bounds is None:
         return sizes, list(tensor.stride()), sizes, [0] * len(sizes)
     return sizes, list(tensor.stride()), list(bounds[0]), list(bounds[1])
 
 
-def fill(tensor: Tensor, draw: Numbers, key: int, place: Place) -> None:
+def run_fill(tensor: Tensor, draw: Numbers, key: int, extent: Extent) -> None:
     """Fills a tensor, in host memory at once, on a device in its current stream."""
     number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
     if not tensor.is_cpu:
-        _queue(tensor.device, [draw], [number], [key], [tensor], [address], [place])
-    elif isinstance(place, int):
-        cpu_module().fill(*_positional(draw, number), key, address, place, torch.get_num_threads())
+        _queue(tensor.device, [draw], [number], [key], [tensor], [address], [extent])
+    elif isinstance(extent, int):
+        cpu_module().fill(*_positional(draw, number), key, address, extent, torch.get_num_threads())
     else:
         cpu_module().fill_box(
-            *_positional(draw, number), key, address, *place, torch.get_num_threads()
+            *_positional(draw, number), key, address, *extent, torch.get_num_threads()
         )
 
 
@@ -96,23 +96,23 @@ def _positional(draw: Numbers, dtype: int) -> tuple[int, int, float, float, floa
     return (draw[0], dtype, *draw[1:])
 
 
-def fill_list(
+def run_fills(
     draws: Sequence[Numbers],
     dtypes: Sequence[int],
     keys: Sequence[int],
     tensors: Sequence[Tensor],
     addresses: Sequence[int],
-    places: Sequence[Place],
+    extents: Sequence[Extent],
 ) -> None:
     """Fills many tensors at once; those that overlap, in order.
 
     Args:
-        draws, dtypes, keys, tensors, addresses, places: one for each fill; dtypes in numbers.
+        draws, dtypes, keys, tensors, addresses, extents: one for each fill; dtypes in numbers.
     """
     if all(map(_is_cpu, tensors)):
-        cpu_module().fill_list(draws, dtypes, keys, addresses, places, torch.get_num_threads())
+        cpu_module().fill_list(draws, dtypes, keys, addresses, extents, torch.get_num_threads())
     else:
-        columns = (draws, dtypes, keys, tensors, addresses, places)
+        columns = (draws, dtypes, keys, tensors, addresses, extents)
         for device in dict.fromkeys(map(_device, tensors)):
             chosen = [i for i, tensor in enumerate(tensors) if tensor.device == device]
             some: list[Any] = [[column[i] for i in chosen] for column in columns]
@@ -124,7 +124,7 @@ def fill_list(
     count_writes(tensors)
 
 
-def fill_orthogonal(
+def run_orthogonal(
     tensors: Sequence[Tensor] | Tensor,
     keys: Sequence[int],
     gain: float,
@@ -157,7 +157,7 @@ def fill_orthogonal(
 
 
 def count_write(tensor: Tensor) -> None:
-    """What autograd wants of an in-place operator that is defined in Python."""
+    """Increases a tensor's version, as autograd requires of in-place operators."""
     if not tensor.is_inference():
         count_writes((tensor,))
 
@@ -169,11 +169,11 @@ def _queue(
     keys: Sequence[int],
     tensors: Sequence[Tensor],
     addresses: Sequence[int],
-    places: Sequence[Place],
+    extents: Sequence[Extent],
 ) -> None:
     """Queues fills on the device's current stream; those of large host memory are done at once."""
     module = cuda_module()
-    columns = (draws, dtypes, keys, addresses, places)
+    columns = (draws, dtypes, keys, addresses, extents)
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream()
         large: list[bool] = []

@@ -1,17 +1,19 @@
-"""Fills of devices without kernels: on the CPU, in pieces of bounded size, and copied.
+"""Writes memory on any device: by its kernels, or on the CPU and copied where it has none.
 
-The same bits as on the CPU, on whatever torch has as a device.
+The bits are those of the CPU on every device that torch has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from torchinit.native import calls
+from torchinit.fill import route
+from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.schemes.distributions import Draw
 
@@ -20,11 +22,30 @@ from torchinit.schemes.distributions import Draw
 PIECE = 1 << 24
 
 
-def fill(draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
-    """Fills a tensor on any device by way of one piece of host memory.
+def write(draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
+    """Fills a tensor on any device; the tensor, the draw and the box have been checked."""
+    if tensor.numel() == 0:
+        pass
+    elif route.via_host_reason(tensor.device.type):
+        _write_via_host(draw, tensor, key, box)
+    else:
+        kernels.run_fill(tensor, draw, key, kernels.extent_of(tensor, box))
+    kernels.count_write(tensor)
 
-    For a tensor, a draw and a box that have been checked.
-    """
+
+@contextmanager
+def memory_for_kernels(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as kernels can write it: itself, or one in host memory that is copied to it."""
+    if not route.via_host_reason(tensor.device.type):
+        yield tensor
+        return
+    memory = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    yield memory
+    with torch.no_grad():
+        tensor.copy_(memory)
+
+
+def _write_via_host(draw: Draw, tensor: Tensor, key: int, box: Box | None) -> None:
     shape = tuple(tensor.shape)
     global_shape, offset = box or (shape, (0,) * len(shape))
     limit = max(1, PIECE // tensor.element_size())
@@ -32,8 +53,8 @@ def fill(draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
     with torch.no_grad():
         for start, size in pieces(shape, limit):
             piece = memory[: math.prod(size)].view(size)
-            place = [begin + first for begin, first in zip(offset, start, strict=True)]
-            calls.fill(piece, draw, key, calls.place_of(piece, (global_shape, place)))
+            first = [begin + more for begin, more in zip(offset, start, strict=True)]
+            kernels.run_fill(piece, draw, key, kernels.extent_of(piece, (global_shape, first)))
             cut_out(tensor, start, size).copy_(piece)
 
 
