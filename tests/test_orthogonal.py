@@ -19,10 +19,11 @@ import torchinit
 import warm
 from conftest import native_only
 from torchinit.errors import ArgumentError
-from torchinit.fill import operators as ops
 from torchinit.native import kernels
 from torchinit.native import load as native
 from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
+
+ops = torch.ops.torchinit
 
 ALPHA = 1e-6
 FLOATS = (torch.float32, torch.float64)

@@ -84,8 +84,8 @@ def _hand_over(function: Callable[..., Tensor], tensor: Tensor, **arguments: Any
     torch's own functions, and gets those.
     """
     name = function.__name__
-    if function_modes() == 0:
-        return getattr(torch_init, name)(tensor, **arguments)  # type: ignore[no-any-return]
+    if function_modes() == 0 and (torchs := getattr(torch_init, name, None)):
+        return torchs(tensor, **arguments)  # type: ignore[no-any-return]
     twin = _twins.get(name)
     if twin is None:
         twin = _twins[name] = types.FunctionType(

@@ -222,7 +222,7 @@ def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
         dtype, address, version = dtypes[i], addresses[i], versions[i]
         shape = f"a tensor of shape {tuple(tensor.shape)}"
         since = "since its fill was collected by torchinit.batch()"
-        if tensor.device.type not in ("cpu", "cuda"):
+        if tensor.device.type not in kernels.DEVICES:
             raise RuntimeError(f"{shape} has moved to {tensor.device} {since}: move it after")
         if DTYPE_NUMBERS.get(tensor.dtype) != dtype:
             raise RuntimeError(f"{shape} has become {tensor.dtype} {since}: convert it after")

@@ -51,7 +51,7 @@ def check_memory(tensor: Tensor) -> None:
     The latter where it can be told. Only memory that torch did not allocate can be read-only, and
     such storages cannot be resized.
     """
-    if isinstance(tensor, FakeTensor) or tensor.device.type not in ("cpu", "cuda"):
+    if isinstance(tensor, FakeTensor) or tensor.device.type not in kernels.DEVICES:
         return
     storage = tensor.untyped_storage()
     if tensor.numel() > 0 and (storage.nbytes() == 0 or tensor.data_ptr() == 0):

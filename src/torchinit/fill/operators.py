@@ -26,15 +26,12 @@ from torchinit.native.library import operator_library
 from torchinit.native.torch_private import below_vmap, is_functionalizing, vmap_level
 from torchinit.placement.box import Box, check_box
 from torchinit.schemes.distributions import (
-    CONSTANT,
     DISTRIBUTIONS,
-    NORMAL,
-    TRUNCATED_NORMAL,
-    UNIFORM,
     WORDS,
+    DistributionRow,
     Draw,
-    Row,
     check_draw,
+    draw_from,
     parameters_of,
 )
 
@@ -76,7 +73,7 @@ def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | No
     key = arguments[0] if row.is_random else None
     rest = list(arguments[1:] if row.is_random else arguments)
     count = len(row.parameters)
-    draw = (distribution, *rest[:count], *[0.0] * (4 - count))
+    draw = draw_from(distribution, rest[:count])
     global_shape, offset = (*rest[count:], None, None)[:2]
     return key, draw, global_shape, offset
 
@@ -282,7 +279,7 @@ def _register(
     return overload
 
 
-def _define(distribution: int, row: Row) -> Operator:
+def _define(distribution: int, row: DistributionRow) -> Operator:
     parts = ["Tensor key"] if row.is_random else []
     parts += [f"float {name}" for name in row.parameters]
     parts += [_BOX] if row.is_random else []
@@ -298,6 +295,4 @@ def _define(distribution: int, row: Row) -> Operator:
 _OPERATORS = {
     distribution: _define(distribution, row) for distribution, row in DISTRIBUTIONS.items()
 }
-uniform_, normal_ = _OPERATORS[UNIFORM].writes, _OPERATORS[NORMAL].writes
-trunc_normal_, constant_ = _OPERATORS[TRUNCATED_NORMAL].writes, _OPERATORS[CONSTANT].writes
 random_words_ = _OPERATORS[WORDS].writes

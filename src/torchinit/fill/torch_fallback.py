@@ -58,8 +58,8 @@ def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> Tensor:
         if type(draw[1]) is float and draw[1] == 0:
             return call_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
         return call_torch(torch_init.constant_, tensor, draw[1])
-    function = getattr(torch_init, f"{DISTRIBUTIONS[draw[0]].name}_")
-    parameters = parameters_of(draw)
+    row, parameters = DISTRIBUTIONS[draw[0]], parameters_of(draw)
+    function = row.by_torch or getattr(torch_init, f"{row.name}_")
     if draw[0] == TRUNCATED_NORMAL:
         mean, std, a, b = parameters
         if std == 0:  # torch divides by it

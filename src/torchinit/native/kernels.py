@@ -27,6 +27,9 @@ Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
 StridedBox: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
 Extent: TypeAlias = int | StridedBox
 
+# Types of devices that have kernels; on others, fills go via host memory.
+DEVICES = ("cpu", "cuda")
+
 _is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
 # Managed memory of at least so many bytes is filled by the processor: the device would move all of

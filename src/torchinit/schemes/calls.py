@@ -18,8 +18,7 @@ from torchinit.schemes.distributions import (
     Draw,
     as_float,
     constant_draw,
-    normal_draw,
-    truncated_draw,
+    draw_from,
     uniform_draw,
 )
 
@@ -79,18 +78,13 @@ def draw_of(call: Call, shape: Shape) -> Draw | None:
     return None if draw is None else draw(shape, **call.arguments)
 
 
-def _normal(_shape: Shape, mean: float, std: float) -> Draw:
-    return normal_draw(as_float("mean", mean), as_float("std", std))
+def _elementwise(distribution: int) -> Callable[..., Draw]:
+    names = DISTRIBUTIONS[distribution].parameters
 
+    def of_shape(_shape: Shape, **arguments: Any) -> Draw:
+        return draw_from(distribution, [as_float(name, arguments[name]) for name in names])
 
-def _uniform(_shape: Shape, a: float, b: float) -> Draw:
-    return uniform_draw(as_float("a", a), as_float("b", b))
-
-
-def _trunc_normal(_shape: Shape, mean: float, std: float, a: float, b: float) -> Draw:
-    return truncated_draw(
-        as_float("mean", mean), as_float("std", std), as_float("a", a), as_float("b", b)
-    )
+    return of_shape
 
 
 def _kaiming(draw: Callable[..., Draw]) -> Callable[..., Draw]:
@@ -102,10 +96,11 @@ def _kaiming(draw: Callable[..., Draw]) -> Callable[..., Draw]:
 
 
 _DRAWS: dict[str, Callable[..., Draw]] = {
-    "uniform_": _uniform,
-    "normal_": _normal,
-    "trunc_normal_": _trunc_normal,
-    "constant_": lambda _shape, val: constant_draw(as_float("val", val)),
+    **{
+        f"{row.name}_": _elementwise(distribution)
+        for distribution, row in DISTRIBUTIONS.items()
+        if hasattr(torch_init, f"{row.name}_")
+    },
     "ones_": lambda _shape: constant_draw(1.0),
     "zeros_": lambda _shape: constant_draw(0.0),
     "xavier_uniform_": schemes.xavier_uniform,

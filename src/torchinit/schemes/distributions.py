@@ -1,13 +1,14 @@
-"""The distributions: parameters, what they must be, and the law of the values.
+"""The distributions: their parameters, the checks of these, and the law of the values.
 
-``DISTRIBUTIONS`` is the one list of them in Python: the operators, the fallback and ``init_`` read
-it. The kernels' side is a sampler in ``csrc/math/samplers.h`` (see CONTRIBUTING.md).
+``DISTRIBUTIONS`` is the one list of them in Python: operators, the fallback, rules that name a
+function of ``torch.nn.init`` and tests read it. The kernels have a sampler for each in
+``csrc/math/samplers.h`` (see CONTRIBUTING.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -196,7 +197,7 @@ def _truncated_law(mean: float, std: float, a: float, b: float) -> Law:
     )
 
 
-class Row(NamedTuple):
+class DistributionRow(NamedTuple):
     """One distribution.
 
     Attributes:
@@ -205,6 +206,8 @@ class Row(NamedTuple):
         check: called with the dtype and the parameters; raises ArgumentError.
         law: of the parameters; None for words, which are no numbers.
         is_random: whether a fill takes a key.
+        by_torch: fills where kernels cannot, called with the tensor, the parameters and a generator
+            or None; None for ``torch.nn.init``'s function of the same name.
     """
 
     name: str
@@ -212,22 +215,31 @@ class Row(NamedTuple):
     check: Callable[..., None]
     law: Callable[..., Law] | None
     is_random: bool = True
+    by_torch: Callable[..., torch.Tensor] | None = None
 
 
-DISTRIBUTIONS: dict[int, Row] = {
-    WORDS: Row("random_words", (), lambda *_: None, None),
-    UNIFORM: Row("uniform", ("a", "b"), _check_uniform, _uniform_law),
-    NORMAL: Row("normal", ("mean", "std"), _check_normal, _normal_law),
-    TRUNCATED_NORMAL: Row(
+DISTRIBUTIONS: dict[int, DistributionRow] = {
+    WORDS: DistributionRow("random_words", (), lambda *_: None, None),
+    UNIFORM: DistributionRow("uniform", ("a", "b"), _check_uniform, _uniform_law),
+    NORMAL: DistributionRow("normal", ("mean", "std"), _check_normal, _normal_law),
+    TRUNCATED_NORMAL: DistributionRow(
         "trunc_normal", ("mean", "std", "a", "b"), _check_truncated, _truncated_law
     ),
-    CONSTANT: Row("constant", ("val",), _check_constant, law_of_constant, is_random=False),
+    CONSTANT: DistributionRow(
+        "constant", ("val",), _check_constant, law_of_constant, is_random=False
+    ),
 }
 
 
 def parameters_of(draw: Draw) -> tuple[Any, ...]:
     """As many parameters as the distribution of a draw has."""
     return draw[1 : 1 + len(DISTRIBUTIONS[draw[0]].parameters)]
+
+
+def draw_from(distribution: int, parameters: Iterable[Any]) -> Draw:
+    """The draw of a distribution with its parameters, which ``parameters_of`` gives back."""
+    p0, p1, p2, p3 = [*parameters, 0.0, 0.0, 0.0, 0.0][:4]
+    return distribution, p0, p1, p2, p3
 
 
 def draw_in_words(draw: Draw) -> str:
