@@ -16,7 +16,7 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from doc_blocks import blocks_of
-from torchinit.schemes.schemes import (
+from torchinit.schemes.init_table import (
     INIT_SCHEMES,
     SCHEMES,
     InitializationType,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,26 @@ def test_wrappers_are_in_the_contract_on_names():
     section = page[page.index("## 7. Keys of names") :]
     for wrapper in _WRAPPERS:
         assert f"`{wrapper.child}`" in section, wrapper
+
+
+# Packages in which no class, alias or file has the name of one in another.
+OWN_NAMES = ("fill", "native", "placement", "schemes", "streams")
+
+
+def defined(path):
+    """The names of the classes and type aliases of a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            yield ast.unparse(node.target)
+
+
+def test_names_have_one_meaning():
+    classes = Counter(name for path in SOURCE.rglob("*.py") for name in {*defined(path)})
+    own = [path for package in OWN_NAMES for path in (SOURCE / package).glob("*.py")]
+    own.append(SOURCE / "orthogonal.py")
+    assert len(own) > 20
+    twice = {name for path in own for name in defined(path) if classes[name] > 1}
+    assert twice == set()
+    assert all(path.stem != path.parent.name for path in own)

@@ -24,7 +24,7 @@ from torchinit.patch.patch import patch_nn_init
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
 from torchinit.rules.structured import Orthogonal
-from torchinit.schemes.schemes import InitializationType, cast_init_type
+from torchinit.schemes.init_table import InitializationType, cast_init_type
 from torchinit.version import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from torchinit.native.torch_private import function_modes
 from torchinit.orthogonal import fill_orthogonal, fill_orthogonal_batch
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import is_dtensor
-from torchinit.schemes import schemes
+from torchinit.schemes import fans
 from torchinit.schemes.distributions import (
     as_float,
     constant_draw,
@@ -312,7 +312,7 @@ def xavier_uniform_(
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_uniform_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, check_generator(generator))
+    return fill(fans.xavier_uniform(tensor.shape, gain), tensor, check_generator(generator))
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
@@ -328,7 +328,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_normal_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, check_generator(generator))
+    return fill(fans.xavier_normal(tensor.shape, gain), tensor, check_generator(generator))
 
 
 def kaiming_uniform_(
@@ -364,7 +364,7 @@ def kaiming_uniform_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return fill(uniform_draw(0.0, 0.0), tensor, check_generator(generator))
-    draw = schemes.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
+    draw = fans.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
     return fill(draw, tensor, check_generator(generator))
 
 
@@ -392,7 +392,7 @@ def kaiming_normal_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return fill(uniform_draw(0.0, 0.0), tensor, check_generator(generator))
-    draw = schemes.kaiming_normal(tensor.shape, a, mode, nonlinearity)
+    draw = fans.kaiming_normal(tensor.shape, a, mode, nonlinearity)
     return fill(draw, tensor, check_generator(generator))
 
 

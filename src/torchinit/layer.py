@@ -16,12 +16,12 @@ from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill import checks
 from torchinit.fill.door import fill
 from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, as_float, parameters_of
-from torchinit.schemes.schemes import (
+from torchinit.schemes.init_table import (
     INIT_SCHEMES,
     SCHEMES,
     Arguments,
     InitializationType,
-    Scheme,
+    SchemeRow,
 )
 
 _NARROW_DTYPES = frozenset({torch.float16, torch.bfloat16})
@@ -197,7 +197,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise ArgumentError(f"{name}: {error}") from None
 
 
-def _check_dimensions(weight: Tensor, init: str, scheme: Scheme, groups: int) -> None:
+def _check_dimensions(weight: Tensor, init: str, scheme: SchemeRow, groups: int) -> None:
     least, most = scheme.dimensions
     if not least <= weight.dim() <= most:
         wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"

@@ -24,7 +24,7 @@ from torchinit.fill.via_host import memory_for_kernels
 from torchinit.native import kernels
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.schemes.distributions import check_finite
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
@@ -135,7 +135,9 @@ def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
     count_write(stack, sharded.local)
 
 
-def _fill_stack(view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: Piece) -> None:
+def _fill_stack(
+    view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: ShardPiece
+) -> None:
     """Fills matrices of a stack, or the same box of each."""
     shape = sharded.global_shape[1:]
     box = None if piece.size[1:] == shape else Box(shape, piece.offset[1:])

@@ -11,11 +11,11 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from torchinit.fill.door import fill
-from torchinit.patch.named import Named
+from torchinit.patch.named import NamedFills
 from torchinit.patch.regions import Names, region_of
 from torchinit.patch.swap import intercept
 from torchinit.schemes.distributions import normal_draw
-from torchinit.streams.names import keys_of_names, part_of
+from torchinit.streams.named_keys import keys_of_names, part_of
 
 pytestmark = native_only
 SIZE = 150
@@ -220,7 +220,7 @@ def test_the_warning_points_at_the_block():
 
 def test_a_list_of_names_and_meta_tensors():
     weight, meta = torch.empty(3, 4), torch.empty(3, 4, device="meta")
-    handler = Named(7, lambda: [("w", weight), ("m", meta)])
+    handler = NamedFills(7, lambda: [("w", weight), ("m", meta)])
     with intercept(handler):
         nn.init.normal_(weight)
         nn.init.normal_(meta)

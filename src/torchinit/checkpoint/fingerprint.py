@@ -22,7 +22,7 @@ from torchinit.errors import ArgumentError
 from torchinit.models.prepare import Prepared
 from torchinit.native import load
 from torchinit.rules.part import Computed, Function, Part
-from torchinit.streams.names import check_seed
+from torchinit.streams.named_keys import check_seed
 from torchinit.version import STREAM_VERSION, __version__
 
 RECORD = "torchinit.json"

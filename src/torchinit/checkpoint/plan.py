@@ -15,11 +15,10 @@ from torchinit.checkpoint.names import Stored, stored_tensors
 from torchinit.checkpoint.source import Config, Rules, read_source, rules_for, small_files
 from torchinit.checkpoint.values import Ready, Values, values_of
 from torchinit.models.carry_out import whole_of
-from torchinit.models.keyed import KeyOfName
 from torchinit.models.plan import Plan
 from torchinit.models.prepare import Prepared, prepare
 from torchinit.native.torch_private import storage_number
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import KeyOfName, keys_of_names
 
 _CPU = torch.device("cpu")
 

@@ -13,15 +13,15 @@ from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.door import fill, fill_all
 from torchinit.models.assign import Assignment
 from torchinit.models.init_shard import boxes_of_range
-from torchinit.models.keyed import KeyOfName
 from torchinit.native import load
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.rules.fragments import as_cuts
 from torchinit.rules.here import fill_here
 from torchinit.rules.part import Part, Region, draw_in
 from torchinit.schemes.distributions import CONSTANT, Draw
+from torchinit.streams.named_keys import KeyOfName
 
 
 class Values:
@@ -122,7 +122,7 @@ class Assembled(Values):
         for offset, size in boxes_of_range(self._shape, first, memory.numel()):
             count = math.prod(size)
             local = memory[done : done + count].view(size)
-            here = Sharded(local, self._shape, [Piece((0,) * len(size), offset, size)])
+            here = Sharded(local, self._shape, [ShardPiece((0,) * len(size), offset, size)])
             for part, key in self._parts:
                 fills += fill_here(here, part, part.region, key, {})
             done += count

@@ -23,7 +23,7 @@ from torchinit.native.torch_private import (
     jit_trace,
 )
 from torchinit.placement.distributed import is_dtensor, local_of
-from torchinit.schemes.schemes import find_scheme
+from torchinit.schemes.init_table import find_scheme
 
 # A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
 # FakeTensor reaches the operators' fake implementations.

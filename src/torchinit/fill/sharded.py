@@ -18,7 +18,7 @@ from torchinit.fill.route import KNOWN_TYPES, is_native, needs_operator
 from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded, read_sharded
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
 # Fills one piece by a key, as a box; as the whole where there is no box.
@@ -86,12 +86,12 @@ def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None
     count_write(tensor, begun.sharded.local)
 
 
-def view_of(local: Tensor, piece: Piece) -> Tensor:
+def view_of(local: Tensor, piece: ShardPiece) -> Tensor:
     """A piece of a local tensor."""
     return cut_out(local.detach(), piece.start, piece.size)
 
 
-def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[Piece]) -> None:
+def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[ShardPiece]) -> None:
     """Copies what of a whole tensor a local one holds."""
     with torch.no_grad():
         for piece in pieces:

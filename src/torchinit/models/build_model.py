@@ -22,7 +22,7 @@ from torchinit.native.torch_private import storage_users
 from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone, do_fill
 from torchinit.tape.program import Program, remember
 from torchinit.tape.programs import programs_of

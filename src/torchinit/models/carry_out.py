@@ -19,7 +19,7 @@ from torchinit.fill.door import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
 from torchinit.models.collection import no_collection
-from torchinit.models.keyed import KeyOfName, run_callable
+from torchinit.models.keyed import run_callable
 from torchinit.models.materialise import (
     allocate,
     allocate_here,
@@ -34,6 +34,7 @@ from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.rules.fill_parts import fill_parts
 from torchinit.rules.part import Function, Kept, Part, Region, draw_in
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
+from torchinit.streams.named_keys import KeyOfName
 from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
 
 

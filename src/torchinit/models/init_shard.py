@@ -16,10 +16,10 @@ from torchinit.fill import checks
 from torchinit.fill.door import fill, fill_all
 from torchinit.fill.route import is_native, is_native_memory
 from torchinit.functional import check_generator
-from torchinit.models.keyed import KeyOfName, run_callable
+from torchinit.models.keyed import run_callable
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.fill_parts import filling_order, streams_of
@@ -29,7 +29,7 @@ from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import KeyOfName, keys_of_names
 from torchinit.tape.scratch import check_written, mark_unwritten
 
 SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
@@ -262,13 +262,13 @@ def _sharded(
     zeros = (0,) * len(shape)
     if not isinstance(place, int):
         if memory.numel():
-            yield Sharded(memory, shape, [Piece(zeros, place, tuple(memory.shape))])
+            yield Sharded(memory, shape, [ShardPiece(zeros, place, tuple(memory.shape))])
         return
     done = 0
     for offset, size in boxes_of_range(shape, place, memory.numel()):
         count = math.prod(size)
         local = memory[done : done + count].view(size)
-        yield Sharded(local, shape, [Piece(zeros, offset, size)])
+        yield Sharded(local, shape, [ShardPiece(zeros, offset, size)])
         done += count
 
 

@@ -18,9 +18,7 @@ from torchinit.patch.swap import Handler, intercept
 from torchinit.rules.whole import seeded
 from torchinit.schemes.calls import FUNCTIONS, Call, draw_of, read_call
 from torchinit.schemes.distributions import DISTRIBUTIONS
-from torchinit.streams.names import part_of
-
-KeyOfName = Callable[[str], int]
+from torchinit.streams.named_keys import KeyOfName, part_of
 
 
 class KeyedFills:

@@ -21,12 +21,12 @@ from torchinit.patch.frames import Made
 from torchinit.patch.regions import Names, region_of, storage_of
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.streams.keys import Stream
-from torchinit.streams.names import keys_of_names, part_of
+from torchinit.streams.named_keys import keys_of_names, part_of
 
 _EXAMPLES = 3
 
 
-class Named(Eager):
+class NamedFills(Eager):
     """Fills with keys that follow from a seed and the tensors' names.
 
     A draw that covers a whole named tensor takes the name's own key, however often there is one;

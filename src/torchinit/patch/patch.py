@@ -13,10 +13,10 @@ from torch.nn import Module
 
 from torchinit.patch.eager import Eager
 from torchinit.patch.frames import Frame
-from torchinit.patch.named import Named
+from torchinit.patch.named import NamedFills
 from torchinit.patch.swap import enter, leave
 from torchinit.streams.canonical import gather, places_of
-from torchinit.streams.names import check_seed
+from torchinit.streams.named_keys import check_seed
 
 
 def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
@@ -97,7 +97,7 @@ class Patch:
         if self._seed is None or self._names_from is None:
             return Eager(generators=self._generators)
         model = self._names_from
-        return Named(
+        return NamedFills(
             self._seed,
             lambda: names_of(model),
             modules=lambda: {id(one): at.rstrip(".") for at, one in reversed(places_of(model))},

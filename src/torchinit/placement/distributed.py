@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from torchinit.errors import ArgumentError
-from torchinit.placement.pieces import (
+from torchinit.placement.mesh import (
     Cut,
     Interval,
-    Piece,
+    ShardPiece,
     intervals_of,
     local_shape_of,
     pieces_in,
@@ -39,7 +39,7 @@ class Sharded(NamedTuple):
 
     local: Tensor
     global_shape: tuple[int, ...]
-    pieces: Sequence[Piece]
+    pieces: Sequence[ShardPiece]
 
 
 def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +113,7 @@ def _order_of(tensor: Any) -> Any:
 @_constant
 def _checked_pieces(
     shape: tuple[int, ...], local_shape: tuple[int, ...], mesh: Any, placements: Any, order: Any
-) -> list[Piece]:
+) -> list[ShardPiece]:
     mesh_shape = tuple(mesh.shape)
     try:
         if order is not None:

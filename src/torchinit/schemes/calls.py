@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch.nn import init as torch_init
 
-from torchinit.schemes import schemes
+from torchinit.schemes import fans
 from torchinit.schemes.distributions import (
     DISTRIBUTIONS,
     Draw,
@@ -21,8 +21,6 @@ from torchinit.schemes.distributions import (
     draw_from,
     uniform_draw,
 )
-
-Shape = Sequence[int]
 
 
 class Call(NamedTuple):
@@ -64,7 +62,7 @@ def call_by_position(name: str, values: Sequence[Any]) -> Call | None:
     return Call(name, dict(zip(names[name], values, strict=True)))
 
 
-def draw_of(call: Call, shape: Shape) -> Draw | None:
+def draw_of(call: Call, shape: Sequence[int]) -> Draw | None:
     """The draw of a call on a tensor of a shape.
 
     Returns:
@@ -81,14 +79,14 @@ def draw_of(call: Call, shape: Shape) -> Draw | None:
 def _elementwise(distribution: int) -> Callable[..., Draw]:
     names = DISTRIBUTIONS[distribution].parameters
 
-    def of_shape(_shape: Shape, **arguments: Any) -> Draw:
+    def of_shape(_shape: Sequence[int], **arguments: Any) -> Draw:
         return draw_from(distribution, [as_float(name, arguments[name]) for name in names])
 
     return of_shape
 
 
 def _kaiming(draw: Callable[..., Draw]) -> Callable[..., Draw]:
-    def of_shape(shape: Shape, **arguments: Any) -> Draw:
+    def of_shape(shape: Sequence[int], **arguments: Any) -> Draw:
         # As the functions do: fans of nothing are no error.
         return uniform_draw(0.0, 0.0) if 0 in shape else draw(shape, **arguments)
 
@@ -103,10 +101,10 @@ _DRAWS: dict[str, Callable[..., Draw]] = {
     },
     "ones_": lambda _shape: constant_draw(1.0),
     "zeros_": lambda _shape: constant_draw(0.0),
-    "xavier_uniform_": schemes.xavier_uniform,
-    "xavier_normal_": schemes.xavier_normal,
-    "kaiming_uniform_": _kaiming(schemes.kaiming_uniform),
-    "kaiming_normal_": _kaiming(schemes.kaiming_normal),
+    "xavier_uniform_": fans.xavier_uniform,
+    "xavier_normal_": fans.xavier_normal,
+    "kaiming_uniform_": _kaiming(fans.kaiming_uniform),
+    "kaiming_normal_": _kaiming(fans.kaiming_normal),
 }
 
 # What fills a tensor, by name.

@@ -61,7 +61,7 @@ _TRANSPARENT = {*_ANYWHERE, "parametrizations"}
 
 # The prefix of the canonical names of a module's parameters, with a dot at the end or empty; the
 # module.
-Place: TypeAlias = "tuple[str, nn.Module]"
+ModuleAt: TypeAlias = "tuple[str, nn.Module]"
 # Of a module that holds the parametrizations of a parameter: the module that this one belongs to,
 # and its name; of the container of all parametrizations, no name.
 _Within: TypeAlias = "tuple[nn.Module, str] | None"
@@ -107,10 +107,10 @@ class Named(NamedTuple):
         return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
-def places_of(model: nn.Module) -> list[Place]:
+def places_of(model: nn.Module) -> list[ModuleAt]:
     """All modules of a model, shared ones at every place, parents before children."""
     wrappers, root = _unwrap(model)
-    places: list[Place] = [("", wrapper) for wrapper, _ in wrappers]
+    places: list[ModuleAt] = [("", wrapper) for wrapper, _ in wrappers]
 
     def visit(prefix: str, module: nn.Module, within: _Within) -> None:
         places.append((prefix, module))

@@ -13,11 +13,10 @@ from torchinit.native.torch_private import StorageWeakRef
 from torchinit.placement.distributed import local_memory
 from torchinit.rules.part import Matrix, Part, Region
 from torchinit.schemes.distributions import Draw
+from torchinit.streams.named_keys import KeyOfName
 from torchinit.tape.naming import Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
 from torchinit.tape.tape import Bytes, Cell, Constant, Entry, Fill, Operation, Ref, constants_of
-
-KeyOfName = Callable[[str], int]
 
 _MEMORY = "_torchinit_built"
 _FEW = 4096  # bytes of a constant that are kept for good

@@ -28,7 +28,7 @@ from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.whole import seeded
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
-from torchinit.streams.names import part_of
+from torchinit.streams.named_keys import part_of
 from torchinit.tape.fold import fold
 from torchinit.tape.memory import LARGE, Memory, is_marked, mark
 from torchinit.tape.operators import (

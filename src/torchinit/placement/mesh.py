@@ -1,7 +1,7 @@
-"""Pieces: what of a logical tensor a device of a mesh holds, by numbers alone.
+"""Which parts of a logical tensor a device of a mesh holds, computed from numbers alone.
 
-A pure function of shapes, sizes of the mesh and placements: nothing of ``torch.distributed`` is
-asked, and no process group is needed.
+A pure function of shapes, the mesh's shape and placements: it uses nothing of ``torch.distributed``
+and needs no process group.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-Shape: TypeAlias = tuple[int, ...]
 # Consecutive indices of a dimension: the first, and how many.
 Interval: TypeAlias = tuple[int, int]
 
@@ -28,7 +27,7 @@ class Cut(NamedTuple):
     split_factor: int = 1
 
 
-class Piece(NamedTuple):
+class ShardPiece(NamedTuple):
     """A box of a logical tensor, and where a local tensor holds it.
 
     Attributes:
@@ -37,9 +36,9 @@ class Piece(NamedTuple):
         size: of the box.
     """
 
-    start: Shape
-    offset: Shape
-    size: Shape
+    start: tuple[int, ...]
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
 
 
 def pieces_of(
@@ -47,7 +46,7 @@ def pieces_of(
     mesh_shape: Sequence[int],
     coordinate: Sequence[int],
     cuts: Sequence[Cut | None],
-) -> list[Piece]:
+) -> list[ShardPiece]:
     """What the device at a coordinate of a mesh holds: one piece in nearly every layout.
 
     A dimension that is cut more than once is cut in the order that the split factors tell, as
@@ -64,19 +63,19 @@ def pieces_of(
         Pieces in the order of the logical tensor; none if the device holds no element.
 
     >>> pieces_of((5, 3), (2,), (1,), [Cut(0)])
-    [Piece(start=(0, 0), offset=(3, 0), size=(2, 3))]
+    [ShardPiece(start=(0, 0), offset=(3, 0), size=(2, 3))]
     """
     return pieces_in(intervals_of(global_shape, mesh_shape, coordinate, cuts))
 
 
-def pieces_in(held: Sequence[Sequence[Interval]]) -> list[Piece]:
+def pieces_in(held: Sequence[Sequence[Interval]]) -> list[ShardPiece]:
     """The pieces of intervals of each dimension."""
     if all(len(intervals) == 1 for intervals in held):
         offset, size = zip(*(intervals[0] for intervals in held), strict=True) if held else ((), ())
-        return [Piece((0,) * len(held), offset, size)]
+        return [ShardPiece((0,) * len(held), offset, size)]
     placed = [_with_starts(intervals) for intervals in held]
     return [
-        Piece(*(tuple(numbers) for numbers in zip(*each, strict=True)))
+        ShardPiece(*(tuple(numbers) for numbers in zip(*each, strict=True)))
         for each in itertools.product(*placed)
     ]
 
@@ -105,7 +104,7 @@ def intervals_of(
     return held
 
 
-def local_shape_of(held: Sequence[Sequence[Interval]]) -> Shape:
+def local_shape_of(held: Sequence[Sequence[Interval]]) -> tuple[int, ...]:
     """The shape of a local tensor that holds such intervals of each dimension."""
     return tuple(sum(length for _, length in intervals) for intervals in held)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import blake2b
 from struct import Struct
-from typing import Any
+from typing import Any, TypeAlias
+
+# A seed's function from a name to its key.
+KeyOfName: TypeAlias = Callable[[str], int]
 
 _BYTES = 8
 
@@ -25,7 +28,7 @@ def check_seed(seed: Any) -> int:
     return int(number) % 2**64
 
 
-def keys_of_names(seed: int) -> Callable[[str], int]:
+def keys_of_names(seed: int) -> KeyOfName:
     """Returns the function from a name to its key, a signed number of 64 bits, under a seed.
 
     The key is the keyed hash BLAKE2b (RFC 7693) of the name in UTF-8, with digests of 8 bytes, the
