@@ -1,4 +1,4 @@
-"""The errors of bad calls: every one is a ``ValueError`` and names the argument and its value."""
+"""The errors of bad calls; those about an argument are ``ValueError`` and name it and its value."""
 
 from __future__ import annotations
 

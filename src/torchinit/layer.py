@@ -131,7 +131,7 @@ def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> None:
     if not has_torch_function_unary(tensor):
         fill(draw, tensor, generator)
         return
-    # A mode of torch sees the function that makes the same.
+    # Modes get to see the function that does the same.
     row = DISTRIBUTIONS[draw[0]]
     keywords = {"generator": generator} if row.is_random else {}
     getattr(functional, f"{row.name}_")(tensor, *parameters_of(draw), **keywords)
@@ -143,7 +143,7 @@ _DEFAULTS = Arguments()
 def _checked_arguments(
     mean: Any, std: Any, scale: Any, groups: Any, trunc_clip: Any, gain: Any
 ) -> Arguments:
-    """The arguments in one; each is checked, whether or not the scheme uses it."""
+    """All arguments, each checked whether or not the scheme uses it."""
     given = (mean, std, scale, groups, trunc_clip, gain)
     if type(groups) is int and type(trunc_clip) is tuple and tuple(_DEFAULTS) == given:
         return _DEFAULTS
@@ -188,7 +188,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")
     if torch.compiler.is_compiling():
-        return  # a traced tensor has no memory to look at; the operators check it when they run
+        return  # a traced tensor has no memory to check; the operators do that when they run
     if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or tensor.is_meta:
         return
     try:

@@ -1,7 +1,7 @@
-"""Orthogonal matrices: formed of random reflectors, not drawn element by element.
+"""Orthogonal matrices, which are products of random reflectors, not drawn element by element.
 
-The door beside that of elementwise fills, and dispatched as they are. To compilers, tracers and
-transforms a matrix is one operator, ``torchinit::orthogonal_(self, key, gain)``.
+Their door is beside that of elementwise fills, and they are dispatched in the same way. Compilers,
+tracers and transforms see one operator, ``torchinit::orthogonal_(self, key, gain)``.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def fill_orthogonal(
     """Makes one tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
 
     Args:
-        tensor: at least two dimensions; of a DTensor what lies here is filled.
+        tensor: at least two dimensions; of a DTensor this rank's part is filled.
         gain: factor.
         stream: where the key is drawn from, or the key.
-        box: the tensor's place in a larger one, which is what is orthogonal then: the tensor gets
-            the bits that a fill of the whole has there.
+        box: the tensor's position in a larger one. Then that is the orthogonal one, and the tensor
+            gets the values that a fill of it has there.
 
     Raises:
         ValueError: fewer than two dimensions.
-        ArgumentError: gain not finite, a box that cannot be, a tensor that cannot be written to.
+        ArgumentError: gain not finite, an impossible box, a tensor that cannot be written to.
             Nothing has been drawn or written then.
     """
     _check_arguments(tensor, gain, box)
@@ -118,7 +118,7 @@ def fill_orthogonal_batch(
 
 
 def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
-    """Fills what lies here of a DTensor that is a stack; every rank draws the keys of all."""
+    """Fills this rank's part of a DTensor that is a stack; every rank draws all keys."""
     if stack.is_meta:
         return
     sharded, source, by_torch = begin_sharded(stack, stream, keys=stack.shape[0])
@@ -138,7 +138,7 @@ def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
 def _fill_stack(
     view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: ShardPiece
 ) -> None:
-    """Fills matrices of a stack, or the same box of each."""
+    """Fills the matrices of a stack, or the same box of each."""
     shape = sharded.global_shape[1:]
     box = None if piece.size[1:] == shape else Box(shape, piece.offset[1:])
     if view.numel() and is_direct(view):
@@ -156,7 +156,7 @@ def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
         if matrix.numel()
     )
     if any(end > begin for (_, end), (begin, _) in itertools.pairwise(ranges)):
-        return [[i] for i in range(len(matrices))]  # tied or overlapping: one after the other
+        return [[i] for i in range(len(matrices))]  # tied or overlapping: one after another
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, matrix in enumerate(matrices):
         kind = (matrix.shape, matrix.stride(), matrix.dtype, matrix.device)
@@ -249,9 +249,9 @@ def _on_memory(tensor: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:
 
 
 def _on_batched(info: Any, examples: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:
-    """Under vmap: with randomness "different" every example has a key of its own.
+    """The vmap rule: with randomness "different" every example has its own key.
 
-    With "same" every example is a copy of the one matrix, as is every box.
+    With "same", or for boxes, all examples are copies of one matrix.
     """
     keys = torch.empty(info.batch_size, dtype=torch.int64, device="cpu")
     operators.random_words_(keys, key)

@@ -1,4 +1,4 @@
-"""Fills collected and done together: one call of the kernels, and on a GPU few launches."""
+"""Collects fills and does them together: one call of the kernels, few launches on a GPU."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from torchinit.placement.box import Box
 from torchinit.placement.distributed import local_of
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 
-# Of each fill: draw, number of the dtype, key, tensor, address, how often it had been written to
-# (-1 where torch does not count that), and what it writes.
+# Of each fill: draw, number of the dtype, key, tensor, address, the tensor's version (-1 if it
+# has none), and what it writes.
 _Columns: TypeAlias = tuple[
     list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[kernels.Extent]
 ]
@@ -31,7 +31,7 @@ _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
 
 
 def batch() -> Batch:
-    """Collects the fills within a ``with`` block and does them all at its end.
+    """Collects the fills within a ``with`` block, and does them all at its end.
 
     >>> import torch, torchinit
     >>> layers = [torch.nn.Linear(16, 16) for _ in range(3)]
@@ -41,36 +41,36 @@ def batch() -> Batch:
     ...         _ = torchinit.zeros_(layer.bias)
 
     A thousand parameters cost a few launches on a GPU, and one parallel region on a CPU. The values
-    are those of the same calls outside a batch: every call draws its key where it stands. Its
-    parameters are checked there too, the tensors when the block ends; until then they hold what
-    they held before: do not read them, nor write to them, inside.
+    are those of the same calls outside a batch: each call draws its key, and checks its arguments,
+    when it is made. Tensors are checked when the block ends. Until then they keep their old values:
+    do not read or write them inside the block.
 
-    ``orthogonal_``, ``sparse_``, ``eye_``, ``dirac_``, and whatever ``torch.nn.init`` serves, are
-    done at once. A batch inside a batch is part of it; other threads and other asyncio tasks are
-    not. If the block raises, what was collected before is filled all the same, as it would have
-    been without the batch. A generator that is suspended inside the block keeps the batch open for
-    the code that it is suspended for: close it, or let the batch end, before that fills.
+    ``orthogonal_``, ``sparse_``, ``eye_``, ``dirac_``, and whatever ``torch.nn.init`` fills, are
+    done at once. A nested batch joins the outer one; other threads and asyncio tasks do not. If the
+    block raises, what was collected so far is still filled, as it would have been without the
+    batch. A Python generator that is suspended inside the block leaves the batch open for the code
+    that runs meanwhile: close the generator, or let the batch end, before that code fills.
 
-    Writes are told by torch's count of them, which what goes through ``.data`` has no part in:
-    ``layer.weight.data[row].zero_()`` inside the block is not seen, and lost. Inside a graph of
-    ``torch.compile`` a batch is a graph break.
+    Writes are detected by torch's version counter, which ``.data`` bypasses:
+    ``layer.weight.data[row].zero_()`` inside the block is not noticed, and is overwritten. Inside a
+    graph of ``torch.compile`` a batch is a graph break.
 
     Raises:
         ArgumentError: at the end of the block, for a tensor that cannot be written to.
-        RuntimeError: at the end of the block, if a collected tensor was written to, converted,
-            moved, resized or given other memory after its call, so that its fill would come too
-            late or to the wrong place. Nothing collected is filled then.
+        RuntimeError: at the end of the block, if a collected tensor has since been written to,
+            converted, moved, resized or given other memory, so that its fill would be too late or
+            in the wrong place. None of the collected fills is done then.
     """
     return Batch()
 
 
-# The batch that collects what this thread or asyncio task fills; it may have ended.
+# The batch that collects the fills of this thread or asyncio task; it may have ended.
 open_batch: ContextVar[Batch | None] = ContextVar("torchinit.batch", default=None)
 
 
 @contextmanager
 def without_batch() -> Iterator[None]:
-    """A block of whose fills no open batch collects any: what is written there is used at once."""
+    """A block whose fills no open batch collects: their values are needed at once."""
     before = open_batch.set(None)
     try:
         yield
@@ -82,19 +82,19 @@ class Batch:
     """What ``batch`` returns: a context manager for one ``with`` statement."""
 
     def __init__(self, *, discards: bool = False) -> None:
-        """With discards, a block that raises fills nothing."""
+        """If discards is true, a block that raises fills nothing."""
         self._discards = discards
         self._entered = False
         # Whose fills are collected, while the block is open.
         self._thread = 0
         self._task: object = None
-        # Column by column: thousands of small tensors are what this is for.
+        # By columns, which is quick for thousands of small tensors.
         self._columns: _Columns = ([], [], [], [], [], [], [])
         self._boxes: dict[int, Box] = {}  # by number of the fill
-        # DTensors whose local tensors are to be filled: how often written to, and the local tensor.
+        # DTensors whose local tensors are to be filled: with version and local tensor.
         self._owners: list[tuple[Tensor, int, Tensor]] = []
-        # For the native module's quick path: the thread, and the columns, to add whole tensors on
-        # the CPU to. None where more has to be asked: which asyncio task runs.
+        # For the native module's quick path, which adds whole tensors on the CPU: the thread, and
+        # the columns. None where it would have to find out which asyncio task is running.
         self.quick: tuple[int, _Columns] | None = None
         self._before: Batch | None = None
         self._part_of: Batch | None = None
@@ -121,7 +121,7 @@ class Batch:
         if self._part_of is not None:
             return
         self._thread, self.quick = 0, None
-        # A generator may be closed in another thread or context, where it is not this batch's turn.
+        # A suspended generator may be closed in another thread or context, with another batch open.
         if open_batch.get() is self:
             open_batch.set(self._before)
         columns, self._columns = self._columns, ([], [], [], [], [], [], [])
@@ -133,7 +133,7 @@ class Batch:
             kernels.count_write(owner)
 
     def _check(self, columns: _Columns) -> None:
-        """Raises if one of the tensors cannot be filled any more."""
+        """Raises if one of the tensors can no longer be filled."""
         _check_columns(columns, self._boxes)
         for owner, version, local in self._owners:
             if _version(owner) != version or local_of(owner) is not local:
@@ -148,9 +148,9 @@ class Batch:
         self._owners.append((owner, _version(owner), local))
 
     def collects(self, tensor: Tensor | None = None) -> bool:
-        """Whether the block is open, and the caller's: contexts are copied to other tasks.
+        """Whether the block is open, and in this thread and task, which contexts are copied to.
 
-        Of a tensor: also whether it has one address, without which a fill cannot wait.
+        With a tensor: also whether that has an address, without which its fill cannot wait.
         """
         if self._thread != get_ident() or self._task is not (
             _get_running_loop() and current_task()
@@ -177,7 +177,7 @@ class Batch:
 
 
 def _check_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
-    """Raises if one of the tensors that were collected cannot be filled."""
+    """Raises if one of the collected tensors cannot be filled."""
     _, dtypes, _, tensors, addresses, versions, extents = columns
     counted = min(versions) >= 0
     whole = not boxes and all(map(Tensor.is_contiguous, tensors))
@@ -216,7 +216,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
-    """Raises for the first tensor that is not what it was when its fill was collected."""
+    """Raises for the first tensor that has changed since its fill was collected."""
     _, dtypes, _, tensors, addresses, versions, extents = columns
     for i, tensor in enumerate(tensors):
         dtype, address, version = dtypes[i], addresses[i], versions[i]

@@ -25,8 +25,8 @@ from torchinit.native.torch_private import (
 from torchinit.placement.distributed import is_dtensor, local_of
 from torchinit.schemes.init_table import find_scheme
 
-# A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
-# FakeTensor reaches the operators' fake implementations.
+# Other subclasses may hold their values anywhere (DTensor, quantised tensors). A FakeTensor reaches
+# the operators' fake implementations.
 PLAIN_TYPES = frozenset({Tensor, Parameter, Buffer})
 KNOWN_TYPES = PLAIN_TYPES | {FakeTensor}
 

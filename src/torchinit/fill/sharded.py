@@ -21,19 +21,19 @@ from torchinit.placement.distributed import Sharded, read_sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
-# Fills one piece by a key, as a box; as the whole where there is no box.
+# Fills one piece by a key, as a box; as the full tensor if there is no box.
 FillPiece: TypeAlias = Callable[[Tensor, Stream, Box | None], object]
-# Fills a plain tensor of the global shape, from a stream.
+# Fills a plain tensor of the global shape from a stream.
 FillWhole: TypeAlias = Callable[[Tensor, Stream], object]
 
 
 class Begun(NamedTuple):
-    """A fill that nothing is wrong with.
+    """A fill that has been checked.
 
     Attributes:
-        sharded: what lies here.
-        stream: the key; or where torch draws from, if it is torch that fills.
-        by_torch: whether neither kernels nor operators serve the local tensor.
+        sharded: this rank's part of the DTensor.
+        stream: the key; or where torch draws from, if torch fills.
+        by_torch: whether ``torch.nn.init`` fills, since kernels do not support the local tensor.
     """
 
     sharded: Sharded
@@ -49,13 +49,13 @@ def fill_sharded(
     *,
     is_random: bool = True,
 ) -> None:
-    """Fills what of a DTensor lies here; one on the meta device is left alone.
+    """Fills this rank's part of a DTensor; does nothing on the meta device.
 
     Args:
         tensor: a DTensor.
-        stream: where the key is drawn from, on every rank alike and also where nothing lies here.
+        stream: where the key is drawn from, on every rank, even one that holds no element.
         fill_piece: fills a piece.
-        fill_whole: makes the whole where it is torch that draws, and pieces cannot be made alone.
+        fill_whole: fills the full tensor, where torch draws and cannot fill a piece alone.
         is_random: whether a key is drawn.
 
     Raises:
@@ -78,7 +78,7 @@ def fill_sharded(
 
 
 def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None:
-    """Fills a DTensor by way of a plain tensor of the whole, which torch fills on every rank."""
+    """Fills a DTensor from the full tensor, which torch fills on every rank."""
     if tensor.is_meta:
         return
     begun = begin_sharded(tensor, stream, by_torch=True)
@@ -87,12 +87,12 @@ def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None
 
 
 def view_of(local: Tensor, piece: ShardPiece) -> Tensor:
-    """A piece of a local tensor."""
+    """The view of a piece in a local tensor."""
     return cut_out(local.detach(), piece.start, piece.size)
 
 
 def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[ShardPiece]) -> None:
-    """Copies what of a whole tensor a local one holds."""
+    """Copies to a local tensor its pieces of the full tensor."""
     with torch.no_grad():
         for piece in pieces:
             view_of(local, piece).copy_(cut_out(whole, piece.offset, piece.size))
@@ -106,11 +106,11 @@ def begin_sharded(
     by_torch: bool = False,
     keys: int | None = None,
 ) -> Begun:
-    """Does what comes before the first write: checks the tensor, and draws the key.
+    """Does what has to be done before the first write: checks the tensor, and draws the key.
 
     Args:
-        tensor, stream, is_random: as ``fill_sharded`` has them; the tensor is in memory.
-        by_torch: whether torch fills wherever the tensor lies.
+        tensor, stream, is_random: as for ``fill_sharded``; the tensor is not on the meta device.
+        by_torch: whether torch fills even where kernels could.
         keys: how many keys to draw, as one tensor; None for one key.
 
     Raises:
@@ -142,7 +142,7 @@ def _cut_from_whole(sharded: Sharded, stream: Stream, fill_whole: FillWhole) -> 
 
 
 def count_write(tensor: Tensor, local: Tensor) -> None:
-    """Tells autograd that a DTensor was written to, which its local tensor does not; or a batch."""
+    """Increases the version of a DTensor whose local tensor was written; or has the batch do so."""
     if is_compiling():
         return
     batch = open_batch.get()

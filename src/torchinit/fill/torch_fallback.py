@@ -74,13 +74,13 @@ def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> Tensor:
 def call_torch(
     function: Callable[..., Tensor], tensor: Tensor, *arguments: Any, below: float | None = None
 ) -> Tensor:
-    """Calls a function of ``torch.nn.init``; float8, which it does not know, by way of float32.
+    """Calls a function of ``torch.nn.init``; for float8, which that refuses, on a float32 tensor.
 
     Args:
         function: fills its first argument.
         tensor: what to fill.
-        arguments: the function's others.
-        below: what float8 values must not reach when they are rounded.
+        arguments: the function's other arguments.
+        below: a bound that float8 values must stay below when they are rounded.
     """
     if tensor.dtype not in FLOAT8_DTYPES or tensor.is_meta:
         return function(tensor, *arguments)
@@ -91,8 +91,8 @@ def call_torch(
 def copy_rounded(tensor: Tensor, values: Tensor, below: float | None = None) -> Tensor:
     """Copies values of the working dtype into a tensor; float8 saturates.
 
-    torch's own conversion makes NaN or infinity of what exceeds the range of float8, or saturates,
-    by its version.
+    torch's own conversion, depending on its version, turns what exceeds the range of float8 into
+    NaN or infinity, or saturates.
     """
     if tensor.dtype in FLOAT8_DTYPES:
         limit = torch.finfo(tensor.dtype).max

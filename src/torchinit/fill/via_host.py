@@ -17,8 +17,8 @@ from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.schemes.distributions import Draw
 
-# Bytes of a piece: few enough that caches hold much of it until it is copied, and enough that
-# waking the threads for it counts little, also where other programs want the processors.
+# Bytes of a piece: small enough to stay in the caches until it is copied, and large enough for the
+# cost of waking the threads not to matter, even on a busy machine.
 PIECE = 1 << 24
 
 
@@ -59,7 +59,7 @@ def _write_via_host(draw: Draw, tensor: Tensor, key: int, box: Box | None) -> No
 
 
 def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cuts a shape into boxes, (start, size) each, of at most `limit` elements, at least 1."""
+    """Cuts a shape into boxes (start, size) of at most `limit` elements, where limit >= 1."""
     if not shape:
         yield (), ()
         return

@@ -32,8 +32,8 @@ DEVICES = ("cpu", "cuda")
 
 _is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
-# Managed memory of at least so many bytes is filled by the processor: the device would move all of
-# it over, and may not have room.
+# Managed memory of at least this many bytes is filled by the CPU: on the device all of it would be
+# migrated, and may not fit.
 LARGE = 1 << 26
 
 
@@ -53,9 +53,9 @@ def cuda_module() -> ModuleType:
 
 @contextlib.contextmanager
 def serial_if_forked() -> Iterator[None]:
-    """Keeps torch's own operations on one thread in a child that was forked.
+    """Keeps torch's own operations on one thread in a forked child process.
 
-    The OpenMP threads of the parent are not there, and torch would wait for them for ever.
+    The parent's OpenMP threads do not exist there, and torch would wait for them forever.
     """
     if load.module is None or not load.module.is_forked():
         yield
@@ -83,7 +83,7 @@ def _box_of(tensor: Tensor, bounds: Bounds | None) -> StridedBox:
 
 
 def run_fill(tensor: Tensor, draw: Numbers, key: int, extent: Extent) -> None:
-    """Fills a tensor, in host memory at once, on a device in its current stream."""
+    """Fills a tensor: at once in host memory, in the current stream on a device."""
     number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
     if not tensor.is_cpu:
         _queue(tensor.device, [draw], [number], [key], [tensor], [address], [extent])
@@ -107,10 +107,10 @@ def run_fills(
     addresses: Sequence[int],
     extents: Sequence[Extent],
 ) -> None:
-    """Fills many tensors at once; those that overlap, in order.
+    """Fills many tensors together; those that overlap, in order.
 
     Args:
-        draws, dtypes, keys, tensors, addresses, extents: one for each fill; dtypes in numbers.
+        draws, dtypes, keys, tensors, addresses, extents: one for each fill; dtypes are numbers.
     """
     if all(map(_is_cpu, tensors)):
         cpu_module().fill_list(draws, dtypes, keys, addresses, extents, torch.get_num_threads())
@@ -136,10 +136,10 @@ def run_orthogonal(
     """Makes matrices over the flattening (shape[0], rest), or the same box of each, times gain.
 
     Args:
-        tensors: of one shape, layout, dtype and device, apart in memory; or a stack of such.
+        tensors: of one shape, layout, dtype and device, without overlaps; or a stack of such.
         keys: one for each.
         gain: factor, finite.
-        bounds: the place of each tensor in its matrix; None if it is that.
+        bounds: the position of each tensor in its matrix; None if it is the whole matrix.
     """
     like = tensors[0]
     if isinstance(tensors, Tensor):
@@ -174,13 +174,13 @@ def _queue(
     addresses: Sequence[int],
     extents: Sequence[Extent],
 ) -> None:
-    """Queues fills on the device's current stream; those of large host memory are done at once."""
+    """Queues fills on the device's current stream; large managed memory is filled at once."""
     module = cuda_module()
     columns = (draws, dtypes, keys, addresses, extents)
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream()
         large: list[bool] = []
-        # The quick question first: batches are of thousands of small tensors.
+        # The cheap test first: a batch may have thousands of small tensors.
         if (
             max(tensor.nbytes for tensor in tensors) >= LARGE
             and not torch.cuda.is_current_stream_capturing()
@@ -192,7 +192,7 @@ def _queue(
         if not any(large):
             module.fill_list(*columns, stream.cuda_stream)
             return
-        # After what the stream is doing, and in the order of the list.
+        # After what the stream has queued, and in the order of the list.
         for i, on_host in enumerate(large):
             one = [column[i : i + 1] for column in columns]
             if on_host:

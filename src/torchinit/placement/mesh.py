@@ -10,17 +10,17 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-# Consecutive indices of a dimension: the first, and how many.
+# Consecutive indices of a dimension: (first, count).
 Interval: TypeAlias = tuple[int, int]
 
 
 class Cut(NamedTuple):
-    """How a dimension of a mesh cuts a tensor; None in place of one: every device holds all.
+    """How a dimension of a mesh cuts a tensor; None stands for one that does not (Replicate).
 
     Attributes:
         dim: the dimension of the tensor that is cut.
-        split_factor: into how many parts other dimensions of the mesh, further right, had cut it
-            before (``_StridedShard``); 1 if none.
+        split_factor: into how many parts mesh dimensions further right have already cut it
+            (``_StridedShard``); 1 if none have.
     """
 
     dim: int
@@ -28,11 +28,11 @@ class Cut(NamedTuple):
 
 
 class ShardPiece(NamedTuple):
-    """A box of a logical tensor, and where a local tensor holds it.
+    """A box of a logical tensor, and its position in the local tensor that holds it.
 
     Attributes:
-        start: index in the local tensor of the box's first element.
-        offset: index in the logical tensor of the same.
+        start: index of the box's first element in the local tensor.
+        offset: index of the same element in the logical tensor.
         size: of the box.
     """
 
@@ -47,20 +47,20 @@ def pieces_of(
     coordinate: Sequence[int],
     cuts: Sequence[Cut | None],
 ) -> list[ShardPiece]:
-    """What the device at a coordinate of a mesh holds: one piece in nearly every layout.
+    """The pieces that the device at a coordinate of a mesh holds: one in nearly every layout.
 
-    A dimension that is cut more than once is cut in the order that the split factors tell, as
-    ``fully_shard`` over tensor parallelism stores it. Where they tell none (placements that come
-    of a view), it is cut from left to right, and a device may hold several intervals.
+    A dimension that is cut more than once is cut in the order given by the split factors, as
+    ``fully_shard`` over tensor parallelism stores it. Where they give none (placements that result
+    from a view), it is cut from left to right, and a device may hold several intervals.
 
     Args:
         global_shape: of the logical tensor.
         mesh_shape: of the mesh.
-        coordinate: of the device in it.
+        coordinate: of the device in the mesh.
         cuts: one for each dimension of the mesh.
 
     Returns:
-        Pieces in the order of the logical tensor; none if the device holds no element.
+        The pieces in the order of the logical tensor; none if the device holds no element.
 
     >>> pieces_of((5, 3), (2,), (1,), [Cut(0)])
     [ShardPiece(start=(0, 0), offset=(3, 0), size=(2, 3))]
@@ -69,7 +69,7 @@ def pieces_of(
 
 
 def pieces_in(held: Sequence[Sequence[Interval]]) -> list[ShardPiece]:
-    """The pieces of intervals of each dimension."""
+    """The pieces made by intervals of each dimension."""
     if all(len(intervals) == 1 for intervals in held):
         offset, size = zip(*(intervals[0] for intervals in held), strict=True) if held else ((), ())
         return [ShardPiece((0,) * len(held), offset, size)]
@@ -86,7 +86,7 @@ def intervals_of(
     coordinate: Sequence[int],
     cuts: Sequence[Cut | None],
 ) -> list[list[Interval]]:
-    """What indices of each dimension the device holds, as ``pieces_of`` has it; none are empty."""
+    """The intervals of each dimension that the device holds, for ``pieces_of``; none is empty."""
     held: list[list[Interval]] = [[(0, size)] if size else [] for size in global_shape]
     for dim in {cut.dim for cut in cuts if cut is not None}:
         of_dim = [number for number, cut in enumerate(cuts) if cut is not None and cut.dim == dim]
@@ -105,17 +105,16 @@ def intervals_of(
 
 
 def local_shape_of(held: Sequence[Sequence[Interval]]) -> tuple[int, ...]:
-    """The shape of a local tensor that holds such intervals of each dimension."""
+    """The shape of a local tensor that holds these intervals of each dimension."""
     return tuple(sum(length for _, length in intervals) for intervals in held)
 
 
 def _order(
     numbers: Sequence[int], mesh_shape: Sequence[int], cuts: Sequence[Cut | None]
 ) -> list[int] | None:
-    """The dimensions of the mesh in the order in which they cut one of the tensor.
+    """The order in which dimensions of the mesh cut a dimension of the tensor; None if unknown.
 
-    A split factor is the product of those that cut before and stand further right. None if they
-    tell no order.
+    A split factor is the product of the sizes of those further right that cut earlier.
     """
     order: list[int] = []
     for number in reversed(numbers):
@@ -134,7 +133,7 @@ def _order(
 
 
 def _chunk(intervals: Sequence[Interval], count: int, index: int) -> list[Interval]:
-    """One of the parts that ``torch.chunk`` cuts so many indices into."""
+    """The part with this index of the `count` that ``torch.chunk`` would cut the indices into."""
     total = sum(length for _, length in intervals)
     step = -(-total // count)
     begin, end = min(index * step, total), min((index + 1) * step, total)

@@ -20,7 +20,7 @@ from torchinit.schemes.law import Law, law_of_constant
 
 
 class Distribution(IntEnum):
-    """The numbers of ``csrc/job/plan.h``; a test holds them against the native module's."""
+    """The numbers of ``csrc/job/plan.h``; a test compares them with the native module's."""
 
     WORDS = 0
     UNIFORM = 1
@@ -37,10 +37,10 @@ _LIMITS = {dtype: torch.finfo(dtype).max for dtype in ALL_DTYPES}
 _WORKING_LIMITS = {dtype: max(_LIMITS[torch.float32], limit) for dtype, limit in _LIMITS.items()}
 _INFINITY = math.inf
 
-# A draw: (distribution, p0, p1, p2, p3), the parameters that a distribution has not being 0.
+# A draw: (distribution, p0, p1, p2, p3); parameters that the distribution does not have are 0.
 #
 # UNIFORM (a, b) is U[a, b); NORMAL (mean, std); TRUNCATED_NORMAL (mean, std, a, b); CONSTANT (val),
-# val as it was given; WORDS are the random bits themselves. A plain tuple: a class of its own would
+# val as it was given; WORDS are the random bits themselves. A plain tuple: making a named one would
 # take a twentieth of the time of a small fill.
 Draw: TypeAlias = tuple[int, Any, float, float, float]
 
@@ -66,7 +66,7 @@ def constant_draw(val: Any) -> Draw:
 
 
 def as_float(name: str, value: Any) -> float:
-    """A number as a float; TypeError for what is none, strings included."""
+    """A number as a float; TypeError for anything else, strings included."""
     if isinstance(value, str | bytes | bytearray):
         raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}")
     try:
@@ -91,7 +91,7 @@ def check_normal(mean: float, std: float) -> None:
 
 
 def check_interval(a: float, b: float) -> None:
-    """Raises ArgumentError unless a <= b, where a may be minus and b plus infinity."""
+    """Raises ArgumentError unless a <= b; a may be minus infinity, b plus infinity."""
     if not a <= b or a == _INFINITY or b == -_INFINITY:
         raise ArgumentError(f"a={a} must not be greater than b={b}, and neither may be NaN")
 
@@ -128,7 +128,7 @@ def _check_uniform(dtype: torch.dtype, a: float, b: float, *_: float) -> None:
 
 
 def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
-    """Infinity is in most ranges."""
+    """Infinity is in range for most dtypes."""
     if type(val) is not float:
         val = as_float("val", val)
     limit = _LIMITS[dtype]
@@ -136,8 +136,8 @@ def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
         raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
 
 
-_STEPS = 2000  # of Simpson's rule, over an interval that holds all of the mass that counts
-_REACH = 40.0  # log of what is left out beyond the interval, and more
+_STEPS = 2000  # of Simpson's rule, over an interval with all mass that matters
+_REACH = 40.0  # the mass beyond the interval is less than exp(-_REACH)
 
 
 def _uniform_law(a: float, b: float) -> Law:
@@ -167,7 +167,7 @@ def _truncated_law(mean: float, std: float, a: float, b: float) -> Law:
     if std == 0 or a == b:
         return law_of_constant(min(max(mean, a), b))
     low, high = (a - mean) / std, (b - mean) / std
-    near = max(0.0, low, -high)  # where the density is greatest, in standard deviations
+    near = max(0.0, low, -high)  # distance of the density's maximum from the mean, in stds
     reach = _REACH / max(near, math.sqrt(_REACH))
     start, stop = max(low, -near - reach), min(high, near + reach)
     step = (stop - start) / _STEPS
@@ -175,7 +175,7 @@ def _truncated_law(mean: float, std: float, a: float, b: float) -> Law:
     def relative(z: float) -> float:
         return math.exp((near - z) * (near + z) / 2)
 
-    # Moments about a point within the interval, so that narrow and remote ones keep their digits.
+    # Moments about a point within the interval, for accuracy where that is narrow or remote.
     origin = min(max(0.0, start), stop)
     sums = [0.0] * 5
     for i in range(_STEPS + 1):
@@ -204,7 +204,7 @@ class DistributionRow(NamedTuple):
         name: of its function and of ``torch.nn.init``'s, without the underscore.
         parameters: their names, in the order of a draw.
         check: called with the dtype and the parameters; raises ArgumentError.
-        law: of the parameters; None for words, which are no numbers.
+        law: from the parameters to the law; None for words, which are not numbers.
         is_random: whether a fill takes a key.
         by_torch: fills where kernels cannot, called with the tensor, the parameters and a generator
             or None; None for ``torch.nn.init``'s function of the same name.
@@ -232,7 +232,7 @@ DISTRIBUTIONS: dict[int, DistributionRow] = {
 
 
 def parameters_of(draw: Draw) -> tuple[Any, ...]:
-    """As many parameters as the distribution of a draw has."""
+    """The parameters of a draw, as many as its distribution has."""
     return draw[1 : 1 + len(DISTRIBUTIONS[draw[0]].parameters)]
 
 
@@ -243,7 +243,7 @@ def draw_from(distribution: int, parameters: Iterable[Any]) -> Draw:
 
 
 def draw_in_words(draw: Draw) -> str:
-    """A draw as its function would be called.
+    """A draw written as the call of its function.
 
     >>> draw_in_words(normal_draw(0.0, 0.02))
     'normal(mean=0, std=0.02)'
@@ -254,7 +254,7 @@ def draw_in_words(draw: Draw) -> str:
 
 
 def check_draw(draw: Draw, dtype: torch.dtype) -> None:
-    """Raises ArgumentError unless a fill of the dtype can have these parameters."""
+    """Raises ArgumentError unless a fill of this dtype can have the draw's parameters."""
     DISTRIBUTIONS[draw[0]].check(dtype, *draw[1:])
 
 
@@ -262,7 +262,7 @@ def law_of(draw: Draw) -> Law:
     """The law of a draw.
 
     Raises:
-        ValueError: for random words, which are no numbers.
+        ValueError: for random words, which are not numbers.
     """
     law = DISTRIBUTIONS[draw[0]].law
     if law is None:

@@ -74,12 +74,12 @@ class SchemeRow(NamedTuple):
 
     Attributes:
         weight, bias: what they get, in words, for the docs.
-        draw: the weight's, of its shape; None where elements are not drawn one by one.
-        bias_draw: the bias's, of the weight's shape.
-        dimensions: how many the weight may have, at least and at most.
-        function: the function of ``functional.py`` that fills so; None if it has no name there.
-        why_torch: why ``torch.nn.init`` serves it everywhere; empty for the native ones.
-        in_init: whether ``init_`` has it; the others are functions alone.
+        draw: the weight's, from its shape; None if it is not filled elementwise.
+        bias_draw: the bias's, from the weight's shape.
+        dimensions: how many the weight must have at least, and may have at most.
+        function: its function in ``functional.py``; None if it has none.
+        why_torch: why ``torch.nn.init`` always fills it; empty for native schemes.
+        in_init: whether ``init_`` takes it; the others are only functions.
     """
 
     weight: str
@@ -167,7 +167,7 @@ def law(name: str, shape: Sequence[int], arguments: Arguments | None = None) -> 
 
     Raises:
         UnknownSchemeError: for a name that is not in the table.
-        ValueError: for a scheme that no law describes (``dirac``, ``eye``, ``sparse``).
+        ValueError: for a scheme without a law (``dirac``, ``eye``, ``sparse``).
     """
     scheme = find_scheme(name)
     arguments = arguments or Arguments()
@@ -176,11 +176,11 @@ def law(name: str, shape: Sequence[int], arguments: Arguments | None = None) -> 
     if name == "orthogonal":
         gain = 1.0 if arguments.gain is None else arguments.gain
         return law_of_orthogonal(shape[0], math.prod(shape[1:]), gain)
-    raise ValueError(f"the elements of {name!r} are not drawn from one law")
+    raise ValueError(f"the elements of {name!r} do not share one distribution")
 
 
 def find_scheme(name: Any) -> SchemeRow:
-    """The row of a name; the name of its function (``"normal_"``) will do.
+    """The row of a scheme, by its name or that of its function (``"normal_"``).
 
     Raises:
         UnknownSchemeError: if there is none.
@@ -209,7 +209,7 @@ def cast_init_type(s: str) -> InitializationType:
 
 
 def markdown_table() -> str:
-    """The table of docs/drop_in.md, which a test holds against this one."""
+    """The table in docs/drop_in.md; a test compares the two."""
     rows = ["| init | weight | bias, if given |", "|---|---|---|"]
     rows += [
         f"| `{name}` | {row.weight} | {row.bias} |" for name, row in SCHEMES.items() if row.in_init
