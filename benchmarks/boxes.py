@@ -19,7 +19,7 @@ import torch
 
 from report import table
 from run import machine
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.schemes.distributions import Draw, normal_draw, truncated_draw, uniform_draw
 
 DRAWS = {
@@ -51,13 +51,13 @@ def part_of_contiguous(
     columns, offset = (8192, 1024) if aligned else (8191, 1025)
     shard = torch.zeros((elements // inner, inner), dtype=dtype)
     flat = shard.view(-1)
-    box = calls.place_of(shard, ((shard.shape[0], columns), (0, offset)))
-    whole = calls.place_of(flat)
+    box = kernels.extent_of(shard, ((shard.shape[0], columns), (0, offset)))
+    whole = kernels.extent_of(flat)
 
     contiguous, narrow = best(
         (
-            lambda: calls.fill(flat, draw, 1, whole),
-            lambda: calls.fill(shard, draw, 1, box),
+            lambda: kernels.run_fill(flat, draw, 1, whole),
+            lambda: kernels.run_fill(shard, draw, 1, box),
         ),
         rounds,
     )

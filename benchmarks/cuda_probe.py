@@ -11,7 +11,8 @@ import torch
 
 import torchinit
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.fill import operators as ops
+
+ops = torch.ops.torchinit
 
 BOUNDS = [(-2.0, 2.0), (-3.0, 1.0), (-4.0, 5.0), (8.0, 10.0), (-math.inf, -50.0)]
 

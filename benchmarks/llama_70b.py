@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 import torchinit
-from torchinit.placement.pieces import Cut, Piece, pieces_of
+from torchinit.placement.mesh import Cut, ShardPiece, pieces_of
 
 HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 8192, 28672, 1024, 128256, 80
 # Shape, and the dimension that tensor parallelism cuts.
@@ -56,7 +56,7 @@ class Layout(NamedTuple):
             rank % self.tp,
         )
 
-    def pieces(self, rank: int, shape: tuple[int, ...], tp_dim: int | None) -> list[Piece]:
+    def pieces(self, rank: int, shape: tuple[int, ...], tp_dim: int | None) -> list[ShardPiece]:
         """What a rank owns of a parameter: rows of what tensor parallelism left of it."""
         rows = Cut(0, self.tp if tp_dim == 0 else 1)
         columns = None if tp_dim is None else Cut(tp_dim)
@@ -68,7 +68,7 @@ class Owned(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    piece: Piece
+    piece: ShardPiece
 
 
 def owned_by(layout: Layout, rank: int) -> list[Owned]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import init as torch_init
 
 import torchinit
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 
 Call = Callable[[], object]

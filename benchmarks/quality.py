@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
-from torch._ops import OpOverload
+from torch._ops import OpOverloadPacket
 from tqdm import tqdm
 
+import torchinit  # noqa: F401  # defines the operators
 from report import table
-from torchinit.fill import operators as ops
+
+ops = torch.ops.torchinit
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MOMENTS = range(1, 7)
@@ -45,7 +47,7 @@ class Law:
     """A fill and the distribution that its values should have."""
 
     title: str
-    operator: OpOverload
+    operator: OpOverloadPacket
     parameters: tuple[float, ...]
     distribution: Any  # of scipy.stats, frozen
 

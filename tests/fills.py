@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchinit.fill import operators as ops
+import torchinit  # noqa: F401  # defines the operators
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.schemes.distributions import DISTRIBUTIONS, Distribution
+
+ops = torch.ops.torchinit
 
 KEY = torch.tensor(-0x123456789ABCDEF)
 UNSIGNED_KEY = int(KEY) % 2**64
-NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+NARROW = tuple(dtype for dtype in ALL_DTYPES if dtype.itemsize <= 2)
 DTYPES = (torch.float64, torch.float32, *NARROW)
 INF = math.inf
 GUARD = 64  # a value that every dtype has
@@ -21,19 +25,13 @@ GUARD = 64  # a value that every dtype has
 
 def _read():
     """The table that the C++ tests read too; the operators for its distributions."""
-    operators = {
-        "uniform": ops.uniform_,
-        "normal": ops.normal_,
-        "truncated_normal": ops.trunc_normal_,
-        "words": ops.random_words_,
-    }
-    counts = {"uniform": 2, "normal": 2, "truncated_normal": 4, "words": 0}
+    rows = {one.name.lower(): row for one in Distribution if (row := DISTRIBUTIONS[one]).is_random}
     path = Path(__file__).parent / "data" / "fills.csv"
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            if (name := row["distribution"]) in operators:
-                parameters = [float(row[f"p{i}"]) for i in range(counts[name])]
-                yield row["name"], (operators[name], tuple(parameters))
+            if kind := rows.get(row["distribution"]):
+                parameters = [float(row[f"p{i}"]) for i in range(len(kind.parameters))]
+                yield row["name"], (getattr(ops, f"{kind.name}_"), tuple(parameters))
 
 
 _ALL = dict(_read())

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import torchinit
 from conftest import native_only
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.fill.fill import fill as fill_one
-from torchinit.fill.fill import fill_list
+from torchinit.fill.door import ElementwiseFill, fill_all
+from torchinit.fill.door import fill as fill_one
 from torchinit.native import load as native
 from torchinit.placement.box import Box
 from torchinit.schemes.distributions import constant_draw, normal_draw, uniform_draw
@@ -427,7 +427,7 @@ def test_what_torch_serves_is_done_at_once():
 
 
 @native_only
-def test_fill_list_is_fill_on_each_in_turn():
+def test_fill_all_is_fill_on_each_in_turn():
     draws = [
         normal_draw(0.0, 1.0),
         uniform_draw(-1.0, 1.0),
@@ -447,15 +447,20 @@ def test_fill_list_is_fill_on_each_in_turn():
     torch.manual_seed(2)
     generator.manual_seed(3)
     got = tensors()
-    fill_list(draws, got, streams, boxes)
+    fill_all(map(ElementwiseFill, draws, got, streams, boxes))
     assert all(map(torch.equal, got, expected))
 
 
 @native_only
-def test_fill_list_writes_all_or_nothing():
+def test_fill_all_writes_all_or_nothing():
     good = torch.full((5,), 7.0)
     with pytest.raises(ValueError, match="std=-1"):
-        fill_list([normal_draw(0.0, 1.0), normal_draw(0.0, -1.0)], [good, torch.empty(3)], [1, 2])
+        fill_all(
+            [
+                ElementwiseFill(normal_draw(0.0, 1.0), good, 1),
+                ElementwiseFill(normal_draw(0.0, -1.0), torch.empty(3), 2),
+            ]
+        )
     assert (good == 7).all()
 
 

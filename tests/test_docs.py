@@ -16,7 +16,7 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from doc_blocks import blocks_of
-from torchinit.schemes.schemes import (
+from torchinit.schemes.init_table import (
     INIT_SCHEMES,
     SCHEMES,
     InitializationType,
@@ -45,7 +45,7 @@ def test_every_scheme_has_its_function(name):
 @pytest.mark.parametrize("name", SCHEMES)
 def test_laws(name):
     if name in ("dirac", "eye", "sparse"):
-        with pytest.raises(ValueError, match="not drawn from one law"):
+        with pytest.raises(ValueError, match="do not share one distribution"):
             law(name, (8, 4))
     else:
         assert law(name, (8, 4)).low <= law(name, (8, 4)).mean <= law(name, (8, 4)).high

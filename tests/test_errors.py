@@ -17,7 +17,7 @@ import torchinit
 from conftest import native_only
 from torchinit import cast_init_type, init_
 from torchinit.native import load as native
-from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
+from torchinit.schemes.init_table import INIT_SCHEMES as SCHEMES
 
 NAN, INF = math.nan, math.inf
 

@@ -14,7 +14,7 @@ from torch.nn import init as torch_init
 import torchinit
 from conftest import native_only
 from torchinit.dtypes import FLOAT8_DTYPES
-from torchinit.fill import fallback
+from torchinit.fill.torch_fallback import fill_by_torch
 from torchinit.schemes.distributions import normal_draw, uniform_draw
 from torchinit.streams import keys
 from torchinit.streams.keys import draw_key_number
@@ -236,10 +236,9 @@ def test_every_thread_draws_keys_into_a_tensor_of_its_own():
 
 
 def test_keys_by_which_torch_fills_keep_their_sign():
-    one, other, again = (
-        fallback.fill(normal_draw(0.0, 1.0), torch.empty(8, dtype=torch.complex64), key)
-        for key in (5, -5, 5)
-    )
+    one, other, again = (torch.empty(8, dtype=torch.complex64) for _ in range(3))
+    for tensor, key in ((one, 5), (other, -5), (again, 5)):
+        fill_by_torch(normal_draw(0.0, 1.0), tensor, key)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
@@ -368,7 +367,9 @@ def test_constants_of_other_dtypes_are_torchs():
 @pytest.mark.parametrize("dtype", FLOAT8_DTYPES)
 def test_float8_without_a_kernel(dtype):
     """Filled by way of float32 where torch serves: never b, and by every function."""
-    values = fallback.fill(uniform_draw(0.0, 1.0), torch.empty(2**14, dtype=dtype), None).float()
+    tensor = torch.empty(2**14, dtype=dtype)
+    fill_by_torch(uniform_draw(0.0, 1.0), tensor, None)
+    values = tensor.float()
     assert values.max() < 1
     assert values.max() >= 0.75
     assert values.min() >= 0

@@ -87,7 +87,7 @@ MODES = {
         importlib.reload(torchinit)
         importlib.reload(sys.modules["torchinit.fill.operators"])
         importlib.reload(sys.modules["torchinit.streams.keys"])
-        importlib.reload(sys.modules["torchinit.orthogonal.orthogonal"])
+        importlib.reload(sys.modules["torchinit.orthogonal"])
         importlib.reload(sys.modules["torchinit.native.load"])
         for name in [name for name in sys.modules if name.startswith("torchinit")]:
             del sys.modules[name]

@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 import torchinit
 import warm
 from conftest import native_only
-from torchinit.fill import operators as ops
 from torchinit.native import load as native
+
+ops = torch.ops.torchinit
 
 KEY = torch.tensor(5)
 OPERATORS = {

@@ -19,11 +19,11 @@ import torchinit
 import warm
 from conftest import native_only
 from torchinit.errors import ArgumentError
-from torchinit.fill import operators as ops
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native import load as native
-from torchinit.orthogonal import fallback
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
+
+ops = torch.ops.torchinit
 
 ALPHA = 1e-6
 FLOATS = (torch.float32, torch.float64)
@@ -465,7 +465,7 @@ def reflected(*, signs=True, scaled=1.0):
 def test_small_matrices_are_uniform(reference):
     """Of successive keys, which models have whose keys are alike."""
     stack = torch.empty(DRAWS, N, N)
-    calls.fill_orthogonal(stack, range(DRAWS), 1.0)
+    kernels.run_orthogonal(stack, range(DRAWS), 1.0)
     found = p_values(stack, reference)
     assert all(p >= ALPHA for p in found.values()), found
 
@@ -505,11 +505,11 @@ def test_without_equal_lengths_they_are_not(reference, scaled):
 def test_fallback():
     torch.manual_seed(6)
     for shape in ((300, 200), (200, 300)):
-        tensor = fallback.orthogonal_by_torch(torch.empty(shape), 2.0, None)
+        tensor = orthogonal_by_torch(torch.empty(shape), 2.0, None)
         assert error(tensor, 2.0) < 1e-5
     generator = torch.Generator().manual_seed(1)
-    first = fallback.orthogonal_by_torch(torch.empty(200, 200), 1.0, generator)
-    second = fallback.orthogonal_by_torch(torch.empty(200, 200), 1.0, generator.manual_seed(1))
+    first = orthogonal_by_torch(torch.empty(200, 200), 1.0, generator)
+    second = orthogonal_by_torch(torch.empty(200, 200), 1.0, generator.manual_seed(1))
     assert torch.equal(first, second)
 
 
@@ -568,7 +568,7 @@ def test_memory_that_cannot_be_had_writes_nothing():
 
 MEMORY = """
 import torch, torchinit
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 rows, columns = {shape}
 torch.set_num_threads({threads})

@@ -13,8 +13,8 @@ from hypothesis import strategies as hs
 import torchinit
 from conftest import native_only
 from torchinit.errors import ArgumentError
-from torchinit.orthogonal import fallback
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.fill import route
+from torchinit.orthogonal import fill_orthogonal, orthogonal_by_torch
 from torchinit.placement.box import Box
 
 DTYPES = (
@@ -244,9 +244,9 @@ def test_boxes_in_graphs_and_fake():
 
 
 @native_only
-def test_staged_boxes(monkeypatch):
+def test_boxes_via_host(monkeypatch):
     expected = whole((200, 150))[10:90, 5:]
-    monkeypatch.setattr(torchinit.orthogonal.orthogonal, "why_staged", lambda _: "forced")
+    monkeypatch.setattr(route, "via_host_reason", lambda _: "forced")
     assert same(box_of((200, 150), (slice(10, 90), slice(5, None))), expected)
 
 
@@ -255,7 +255,7 @@ def test_staged_boxes(monkeypatch):
 def test_boxes_without_the_native_module(shape, dtype):
     def made(size, box=None):
         torch.manual_seed(1)
-        return fallback.orthogonal_by_torch(torch.empty(size, dtype=dtype), 2.0, None, box)
+        return orthogonal_by_torch(torch.empty(size, dtype=dtype), 2.0, None, box)
 
     expected = made(shape)
     assert same(made((7, 9), Box(shape, (5, 6))), expected[5:12, 6:15])

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import plant_faults
 
 PACKAGES = """
-    checkpoint cli fill models native orthogonal patch placement reporting rules schemes
+    checkpoint cli fill models native patch placement reporting rules schemes
     streams
 """
 KERNELS = "base cpu cuda job math python simd"

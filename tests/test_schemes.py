@@ -21,8 +21,8 @@ from torchinit import init_
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.native import load as native
 from torchinit.schemes.distributions import law_of, truncated_draw
+from torchinit.schemes.init_table import INIT_SCHEMES as SCHEMES
 from torchinit.schemes.law import truncated_std
-from torchinit.schemes.schemes import INIT_SCHEMES as SCHEMES
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SHAPE = (256, 512)

@@ -27,8 +27,9 @@ from fills import (
     make,
 )
 from reference import KNOWN_ANSWERS, MASK, philox, word32, word64
-from torchinit.fill import operators as ops
 from torchinit.native import load as native
+
+ops = torch.ops.torchinit
 
 pytestmark = native_only
 

@@ -266,7 +266,7 @@ void set_up(const py::dict& given) {
 
 void add_quick_fill(py::module_& module) {
   module.def("set_up_quick_fill", &set_up,
-             "Hands over what quick_fill asks of torch (src/torchinit/fill/fill.py).");
+             "Hands over what quick_fill asks of torch (src/torchinit/fill/door.py).");
   module.add_object("quick_fill", owned(PyCFunction_NewEx(&entry, nullptr, nullptr)));
 }
 

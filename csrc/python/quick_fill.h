@@ -2,7 +2,7 @@
 //
 // For a small fill, Python's steps from one question about the tensor to the next take longer than
 // the fill. Here they are asked through Python's own interface, of torch's public methods and of
-// what src/torchinit/fill/fill.py hands over: nothing is linked to torch.
+// what src/torchinit/fill/door.py hands over: nothing is linked to torch.
 #pragma once
 
 #include <pybind11/pybind11.h>

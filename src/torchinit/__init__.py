@@ -11,24 +11,9 @@ from torchinit import init
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill.batch import batch
 from torchinit.fill.route import Route, which
-from torchinit.functional import (
-    calculate_gain,
-    constant_,
-    dirac_,
-    eye_,
-    kaiming_normal_,
-    kaiming_uniform_,
-    normal_,
-    ones_,
-    orthogonal_,
-    orthogonal_batch_,
-    sparse_,
-    trunc_normal_,
-    uniform_,
-    xavier_normal_,
-    xavier_uniform_,
-    zeros_,
-)
+from torchinit.fill.same_generator import assert_same_generator
+from torchinit.functional import *  # noqa: F403
+from torchinit.functional import __all__ as _functions
 from torchinit.layer import init_
 from torchinit.models import recipes
 from torchinit.models.build_model import build_model
@@ -39,7 +24,7 @@ from torchinit.patch.patch import patch_nn_init
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
 from torchinit.rules.structured import Orthogonal
-from torchinit.schemes.schemes import InitializationType, cast_init_type
+from torchinit.schemes.init_table import InitializationType, cast_init_type
 from torchinit.version import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:
@@ -65,37 +50,23 @@ __all__ = [
     "UnknownSchemeError",
     "VarianceScaling",
     "__version__",
+    "assert_same_generator",
     "batch",
     "build_model",
     "by",
-    "calculate_gain",
     "cast_init_type",
-    "constant_",
-    "dirac_",
-    "eye_",
     "init",
     "init_",
     "init_model_",
     "init_shard_",
-    "kaiming_normal_",
-    "kaiming_uniform_",
-    "normal_",
-    "ones_",
-    "orthogonal_",
-    "orthogonal_batch_",
     "patch_nn_init",
     "plan_model",
     "recipes",
     "report_model",
-    "sparse_",
-    "trunc_normal_",
-    "uniform_",
     "which",
     "write_checkpoint",
-    "xavier_normal_",
-    "xavier_uniform_",
-    "zeros_",
 ]
+__all__ += _functions
 
 # Imported when first asked for: few programs do, and every one would wait.
 _LATER = {

@@ -10,5 +10,5 @@ ALL_DTYPES = FLOATING_DTYPES + FLOAT8_DTYPES
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that values are computed in: float64 for itself, else float32."""
+    """The dtype that values are computed in: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""The errors of bad calls: every one is a ``ValueError`` and names the argument and its value."""
+"""The errors of bad calls; those about an argument are ``ValueError`` and name it and its value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ArgumentError(ValueError, RuntimeError):
 
 
 class RankError(RuntimeError):
-    """What another rank has raised, or ranks that have drawn different keys for one DTensor."""
+    """Ranks whose generators are in different states (``assert_same_generator``)."""
 
 
 class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):

@@ -1,25 +1,25 @@
 """The functions of ``torch.nn.init``: same names, parameters, defaults, returns and warnings.
 
 Each fills its tensor in place, outside autograd, and returns it. Tensors that the kernels do not
-serve go to the function of the same name in ``torch.nn.init`` (see ``torchinit.which``).
+support go to the function of the same name in ``torch.nn.init`` (see ``torchinit.which``).
 
-A random fill draws one key (``streams/keys.py``) per call, zero-element tensors included; constant
-fills, meta tensors and refused ones draw none. Stricter than torch, and always before anything is
-written:
+A random fill draws one key (``streams/keys.py``) per call, also for a tensor without elements;
+constant fills, meta tensors and calls that raise draw none. Some checks are stricter than torch's,
+and all are made before anything is written:
 
 * NaN or infinite ``mean``, ``std``, ``gain`` and bounds of ``uniform_`` are errors, where torch
   fills with NaN. The bounds of ``trunc_normal_`` may be infinite.
 * Memory mapped read-only is an error, where torch crashes.
-* A tensor whose elements share memory (expanded) is one for constants too.
+* A tensor whose elements share memory (expanded) is an error for constants too.
 
 These errors, and those for ``std < 0`` and ``a > b``, are ``ValueError`` and ``RuntimeError`` both.
 
-float8 tensors, which torch refuses, are filled by every function: rounded, and what exceeds the
-largest finite value becomes it.
+Every function fills float8 tensors, which torch refuses: values are rounded, and saturate at the
+largest finite one.
 
-Under a ``TorchFunctionMode`` a function is handed to the mode, as torch's are, by a twin whose
+A ``TorchFunctionMode`` gets to see each function, as it does torch's, in the form of a twin whose
 ``__module__`` is ``torch.nn.init``: device contexts keep our bits, and modes that skip
-initialisation (Lightning's ``_EmptyInit``) skip it.
+initialisation (Lightning's ``_EmptyInit``) skip ours too.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from torchinit.fill import checks, fallback
-from torchinit.fill.fill import fill
-from torchinit.fill.patterns import fill_dirac, fill_eye
+from torchinit.fill import checks
+from torchinit.fill.door import fill
+from torchinit.fill.positional import fill_dirac, fill_eye
 from torchinit.fill.route import is_native_memory
 from torchinit.fill.sharded import fill_by_whole, fill_sharded
+from torchinit.fill.torch_fallback import call_torch
 from torchinit.native.torch_private import function_modes
-from torchinit.orthogonal.orthogonal import fill_orthogonal, fill_orthogonal_batch
+from torchinit.orthogonal import fill_orthogonal, fill_orthogonal_batch
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import is_dtensor
-from torchinit.schemes import schemes
+from torchinit.schemes import fans
 from torchinit.schemes.distributions import (
     as_float,
     constant_draw,
@@ -77,14 +78,14 @@ _ZEROS, _ONES = constant_draw(0.0), constant_draw(1.0)
 
 
 def _hand_over(function: Callable[..., Tensor], tensor: Tensor, **arguments: Any) -> Tensor:
-    """Hands a call to the modes that are on, or to the tensor's own ``__torch_function__``.
+    """Hands a call to the active modes, or to the tensor's own ``__torch_function__``.
 
-    A mode gets a twin of the function that it takes for one of ``torch.nn.init``; a subclass knows
-    torch's own functions, and gets those.
+    A mode gets a twin of the function that looks like one of ``torch.nn.init``; a subclass, which
+    may know torch's own function, gets that.
     """
     name = function.__name__
-    if function_modes() == 0:
-        return getattr(torch_init, name)(tensor, **arguments)  # type: ignore[no-any-return]
+    if function_modes() == 0 and (torchs := getattr(torch_init, name, None)):
+        return torchs(tensor, **arguments)  # type: ignore[no-any-return]
     twin = _twins.get(name)
     if twin is None:
         twin = _twins[name] = types.FunctionType(
@@ -95,13 +96,13 @@ def _hand_over(function: Callable[..., Tensor], tensor: Tensor, **arguments: Any
 
 
 def check_generator(generator: Generator | None) -> Generator | None:
-    """Returns a generator; TypeError for what is none."""
+    """Returns a generator or None; TypeError for anything else."""
     if generator is None or isinstance(generator, Generator):
         return generator
     raise TypeError(f"generator={generator!r} must be a torch.Generator or None")
 
 
-# Not the public functions themselves: pickle would take those for torch's.
+# Copies, because pickle would take the public functions for torch's.
 _twins: dict[str, types.FunctionType] = {}
 
 
@@ -311,7 +312,7 @@ def xavier_uniform_(
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_uniform_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_uniform(tensor.shape, gain), tensor, check_generator(generator))
+    return fill(fans.xavier_uniform(tensor.shape, gain), tensor, check_generator(generator))
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
@@ -327,7 +328,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     """
     if has_torch_function_unary(tensor):
         return _hand_over(xavier_normal_, tensor, gain=gain, generator=generator)
-    return fill(schemes.xavier_normal(tensor.shape, gain), tensor, check_generator(generator))
+    return fill(fans.xavier_normal(tensor.shape, gain), tensor, check_generator(generator))
 
 
 def kaiming_uniform_(
@@ -363,7 +364,7 @@ def kaiming_uniform_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return fill(uniform_draw(0.0, 0.0), tensor, check_generator(generator))
-    draw = schemes.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
+    draw = fans.kaiming_uniform(tensor.shape, a, mode, nonlinearity)
     return fill(draw, tensor, check_generator(generator))
 
 
@@ -391,12 +392,12 @@ def kaiming_normal_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return fill(uniform_draw(0.0, 0.0), tensor, check_generator(generator))
-    draw = schemes.kaiming_normal(tensor.shape, a, mode, nonlinearity)
+    draw = fans.kaiming_normal(tensor.shape, a, mode, nonlinearity)
     return fill(draw, tensor, check_generator(generator))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
-    """Makes a (semi-)orthogonal matrix of a tensor, uniformly distributed (Saxe et al. 2014).
+    """Fills with a (semi-)orthogonal matrix, uniformly distributed (Saxe et al. 2014).
 
     By random Householder reflectors (Stewart 1980), without a factorisation, with products whose
     order is pinned: the same key gives the same bits everywhere. Beyond the tensor's memory it
@@ -430,10 +431,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
 def orthogonal_batch_(
     tensors: Sequence[Tensor] | Tensor, gain: float = 1, generator: Generator | None = None
 ) -> Sequence[Tensor] | Tensor:
-    """Makes (semi-)orthogonal matrices of many tensors, as ``orthogonal_`` on each in turn.
+    """Fills many tensors with (semi-)orthogonal matrices, as ``orthogonal_`` on each in turn.
 
-    Threads share out small tensors of one shape, dtype and device, which is several times faster;
-    they may come in any order. The bits are those of single calls.
+    Threads divide small tensors of one shape, dtype and device among them, which is several times
+    faster; the tensors may be in any order. The bits are those of single calls.
 
     Args:
         tensors: any sequence, each as for ``orthogonal_``; or **one tensor of at least three
@@ -466,8 +467,8 @@ def sparse_(
 ) -> Tensor:
     """Fills a matrix with N(0, std^2), a fraction of each column zero (Martens 2010).
 
-    ``torch.nn.init.sparse_`` does it, and draws from torch's streams; for a DTensor it does so on a
-    plain tensor of the whole, of which every rank keeps what is its own.
+    ``torch.nn.init.sparse_`` does it, and draws from torch's streams. For a DTensor it fills the
+    full tensor on every rank, which keeps its own shard.
 
     >>> import torch, torchinit
     >>> torchinit.sparse_(torch.empty(4, 3), sparsity=0.5).eq(0).sum(0)
@@ -484,7 +485,7 @@ def sparse_(
 
 
 def warn_if_remote(tensor: Tensor, mean: float, std: float, a: float, b: float) -> None:
-    """The warning of ``torch.nn.init.trunc_normal_``, for the caller's caller."""
+    """Warns as ``torch.nn.init.trunc_normal_`` does, on behalf of the caller's caller."""
     if (mean < a - 2 * std or mean > b + 2 * std) and a <= b and not tensor.is_meta:
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
@@ -494,7 +495,7 @@ def warn_if_remote(tensor: Tensor, mean: float, std: float, a: float, b: float) 
 
 
 def _fill_by_place(tensor: Tensor, fill_box: Callable[[Tensor, Box], None]) -> None:
-    """Fills what lies here of a DTensor with what follows from its place."""
+    """Fills this rank's shard of a DTensor with values that depend only on position."""
     whole = Box(tensor.shape, (0,) * tensor.dim())
 
     def fill_piece(piece: Tensor, _: Stream, box: Box | None) -> None:
@@ -505,7 +506,7 @@ def _fill_by_place(tensor: Tensor, fill_box: Callable[[Tensor, Box], None]) -> N
 
 
 def _fill_at_once(function: Callable[..., Tensor], tensor: Tensor, *arguments: Any) -> Tensor:
-    """Fills by a function of ``torch.nn.init`` wherever the tensor lies."""
+    """Fills by a function of ``torch.nn.init``, even where kernels could."""
     if is_native_memory(tensor):
         checks.check_memory(tensor)  # torch would crash on memory mapped read-only
-    return fallback.by_torch(function, tensor, *arguments)
+    return call_torch(function, tensor, *arguments)

@@ -14,15 +14,14 @@ from torchinit import functional
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill import checks
-from torchinit.fill.fill import fill
-from torchinit.fill.route import find_road
+from torchinit.fill.door import fill
 from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, as_float, parameters_of
-from torchinit.schemes.schemes import (
+from torchinit.schemes.init_table import (
     INIT_SCHEMES,
     SCHEMES,
     Arguments,
     InitializationType,
-    Scheme,
+    SchemeRow,
 )
 
 _NARROW_DTYPES = frozenset({torch.float16, torch.bfloat16})
@@ -132,7 +131,7 @@ def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> None:
     if not has_torch_function_unary(tensor):
         fill(draw, tensor, generator)
         return
-    # A mode of torch sees the function that makes the same.
+    # Modes get to see the function that does the same.
     row = DISTRIBUTIONS[draw[0]]
     keywords = {"generator": generator} if row.is_random else {}
     getattr(functional, f"{row.name}_")(tensor, *parameters_of(draw), **keywords)
@@ -144,7 +143,7 @@ _DEFAULTS = Arguments()
 def _checked_arguments(
     mean: Any, std: Any, scale: Any, groups: Any, trunc_clip: Any, gain: Any
 ) -> Arguments:
-    """The arguments in one; each is checked, whether or not the scheme uses it."""
+    """All arguments, each checked whether or not the scheme uses it."""
     given = (mean, std, scale, groups, trunc_clip, gain)
     if type(groups) is int and type(trunc_clip) is tuple and tuple(_DEFAULTS) == given:
         return _DEFAULTS
@@ -189,8 +188,8 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")
     if torch.compiler.is_compiling():
-        return  # a traced tensor has no memory to look at; the operators check it when they run
-    if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or find_road(tensor) == "nothing":
+        return  # a traced tensor has no memory to check; the operators do that when they run
+    if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or tensor.is_meta:
         return
     try:
         checks.check_target(tensor)
@@ -198,7 +197,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise ArgumentError(f"{name}: {error}") from None
 
 
-def _check_dimensions(weight: Tensor, init: str, scheme: Scheme, groups: int) -> None:
+def _check_dimensions(weight: Tensor, init: str, scheme: SchemeRow, groups: int) -> None:
     least, most = scheme.dimensions
     if not least <= weight.dim() <= most:
         wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"

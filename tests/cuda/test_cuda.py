@@ -17,9 +17,9 @@ from fills import (
     each_fill,
     make,
 )
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native import load as native
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 
 no_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
@@ -246,7 +246,7 @@ class Managed:
             return None
 
 
-@pytest.mark.parametrize("count", [1000, calls.LARGE // 4 + 5])
+@pytest.mark.parametrize("count", [1000, kernels.LARGE // 4 + 5])
 def test_managed_memory(count, monkeypatch):
     memory = Managed(count)
     tensor = torch.as_tensor(memory, device="cuda")

@@ -14,9 +14,9 @@ from worlds import in_worlds, of_eight
 
 import torchinit
 from fills import bits
-from torchinit.fill.fill import fill
+from torchinit.fill.door import fill
 from torchinit.schemes.distributions import normal_draw, truncated_draw, uniform_draw
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 
 FILLS = [normal_draw(0.0, 0.02), truncated_draw(0.0, 1.0, -2.0, 2.0), uniform_draw(-0.3, 0.3)]
 

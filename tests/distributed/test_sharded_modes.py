@@ -159,9 +159,9 @@ def test_which():
         route = torchinit.which(tensor, scheme)
         kind = "native" if NATIVE or scheme in ("eye", "dirac") else "torch"
         assert route.kind == kind, (scheme, route)
-        assert "of a DTensor" in route.reason or "of the whole" in route.reason
+        assert "of a DTensor" in route.reason or "full tensor" in route.reason
     assert torchinit.which(tensor, "sparse").kind == "torch"
-    assert "plain tensor of the whole" in torchinit.which(tensor, "sparse").reason
+    assert "by way of the full tensor" in torchinit.which(tensor, "sparse").reason
     with pytest.raises(ValueError, match="no"):
         torchinit.which(tensor, "nothing")
 

@@ -20,7 +20,7 @@ from conftest import native_only
 from torchinit import build_model, plan_model
 from torchinit.functional import fill
 from torchinit.schemes.distributions import normal_draw, uniform_draw
-from torchinit.streams.names import keys_of_names, part_of
+from torchinit.streams.named_keys import keys_of_names, part_of
 
 
 def normal(name: str, *shape: int, std: float = 1.0, seed: int = 0) -> torch.Tensor:

@@ -26,7 +26,7 @@ from torchinit import (
     by,
     init_model_,
 )
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 
 RULES = {"**.bias": "zeros", "**.norm*.weight": "ones", "**": Normal(0.02)}
 

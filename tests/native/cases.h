@@ -1,12 +1,12 @@
 // The cases of tests/data that the native tests share with the Python ones, and names for numbers.
 #pragma once
 
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "../../csrc/job/box.h"
@@ -69,13 +69,10 @@ inline std::vector<std::vector<std::string>> read_table(const std::string& path)
 }
 
 inline Distribution distribution_of(const std::string& name) {
-  const std::pair<const char*, Distribution> names[] = {
-      {"words", Distribution::Words},       {"uniform", Distribution::Uniform},
-      {"normal", Distribution::Normal},     {"truncated_normal", Distribution::TruncatedNormal},
-      {"constant", Distribution::Constant},
-  };
-  for (const auto& each : names)
-    if (name == each.first) return each.second;
+  std::string capitals = name;
+  for (char& letter : capitals) letter = static_cast<char>(std::toupper(letter));
+  for (int i = 0; i < kDistributions; ++i)
+    if (capitals == kDistributionNames[i]) return static_cast<Distribution>(i);
   stop("there is no distribution " + name);
 }
 

@@ -10,12 +10,12 @@ from torch import nn
 
 import torchinit
 from conftest import native_only
-from torchinit.fill.fill import fill
+from torchinit.fill.door import fill
 from torchinit.patch.named import FillByName
 from torchinit.patch.regions import Names, byte_range_of
 from torchinit.patch.swap import intercept
 from torchinit.schemes.distributions import normal_draw
-from torchinit.streams.names import keys_of_names, part_of
+from torchinit.streams.named_keys import keys_of_names, part_of
 
 pytestmark = native_only
 SIZE = 150
@@ -47,7 +47,7 @@ def initialise(layers):
 
 
 def by_key(key, shape, std=1.0):
-    from torchinit.fill.fill import fill
+    from torchinit.fill.door import fill
 
     return fill(normal_draw(0.0, std), torch.empty(shape), key)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from torchinit import build_model, init_model_
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape import facts
 from torchinit.tape.facts import facts_of, is_pinned
 from torchinit.tape.program import recall

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchinit.placement.distributed import Sharded
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.values.apply import fill_local
 from torchinit.values.fragments import as_cuts, copy_fragments, copy_view, fragments_of
 from torchinit.values.kinds import GivenValues
@@ -57,7 +57,7 @@ def shards():
         [((0, 0, 0), (1, 1, 1), (4, 2, 3))],
         [((0, 0, 0), (0, 0, 0), (1, 4, 5)), ((1, 0, 0), (3, 0, 0), (2, 4, 5))],
     ):
-        pieces = [Piece(*place) for place in places]
+        pieces = [ShardPiece(*place) for place in places]
         size = [sum(p.size[0] for p in pieces), *pieces[0].size[1:]]
         yield Sharded(torch.zeros(size), SHAPE, pieces)
 

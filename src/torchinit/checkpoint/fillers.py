@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.fill.fill import fill
+from torchinit.fill.door import fill, fill_all
 from torchinit.models.assign import Assignment
 from torchinit.models.init_shard import boxes_of_range
 from torchinit.native import load
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import Sharded
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.schemes.distributions import CONSTANT, Draw
-from torchinit.streams.names import KeyOfName
-from torchinit.values.apply import fill_drawn, fill_local
+from torchinit.streams.named_keys import KeyOfName
+from torchinit.values.apply import fill_local
 from torchinit.values.fragments import as_cuts
 from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part, Region
@@ -123,11 +123,11 @@ class PartsFiller(Filler):
         for offset, size in boxes_of_range(self._shape, first, memory.numel()):
             count = math.prod(size)
             local = memory[done : done + count].view(size)
-            here = Sharded(local, self._shape, [Piece((0,) * len(size), offset, size)])
+            here = Sharded(local, self._shape, [ShardPiece((0,) * len(size), offset, size)])
             for part, key in self._parts:
                 fills += fill_local(here, part, part.region, key, {})
             done += count
-        fill_drawn(fills)
+        fill_all(fills)
         _zero_rows(memory, first, math.prod(self._shape[1:]), self._pads)
 
 

@@ -21,7 +21,7 @@ from torchinit.checkpoint.writer import TEMPORARY, sync_folder, write_file
 from torchinit.errors import ArgumentError
 from torchinit.models.prepare import Prepared
 from torchinit.native import load
-from torchinit.streams.names import check_seed
+from torchinit.streams.named_keys import check_seed
 from torchinit.values.kinds import bytes_of, digest
 from torchinit.values.region import Part
 from torchinit.version import STREAM_VERSION, __version__

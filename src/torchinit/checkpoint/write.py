@@ -33,7 +33,7 @@ from torchinit.models.plan import Plan
 from torchinit.models.prepare import Prepared, prepare
 from torchinit.native.torch_private import storage_number
 from torchinit.progress import progress
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 
 Config: TypeAlias = "str | PathLike[str] | Callable[[], nn.Module]"
 RulesOrFunction: TypeAlias = "Mapping[Any, Any] | Callable[[Any], Mapping[Any, Any]] | None"

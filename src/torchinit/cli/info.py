@@ -12,7 +12,7 @@ import torch
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.fill.route import which
 from torchinit.native import built, load, torch_private
-from torchinit.schemes.schemes import SCHEMES
+from torchinit.schemes.init_table import SCHEMES
 from torchinit.version import STREAM_VERSION, __version__
 
 # Stands for every scheme with a native fill: which route they take depends on the tensor alone.

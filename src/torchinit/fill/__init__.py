@@ -1,1 +1,1 @@
-"""The one door: what, by which key, where; and how it is done, now, later or by torch."""
+"""The door: fills a tensor with given values, by a key, now or later, by kernels or by torch."""

@@ -1,4 +1,4 @@
-"""Fills collected and done together: one call of the kernels, and on a GPU few launches."""
+"""Collects fills and does them together: one call of the kernels, few launches on a GPU."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from contextvars import ContextVar
 from operator import attrgetter
 from threading import get_ident
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, UntypedStorage
 
-from torchinit.errors import ArgumentError, RankError
+from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.agreement import Drawn, agree
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.placement.box import Box
 from torchinit.placement.distributed import local_of
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw, constant_draw
-from torchinit.streams.keys import Stream, draw_key_number
+from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 
-# Of each fill: draw, number of the dtype, key, tensor, address, how often it had been written to
-# (-1 where torch does not count that), and the place of its values.
+# Of each fill: draw, number of the dtype, key, tensor, address, the tensor's version (-1 if it
+# has none), and what it writes.
 _Columns: TypeAlias = tuple[
-    list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[calls.Place]
+    list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[kernels.Extent]
 ]
 
 _dtype, _counted_version = attrgetter("dtype"), attrgetter("_version")
 
 
 def batch() -> Batch:
-    """Collects the fills within a ``with`` block and does them all at its end.
+    """Collects the fills within a ``with`` block, and does them all at its end.
 
     >>> import torch, torchinit
     >>> layers = [torch.nn.Linear(16, 16) for _ in range(3)]
@@ -43,36 +41,36 @@ def batch() -> Batch:
     ...         _ = torchinit.zeros_(layer.bias)
 
     A thousand parameters cost a few launches on a GPU, and one parallel region on a CPU. The values
-    are those of the same calls outside a batch: every call draws its key where it stands. Its
-    parameters are checked there too, the tensors when the block ends; until then they hold what
-    they held before: do not read them, nor write to them, inside.
+    are those of the same calls outside a batch: each call draws its key, and checks its arguments,
+    when it is made. Tensors are checked when the block ends. Until then they keep their old values:
+    do not read or write them inside the block.
 
-    ``orthogonal_``, ``sparse_``, ``eye_``, ``dirac_``, and whatever ``torch.nn.init`` serves, are
-    done at once. A batch inside a batch is part of it; other threads and other asyncio tasks are
-    not. If the block raises, what was collected before is filled all the same, as it would have
-    been without the batch. A generator that is suspended inside the block keeps the batch open for
-    the code that it is suspended for: close it, or let the batch end, before that fills.
+    ``orthogonal_``, ``sparse_``, ``eye_``, ``dirac_``, and whatever ``torch.nn.init`` fills, are
+    done at once. A nested batch joins the outer one; other threads and asyncio tasks do not. If the
+    block raises, what was collected so far is still filled, as it would have been without the
+    batch. A Python generator that is suspended inside the block leaves the batch open for the code
+    that runs meanwhile: close the generator, or let the batch end, before that code fills.
 
-    Writes are told by torch's count of them, which what goes through ``.data`` has no part in:
-    ``layer.weight.data[row].zero_()`` inside the block is not seen, and lost. Inside a graph of
-    ``torch.compile`` a batch is a graph break.
+    Writes are detected by torch's version counter, which ``.data`` bypasses:
+    ``layer.weight.data[row].zero_()`` inside the block is not noticed, and is overwritten. Inside a
+    graph of ``torch.compile`` a batch is a graph break.
 
     Raises:
         ArgumentError: at the end of the block, for a tensor that cannot be written to.
-        RuntimeError: at the end of the block, if a collected tensor was written to, converted,
-            moved, resized or given other memory after its call, so that its fill would come too
-            late or to the wrong place. Nothing collected is filled then.
+        RuntimeError: at the end of the block, if a collected tensor has since been written to,
+            converted, moved, resized or given other memory, so that its fill would be too late or
+            in the wrong place. None of the collected fills is done then.
     """
     return Batch()
 
 
-# The batch that collects what this thread or asyncio task fills; it may have ended.
+# The batch that collects the fills of this thread or asyncio task; it may have ended.
 open_batch: ContextVar[Batch | None] = ContextVar("torchinit.batch", default=None)
 
 
 @contextmanager
 def without_batch() -> Iterator[None]:
-    """A block of whose fills no open batch collects any: what is written there is used at once."""
+    """A block whose fills no open batch collects: their values are needed at once."""
     before = open_batch.set(None)
     try:
         yield
@@ -84,21 +82,19 @@ class Batch:
     """What ``batch`` returns: a context manager for one ``with`` statement."""
 
     def __init__(self, *, discards: bool = False) -> None:
-        """With discards, a block that raises fills nothing."""
+        """If discards is true, a block that raises fills nothing."""
         self._discards = discards
         self._entered = False
         # Whose fills are collected, while the block is open.
         self._thread = 0
         self._task: object = None
-        # Column by column: thousands of small tensors are what this is for.
+        # By columns, which is quick for thousands of small tensors.
         self._columns: _Columns = ([], [], [], [], [], [], [])
         self._boxes: dict[int, Box] = {}  # by number of the fill
-        # DTensors whose local tensors are to be filled: how often written to, and the local tensor.
+        # DTensors whose local tensors are to be filled: with version and local tensor.
         self._owners: list[tuple[Tensor, int, Tensor]] = []
-        # Where keys are compared: what was drawn, by the meshes that are to compare it.
-        self._drawn: dict[Any, list[Drawn]] = {}
-        # For the native module's quick path: the thread, and the columns, to add whole tensors on
-        # the CPU to. None where more has to be asked: which asyncio task runs.
+        # For the native module's quick path, which adds whole tensors on the CPU: the thread, and
+        # the columns. None where it would have to find out which asyncio task is running.
         self.quick: tuple[int, _Columns] | None = None
         self._before: Batch | None = None
         self._part_of: Batch | None = None
@@ -125,23 +121,20 @@ class Batch:
         if self._part_of is not None:
             return
         self._thread, self.quick = 0, None
-        # A generator may be closed in another thread or context, where it is not this batch's turn.
+        # A suspended generator may be closed in another thread or context, with another batch open.
         if open_batch.get() is self:
             open_batch.set(self._before)
         columns, self._columns = self._columns, ([], [], [], [], [], [], [])
-        if self._drawn and (kind is None or issubclass(kind, Exception)):
-            self._agree(columns, error)
-        if columns[0] and not (kind is not None and (self._discards or self._drawn)):
+        if columns[0] and not (kind is not None and self._discards):
             self._check(columns)
-            draws, dtypes, keys, tensors, addresses, _, places = columns
-            calls.fill_list(draws, dtypes, keys, tensors, addresses, places)
+            draws, dtypes, keys, tensors, addresses, _, extents = columns
+            kernels.run_fills(draws, dtypes, keys, tensors, addresses, extents)
         for owner, *_ in self._owners:
-            calls.count_write(owner)
+            kernels.count_write(owner)
 
     def _check(self, columns: _Columns) -> None:
-        """Raises if one of the tensors cannot be filled any more."""
-        if columns[0]:
-            _check_columns(columns, self._boxes)
+        """Raises if one of the tensors can no longer be filled."""
+        _check_columns(columns, self._boxes)
         for owner, version, local in self._owners:
             if _version(owner) != version or local_of(owner) is not local:
                 raise RuntimeError(
@@ -150,78 +143,49 @@ class Batch:
                     "block"
                 )
 
-    def _agree(self, columns: _Columns, failed: BaseException | None) -> None:
-        """Compares keys; other ranks are told what has failed here."""
-        if isinstance(failed, RankError):  # which they know
-            return
-        if failed is None:
-            try:
-                self._check(columns)
-            except Exception as error:
-                failed = error
-        agree(self._drawn, failed)
-
     def own(self, owner: Tensor, local: Tensor) -> None:
         """Notes a DTensor whose local tensor's fills have been collected."""
         self._owners.append((owner, _version(owner), local))
 
-    def compare(self, mesh: Any, drawn: Drawn | None = None) -> bool:
-        """Has the ranks of a mesh compare what they have drawn, at the end; whether it will."""
-        if self._part_of is not None:
-            return self._part_of.compare(mesh, drawn)
-        if not self.collects():
-            return False
-        of_mesh = self._drawn.setdefault(mesh, [])
-        if drawn is not None:
-            of_mesh.append(drawn)
-        return True
+    def collects(self, tensor: Tensor | None = None) -> bool:
+        """Whether the block is open, and in this thread and task, which contexts are copied to.
 
-    def collects(self) -> bool:
-        """Whether the block is open, and the caller's: contexts are copied to other tasks."""
-        return self._thread == get_ident() and self._task is (
-            _get_running_loop() and current_task()
-        )
-
-    def collect(
-        self, draw: Draw, number: int, tensor: Tensor, stream: Stream, box: Box | None = None
-    ) -> bool:
-        """Takes a fill, and draws its key; returns whether it did.
-
-        Args:
-            draw: checked here.
-            number: of the tensor's dtype.
-            tensor: in memory that kernels fill; checked when the block ends.
-            stream, box: as ``fill`` has them.
+        With a tensor: also whether that has an address, without which its fill cannot wait.
         """
-        if not self.collects():
+        if self._thread != get_ident() or self._task is not (
+            _get_running_loop() and current_task()
+        ):
             return False
         try:
-            address = tensor.data_ptr()
-        except RuntimeError:  # it has no one address: torch's to fill
+            return tensor is None or tensor.data_ptr() >= 0
+        except RuntimeError:
             return False
-        check_draw(draw, tensor.dtype)
+
+    def collect(self, draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
+        """Takes a fill of a tensor that kernels write; the draw and the box have been checked.
+
+        The tensor is checked when the block ends.
+        """
         if draw[0] == CONSTANT:
             draw = constant_draw(float(draw[1]))  # a tensor may change before the block ends
-        key = 0 if draw[0] == CONSTANT else draw_key_number(stream)
         if box is not None:
             self._boxes[len(self._columns[0])] = box
-        place = calls.place_of(tensor, box)
-        row = (draw, number, key, tensor, address, _version(tensor), place)
+        number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
+        row = (draw, number, key, tensor, address, _version(tensor), kernels.extent_of(tensor, box))
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)  # type: ignore[attr-defined]
-        return True
 
 
 def _check_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
-    """Raises if one of the tensors that were collected cannot be filled."""
-    _, dtypes, _, tensors, addresses, versions, places = columns
+    """Raises if one of the collected tensors cannot be filled."""
+    _, dtypes, _, tensors, addresses, versions, extents = columns
     counted = min(versions) >= 0
     whole = not boxes and all(map(Tensor.is_contiguous, tensors))
     if (
         list(map(Tensor.data_ptr, tensors)) != addresses
         or list(map(DTYPE_NUMBERS.get, map(_dtype, tensors))) != dtypes
         or list(map(_counted_version if counted else _version, tensors)) != versions
-        or (list(map(Tensor.numel, tensors)) if whole else _places(tensors, boxes)) != places
+        or (list(map(Tensor.numel, tensors)) if whole else _extents(tensors, boxes)) != extents
     ):
         _complain(columns, boxes)
     if not (
@@ -240,8 +204,8 @@ def _check_columns(columns: _Columns, boxes: dict[int, Box]) -> None:
             checks.check_target(tensor)
 
 
-def _places(tensors: list[Tensor], boxes: dict[int, Box]) -> list[calls.Place]:
-    return [calls.place_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
+def _extents(tensors: list[Tensor], boxes: dict[int, Box]) -> list[kernels.Extent]:
+    return [kernels.extent_of(tensor, boxes.get(i)) for i, tensor in enumerate(tensors)]
 
 
 def _version(tensor: Tensor) -> int:
@@ -252,13 +216,13 @@ def _version(tensor: Tensor) -> int:
 
 
 def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
-    """Raises for the first tensor that is not what it was when its fill was collected."""
-    _, dtypes, _, tensors, addresses, versions, places = columns
+    """Raises for the first tensor that has changed since its fill was collected."""
+    _, dtypes, _, tensors, addresses, versions, extents = columns
     for i, tensor in enumerate(tensors):
         dtype, address, version = dtypes[i], addresses[i], versions[i]
         shape = f"a tensor of shape {tuple(tensor.shape)}"
         since = "since its fill was collected by torchinit.batch()"
-        if tensor.device.type not in ("cpu", "cuda"):
+        if tensor.device.type not in kernels.DEVICES:
             raise RuntimeError(f"{shape} has moved to {tensor.device} {since}: move it after")
         if DTYPE_NUMBERS.get(tensor.dtype) != dtype:
             raise RuntimeError(f"{shape} has become {tensor.dtype} {since}: convert it after")
@@ -267,5 +231,5 @@ def _complain(columns: _Columns, boxes: dict[int, Box]) -> None:
             raise RuntimeError(f"{shape} has {lost} {since}: replace it after the block")
         if _version(tensor) != version:
             raise RuntimeError(f"{shape} was written to {since}: write to it after the block")
-        if calls.place_of(tensor, boxes.get(i)) != places[i]:
+        if kernels.extent_of(tensor, boxes.get(i)) != extents[i]:
             raise RuntimeError(f"{shape} had another shape or other strides {since}: view it after")

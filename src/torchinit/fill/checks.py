@@ -1,4 +1,4 @@
-"""Checks of the tensors to be filled: each raises before anything is written."""
+"""Checks of tensors before they are filled; each raises before anything is written."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchinit.errors import ArgumentError
-from torchinit.native import calls, load
+from torchinit.native import kernels, load
 from torchinit.native.torch_private import FakeTensor, dual_level
 
-# Addresses of memory that programs are given are greater than this on most systems. Smaller ones
-# may be an offset into a storage that was freed, and are looked at.
+# On most systems memory is at higher addresses than this. A lower one may be an offset into a freed
+# storage, and is checked.
 LEAST_ADDRESS = 1 << 44
 
 
 def is_ordinary(tensor: Tensor) -> bool:
-    """Whether a tensor has memory that torch allocated, and may be written to."""
+    """Whether a tensor has writable memory that torch allocated."""
     storage = tensor.untyped_storage()
     return bool(storage.nbytes() and storage.resizable()) and not tensor.is_inference()
 
 
 def check_target(tensor: Tensor) -> None:
-    """What ``check_writable`` and ``check_memory`` do."""
+    """``check_writable`` and ``check_memory``."""
     check_writable(tensor)
     check_memory(tensor)
 
 
 def check_writable(tensor: Tensor) -> None:
-    """Raises ArgumentError if a dense tensor cannot take a value at every place, each its own.
+    """Raises ArgumentError unless every element of a dense tensor can be written on its own.
 
-    That is: an element of memory shared by two logical positions (an expanded tensor), or an
-    inference tensor outside ``torch.inference_mode``.
+    It cannot where two positions share memory (an expanded tensor), nor in an inference tensor
+    outside ``torch.inference_mode``.
     """
     if _overlaps(tensor):
         raise ArgumentError(
@@ -46,12 +46,11 @@ def check_writable(tensor: Tensor) -> None:
 
 
 def check_memory(tensor: Tensor) -> None:
-    """Raises ArgumentError if a dense tensor's memory was freed or is mapped read-only.
+    """Raises ArgumentError if a dense tensor's memory was freed, or is known to be read-only.
 
-    The latter where it can be told. Only memory that torch did not allocate can be read-only, and
-    such storages cannot be resized.
+    Only memory that torch did not allocate can be read-only, and such storages are not resizable.
     """
-    if isinstance(tensor, FakeTensor) or tensor.device.type not in ("cpu", "cuda"):
+    if isinstance(tensor, FakeTensor) or tensor.device.type not in kernels.DEVICES:
         return
     storage = tensor.untyped_storage()
     if tensor.numel() > 0 and (storage.nbytes() == 0 or tensor.data_ptr() == 0):
@@ -71,7 +70,7 @@ def check_memory(tensor: Tensor) -> None:
 
 
 def extent(tensor: Tensor) -> int:
-    """Bytes from the first to past the last element in memory; 0 without elements."""
+    """Bytes from the first element to the end of the last one in memory; 0 without elements."""
     if tensor.is_contiguous() or tensor.numel() == 0:
         return tensor.numel() * tensor.element_size()
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -81,7 +80,7 @@ def extent(tensor: Tensor) -> int:
 def forget_tangent(tensor: Tensor) -> None:
     """Zeroes the tangent of a dual tensor of forward-mode differentiation.
 
-    What was filled depends on nothing, and operators without a formula leave the tangent as it is.
+    A fill depends on nothing, but operators without a derivative formula keep the old tangent.
     """
     if dual_level() >= 0:
         tangent = forward_ad.unpack_dual(tensor).tangent
@@ -95,7 +94,7 @@ def _overlaps(tensor: Tensor) -> bool:
     dims = sorted(
         (step, size) for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1
     )
-    reach = 0  # the largest offset that the dimensions so far attain
+    reach = 0  # the largest offset within the dimensions so far
     for stride, size in dims:
         if stride <= reach:
             break
@@ -103,8 +102,8 @@ def _overlaps(tensor: Tensor) -> bool:
     else:
         return False
     if dims[0][0] == 0 or tensor.numel() > 1 << 20:
-        return True  # of large interleaved views we do not prove that they are safe
-    with calls.serial_if_forked():
+        return True  # large interleaved views may be safe, which would take too long to prove
+    with kernels.serial_if_forked():
         offsets = torch.zeros((), dtype=torch.int64, device="cpu")
         for stride, size in dims:
             offsets = offsets.unsqueeze(-1) + torch.arange(size, device="cpu") * stride

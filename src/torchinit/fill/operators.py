@@ -1,12 +1,11 @@
-"""The operators ``torchinit::...``: schema, checks, and the kernel, Fake and vmap rules.
+"""The operators ``torchinit::...``: their schemas and checks, and the memory, fake and vmap rules.
 
 ``x_`` fills its first argument in place and returns nothing; ``x`` returns such a tensor, filled.
-Each is a pure function of its arguments: the key is a tensor of one int64 on the CPU
-(streams/keys.py), everything else a number.
+Each is a pure function of its arguments: the key is a 0-dimensional int64 tensor on the CPU
+(streams/keys.py), everything else is a number.
 
 ``global_shape`` and ``offset``, given together, make the tensor a box of a larger logical tensor:
-it receives the values that a fill of the whole of that shape has at ``offset`` and on. Without them
-the tensor is the whole.
+it gets the values that a fill of the full tensor has from ``offset`` on.
 """
 
 from __future__ import annotations
@@ -20,23 +19,18 @@ from torch.compiler import is_compiling
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
-from torchinit.fill import staged
+from torchinit.fill import via_host
 from torchinit.fill.checks import check_memory, check_writable, forget_tangent
-from torchinit.fill.route import why_staged
-from torchinit.native import calls
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import below_vmap, is_functionalizing, vmap_level
 from torchinit.placement.box import Box, check_box
 from torchinit.schemes.distributions import (
-    CONSTANT,
     DISTRIBUTIONS,
-    NORMAL,
-    TRUNCATED_NORMAL,
-    UNIFORM,
     WORDS,
+    DistributionRow,
     Draw,
-    Row,
     check_draw,
+    draw_from,
     parameters_of,
 )
 
@@ -44,22 +38,24 @@ _FLOATS = frozenset(ALL_DTYPES)
 _INTEGERS = frozenset({torch.int32, torch.int64})
 
 
-def fill(draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None) -> None:
-    """Fills by the operator of a draw, outside autograd; a key is drawn only if it takes one."""
+def fill_by_operator(
+    draw: Draw, tensor: Tensor, draw_key: Callable[[], Tensor], box: Box | None
+) -> None:
+    """Fills by the operator of a draw, outside autograd; draws a key only if that takes one."""
     row, operator = DISTRIBUTIONS[draw[0]], _OPERATORS[draw[0]]
     parameters = [float(parameter) for parameter in parameters_of(draw)]
     if row.is_random:
-        fill_by(operator, tensor, draw_key(), *parameters, *(box or ()))
+        call_operator(operator, tensor, draw_key(), *parameters, *(box or ()))
     else:
-        fill_by(operator, tensor, *parameters)
+        call_operator(operator, tensor, *parameters)
 
 
-def fill_by(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
-    """Fills a tensor by an operator in the form that suits what observes it.
+def call_operator(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
+    """Fills a tensor by whichever form of an operator suits what observes it.
 
-    Compilers and functionalize get the form that returns, and a copy: inductor loses values that
-    were read between two writes of an operator that is not torch's own (``y = x.clone()`` between
-    two fills of x; torch 2.13, 2.14), and functionalize knows no operators that write.
+    Compilers and functionalize get the form that returns a tensor, and a copy. Inductor loses
+    values read between two writes by a custom operator (``y = x.clone()`` between two fills of x;
+    torch 2.13, 2.14), and functionalize does not support custom operators that write.
     """
     with torch.no_grad():
         if is_compiling() or is_functionalizing(tensor):
@@ -71,12 +67,12 @@ def fill_by(operator: Operator, tensor: Tensor, *arguments: Any) -> None:
 
 
 def _arguments(distribution: int, arguments: Sequence[Any]) -> tuple[Tensor | None, Draw, Any, Any]:
-    """Key, draw, global_shape and offset of what an operator was called with."""
+    """Key, draw, global_shape and offset, from the arguments of an operator."""
     row = DISTRIBUTIONS[distribution]
     key = arguments[0] if row.is_random else None
     rest = list(arguments[1:] if row.is_random else arguments)
     count = len(row.parameters)
-    draw = (distribution, *rest[:count], *[0.0] * (4 - count))
+    draw = draw_from(distribution, rest[:count])
     global_shape, offset = (*rest[count:], None, None)[:2]
     return key, draw, global_shape, offset
 
@@ -117,7 +113,7 @@ def check_key(key: Tensor) -> None:
 
 
 class _OnMemory:
-    """The implementation for tensors in plain memory, on whatever device."""
+    """The implementation for tensors in memory, on any device."""
 
     def __init__(self, distribution: int) -> None:
         self.distribution = distribution
@@ -125,18 +121,15 @@ class _OnMemory:
     def __call__(self, tensor: Tensor, *arguments: Any) -> None:
         key, draw, *bounds = _arguments(self.distribution, arguments)
         box = _check(self.distribution, tensor, key, draw, *bounds)
+        number = 0
         if tensor.numel() > 0:
             check_memory(tensor)
             number = 0 if key is None else int(key.item())
-            if why_staged(tensor.device):
-                staged.fill(draw, tensor, number, box)
-            else:
-                calls.fill(tensor, draw, number, calls.place_of(tensor, box))
-        calls.count_write(tensor)
+        via_host.write(draw, tensor, number, box)
 
 
 class _OnFake:
-    """For tensors without memory, which take no values."""
+    """The implementation for tensors without memory: only checks."""
 
     def __init__(self, distribution: int) -> None:
         self.distribution = distribution
@@ -147,9 +140,9 @@ class _OnFake:
 
 
 class _OnBatched:
-    """Under vmap: with randomness "different" the whole batch is one tensor, batch dimension first.
+    """The vmap rule: with randomness "different" the batch is filled as one tensor, batch first.
 
-    With "same" every example is a copy of the one fill, as is every box.
+    With "same", or for boxes, one example is filled and copied to the others.
     """
 
     def __init__(self, distribution: int) -> None:
@@ -163,9 +156,9 @@ class _OnBatched:
 
 
 def check_randomness(tensor: Tensor, name: str) -> None:
-    """Raises RuntimeError where vmap was told that nothing random happens, as torch does.
+    """Raises RuntimeError under vmap with randomness "error", as torch's random operators do.
 
-    Or where it was to be different in every example of a tensor that is one for all.
+    Also with "different", for a tensor that is not batched and so the same for all examples.
     """
     randomness, is_batched = vmap_level(tensor)
     if randomness == "error":
@@ -177,15 +170,15 @@ def check_randomness(tensor: Tensor, name: str) -> None:
     if randomness == "different" and not is_batched:
         raise RuntimeError(
             f"vmap: torchinit::{name} cannot give different values to the examples of a tensor "
-            "that is not batched. Make it of a batched one, as by torch.empty_like or new_empty, "
-            "or ask for randomness='same'"
+            "that is not batched. Make it from a batched one (torch.empty_like, new_empty), or use "
+            "randomness='same'"
         )
 
 
 def fill_batched(
     info: Any, examples: Tensor, fill: Callable[[Tensor], None], *, same: bool
 ) -> None:
-    """Fills (batch, ...) examples at once, or one of them, which the others are copies of."""
+    """Fills a batch of examples at once; or, if same, the first, and copies it to the others."""
     if not same:
         fill(examples)
     elif info.batch_size:
@@ -199,7 +192,7 @@ LIBRARY = operator_library("fill.operators")
 
 
 class Operator(NamedTuple):
-    """The overloads of an operator's two forms: calling them skips a look-up by name."""
+    """The overloads of an operator's two forms, which are quicker to call than by name."""
 
     writes: Any
     returns: Any
@@ -212,13 +205,13 @@ def define(
     on_fake: Callable[..., None],
     on_batched: Callable[..., None],
 ) -> Operator:
-    """Defines an operator in both of its forms.
+    """Defines both forms of an operator.
 
     Args:
-        name: of the form that writes, with its underscore.
+        name: of the form that writes, with the underscore.
         schema: of the arguments after the tensor.
         on_memory: fills the tensor in memory, its first argument.
-        on_fake: checks what there is to check of a tensor without memory.
+        on_fake: checks the arguments for a tensor without memory.
         on_batched: called with vmap's info, and the tensor with the batch dimension first.
     """
     random = "Tensor key" in schema
@@ -280,12 +273,12 @@ def _register(
             with below_vmap():
                 return overload(tensor, *arguments)
 
-        # Also where nothing is batched, which the rule above is not asked about.
+        # Also called where nothing is batched, for which torch does not call the vmap rule.
         LIBRARY.impl(name, on_vmap, "FuncTorchVmapMode")
     return overload
 
 
-def _define(distribution: int, row: Row) -> Operator:
+def _define(distribution: int, row: DistributionRow) -> Operator:
     parts = ["Tensor key"] if row.is_random else []
     parts += [f"float {name}" for name in row.parameters]
     parts += [_BOX] if row.is_random else []
@@ -301,6 +294,4 @@ def _define(distribution: int, row: Row) -> Operator:
 _OPERATORS = {
     distribution: _define(distribution, row) for distribution, row in DISTRIBUTIONS.items()
 }
-uniform_, normal_ = _OPERATORS[UNIFORM].writes, _OPERATORS[NORMAL].writes
-trunc_normal_, constant_ = _OPERATORS[TRUNCATED_NORMAL].writes, _OPERATORS[CONSTANT].writes
 random_words_ = _OPERATORS[WORDS].writes

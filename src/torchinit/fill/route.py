@@ -1,8 +1,9 @@
-"""Native or torch: the one place that decides, and can say why."""
+"""The dispatch path of a tensor: decided here and nowhere else, with the reason in words."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,19 +23,36 @@ from torchinit.native.torch_private import (
     jit_trace,
 )
 from torchinit.placement.distributed import is_dtensor, local_of
-from torchinit.schemes.schemes import find_scheme
+from torchinit.schemes.init_table import find_scheme
 
-# A subclass may hold its values anywhere (DTensor, quantised tensors), so only these are known. A
-# FakeTensor reaches the operators' fake implementations.
+# Other subclasses may hold their values anywhere (DTensor, quantised tensors). A FakeTensor reaches
+# the operators' fake implementations.
 PLAIN_TYPES = frozenset({Tensor, Parameter, Buffer})
 KNOWN_TYPES = PLAIN_TYPES | {FakeTensor}
 
 FLOAT_NUMBERS = {dtype: DTYPE_NUMBERS[dtype] for dtype in ALL_DTYPES}
 
-# now: the kernel at once, or in the open batch; staged: the kernel in host memory, and a copy;
-# operator: torch's dispatcher is to see the fill; nothing: there is no memory; torch: torch.nn.init
-# serves; sharded: a DTensor, whose local tensor is filled by one of these roads.
-Road = Literal["now", "staged", "operator", "nothing", "torch", "sharded"]
+_Path: TypeAlias = Literal["kernel", "via_host", "operator", "nothing", "torch", "sharded"]
+
+
+class Ways(NamedTuple):
+    """How one kind of fill is done on each dispatch path; all take the tensor and what follows it.
+
+    Attributes:
+        kernel: by a kernel in the tensor's own memory, at once or in the open batch.
+        via_host: by a kernel in host memory, which is then copied to the device.
+        operator: by an operator, because a compiler, tracer, transform or mode observes the fill.
+        torch: by ``torch.nn.init``, because kernels do not support the tensor.
+        sharded: a DTensor: piece by piece of the local tensor, each of which is dispatched again.
+        nothing: there is no memory to fill.
+    """
+
+    kernel: Callable[..., object]
+    via_host: Callable[..., object]
+    operator: Callable[..., object]
+    torch: Callable[..., object]
+    sharded: Callable[..., object]
+    nothing: Callable[..., object]
 
 
 class Route(NamedTuple):
@@ -71,22 +89,45 @@ def which(tensor: Tensor, scheme: str) -> Route:
     """
     if is_dtensor(tensor):
         if scheme.rstrip("_") in ("eye", "dirac"):
-            return Route("native", "what lies here of a DTensor is written by its place")
+            return Route("native", "each rank writes its shard of a DTensor by position")
         route = which(local_of(tensor), scheme)
         if route.kind != "torch":
-            return Route(route.kind, f"of what lies here of a DTensor: {route.reason}")
-        return Route("torch", f"by way of a plain tensor of the whole: {route.reason}")
+            return Route(route.kind, f"of a DTensor's local tensor: {route.reason}")
+        return Route("torch", f"by way of the full tensor: {route.reason}")
     if why := find_scheme(scheme).why_torch:
         return Route("torch", why)
-    if why := obstacle(tensor):
+    if why := _unsupported_reason(tensor):
         return Route("torch", why)
-    if why := why_staged(tensor.device):
+    if why := via_host_reason(tensor.device):
         return Route("staged", f"{why}: filled on the CPU and copied")
     return Route("native", "every condition is met")
 
 
-def is_observed() -> bool:
-    """Whether something wants to see operators: a mode, a tracer, a transform or a derivative."""
+def dispatch(ways: Ways, tensor: Tensor, *arguments: Any) -> None:
+    """Fills a tensor in the way for its dispatch path."""
+    getattr(ways, _path_of(tensor))(tensor, *arguments)
+
+
+def is_native(tensor: Tensor) -> bool:
+    """Whether kernels or operators fill a tensor, and not ``torch.nn.init``; also a DTensor.
+
+    Warns once if that is for lack of the native module alone.
+    """
+    return _path_of(tensor) != "torch"
+
+
+def is_direct(tensor: Tensor) -> bool:
+    """Whether a kernel writes a tensor's own memory, with nothing in between that observes it."""
+    return _path_of(tensor) == "kernel"
+
+
+def needs_operator(tensor: Tensor) -> bool:
+    """Whether a compiler, tracer, transform or mode is to see the fill as an operator."""
+    return _path_of(tensor) == "operator"
+
+
+def _is_observed() -> bool:
+    """Whether a mode, a tracer, a transform or forward-mode differentiation observes operators."""
     return (
         dispatch_modes() != 0
         or innermost_transform() is not None
@@ -95,12 +136,11 @@ def is_observed() -> bool:
     )
 
 
-def find_road(tensor: Tensor) -> Road:
-    """Returns how a tensor is to be filled."""
+def _path_of(tensor: Tensor) -> _Path:
     if type(tensor) not in KNOWN_TYPES and is_dtensor(tensor):
         return "sharded"
-    if obstacle(tensor):
-        if load.module is None and not _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout):
+    if _unsupported_reason(tensor):
+        if load.module is None and not _unsupported_kind(type(tensor), tensor.dtype, tensor.layout):
             load.warn_once()
         return "torch"
     if tensor.is_meta:
@@ -109,47 +149,33 @@ def find_road(tensor: Tensor) -> Road:
         return "operator"
     if isinstance(tensor, FakeTensor):
         return "operator" if dispatch_modes() else "nothing"
-    if is_observed() or is_functionalizing(tensor):
+    if _is_observed() or is_functionalizing(tensor):
         return "operator"
-    if why_staged(tensor.device):
+    if via_host_reason(tensor.device):
         load.warn_once(tensor.device.type)
-        return "staged"
-    return "now"
+        return "via_host"
+    return "kernel"
 
 
 def is_native_memory(tensor: Tensor) -> bool:
-    """Returns whether a tensor is of plain memory that may be looked at."""
+    """Whether a tensor is strided, in plain memory that can be checked before it is filled."""
     return (
         not is_compiling()
         and type(tensor) in PLAIN_TYPES
         and tensor.layout is torch.strided
-        and tensor.device.type in ("cpu", "cuda")
+        and not tensor.is_meta
         and innermost_transform() is None
         and not is_functionalizing(tensor)
     )
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Returns whether a tensor is of floats in dense memory that torch's operations can write."""
-    return (
-        type(tensor) in KNOWN_TYPES
-        and tensor.dtype in ALL_DTYPES
-        and tensor.layout is torch.strided
-        and tensor.device.type in ("cpu", "cuda")
-        and not tensor.is_neg()
-    )
-
-
-def obstacle(tensor: Tensor) -> str:
-    """Returns why neither kernels nor operators can serve a tensor; empty if they can.
-
-    A DTensor is served always, if by way of a plain tensor of the whole.
-    """
+def _unsupported_reason(tensor: Tensor) -> str:
+    """Why neither kernels nor operators can fill a tensor; empty if they can, as for DTensors."""
     if type(tensor) not in KNOWN_TYPES and is_dtensor(tensor):
         return ""
     if load.module is None:
         return load.reason
-    why = _obstacle_of_kind(type(tensor), tensor.dtype, tensor.layout)
+    why = _unsupported_kind(type(tensor), tensor.dtype, tensor.layout)
     if why or is_compiling():
         return why
     if tensor.is_neg():
@@ -159,8 +185,8 @@ def obstacle(tensor: Tensor) -> str:
     return ""
 
 
-def why_staged(device: torch.device) -> str:
-    """Returns why tensors of a device are filled in host memory and copied; empty if not."""
+def via_host_reason(device: torch.device) -> str:
+    """Why tensors of a device are filled in host memory and copied; empty if they are not."""
     if device.type == "cuda":
         return load.why_no_cuda(device)
     if device.type in ("cpu", "meta"):
@@ -168,7 +194,7 @@ def why_staged(device: torch.device) -> str:
     return f"device type {device.type} has no native kernels"
 
 
-def _obstacle_of_kind(kind: type, dtype: torch.dtype, layout: torch.layout) -> str:
+def _unsupported_kind(kind: type, dtype: torch.dtype, layout: torch.layout) -> str:
     if kind not in KNOWN_TYPES:
         return f"tensor subclass {kind.__name__} is not known"
     if dtype not in ALL_DTYPES:

@@ -1,41 +1,39 @@
-"""Fills of DTensors: each process fills what lies there, by one key, and asks nobody.
+"""Fills of DTensors: each process fills its own shard, with the same key and no communication.
 
-The values are those of the whole: a piece is a box of it.
+Every piece is filled as a box of the full tensor, so the values are those of the full tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from torchinit.fill import agreement, checks
+from torchinit.fill import checks
 from torchinit.fill.batch import open_batch
-from torchinit.fill.route import KNOWN_TYPES, find_road
-from torchinit.native import calls
+from torchinit.fill.route import KNOWN_TYPES, is_native, needs_operator
+from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded, read_sharded
-from torchinit.placement.pieces import Piece
-from torchinit.streams.keys import Stream, draw_key, draw_key_number, state_number
+from torchinit.placement.mesh import ShardPiece
+from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
-# Fills one piece by a key, as a box; as the whole where there is no box.
+# Fills one piece by a key, as a box; as the full tensor if there is no box.
 FillPiece: TypeAlias = Callable[[Tensor, Stream, Box | None], object]
-# Fills a plain tensor of the global shape, from a stream.
+# Fills a plain tensor of the global shape from a stream.
 FillWhole: TypeAlias = Callable[[Tensor, Stream], object]
-# Draws keys.
-Draw: TypeAlias = Callable[[Stream], Stream]
 
 
 class Begun(NamedTuple):
-    """A fill that nothing is wrong with.
+    """A fill that has been checked.
 
     Attributes:
-        sharded: what lies here.
-        stream: the key; or where torch draws from, if it is torch that fills.
-        by_torch: whether neither kernels nor operators serve the local tensor.
+        sharded: this rank's part of the DTensor.
+        stream: the key; or where torch draws from, if torch fills.
+        by_torch: whether ``torch.nn.init`` fills, since kernels do not support the local tensor.
     """
 
     sharded: Sharded
@@ -49,30 +47,24 @@ def fill_sharded(
     fill_piece: FillPiece,
     fill_whole: FillWhole | None,
     *,
-    check: Callable[[], None] = lambda: None,
     is_random: bool = True,
-    at_once: bool = False,
 ) -> None:
-    """Fills what of a DTensor lies here; one on the meta device is left alone.
+    """Fills this rank's part of a DTensor; does nothing on the meta device.
 
     Args:
         tensor: a DTensor.
-        stream: where the key is drawn from, on every rank alike and also where nothing lies here.
+        stream: where the key is drawn from, on every rank, even one that holds no element.
         fill_piece: fills a piece.
-        fill_whole: makes the whole where it is torch that draws, and pieces cannot be made alone.
-        check: raises for what is wrong with the fill, before anything is drawn.
+        fill_whole: fills the full tensor, where torch draws and cannot fill a piece alone.
         is_random: whether a key is drawn.
-        at_once: whether batches do not collect such fills.
 
     Raises:
         ArgumentError: for placements, or a local tensor, that cannot be filled.
         TypeError: for a local tensor of a class that is not known.
-        RankError: where keys are compared, and differ.
     """
     if tensor.is_meta:
-        check()
         return
-    begun = begin_sharded(tensor, stream, check, is_random=is_random, at_once=at_once)
+    begun = begin_sharded(tensor, stream, is_random=is_random)
     sharded = begun.sharded
     if begun.by_torch and is_random:
         assert fill_whole is not None
@@ -86,7 +78,7 @@ def fill_sharded(
 
 
 def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None:
-    """Fills a DTensor by way of a plain tensor of the whole, which torch fills on every rank."""
+    """Fills a DTensor from the full tensor, which torch fills on every rank."""
     if tensor.is_meta:
         return
     begun = begin_sharded(tensor, stream, by_torch=True)
@@ -94,13 +86,13 @@ def fill_by_whole(tensor: Tensor, stream: Stream, fill_whole: FillWhole) -> None
     count_write(tensor, begun.sharded.local)
 
 
-def view_of(local: Tensor, piece: Piece) -> Tensor:
-    """A piece of a local tensor."""
+def view_of(local: Tensor, piece: ShardPiece) -> Tensor:
+    """The view of a piece in a local tensor."""
     return cut_out(local.detach(), piece.start, piece.size)
 
 
-def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[Piece]) -> None:
-    """Copies what of a whole tensor a local one holds."""
+def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[ShardPiece]) -> None:
+    """Copies to a local tensor its pieces of the full tensor."""
     with torch.no_grad():
         for piece in pieces:
             view_of(local, piece).copy_(cut_out(whole, piece.offset, piece.size))
@@ -109,75 +101,36 @@ def copy_pieces(whole: Tensor, local: Tensor, pieces: Sequence[Piece]) -> None:
 def begin_sharded(
     tensor: Tensor,
     stream: Stream,
-    check: Callable[[], None] = lambda: None,
     *,
     is_random: bool = True,
     by_torch: bool = False,
-    at_once: bool = False,
-    draw: Draw | None = None,
+    keys: int | None = None,
 ) -> Begun:
-    """Does what comes before the first write: checks, the key, and what ranks have to agree on.
+    """Does what has to be done before the first write: checks the tensor, and draws the key.
 
     Args:
-        tensor, stream, check, is_random, at_once: as ``fill_sharded`` has them; the tensor is in
-            memory.
-        by_torch: whether torch fills wherever the tensor lies.
-        draw: draws the keys; None draws one.
+        tensor, stream, is_random: as for ``fill_sharded``; the tensor is not on the meta device.
+        by_torch: whether torch fills even where kernels could.
+        keys: how many keys to draw, as one tensor; None for one key.
 
     Raises:
-        ArgumentError, TypeError, RankError: as ``fill_sharded``.
+        ArgumentError, TypeError: as ``fill_sharded``.
     """
-    if is_compiling() or not (is_random and agreement.is_checking(stream)):
-        return _drawn(tensor, stream, check, is_random, by_torch, draw)
-    mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
-    batch = open_batch.get()
-    in_batch = batch is not None and batch.compare(mesh)
-    try:
-        begun = _drawn(tensor, stream, check, is_random, by_torch, draw)
-    except Exception as error:
-        if not in_batch:  # at its end the batch tells the others
-            agreement.agree({mesh: []}, error)
-        raise
-    if begun.by_torch:
-        assert not isinstance(stream, int | Tensor)
-        number = state_number(stream)
-        if by_torch and stream is not None:
-            number ^= state_number()  # sparse_ draws from the default generator besides
-    else:
-        number = int(torch.as_tensor(begun.stream).sum())
-    drawn = agreement.Drawn(f"a DTensor of shape {begun.sharded.global_shape}", number)
-    # What a batch does not collect is written at once, and compared before.
-    waits = in_batch and not (at_once or begun.by_torch)
-    waits = waits and find_road(begun.sharded.local) == "now"
-    if not (waits and batch is not None and batch.compare(mesh, drawn)):
-        agreement.agree({mesh: [drawn]})
-    return begun
-
-
-def _drawn(
-    tensor: Tensor,
-    stream: Stream,
-    check: Callable[[], None],
-    is_random: bool,
-    by_torch: bool,
-    draw: Draw | None,
-) -> Begun:
-    """Checks a fill, and draws its key."""
     sharded = read_sharded(tensor)
-    road = find_road(sharded.local)
-    if road == "torch" and type(sharded.local) not in KNOWN_TYPES:
+    native, as_operator = is_native(sharded.local), needs_operator(sharded.local)
+    if not native and type(sharded.local) not in KNOWN_TYPES:
         raise TypeError(
             f"the local tensor of a DTensor is a {type(sharded.local).__name__}, whose values may "
-            "lie anywhere: fill it by its own means"
+            "lie anywhere: fill it with that class's own functions"
         )
-    if road in ("now", "staged") and sharded.pieces:
+    if native and not as_operator and sharded.pieces:
         checks.check_target(sharded.local)
-    check()
-    by_torch = by_torch or road == "torch"
+    by_torch = by_torch or not native
     if is_random and not by_torch:
-        if draw is None:
-            draw = draw_key if road == "operator" else draw_key_number
-        stream = draw(stream)
+        if keys is not None:
+            stream = draw_keys(keys, stream)
+        else:
+            stream = draw_key(stream) if as_operator else draw_key_number(stream)
     return Begun(sharded, stream, by_torch)
 
 
@@ -189,11 +142,11 @@ def _cut_from_whole(sharded: Sharded, stream: Stream, fill_whole: FillWhole) -> 
 
 
 def count_write(tensor: Tensor, local: Tensor) -> None:
-    """Tells autograd that a DTensor was written to, which its local tensor does not; or a batch."""
+    """Increases the version of a DTensor whose local tensor was written; or has the batch do so."""
     if is_compiling():
         return
     batch = open_batch.get()
     if batch is not None and batch.collects():
         batch.own(tensor, local)
     else:
-        calls.count_write(tensor)
+        kernels.count_write(tensor)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
-from torchinit.fill.fill import fill, fill_fresh
-from torchinit.fill.route import obstacle
+from torchinit.fill.door import fill, fill_fresh
+from torchinit.fill.route import is_native
 from torchinit.models.materialise import attach, attach_buffer, parameter_like
 from torchinit.models.prepare import check_dtype
 from torchinit.native.torch_private import storage_users
 from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone, do_fill
 from torchinit.tape.program import Program, remember
 from torchinit.tape.programs import programs_of
@@ -125,8 +125,8 @@ class _Fills(NamedTuple):
 
     def do(self) -> None:
         tensors = self.tensors
-        alike = {(one.device, one.is_contiguous(), bool(obstacle(one))) for one in tensors}
-        together = len(alike) == 1 and alike.pop()[1:] == (True, False)
+        alike = {(one.device, one.is_contiguous(), is_native(one)) for one in tensors}
+        together = len(alike) == 1 and alike.pop()[1:] == (True, True)
         if together and fill_fresh(self.draws, tensors, self.keys):
             return
         for law, tensor, key in zip(self.draws, tensors, self.keys, strict=True):

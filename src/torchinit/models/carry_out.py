@@ -15,7 +15,7 @@ from torch.nn.parameter import Parameter
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.batch import without_batch
-from torchinit.fill.fill import fill_fresh
+from torchinit.fill.door import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
 from torchinit.models.keyed import run_callable
@@ -26,12 +26,12 @@ from torchinit.models.materialise import (
     parameter_like,
     shard_like,
 )
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.progress import batches
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
-from torchinit.streams.names import KeyOfName
+from torchinit.streams.named_keys import KeyOfName
 from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
 from torchinit.values.apply import fill_parts
 from torchinit.values.kinds import DrawnValues, GivenValues
@@ -72,7 +72,7 @@ def carry_out(
         elif home is not one.named.tensor:
             with torch.no_grad():
                 local_memory(one.named.tensor).copy_(local_memory(home))
-            calls.count_write(one.named.tensor)
+            kernels.count_write(one.named.tensor)
 
 
 @without_batch()

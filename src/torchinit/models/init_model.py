@@ -16,7 +16,7 @@ from torchinit.models.plan import Plan
 from torchinit.models.prepare import Only, prepare
 from torchinit.placement.distributed import local_memory
 from torchinit.streams.canonical import Named, Rename
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 
 
 def init_model_(

@@ -12,21 +12,22 @@ from torch import Generator, Tensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
-from torchinit.fill.route import is_native_memory, obstacle
+from torchinit.fill.door import fill_all
+from torchinit.fill.route import is_native, is_native_memory
 from torchinit.functional import check_generator
 from torchinit.models.keyed import run_callable
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
-from torchinit.streams.names import KeyOfName, keys_of_names
+from torchinit.streams.named_keys import KeyOfName, keys_of_names
 from torchinit.tape.scratch import check_written, mark_unwritten
-from torchinit.values.apply import fill_drawn, fill_local, filling_order, streams_of
+from torchinit.values.apply import fill_local, filling_order, streams_of
 from torchinit.values.kinds import GivenValues
 from torchinit.values.region import Part, Region
 
@@ -97,7 +98,7 @@ def init_shard_(
     memory = tensor.detach()
     if is_native_memory(memory) and memory.numel():
         checks.check_target(memory)
-    if key_of_name is None and obstacle(memory):
+    if key_of_name is None and not is_native(memory):
         keeps = any(part.values.keeps for part in parts)
         _cut_from_whole(memory, shape, place, chosen, generator, keeps=keeps)
         return tensor
@@ -195,7 +196,7 @@ def _fill_parts(
         for part, stream in zip(parts, streams, strict=True):
             if not part.values.keeps:
                 fills += fill_local(sharded, part, part.region, stream, full)
-    fill_drawn(fills)
+    fill_all(fills)
 
 
 def _key_of_name(
@@ -256,13 +257,13 @@ def _sharded(
     zeros = (0,) * len(shape)
     if not isinstance(place, int):
         if memory.numel():
-            yield Sharded(memory, shape, [Piece(zeros, place, tuple(memory.shape))])
+            yield Sharded(memory, shape, [ShardPiece(zeros, place, tuple(memory.shape))])
         return
     done = 0
     for offset, size in boxes_of_range(shape, place, memory.numel()):
         count = math.prod(size)
         local = memory[done : done + count].view(size)
-        yield Sharded(local, shape, [Piece(zeros, offset, size)])
+        yield Sharded(local, shape, [ShardPiece(zeros, offset, size)])
         done += count
 
 

@@ -10,14 +10,14 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 from torch.overrides import TorchFunctionMode
 
-from torchinit.fill.fill import fill
-from torchinit.fill.route import obstacle
+from torchinit.fill.door import fill
+from torchinit.fill.route import is_native
 from torchinit.native.torch_private import storage_number
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.patch.swap import Handler, intercept
 from torchinit.schemes.calls import FUNCTIONS, Call, draw_of, read_call
 from torchinit.schemes.distributions import DISTRIBUTIONS
-from torchinit.streams.names import KeyOfName, part_of
+from torchinit.streams.named_keys import KeyOfName, part_of
 from torchinit.values.kinds import seeded
 
 
@@ -42,7 +42,7 @@ class KeyedFills:
         """Does what a call asks for; returns whether it did."""
         draw = draw_of(call, tensor.shape)
         is_matrix = call.name == "orthogonal_"
-        if tensor.is_meta or obstacle(tensor) or (draw is None and not is_matrix):
+        if tensor.is_meta or not is_native(tensor) or (draw is None and not is_matrix):
             return False
         key = 0
         if draw is None or DISTRIBUTIONS[draw[0]].is_random:

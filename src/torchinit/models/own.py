@@ -28,7 +28,7 @@ from torchinit.models.families import (
 )
 from torchinit.models.replay import bound, put_twins, resets_of, restored
 from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone
 from torchinit.tape.program import Keys, Program, recall, remember
 from torchinit.tape.programs import programs_of

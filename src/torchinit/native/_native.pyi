@@ -12,13 +12,8 @@ stream_version: int
 """The version of the streams that the module makes."""
 
 class Distribution:
-    """Kinds of fill."""
+    """Kinds of fill; ``__members__`` has them."""
 
-    WORDS: ClassVar[Distribution]
-    UNIFORM: ClassVar[Distribution]
-    NORMAL: ClassVar[Distribution]
-    TRUNCATED_NORMAL: ClassVar[Distribution]
-    CONSTANT: ClassVar[Distribution]
     __members__: ClassVar[dict[str, Distribution]]
     def __init__(self, value: int) -> None: ...
     def __int__(self) -> int: ...
@@ -29,16 +24,8 @@ class Distribution:
     def value(self) -> int: ...
 
 class Dtype:
-    """Element types."""
+    """Element types; ``__members__`` has them."""
 
-    FLOAT64: ClassVar[Dtype]
-    FLOAT32: ClassVar[Dtype]
-    FLOAT16: ClassVar[Dtype]
-    BFLOAT16: ClassVar[Dtype]
-    INT32: ClassVar[Dtype]
-    INT64: ClassVar[Dtype]
-    FLOAT8_E4M3FN: ClassVar[Dtype]
-    FLOAT8_E5M2: ClassVar[Dtype]
     __members__: ClassVar[dict[str, Dtype]]
     def __init__(self, value: int) -> None: ...
     def __int__(self) -> int: ...

@@ -11,10 +11,10 @@ _NAMESPACE = "torchinit"
 def operator_library(part: str) -> Library:
     """A library for the operators of one module of this package.
 
-    A module that is imported anew (``importlib.reload``, or after ``del sys.modules[...]``) takes
-    back what it defined before: torch refuses to define a name twice.
+    When a module is imported again (``importlib.reload``, or after ``del sys.modules[...]``), what
+    it defined before is removed: torch refuses to define a name twice.
     """
-    # Kept with the registry and not in this package, which may be imported anew itself.
+    # Kept in the registry and not in this package, which may itself be imported again.
     libraries = vars(getattr(torch.ops, _NAMESPACE)).setdefault("libraries_by_part", {})
     if part in libraries:
         libraries[part]._destroy()

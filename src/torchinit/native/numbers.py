@@ -1,4 +1,4 @@
-"""The numbers that ``csrc/job/dtype.h`` gives to dtypes; a test holds them against the module's."""
+"""The numbers of dtypes in ``csrc/job/dtype.h``; a test compares them with the module's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What is used of torch that torch does not promise: imported here alone, each name guarded.
+"""Private names of torch, imported only here, each with a stand-in.
 
-A name that has moved is noted in ``missing``, and something stands in for it that sends every fill
-by the operators, which need none of these: slower for small tensors, right all the same.
-``torchinit info`` lists them.
+A name that no longer exists is noted in ``missing``, which ``torchinit info`` lists. Its stand-in
+sends every fill to the operators, which need none of these: slower for small tensors, but correct.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def _find(module: str, name: str, stand_in: Any) -> Any:
         return stand_in
 
 
-# Neither None nor what torch would say: fills go by the operators, which find out themselves.
+# Neither None nor anything torch returns, so fills go to the operators, which find out themselves.
 _UNKNOWN = "unknown"
 
 
@@ -50,19 +49,19 @@ transforms: Callable[[], list[Any] | None] = _find(
 )
 # What torch.jit.trace is recording, or None.
 jit_trace: Callable[[], object] = _find("torch._C", "_get_tracing_state", lambda: _UNKNOWN)
-# Tells autograd that tensors of an iterable were written to; inference tensors are passed over.
+# Increases the versions of tensors, for autograd; inference tensors are skipped.
 count_writes: Callable[[Any], None] = _find(
     "torch._C", "_increment_version", graph.increment_version
 )
-# What Parameter(data, requires_grad) does, without its questions.
+# Does what Parameter(data, requires_grad) does, without its checks.
 make_parameter: Callable[[type, Any, bool], Any] = _find(
     "torch", "Tensor._make_subclass", lambda kind, data, requires_grad: kind(data, requires_grad)
 )
-# A number that tensors share if they share their storage, on the meta device too.
+# A number that is equal for tensors of one storage, also on the meta device.
 storage_number: Callable[[Any], int] = _find(
     "torch", "_C._storage_id", lambda tensor: tensor.untyped_storage()._cdata
 )
-# How many have a tensor's storage: see storage_users.
+# The reference count of a storage: see storage_users.
 _use_count: Callable[[int], int] = _find("torch", "_C._storage_Use_Count", lambda _: 1 << 30)
 FakeTensor: type = _find("torch._subclasses.fake_tensor", "FakeTensor", _NoFakeTensor)
 
@@ -73,10 +72,10 @@ _FrameStrategy: Any = _find("torch._C._dynamo.eval_frame", "_FrameExecStrategy",
 
 
 def never_compile(function: Any) -> bool:
-    """Has ``torch.compile`` pass over a function and all that it calls; False if it cannot be told.
+    """Has ``torch.compile`` skip a function and all that it calls; False if that is impossible.
 
-    What ``torch.compiler.disable`` does, without a wrapper, which would take as long as a small
-    function, and without the import of all of the compiler.
+    As ``torch.compiler.disable``, but without a wrapper, which would take as long as a small
+    function, and without importing the compiler.
     """
     if _set_strategy is None or _FrameAction is None or _FrameStrategy is None:
         return False
@@ -86,9 +85,9 @@ def never_compile(function: Any) -> bool:
 
 
 def storage_users(tensor: Any) -> int:
-    """How many tensors show a tensor's storage; more than there are where torch does not say."""
+    """How many tensors share a tensor's storage; a larger number where torch does not say."""
     probe = torch.empty(0)
-    probe.untyped_storage()  # whose object in Python counts as one more
+    probe.untyped_storage()  # its Python object counts as one more
     tensor.untyped_storage()
     return _use_count(storage_number(tensor)) - _use_count(storage_number(probe)) + 1
 
@@ -114,14 +113,14 @@ _is_functional: Callable[[Any], bool] = _find("torch", "_is_functional_tensor", 
 
 
 def is_functionalizing(tensor: Any) -> bool:
-    """Whether ``torch.func.functionalize`` is on, or a tensor is a value of it."""
+    """Whether ``torch.func.functionalize`` is active, or a tensor is one of its values."""
     if innermost_transform() is None:
         return _is_functional(tensor)
     return any(transform.key().name == "Functionalize" for transform in transforms() or ())
 
 
 def is_transforming() -> bool:
-    """Whether a transform of torch.func is known to be open."""
+    """Whether a transform of torch.func is known to be active."""
     return innermost_transform() not in (None, _UNKNOWN)
 
 
@@ -131,7 +130,7 @@ def is_tracing() -> bool:
 
 
 def vmap_level(tensor: Any) -> tuple[str, bool]:
-    """The randomness that the innermost vmap was asked for, and whether it batches a tensor."""
+    """The randomness mode of the innermost vmap, and whether a tensor is batched by it."""
     from torch._C import _functorch
     from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
@@ -142,7 +141,7 @@ def vmap_level(tensor: Any) -> tuple[str, bool]:
 
 
 def below_vmap() -> Any:
-    """A context in which the dispatcher is past vmap's own checks."""
+    """A context in which the dispatcher skips vmap's own checks."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)
     return torch._C._ExcludeDispatchKeyGuard(keys)
 
@@ -176,17 +175,17 @@ class _StrongReference:
         return False
 
 
-# Knows whether a storage is alive without keeping it so; its address is not given anew meanwhile.
+# Knows whether a storage is alive, without keeping it so; keeps its address from being reused.
 StorageWeakRef: Any = _find("torch.multiprocessing.reductions", "StorageWeakRef", _StrongReference)
-# The storage of such a reference's cdata, or None if it is no more; None if that cannot be had.
+# From the cdata of such a reference: its storage, or None if that is gone. None if torch lacks it.
 storage_of_reference: Callable[[int], Any] | None = _find(
     "torch", "UntypedStorage._new_with_weak_ptr", None
 )
-# A context in which no function mode and no subclass is shown anything.
+# A context that hides calls from function modes and tensor subclasses.
 unseen: Callable[[], Any] = _find("torch._C", "DisableTorchFunction", nullcontext)
 
 
-# Teaches torch.jit that a Python function stands for one of its operators, and what it knows.
+# Tells torch.jit that a Python function stands for one of its operators; and the table of those.
 _teach_jit: Callable[[Any, str], None] = _find(
     "torch.jit._builtins", "_register_builtin", lambda *_: None
 )
@@ -206,12 +205,12 @@ def unteach_jit(function: Any) -> None:
 
 
 _DYNAMO = "torch._dynamo.trace_rules"
-# What torch.compile remembers of torch's own functions, by their identity.
+# What torch.compile caches about torch's own functions, by their identity.
 _MEMORIES = ("get_torch_obj_rule_map", "get_tensor_method")
 
 
 def remember_functions() -> bool:
-    """Has ``torch.compile`` remember torch's functions as they are; False if it is not loaded."""
+    """Has ``torch.compile`` cache torch's functions as they are; False if it is not loaded."""
     rules = sys.modules.get(_DYNAMO)
     for name in _MEMORIES if rules else ():
         getattr(rules, name, bool)()
@@ -219,7 +218,7 @@ def remember_functions() -> bool:
 
 
 def forget_functions() -> None:
-    """Has ``torch.compile`` look at torch's functions anew."""
+    """Clears what ``torch.compile`` has cached about torch's functions."""
     rules = sys.modules.get(_DYNAMO)
     for name in _MEMORIES if rules else ():
         getattr(getattr(rules, name, None), "cache_clear", bool)()

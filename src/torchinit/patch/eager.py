@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from torchinit import functional
 from torchinit.dtypes import FLOAT8_DTYPES
-from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, find_road
+from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, is_native
 from torchinit.native import load
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call
@@ -83,8 +83,8 @@ def _is_native(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and load.module is not None
     ):
-        return True  # quicker than to find out which of our roads it takes
-    return find_road(tensor) != "torch"
+        return True  # quicker than is_native
+    return is_native(tensor)
 
 
 def warn_as_functional(call: Call, tensor: Tensor) -> None:

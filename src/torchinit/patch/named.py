@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Generator, Tensor
 
-from torchinit.fill.fill import fill
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.fill.door import fill
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.patch.eager import (
     WITHOUT_KEYS,
     FillAtOnce,
@@ -20,7 +20,7 @@ from torchinit.patch.frames import FactoryCall, module_that_draws
 from torchinit.patch.regions import Names, byte_range_of, storage_of
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.streams.keys import Stream
-from torchinit.streams.names import keys_of_names, part_of
+from torchinit.streams.named_keys import keys_of_names, part_of
 
 _EXAMPLES = 3
 

@@ -16,7 +16,7 @@ from torchinit.patch.frames import Frame
 from torchinit.patch.named import FillByName
 from torchinit.patch.swap import enter, leave
 from torchinit.streams.canonical import gather, places_of
-from torchinit.streams.names import check_seed
+from torchinit.streams.named_keys import check_seed
 
 
 def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:

@@ -1,1 +1,1 @@
-"""Where a tensor lies in its logical tensor: shapes and offsets in, boxes out."""
+"""Which part of a logical tensor a tensor holds: shapes and offsets in, boxes out."""

@@ -11,11 +11,11 @@ from torchinit.errors import ArgumentError
 
 
 class Box(NamedTuple):
-    """The place of a tensor in a larger one, of which it holds the elements from ``offset`` on.
+    """The position of a tensor in a larger one, whose elements from ``offset`` on it holds.
 
     Attributes:
         global_shape: shape of the logical tensor.
-        offset: index in it of the tensor's first element, one number a dimension.
+        offset: index of the tensor's first element in it, one number a dimension.
     """
 
     global_shape: Sequence[int]
@@ -36,7 +36,7 @@ def check_box(shape: Sequence[int], box: Box) -> None:
 
 
 def cut_out(whole: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
-    """The view of a tensor that has the elements from an index on, so many in each dimension."""
+    """The view of a tensor from an index on, of the given size in each dimension."""
     for dim, (first, length) in enumerate(zip(offset, size, strict=True)):
         if length != whole.shape[dim]:
             whole = whole.narrow(dim, first, length)

@@ -1,7 +1,7 @@
-"""DTensors, and what else is asked of ``torch.distributed``: the one file that knows it.
+"""DTensors, and all else of ``torch.distributed`` that is used: the only file that knows it.
 
-It is never imported, only looked for among the modules that are there: a program without it has no
-DTensors, and the import takes 0.4 s.
+Its modules are never imported, only looked up in ``sys.modules``: a program that has not imported
+them has no DTensors, and the import would take 0.4 s.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from torchinit.errors import ArgumentError
-from torchinit.placement.pieces import (
+from torchinit.placement.mesh import (
     Cut,
     Interval,
-    Piece,
+    ShardPiece,
     intervals_of,
     local_shape_of,
     pieces_in,
@@ -29,23 +29,23 @@ FSDP = "torch.distributed.fsdp"
 
 
 class Sharded(NamedTuple):
-    """What this process holds of a DTensor.
+    """This rank's part of a DTensor.
 
     Attributes:
-        local: its local tensor; what a mesh elsewhere holds is an empty one.
+        local: its local tensor, which is empty on ranks outside the mesh.
         global_shape: of the DTensor.
-        pieces: what of the DTensor lies where in the local tensor.
+        pieces: which boxes of the DTensor the local tensor holds, and where.
     """
 
     local: Tensor
     global_shape: tuple[int, ...]
-    pieces: Sequence[Piece]
+    pieces: Sequence[ShardPiece]
 
 
 def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """To torch.compile: call it when tracing, and take what it returns for a constant.
+    """Has torch.compile call a function when tracing, and take its result as a constant.
 
-    (What ``torch.compiler.assume_constant_result`` does, which would import all of the compiler.)
+    As ``torch.compiler.assume_constant_result`` does, which would import all of the compiler.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -68,7 +68,7 @@ def has_dtensors(model: torch.nn.Module) -> bool:
 
 
 def local_of(tensor: Any) -> Tensor:
-    """The local tensor of a DTensor: the same memory."""
+    """The local tensor of a DTensor, in the same memory."""
     if not torch.compiler.is_compiling() and hasattr(tensor, "_local_tensor"):
         return tensor._local_tensor  # type: ignore[no-any-return]  # to_local takes ten times longer
     with torch.no_grad():
@@ -76,19 +76,19 @@ def local_of(tensor: Any) -> Tensor:
 
 
 def local_memory(tensor: Tensor) -> Tensor:
-    """The plain tensor that holds a tensor's values here: its own, unless it is a DTensor."""
+    """The local tensor of a DTensor; any other tensor itself."""
     return local_of(tensor) if is_dtensor(tensor) else tensor
 
 
 def read_sharded(tensor: Any) -> Sharded:
-    """Reads off a DTensor what of it lies here.
+    """This rank's part of a DTensor.
 
     Raises:
-        ArgumentError: for a placement whose values are sums over ranks, or that is not known; for a
-            local tensor of another shape than the placements say.
+        ArgumentError: for a placement whose values are sums over ranks, or that is unknown; for a
+            local tensor whose shape does not fit the placements.
     """
     local = local_of(tensor)
-    # To torch.compile: this shape, and a graph for each other one.
+    # torch.compile specialises on the shape.
     shape = tuple(operator.index(size) for size in tensor.shape)
     pieces = _checked_pieces(
         shape,
@@ -101,7 +101,7 @@ def read_sharded(tensor: Any) -> Sharded:
 
 
 def _order_of(tensor: Any) -> Any:
-    """The order in which mesh dimensions cut, where it is not that of the placements; else None."""
+    """The order in which mesh dimensions cut, if it is not that of the placements; else None."""
     if torch.compiler.is_compiling():
         return None
     for entry in getattr(tensor._spec, "shard_order", None) or ():
@@ -113,7 +113,7 @@ def _order_of(tensor: Any) -> Any:
 @_constant
 def _checked_pieces(
     shape: tuple[int, ...], local_shape: tuple[int, ...], mesh: Any, placements: Any, order: Any
-) -> list[Piece]:
+) -> list[ShardPiece]:
     mesh_shape = tuple(mesh.shape)
     try:
         if order is not None:
@@ -145,7 +145,7 @@ def _checked_pieces(
 
 
 def _cut_of(placement: Any, size: int, number: int, rank: int) -> Cut | None:
-    """What a placement does to a tensor of so many dimensions."""
+    """How a placement cuts a tensor of `rank` dimensions."""
     name = type(placement).__name__
     if name == "Replicate":
         return None
@@ -167,7 +167,7 @@ def _cut_of(placement: Any, size: int, number: int, rank: int) -> Cut | None:
 
 
 def empty_sharded(like: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """A DTensor of another's shape and placements in memory of its own, uninitialised."""
+    """An uninitialised DTensor with the shape and placements of another."""
     local = torch.empty(local_of(like).shape, dtype=dtype, device=device)
     with torch.no_grad():
         return _dtensor_type().from_local(
@@ -181,7 +181,7 @@ def empty_sharded(like: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def device_of_mesh(tensor: Any) -> torch.device:
-    """The device that a DTensor's mesh has here."""
+    """This rank's device in the mesh of a DTensor."""
     kind = tensor.device_mesh.device_type
     if kind == "cuda":
         return torch.device(kind, torch.cuda.current_device())
@@ -189,9 +189,9 @@ def device_of_mesh(tensor: Any) -> torch.device:
 
 
 def reshard_all(model: torch.nn.Module) -> None:
-    """Has every ``fully_shard`` module under a model hold its shards, and not copies of the wholes.
+    """Has every ``fully_shard`` module of a model hold its shards, not the gathered parameters.
 
-    After a forward the root's parameters are such copies, and what is written to them is lost.
+    After a forward the root still holds gathered copies, and what is written to them is lost.
     """
     kind = getattr(sys.modules.get(FSDP), "FSDPModule", None)
     if kind is not None:
@@ -201,7 +201,7 @@ def reshard_all(model: torch.nn.Module) -> None:
 
 
 def has_fsdp() -> bool:
-    """Whether there may be any FullyShardedDataParallel or ``fully_shard``."""
+    """Whether FullyShardedDataParallel or ``fully_shard`` may be in use."""
     return FSDP in sys.modules
 
 
@@ -216,15 +216,10 @@ def check_no_flat_piece(tensor: Tensor) -> None:
         )
 
 
-def ranks_of(mesh: Any) -> tuple[int, ...]:
-    """The ranks of a mesh in the world."""
-    return tuple(mesh.mesh.flatten().tolist())
-
-
 def gather_over(mesh: Any, value: Any) -> dict[int, Any]:
-    """What every process of a mesh gives, by its rank in the world; all of them have to call this.
+    """The values that the processes of a mesh pass in, by global rank; all of them must call this.
 
-    Nothing is gathered, and nothing returned, in a process outside the mesh.
+    A process outside the mesh gets an empty dictionary and does not communicate.
     """
     if mesh.get_coordinate() is None:
         return {}

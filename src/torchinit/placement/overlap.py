@@ -1,4 +1,4 @@
-"""Tensors of one storage: whether two of them have an element in common."""
+"""Whether tensors of one storage overlap."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 class _Bytes(NamedTuple):
-    """The bytes of a tensor in its storage: runs of them, at regular distances.
+    """The bytes that a tensor takes of its storage: runs at regular distances.
 
     Attributes:
-        begin, end: the first one, and past the last one.
-        run: how many lie together.
-        dims: (distance, how many) of such runs, and of groups of them, the inner ones first.
+        begin, end: of the first byte, and past the last one.
+        run: bytes in each run.
+        dims: (distance, count) of the runs, then of groups of them, innermost first.
         number: of the tensor.
     """
 
@@ -29,10 +29,10 @@ class _Bytes(NamedTuple):
 
 
 def overlapping(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
-    """Two of some dense tensors of one storage that share an element of memory: their numbers.
+    """The numbers of two dense tensors of one storage that share memory; None if there are none.
 
-    Exact whatever the strides. It takes as long as sorting the tensors does; only where views with
-    gaps lie among others does it also look at every element, as a fill of them all would.
+    Exact for any strides. It takes as long as sorting the tensors; only where views with gaps lie
+    among others does it also visit every element, as filling them all would.
     """
     found = sorted(_bytes_of(one, number) for number, one in enumerate(tensors) if one.numel())
     for together in _groups(found):
@@ -66,7 +66,7 @@ def _bytes_of(tensor: Tensor, number: int) -> _Bytes:
 
 
 def _groups(found: Sequence[_Bytes]) -> Iterator[list[_Bytes]]:
-    """Those whose ranges meet, of tensors sorted by their beginnings."""
+    """Groups of tensors whose ranges overlap; the tensors are sorted by their beginnings."""
     group: list[_Bytes] = []
     end = 0
     for one in found:
@@ -80,7 +80,7 @@ def _groups(found: Sequence[_Bytes]) -> Iterator[list[_Bytes]]:
 
 
 def _in_runs(found: Sequence[_Bytes]) -> tuple[int, int] | None:
-    """Two that overlap, of tensors without gaps sorted by their beginnings."""
+    """Two tensors that overlap, if none has gaps; they are sorted by their beginnings."""
     for one, other in itertools.pairwise(found):
         if other.begin < one.end:
             return one.number, other.number
@@ -88,7 +88,7 @@ def _in_runs(found: Sequence[_Bytes]) -> tuple[int, int] | None:
 
 
 def _by_marks(found: Sequence[_Bytes]) -> tuple[int, int] | None:
-    """Two that overlap, of any tensors: each marks what it takes of the memory of all."""
+    """Two tensors that overlap, of any layout: each marks the memory that it takes."""
     begin, end = found[0].begin, max(one.end for one in found)
     unit = math.gcd(*(one.begin - begin for one in found), *(one.run for one in found))
     unit = math.gcd(unit, *(distance for one in found for distance, _ in one.dims))

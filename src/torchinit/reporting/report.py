@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchinit.native.calls import serial_if_forked
+from torchinit.native.kernels import serial_if_forked
 from torchinit.progress import progress
 from torchinit.reporting.offenders import Offender, find_offenders
 from torchinit.reporting.results import Results

@@ -11,7 +11,7 @@ from torchinit.errors import ArgumentError
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import as_float, check_finite
-from torchinit.streams.names import part_of
+from torchinit.streams.named_keys import part_of
 from torchinit.values.kinds import (
     FunctionValues,
     KeptValues,

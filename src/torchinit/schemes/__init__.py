@@ -1,1 +1,1 @@
-"""What values: from a logical shape and arguments to a distribution with its parameters."""
+"""Which values: from a logical shape and arguments to a distribution with its parameters."""

@@ -1,7 +1,6 @@
-"""What a call of one of ``torch.nn.init``'s functions asks for: its draw, from shape and arguments.
+"""Calls of ``torch.nn.init``'s functions as values: a name and arguments, without the tensor.
 
-For code that is not called with a tensor to fill: rules that name a function, and calls that are
-recorded.
+For rules that name a function, and for calls that are recorded.
 """
 
 from __future__ import annotations
@@ -12,18 +11,15 @@ from typing import Any, NamedTuple
 
 from torch.nn import init as torch_init
 
-from torchinit.schemes import schemes
+from torchinit.schemes import fans
 from torchinit.schemes.distributions import (
     DISTRIBUTIONS,
     Draw,
     as_float,
     constant_draw,
-    normal_draw,
-    truncated_draw,
+    draw_from,
     uniform_draw,
 )
-
-Shape = Sequence[int]
 
 
 class Call(NamedTuple):
@@ -31,7 +27,7 @@ class Call(NamedTuple):
 
     Attributes:
         name: of the function, such as ``normal_``.
-        arguments: every other argument but the generator, by name, defaults included.
+        arguments: by name, with defaults, without the tensor and the generator.
     """
 
     name: str
@@ -43,10 +39,10 @@ def read_call(name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | N
 
     Args:
         name: of a function of ``torch.nn.init`` that fills, with its underscore.
-        args, kwargs: as it was called with, without the tensor; a generator is dropped.
+        args, kwargs: of the call, without the tensor; a generator is dropped.
 
     Raises:
-        TypeError: for arguments that the function does not take, or that it needs.
+        TypeError: for arguments that the function does not take, and for missing ones.
     """
     bound = _SIGNATURES[name].bind(None, *args, **(kwargs or {}))
     bound.apply_defaults()
@@ -57,7 +53,7 @@ def read_call(name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | N
 
 
 def call_by_position(name: str, values: Sequence[Any]) -> Call | None:
-    """A call with the parameters of a distribution, or of an orthogonal matrix, in their order."""
+    """A call with positional parameters, of a distribution or ``orthogonal_``; None for others."""
     names = {f"{row.name}_": row.parameters for row in DISTRIBUTIONS.values()}
     names["orthogonal_"] = ("gain",)
     if name not in FUNCTIONS or len(names.get(name, ())) != len(values):
@@ -65,56 +61,52 @@ def call_by_position(name: str, values: Sequence[Any]) -> Call | None:
     return Call(name, dict(zip(names[name], values, strict=True)))
 
 
-def draw_of(call: Call, shape: Shape) -> Draw | None:
+def draw_of(call: Call, shape: Sequence[int]) -> Draw | None:
     """The draw of a call on a tensor of a shape.
 
     Returns:
-        The draw; None for functions whose values are not drawn one by one (``orthogonal_``,
-        ``eye_``, ``dirac_``, ``sparse_``).
+        The draw; None for functions that do not fill elementwise (``orthogonal_``, ``eye_``,
+        ``dirac_``, ``sparse_``).
 
     Raises:
-        ValueError: as the function, for a shape without fans or arguments that cannot be.
+        ValueError: as the function does, for a shape without fans or invalid arguments.
     """
     draw = _DRAWS.get(call.name)
     return None if draw is None else draw(shape, **call.arguments)
 
 
-def _normal(_shape: Shape, mean: float, std: float) -> Draw:
-    return normal_draw(as_float("mean", mean), as_float("std", std))
+def _elementwise(distribution: int) -> Callable[..., Draw]:
+    names = DISTRIBUTIONS[distribution].parameters
 
+    def of_shape(_shape: Sequence[int], **arguments: Any) -> Draw:
+        return draw_from(distribution, [as_float(name, arguments[name]) for name in names])
 
-def _uniform(_shape: Shape, a: float, b: float) -> Draw:
-    return uniform_draw(as_float("a", a), as_float("b", b))
-
-
-def _trunc_normal(_shape: Shape, mean: float, std: float, a: float, b: float) -> Draw:
-    return truncated_draw(
-        as_float("mean", mean), as_float("std", std), as_float("a", a), as_float("b", b)
-    )
+    return of_shape
 
 
 def _kaiming(draw: Callable[..., Draw]) -> Callable[..., Draw]:
-    def of_shape(shape: Shape, **arguments: Any) -> Draw:
-        # As the functions do: fans of nothing are no error.
+    def of_shape(shape: Sequence[int], **arguments: Any) -> Draw:
+        # As in the functions, empty tensors are no error.
         return uniform_draw(0.0, 0.0) if 0 in shape else draw(shape, **arguments)
 
     return of_shape
 
 
 _DRAWS: dict[str, Callable[..., Draw]] = {
-    "uniform_": _uniform,
-    "normal_": _normal,
-    "trunc_normal_": _trunc_normal,
-    "constant_": lambda _shape, val: constant_draw(as_float("val", val)),
+    **{
+        f"{row.name}_": _elementwise(distribution)
+        for distribution, row in DISTRIBUTIONS.items()
+        if hasattr(torch_init, f"{row.name}_")
+    },
     "ones_": lambda _shape: constant_draw(1.0),
     "zeros_": lambda _shape: constant_draw(0.0),
-    "xavier_uniform_": schemes.xavier_uniform,
-    "xavier_normal_": schemes.xavier_normal,
-    "kaiming_uniform_": _kaiming(schemes.kaiming_uniform),
-    "kaiming_normal_": _kaiming(schemes.kaiming_normal),
+    "xavier_uniform_": fans.xavier_uniform,
+    "xavier_normal_": fans.xavier_normal,
+    "kaiming_uniform_": _kaiming(fans.kaiming_uniform),
+    "kaiming_normal_": _kaiming(fans.kaiming_normal),
 }
 
-# What fills a tensor, by name.
+# The names of all functions that fill a tensor.
 FUNCTIONS: tuple[str, ...] = (*_DRAWS, "orthogonal_", "eye_", "dirac_", "sparse_")
 
 _SIGNATURES = {name: inspect.signature(getattr(torch_init, name)) for name in FUNCTIONS}

@@ -1,13 +1,14 @@
-"""The distributions: parameters, what they must be, and the law of the values.
+"""The distributions: their parameters, the checks of these, and the law of the values.
 
-``DISTRIBUTIONS`` is the one list of them in Python: the operators, the fallback and ``init_`` read
-it. The kernels' side is a sampler in ``csrc/math/samplers.h`` (see CONTRIBUTING.md).
+``DISTRIBUTIONS`` is the one list of them in Python: operators, the fallback, rules that name a
+function of ``torch.nn.init`` and tests read it. The kernels have a sampler for each in
+``csrc/math/samplers.h`` (see CONTRIBUTING.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,7 +20,7 @@ from torchinit.schemes.law import Law, law_of_constant, law_of_truncated_normal
 
 
 class Distribution(IntEnum):
-    """The numbers of ``csrc/job/plan.h``; a test holds them against the native module's."""
+    """The numbers of ``csrc/job/plan.h``; a test compares them with the native module's."""
 
     WORDS = 0
     UNIFORM = 1
@@ -36,10 +37,10 @@ _LIMITS = {dtype: torch.finfo(dtype).max for dtype in ALL_DTYPES}
 _WORKING_LIMITS = {dtype: max(_LIMITS[torch.float32], limit) for dtype, limit in _LIMITS.items()}
 _INFINITY = math.inf
 
-# A draw: (distribution, p0, p1, p2, p3), the parameters that a distribution has not being 0.
+# A draw: (distribution, p0, p1, p2, p3); parameters that the distribution does not have are 0.
 #
 # UNIFORM (a, b) is U[a, b); NORMAL (mean, std); TRUNCATED_NORMAL (mean, std, a, b); CONSTANT (val),
-# val as it was given; WORDS are the random bits themselves. A plain tuple: a class of its own would
+# val as it was given; WORDS are the random bits themselves. A plain tuple: making a named one would
 # take a twentieth of the time of a small fill.
 Draw: TypeAlias = tuple[int, Any, float, float, float]
 
@@ -65,7 +66,7 @@ def constant_draw(val: Any) -> Draw:
 
 
 def as_float(name: str, value: Any) -> float:
-    """A number as a float; TypeError for what is none, strings included."""
+    """A number as a float; TypeError for anything else, strings included."""
     if isinstance(value, str | bytes | bytearray):
         raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}")
     try:
@@ -90,7 +91,7 @@ def check_normal(mean: float, std: float) -> None:
 
 
 def check_interval(a: float, b: float) -> None:
-    """Raises ArgumentError unless a <= b, where a may be minus and b plus infinity."""
+    """Raises ArgumentError unless a <= b; a may be minus infinity, b plus infinity."""
     if not a <= b or a == _INFINITY or b == -_INFINITY:
         raise ArgumentError(f"a={a} must not be greater than b={b}, and neither may be NaN")
 
@@ -127,7 +128,7 @@ def _check_uniform(dtype: torch.dtype, a: float, b: float, *_: float) -> None:
 
 
 def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
-    """Infinity is in most ranges."""
+    """Infinity is in range for most dtypes."""
     if type(val) is not float:
         val = as_float("val", val)
     limit = _LIMITS[dtype]
@@ -158,15 +159,17 @@ def _normal_law(mean: float, std: float) -> Law:
     )
 
 
-class Row(NamedTuple):
+class DistributionRow(NamedTuple):
     """One distribution.
 
     Attributes:
         name: of its function and of ``torch.nn.init``'s, without the underscore.
         parameters: their names, in the order of a draw.
         check: called with the dtype and the parameters; raises ArgumentError.
-        law: of the parameters; None for words, which are no numbers.
+        law: from the parameters to the law; None for words, which are not numbers.
         is_random: whether a fill takes a key.
+        by_torch: fills where kernels cannot, called with the tensor, the parameters and a generator
+            or None; None for ``torch.nn.init``'s function of the same name.
     """
 
     name: str
@@ -174,26 +177,35 @@ class Row(NamedTuple):
     check: Callable[..., None]
     law: Callable[..., Law] | None
     is_random: bool = True
+    by_torch: Callable[..., torch.Tensor] | None = None
 
 
-DISTRIBUTIONS: dict[int, Row] = {
-    WORDS: Row("random_words", (), lambda *_: None, None),
-    UNIFORM: Row("uniform", ("a", "b"), _check_uniform, _uniform_law),
-    NORMAL: Row("normal", ("mean", "std"), _check_normal, _normal_law),
-    TRUNCATED_NORMAL: Row(
+DISTRIBUTIONS: dict[int, DistributionRow] = {
+    WORDS: DistributionRow("random_words", (), lambda *_: None, None),
+    UNIFORM: DistributionRow("uniform", ("a", "b"), _check_uniform, _uniform_law),
+    NORMAL: DistributionRow("normal", ("mean", "std"), _check_normal, _normal_law),
+    TRUNCATED_NORMAL: DistributionRow(
         "trunc_normal", ("mean", "std", "a", "b"), _check_truncated, law_of_truncated_normal
     ),
-    CONSTANT: Row("constant", ("val",), _check_constant, law_of_constant, is_random=False),
+    CONSTANT: DistributionRow(
+        "constant", ("val",), _check_constant, law_of_constant, is_random=False
+    ),
 }
 
 
 def parameters_of(draw: Draw) -> tuple[Any, ...]:
-    """As many parameters as the distribution of a draw has."""
+    """The parameters of a draw, as many as its distribution has."""
     return draw[1 : 1 + len(DISTRIBUTIONS[draw[0]].parameters)]
 
 
+def draw_from(distribution: int, parameters: Iterable[Any]) -> Draw:
+    """The draw of a distribution with its parameters, which ``parameters_of`` gives back."""
+    p0, p1, p2, p3 = [*parameters, 0.0, 0.0, 0.0, 0.0][:4]
+    return distribution, p0, p1, p2, p3
+
+
 def draw_in_words(draw: Draw) -> str:
-    """A draw as its function would be called.
+    """A draw written as the call of its function.
 
     >>> draw_in_words(normal_draw(0.0, 0.02))
     'normal(mean=0, std=0.02)'
@@ -204,7 +216,7 @@ def draw_in_words(draw: Draw) -> str:
 
 
 def check_draw(draw: Draw, dtype: torch.dtype) -> None:
-    """Raises ArgumentError unless a fill of the dtype can have these parameters."""
+    """Raises ArgumentError unless a fill of this dtype can have the draw's parameters."""
     DISTRIBUTIONS[draw[0]].check(dtype, *draw[1:])
 
 
@@ -212,7 +224,7 @@ def law_of(draw: Draw) -> Law:
     """The law of a draw.
 
     Raises:
-        ValueError: for random words, which are no numbers.
+        ValueError: for random words, which are not numbers.
     """
     law = DISTRIBUTIONS[draw[0]].law
     if law is None:

@@ -1,4 +1,4 @@
-"""Fan and gain arithmetic: shapes in, numbers out.
+"""Fans and gains, and the distributions that are scaled by them: shapes in, draws out.
 
 References: Glorot and Bengio 2010 (xavier); He et al. 2015 (kaiming).
 """
@@ -10,9 +10,30 @@ from collections.abc import Sequence
 
 from torch.nn.init import calculate_gain
 
-from torchinit.schemes.distributions import check_finite
+from torchinit.errors import ArgumentError
+from torchinit.schemes.distributions import (
+    Draw,
+    as_float,
+    check_finite,
+    constant_draw,
+    normal_draw,
+    uniform_draw,
+)
 
-__all__ = ["calculate_fan", "calculate_fans", "calculate_gain", "kaiming_std", "xavier_std"]
+__all__ = [
+    "calculate_fan",
+    "calculate_fans",
+    "calculate_gain",
+    "fan_in_uniform",
+    "kaiming_normal",
+    "kaiming_std",
+    "kaiming_uniform",
+    "xavier_normal",
+    "xavier_std",
+    "xavier_uniform",
+]
+
+_SQRT3 = math.sqrt(3.0)
 
 
 def calculate_fans(shape: Sequence[int]) -> tuple[int, int]:
@@ -60,3 +81,54 @@ def kaiming_std(shape: Sequence[int], a: float | None, mode: str, nonlinearity: 
     fan = calculate_fan(shape, mode)
     gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
     return gain / math.sqrt(fan) if fan else 0.0
+
+
+def xavier_uniform(shape: Sequence[int], gain: float = 1.0) -> Draw:
+    """U(-r, r), r = gain sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    _check_gain(gain)
+    bound = _SQRT3 * xavier_std(shape, gain)
+    return uniform_draw(-bound, bound)
+
+
+def xavier_normal(shape: Sequence[int], gain: float = 1.0) -> Draw:
+    """N(0, s^2), s = gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    _check_gain(gain)
+    return normal_draw(0.0, xavier_std(shape, gain))
+
+
+def kaiming_uniform(
+    shape: Sequence[int],
+    a: float | None = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+) -> Draw:
+    """U(-r, r), r = gain sqrt(3 / fan) (He et al. 2015)."""
+    bound = _SQRT3 * kaiming_std(shape, a, mode, nonlinearity)
+    return uniform_draw(-bound, bound)
+
+
+def kaiming_normal(
+    shape: Sequence[int],
+    a: float | None = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+) -> Draw:
+    """N(0, s^2), s = gain / sqrt(fan) (He et al. 2015)."""
+    return normal_draw(0.0, kaiming_std(shape, a, mode, nonlinearity))
+
+
+def fan_in_uniform(shape: Sequence[int]) -> Draw:
+    """U(-r, r), r = 1 / sqrt(fan_in): a bias's, of the weight's shape; 0 where fan_in is 0."""
+    fan_in, _ = calculate_fans(shape)
+    if fan_in == 0:
+        return constant_draw(0.0)
+    bound = 1 / math.sqrt(fan_in)
+    return uniform_draw(-bound, bound)
+
+
+def _check_gain(gain: float) -> None:
+    if type(gain) is not float:
+        gain = as_float("gain", gain)
+    check_finite(gain=gain)
+    if gain < 0:
+        raise ArgumentError(f"gain={gain} must not be negative")

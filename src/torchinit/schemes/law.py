@@ -1,4 +1,4 @@
-"""A law: what a fill promises of its values, from first principles and not from the kernels."""
+"""Laws: the distribution that a fill's values should have, from theory, not from the kernels."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _REACH, _CELLS = 40.0, 64
 
 @dataclass(frozen=True)
 class Law:
-    """What a fill promises of its values, before they are rounded to a dtype.
+    """The statistics of a fill's values, before they are rounded to a dtype.
 
     Attributes:
         mean, std: of the values; a std of 0 means that all values are equal.
         kurtosis: fourth central moment over std^4; 3 for a normal.
-        low, high: no value lies outside.
-        density: of the values at a point; None where all values are equal.
-        mean_shift: how far the mean may be off for the dtype's coarse values alone, in units of
-            the dtype's eps. Only uniform fills by torch need it: their values are multiples of
-            eps / 2 of the width, rounded down.
+        low, high: bounds that no value exceeds.
+        density: the probability density; None if all values are equal.
+        mean_shift: how far rounding alone may shift the mean, in units of the dtype's eps. Only
+            uniform fills by torch need it, whose values are multiples of eps / 2 of the width,
+            rounded down.
     """
 
     mean: float
@@ -40,15 +40,15 @@ class Law:
 
 
 def law_of_constant(value: float) -> Law:
-    """All values are equal."""
+    """The law of a constant."""
     return Law(mean=value, std=0.0, low=value, high=value)
 
 
 def law_of_orthogonal(rows: int, columns: int, gain: float) -> Law:
     """The law of one element of a uniformly distributed (semi-)orthogonal matrix times gain.
 
-    It is the coordinate of a uniform point of the sphere in n = max(rows, columns) dimensions:
-    its square is Beta(1/2, (n - 1) / 2).
+    It is one coordinate of a uniformly distributed point on the sphere in n = max(rows, columns)
+    dimensions; its square is Beta(1/2, (n - 1) / 2).
     """
     n, radius = max(rows, columns, 1), abs(gain)
     if radius == 0:

@@ -1,8 +1,8 @@
-"""Canonical names: what a parameter is called whatever its model is wrapped in.
+"""Canonical names: a parameter's name (FQN) without what wrappers add to it.
 
-Wrappers of ``torch.compile``, of activation checkpoints and of FSDP put atoms of their own into
-names; data parallelism and Lightning Fabric put theirs before them; a parametrized parameter goes
-by another name; PEFT moves a whole model down. A key by name must not depend on any of it.
+``torch.compile``, activation checkpoints and FSDP insert parts into names; data parallelism and
+Lightning Fabric add a prefix; parametrizations rename a parameter; PEFT nests the whole model. Keys
+made from names must not depend on any of these.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torchinit.errors import ArgumentError
 
 Rename: TypeAlias = "Mapping[str, str] | Callable[[str], str] | None"
 
-# What a named tuple's own constructor does, in half the time: models have thousands of parameters.
+# Does what a named tuple's constructor does in half the time: models have thousands of parameters.
 new_tuple: Callable[..., Any] = tuple.__new__
 
 
 class _Wrapper(NamedTuple):
-    """A module that holds another one, whose names it goes by.
+    """A module that wraps another one, and that names are to leave out.
 
     Attributes:
-        child: the name that it holds the other one by.
-        where, kind: the module and name of its class; empty where the child's name tells enough.
-        is_root: whether that counts at the root of a model alone.
+        child: the attribute that holds the wrapped module.
+        where, kind: the module and name of the wrapper's class; empty if the child's name suffices.
+        is_root: whether it is a wrapper only at the root of a model.
     """
 
     child: str
@@ -55,15 +55,14 @@ _WRAPPERS = (
     _Wrapper("lora_model", "peft.tuners.xlora", "XLoraModel", is_root=True),
 )
 _ANYWHERE = {wrapper.child: wrapper for wrapper in _WRAPPERS if not wrapper.is_root}
-# Children that may have no part in names.
+# Children that names may have to leave out.
 _TRANSPARENT = {*_ANYWHERE, "parametrizations"}
 
 
-# The prefix of the canonical names of a module's parameters, with a dot at the end or empty; the
-# module.
-Place: TypeAlias = "tuple[str, nn.Module]"
-# Of a module that holds the parametrizations of a parameter: the module that this one belongs to,
-# and its name; of the container of all parametrizations, no name.
+# (prefix of the canonical names of the module's parameters, empty or ending in a dot; the module).
+ModuleAt: TypeAlias = "tuple[str, nn.Module]"
+# For a module that holds the parametrizations of a parameter: (the parametrized module, the name of
+# the parameter); for the container of all parametrizations the name is empty.
 _Within: TypeAlias = "tuple[nn.Module, str] | None"
 
 
@@ -73,9 +72,9 @@ class Slot(NamedTuple):
     Attributes:
         name: canonical.
         module: that registers it.
-        attribute: the name it is registered by there.
-        owner: the module that it belongs to: of a parametrized parameter, the one that it is a
-            parameter of.
+        attribute: its name there.
+        owner: the module that it belongs to, which for a parametrized parameter is the
+            parametrized module.
     """
 
     name: str
@@ -88,10 +87,10 @@ class Named(NamedTuple):
     """A parameter or buffer, and where it is registered.
 
     Attributes:
-        name: the smallest of its canonical names, which its key is made of.
-        tensor: itself.
-        module, attribute, owner: of the first place that it is registered at, as in a Slot.
-        ties: all places, of a tensor that has more than one.
+        name: the smallest of its canonical names, from which its key is made.
+        tensor: the parameter or buffer itself.
+        module, attribute, owner: of its first slot.
+        ties: all its slots, if there is more than one.
     """
 
     name: str
@@ -103,14 +102,14 @@ class Named(NamedTuple):
 
     @property
     def slots(self) -> Sequence[Slot]:
-        """All places."""
+        """All its slots."""
         return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
-def places_of(model: nn.Module) -> list[Place]:
-    """All modules of a model, shared ones at every place, parents before children."""
+def places_of(model: nn.Module) -> list[ModuleAt]:
+    """All modules of a model with their prefixes, parents first; shared ones more than once."""
     wrappers, root = _unwrap(model)
-    places: list[Place] = [("", wrapper) for wrapper, _ in wrappers]
+    places: list[ModuleAt] = [("", wrapper) for wrapper, _ in wrappers]
 
     def visit(prefix: str, module: nn.Module, within: _Within) -> None:
         places.append((prefix, module))
@@ -128,13 +127,13 @@ def places_of(model: nn.Module) -> list[Place]:
 
 
 def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[Named]]:
-    """All parameters, and all buffers, of a model; tied ones once.
+    """All parameters and all buffers of a model, tied ones once.
 
-    A rename may give two of one shape one name: copies of what is tied elsewhere, which get the
-    same values. It is to be a mapping then, or to leave one of the names as it is.
+    A rename may give the same name to copies of a tensor that is tied elsewhere, of one shape, so
+    that they get the same values. It must then be a mapping, or leave one of the names unchanged.
 
     Raises:
-        ArgumentError: for two of one name otherwise, or a rename that gives no name.
+        ArgumentError: if two have the same name otherwise, or rename returns no name.
     """
     change = renamer(rename)
     wrappers, root = _unwrap(model)
@@ -149,12 +148,12 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
 def _find(
     root: nn.Module, change: Callable[[str], str] | None, but: str = ""
 ) -> tuple[dict[int, Named], dict[int, Named]]:
-    """The parameters and buffers of a tree of modules, by identity; but for those of one child."""
+    """The parameters and buffers of a tree of modules by id, without those of the child `but`."""
     parameters: dict[int, Named] = {}
     buffers: dict[int, Named] = {}
 
     def visit(above: str, parent: nn.Module, outside: _Within, children: Any) -> None:
-        # Models have thousands of modules: what most of them need is done in this loop.
+        # Models have thousands of modules, so the common case is inlined.
         for name, module in children:
             if module is None:
                 continue
@@ -191,7 +190,7 @@ def _find(
 
 
 def _registered(module: nn.Module) -> dict[str, Any]:
-    """What is registered in a module: also in one of torch.jit, which keeps it elsewhere."""
+    """What a module registers, also for modules of torch.jit, which keep it elsewhere."""
     if not isinstance(module, ScriptModule):
         return module.__dict__
     return {
@@ -202,7 +201,7 @@ def _registered(module: nn.Module) -> dict[str, Any]:
 
 
 def _add_beside(found: dict[int, Named], beside: dict[int, Named]) -> None:
-    """Adds what a wrapper holds beside the model; what is the model's too keeps its name."""
+    """Adds what a wrapper holds besides the model; what is also in the model keeps its name."""
     for number, named in beside.items():
         known = found.get(number)
         if known is None:
@@ -221,13 +220,13 @@ def _checked(found: dict[int, Named], what: str, rename: Rename) -> list[Named]:
                 shapes[name] = tensor.shape
             elif not isinstance(rename, Mapping) and (rename is None or rename(name) != name):
                 raise ArgumentError(
-                    f"two {what} are named {name!r}: they would have equal values. If that is "
-                    "meant, for copies of one, let rename be a mapping"
+                    f"two {what} are named {name!r} and would get equal values. If they are "
+                    "meant to, as copies of one, pass rename as a mapping"
                 )
             elif shapes[name] != tensor.shape:
                 raise ArgumentError(
-                    f"rename gives the name {name!r} to {what} of shape {tuple(shapes[name])} and "
-                    f"of {tuple(tensor.shape)}: only copies of one can be joined"
+                    f"rename gives the name {name!r} to {what} of shapes {tuple(shapes[name])} and "
+                    f"{tuple(tensor.shape)}: only copies of one tensor can share a name"
                 )
     return gathered
 
@@ -264,7 +263,7 @@ def _tie(named: Named, slot: Slot) -> Named:
 
 
 def _unwrap(model: nn.Module) -> tuple[list[tuple[nn.Module, str]], nn.Module]:
-    """The wrappers at a root, each with the name that it holds the next by; and what they hold."""
+    """The wrappers at the root, each with the attribute that holds the next; and the model."""
     wrappers: list[tuple[nn.Module, str]] = []
     while True:
         children = dict(model._modules.items())
@@ -278,7 +277,7 @@ def _unwrap(model: nn.Module) -> tuple[list[tuple[nn.Module, str]], nn.Module]:
 
 
 def is_wrapper(module: nn.Module) -> bool:
-    """Whether a module only holds another one, whose names it goes by."""
+    """Whether a module only wraps another one, and names leave it out."""
     return any(
         child in module._modules and (not one.kind or _is_a(module, one.where, one.kind))
         for child, one in _ANYWHERE.items()
@@ -286,7 +285,7 @@ def is_wrapper(module: nn.Module) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within the wrappers of a root."""
+    """The model inside the wrappers at the root."""
     return _unwrap(model)[1]
 
 
@@ -295,7 +294,7 @@ def _is_wrapper(module: nn.Module, wrapper: _Wrapper) -> bool:
 
 
 def _is_a(module: nn.Module, where: str, name: str) -> bool:
-    """Whether a module is of a class that may not have been imported at all."""
+    """Whether a module is an instance of a class that may not have been imported."""
     kind = getattr(sys.modules.get(where), name, None)
     return kind is not None and isinstance(module, kind)
 
@@ -303,7 +302,7 @@ def _is_a(module: nn.Module, where: str, name: str) -> bool:
 def _below(
     prefix: str, module: nn.Module, within: _Within, name: str, child: nn.Module
 ) -> tuple[str, nn.Module, _Within]:
-    """The prefix of a child's names, the child, and what it is within."""
+    """The prefix of a child's names, the child, and the parametrization that it is within."""
     if within is not None:
         owner, parameter = within
         if not parameter:
@@ -318,7 +317,7 @@ def _below(
 
 
 def renamer(rename: Rename) -> Callable[[str], str] | None:
-    """A rename as a function, which checks what it gives; None if names stay."""
+    """A rename as a function that checks its results; None if there is nothing to rename."""
     if rename is None:
         return None
     if isinstance(rename, Mapping):
@@ -334,7 +333,7 @@ def renamer(rename: Rename) -> Callable[[str], str] | None:
     def checked(name: str) -> str:
         new = change(name)
         if not isinstance(new, str) or not new:
-            raise ArgumentError(f"rename gave {new!r} for {name!r}: expected a name")
+            raise ArgumentError(f"rename returned {new!r} for {name!r}: expected a name")
         return new
 
     return checked

@@ -1,8 +1,8 @@
-"""Keys of random streams: the only code that touches a generator's state.
+"""Keys drawn from generators: the only code that touches a generator's state.
 
-A key is one draw of 64 bits. The operators take it as a 0-dimensional int64 tensor on the CPU:
-unlike a Python number it can be drawn inside a traced graph, and they read it on the host without
-waiting for a device. Where nothing is traced a number does, and is quicker.
+A key is one draw of 64 bits. The operators take it as a 0-dimensional int64 tensor on the CPU,
+which, unlike a Python number, can be drawn inside a traced graph, and which they read without
+waiting for a device. Where nothing is traced, a number is enough, and quicker.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Generator, Tensor
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import innermost_transform, jit_trace
 
-# Where a key comes from: drawn from a generator (None: torch's default CPU generator), or itself,
-# as a number or as ``draw_key`` returns it.
+# Where a key comes from: a generator to draw it from (None: torch's default CPU generator), or the
+# key itself, as a number or as ``draw_key`` returns it.
 Stream: TypeAlias = "Generator | int | Tensor | None"
 
 _LOWEST = -(2**63)
@@ -29,7 +29,7 @@ _CPU = torch.device("cpu")
 
 
 def draw_key(stream: Stream = None) -> Tensor:
-    """The key of one fill as a tensor, which a tracer records the drawing of.
+    """The key of one fill as a tensor, so that a tracer records its draw.
 
     Args:
         stream: where to draw from. None is torch's default CPU generator, whatever the device of
@@ -41,7 +41,7 @@ def draw_key(stream: Stream = None) -> Tensor:
     """
     if stream is None:
         if not torch.compiler.is_compiling() and jit_trace() is not None:
-            # torch.jit takes operators that are not its own for constants.
+            # torch.jit would record the result of a custom operator as a constant.
             return torch.empty((), dtype=torch.int64, device="cpu").random_(_LOWEST, None)
         return _draw_key(_next_ordinal(), device=_CPU)  # type: ignore[no-any-return]
     if isinstance(stream, Tensor):
@@ -49,7 +49,7 @@ def draw_key(stream: Stream = None) -> Tensor:
     if isinstance(stream, int):
         return torch.tensor(_signed(stream), dtype=torch.int64, device="cpu")
     if not torch.compiler.is_compiling() and innermost_transform() is not None:
-        # Within an operator, which transforms do not look into.
+        # Within an operator, which is opaque to transforms.
         return _draw_key(_next_ordinal(), device=_CPU, generator=stream)  # type: ignore[no-any-return]
     return draw_keys(1, stream)[0]
 
@@ -68,36 +68,38 @@ def draw_key_number(stream: Stream = None) -> int:
 
 
 def draw_keys(count: int, stream: Stream = None) -> Tensor:
-    """The keys that as many calls of ``draw_key`` would return, as one tensor.
+    """The keys that `count` calls of ``draw_key`` would return, as one tensor.
 
     Raises:
-        ValueError: if the stream is a number: it would be every fill's key.
+        ValueError: if the stream is a key itself: all fills would share it.
     """
     if isinstance(stream, int | Tensor):
-        raise ValueError(f"the key {stream} is that of one fill, and {count} are to be drawn")
+        raise ValueError(
+            f"the key {stream} is for one fill, but {count} are needed: give a generator"
+        )
     device = _CPU if stream is None else stream.device
     keys = torch.empty(count, dtype=torch.int64, device=device)
     return keys.random_(_LOWEST, None, generator=stream).cpu()
 
 
-def state_number(generator: Generator | None = None) -> int:
-    """A number that generators in different states differ by; None is the default CPU generator."""
+def digest_of_state(generator: Generator | None = None) -> str:
+    """A hash of a generator's state; None is torch's default CPU generator."""
     state = (torch.default_generator if generator is None else generator).get_state()
-    return int.from_bytes(blake2b(bytes(state.tolist()), digest_size=8).digest(), "little")
+    return blake2b(bytes(state.tolist()), digest_size=8).hexdigest()
 
 
 def _signed(key: int) -> int:
     return (key + 2**63) % 2**64 - 2**63
 
 
-# What a thread draws with: random_ of a tensor of its own, that tensor's address, and its value.
+# What a thread draws with: random_ of its own tensor, that tensor's address, and its value.
 _Scratch: TypeAlias = tuple[Callable[[int, None], object], int, ctypes.c_int64]
 
 
 def make_scratch() -> _Scratch:
-    """One tensor to draw into, for one thread: new ones would double the time of a draw."""
-    # Not at import, which may stand under any mode of torch. A thread's first draw may be in
-    # inference mode, whose tensors stay read-only outside.
+    """A tensor for one thread to draw into: a new one each time would take twice as long."""
+    # Not made at import, which may happen under any mode of torch. A thread's first draw may be in
+    # inference mode, whose tensors are read-only outside.
     with torch.inference_mode(False):
         key = torch.empty((), dtype=torch.int64, device="cpu")
     return key.random_, key.data_ptr(), ctypes.c_int64.from_address(key.data_ptr())
@@ -120,8 +122,8 @@ def _next_ordinal() -> int:
     return next(_ordinals)
 
 
-# To torch.compile: call it when tracing, and take what it returns for a constant without a guard.
-# (What torch.compiler.assume_constant_result does, which would import all of the compiler.)
+# torch.compile is to call it when tracing, and to take its result as a constant without a guard, as
+# torch.compiler.assume_constant_result says, which would import all of the compiler.
 _next_ordinal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -143,9 +145,9 @@ def _draw_key_fake(
     return torch.empty((), dtype=torch.int64, device="cpu")
 
 
-# Every call in a graph has an ordinal of its own: compilers merge calls with the same arguments,
-# some whatever the tag says (torch 2.13's training graphs). The device tells the wrapper that
-# replays random operators for activation checkpoints which generator to keep.
+# Every call in a graph has its own ordinal, because compilers merge calls with equal arguments,
+# some whatever the tag (training graphs in torch 2.13). From the device, the wrapper that replays
+# random operators for activation checkpoints knows which generator's state to keep.
 _LIBRARY = operator_library("streams.keys")
 _LIBRARY.define(
     "draw_key(int ordinal, *, Device device, Generator? generator=None) -> Tensor",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from torchinit.streams.canonical import places_of
-from torchinit.streams.names import part_of
+from torchinit.streams.named_keys import part_of
 from torchinit.tape.tape import Cell, Entry, Ref, Tape
 
 

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
-from torchinit.fill.fill import fill
+from torchinit.fill.door import fill
 from torchinit.native.torch_private import unseen
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.tape.facts import is_pinned
 from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref

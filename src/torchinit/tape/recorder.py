@@ -19,14 +19,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
-from torchinit.native import calls
+from torchinit.native import kernels
 from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
 from torchinit.patch.frames import Frame, module_that_draws
 from torchinit.patch.methods import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
-from torchinit.streams.names import part_of
+from torchinit.streams.named_keys import part_of
 from torchinit.tape.facts import (
     Facts,
     facts_of,
@@ -136,7 +136,7 @@ class Recorder(TorchDispatchMode):
                 return False  # torch's fill_, which the mode is shown
             if tensor.numel():
                 self._record_fill(call, tensor, law, is_random=is_random)
-        calls.count_write(tensor)
+        kernels.count_write(tensor)
         return True
 
     def look(self, tensor: Tensor, *, at_address: bool) -> None:
@@ -532,7 +532,7 @@ class Recorder(TorchDispatchMode):
             return NotImplemented
         law = draw_of(call, args[0].shape)
         self._record_fill(call, args[0], law, is_random=law is None or law[0] != CONSTANT)
-        calls.count_write(args[0])
+        kernels.count_write(args[0])
         return None
 
     def _random(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:

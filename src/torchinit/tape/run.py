@@ -16,7 +16,7 @@ from torchinit.errors import ArgumentError
 from torchinit.patch.frames import handlers
 from torchinit.patch.swap import enter, leave
 from torchinit.streams.canonical import Named, Rename, gather, places_of
-from torchinit.streams.names import keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.naming import Naming, name_draws
 from torchinit.tape.play import one_thread
 from torchinit.tape.recorder import Recorder

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
-from torchinit.fill.fill import fill_list
-from torchinit.fill.route import obstacle
+from torchinit.fill.door import ElementwiseFill, fill_all
+from torchinit.fill.route import is_native
 from torchinit.fill.sharded import begin_sharded, count_write
-from torchinit.placement.box import Box, cut_out
+from torchinit.placement.box import cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
-from torchinit.schemes.distributions import Draw
 from torchinit.streams.keys import Stream, draw_key_number
 from torchinit.values.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
 from torchinit.values.kinds import Values
 from torchinit.values.region import Part, Region, Shape
-
-# A fill of values drawn independently.
-DrawnFill: TypeAlias = tuple[Draw, Tensor, Stream, Box | None]
 
 
 def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) -> None:
@@ -37,7 +32,7 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
     Raises:
         ArgumentError, RuntimeError: as ``fill`` and ``fill_orthogonal``.
     """
-    drawn: list[DrawnFill] = []
+    drawn: list[ElementwiseFill] = []
     others: list[tuple[Tensor, Part, Stream]] = []
     full: dict[str, Tensor] = {}
     for (tensor, part), stream in zip(parts, streams, strict=True):
@@ -50,22 +45,16 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
             drawn += _fill_dtensor(tensor, part, stream, full)
         else:
             view = region.of(tensor)
-            if region.offset is not None and obstacle(view):
+            if region.offset is not None and not is_native(view):
                 others.append((tensor, part, stream))  # torch makes it all: once for all shares
                 continue
-            drawn.append((values.draw, view, stream, region.box))
-    fill_drawn(drawn)
+            drawn.append(ElementwiseFill(values.draw, view, stream, region.box))
+    fill_all(drawn)
     for tensor, part, stream in others:
         if is_dtensor(tensor):
             _fill_dtensor(tensor, part, stream, full)
         else:
             _fill_plain(tensor, part, stream, full)
-
-
-def fill_drawn(fills: Sequence[DrawnFill]) -> None:
-    """Does fills of values drawn independently, all in one call of the kernels."""
-    if fills:
-        fill_list(*zip(*fills, strict=True))
 
 
 def filling_order(parts: Sequence[Part]) -> list[int]:
@@ -104,7 +93,7 @@ def _fill_plain(tensor: Tensor, part: Part, stream: Stream, full: dict[str, Tens
 
 def _fill_dtensor(
     tensor: Tensor, part: Part, stream: Stream, full: dict[str, Tensor]
-) -> list[DrawnFill]:
+) -> list[ElementwiseFill]:
     """Fills the local shard of a part; returns the fills of values drawn independently."""
     region, values = part
     if values.keeps or tensor.is_meta:
@@ -115,7 +104,6 @@ def _fill_dtensor(
         stream,
         is_random=is_called or values.takes_key,
         by_torch=is_called,
-        at_once=values.draw is None and values.takes_key,
     )
     count_write(tensor, sharded.local)
     cut: Region | None = region
@@ -134,7 +122,7 @@ def fill_local(
     strides: Shape | None = None,
     *,
     from_full: bool = False,
-) -> list[DrawnFill]:
+) -> list[ElementwiseFill]:
     """Fills the local shard of a part.
 
     Args:
@@ -165,7 +153,10 @@ def fill_local(
     fragments = fragments_of(sharded, cut)
     if values.draw is not None:
         draw = values.draw
-        return [(draw, one.view, key, None if is_whole(one) else one.box) for one in fragments]
+        return [
+            ElementwiseFill(draw, one.view, key, None if is_whole(one) else one.box)
+            for one in fragments
+        ]
     for view, box in fragments:
         values.fill_box(view, box, key)
     return []

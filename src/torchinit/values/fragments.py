@@ -12,7 +12,7 @@ from torch import Tensor
 from torchinit.fill.sharded import view_of
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.values.region import Region, Shape
 
 
@@ -51,7 +51,7 @@ def fragments_of(sharded: Sharded, region: Region) -> list[Fragment]:
             continue
         starts = [s + a - o for s, a, o in zip(piece.start, low, piece.offset, strict=True)]
         held = tuple(b - a for a, b in zip(low, high, strict=True))
-        view = view_of(sharded.local, Piece(tuple(starts), tuple(low), held))
+        view = view_of(sharded.local, ShardPiece(tuple(starts), tuple(low), held))
         if region.number is not None:
             view = view.select(0, 0)
         place = [o + a - b for o, a, b in zip(offset, low[dropped:], begin[dropped:], strict=True)]

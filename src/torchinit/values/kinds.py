@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from torchinit import functional
-from torchinit.fill.fill import fill
-from torchinit.fill.patterns import PATTERNS
-from torchinit.orthogonal.orthogonal import fill_orthogonal
+from torchinit.fill.door import fill
+from torchinit.fill.positional import PATTERNS
+from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box, cut_out
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, Draw, draw_in_words, law_of

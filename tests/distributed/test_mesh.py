@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import in_worlds
 
-from torchinit.placement.pieces import Cut, intervals_of, local_shape_of, pieces_of
+from torchinit.placement.mesh import Cut, intervals_of, local_shape_of, pieces_of
 
 MESHES = [
     (1,),

@@ -1,4 +1,4 @@
-"""Keys of random streams from names: a parameter's key is that of its name, wherever it stands."""
+"""Keys derived from names: a parameter's key depends only on its name and the seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Any, TypeAlias
 
+# A seed's function from a name to its key.
 KeyOfName: TypeAlias = Callable[[str], int]
 
 _BYTES = 8
@@ -16,7 +17,7 @@ def check_seed(seed: Any) -> int:
     """Returns a seed modulo 2^64, as ``torch.manual_seed`` takes it.
 
     Raises:
-        TypeError: if it is no integer.
+        TypeError: if it is not an integer.
         ValueError: if it is outside -2^63 to 2^64 - 1.
     """
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
@@ -27,13 +28,13 @@ def check_seed(seed: Any) -> int:
     return int(number) % 2**64
 
 
-def keys_of_names(seed: int) -> Callable[[str], int]:
-    """Returns the function from a name to its key, a signed number of 64 bits, under a seed.
+def keys_of_names(seed: int) -> KeyOfName:
+    """Returns a seed's function from a name to its key, a signed 64-bit number.
 
-    The key is the keyed hash BLAKE2b (RFC 7693) of the name in UTF-8, with digests of 8 bytes, the
-    seed's 8 bytes being the hash's key; both little-endian.
+    The key is the BLAKE2b hash (RFC 7693) of the name in UTF-8, 8 bytes long, keyed with the 8
+    bytes of the seed; both are little-endian.
     """
-    # To copy a hash that has taken the seed in is twice as quick as to begin a new one.
+    # Copying a hash that has taken in the seed is twice as fast as making a new one.
     copy = blake2b(digest_size=_BYTES, key=check_seed(seed).to_bytes(_BYTES, "little")).copy
     unpack = Struct("<q").unpack
 
@@ -46,5 +47,5 @@ def keys_of_names(seed: int) -> Callable[[str], int]:
 
 
 def part_of(name: str, ordinal: int) -> str:
-    """The name of a numbered part of a parameter: a matrix of a stack, or a draw into a part."""
+    """The name of a numbered part of a parameter: one matrix of a stack, or one draw of several."""
     return f"{name}\0{ordinal}"

@@ -1,7 +1,7 @@
-"""The door of orthogonal matrices, beside that of fills: which road each tensor takes.
+"""Orthogonal matrices, which are products of random reflectors, not drawn element by element.
 
-The operator ``torchinit::orthogonal_(self, key, gain)`` is one fill to compilers, tracers and
-transforms.
+Their door is beside that of elementwise fills, and they are dispatched in the same way. Compilers,
+tracers and transforms see one operator, ``torchinit::orthogonal_(self, key, gain)``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import init as torch_init
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks, operators
-from torchinit.fill.fallback import generator_of
-from torchinit.fill.route import find_road, is_native_memory, why_staged
+from torchinit.fill.route import PLAIN_TYPES, Ways, dispatch, is_direct, is_native_memory
 from torchinit.fill.sharded import begin_sharded, copy_pieces, count_write, fill_sharded, view_of
-from torchinit.native import calls
-from torchinit.orthogonal.fallback import orthogonal_by_torch
-from torchinit.placement.box import Box, check_box
+from torchinit.fill.torch_fallback import copy_rounded, generator_of
+from torchinit.fill.via_host import memory_for_kernels
+from torchinit.native import kernels
+from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
-from torchinit.placement.pieces import Piece
+from torchinit.placement.mesh import ShardPiece
 from torchinit.schemes.distributions import check_finite
 from torchinit.streams.keys import Stream, draw_key, draw_key_number, draw_keys
 
@@ -34,37 +35,31 @@ def fill_orthogonal(
     """Makes one tensor (semi-)orthogonal over the flattening (shape[0], rest), times gain.
 
     Args:
-        tensor: at least two dimensions; of a DTensor what lies here is filled.
+        tensor: at least two dimensions; of a DTensor this rank's part is filled.
         gain: factor.
         stream: where the key is drawn from, or the key.
-        box: the tensor's place in a larger one, which is what is orthogonal then: the tensor gets
-            the bits that a fill of the whole has there.
+        box: the tensor's position in a larger one. Then that is the orthogonal one, and the tensor
+            gets the values that a fill of it has there.
 
     Raises:
         ValueError: fewer than two dimensions.
-        ArgumentError: gain not finite, a box that cannot be, a tensor that cannot be written to.
+        ArgumentError: gain not finite, an impossible box, a tensor that cannot be written to.
             Nothing has been drawn or written then.
     """
-    if not is_dtensor(tensor):  # whose errors, the other ranks may have to be told
-        _check_arguments(tensor, gain, box)
-    road = find_road(tensor)
-    if road in ("now", "staged"):
-        checks.check_target(tensor)
-        _form_one(tensor, draw_key_number(stream), gain, box)
-    else:
-        _fill_by_road(road, tensor, gain, stream, box)
+    _check_arguments(tensor, gain, box)
+    dispatch(_WAYS, tensor, gain, stream, box)
+
+
+def _form_in_memory(tensor: Tensor, gain: float, stream: Stream, box: Box | None) -> None:
+    checks.check_target(tensor)
+    _form_one(tensor, draw_key_number(stream), gain, box)
 
 
 def _form_one(tensor: Tensor, key: int, gain: float, box: Box | None) -> None:
     if tensor.numel():
-        if why_staged(tensor.device):
-            matrix = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            calls.fill_orthogonal([matrix], [key], gain, box)
-            with torch.no_grad():
-                tensor.copy_(matrix)
-        else:
-            calls.fill_orthogonal([tensor], [key], gain, box)
-    calls.count_write(tensor)
+        with memory_for_kernels(tensor) as memory:
+            kernels.run_orthogonal([memory], [key], gain, box)
+    kernels.count_write(tensor)
 
 
 def fill_orthogonal_batch(
@@ -86,55 +81,47 @@ def fill_orthogonal_batch(
             raise ValueError(
                 f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
             )
+        _check_arguments(tensors, gain)
         if is_dtensor(tensors):
             _fill_sharded_stack(tensors, gain, stream)
             return
-        _check_arguments(tensors, gain)
-        if find_road(tensors) == "now":
+        if is_direct(tensors):
             checks.check_target(tensors)
             keys = draw_keys(tensors.shape[0], stream).tolist()
             if tensors.numel():
-                calls.fill_orthogonal(tensors, keys, gain)
-            calls.count_write(tensors)
+                kernels.run_orthogonal(tensors, keys, gain)
+            kernels.count_write(tensors)
             return
     matrices = list(tensors)
     for matrix in matrices:
         _check_arguments(matrix, gain)
-    roads = [find_road(matrix) for matrix in matrices]
-    for matrix, road in zip(matrices, roads, strict=True):
-        if road in ("now", "staged") or is_native_memory(matrix):
+    for matrix in matrices:
+        if is_native_memory(matrix):
             checks.check_target(matrix)
-    here = [matrix for matrix, road in zip(matrices, roads, strict=True) if road == "now"]
-    if len(here) == len(matrices):
-        keys = draw_keys(len(here), stream).tolist()
+    are_direct = list(map(is_direct, matrices))
+    direct = list(itertools.compress(matrices, are_direct))
+    if len(direct) == len(matrices):
+        keys = draw_keys(len(direct), stream).tolist()
     else:
         keys = []
-        for matrix, road in zip(matrices, roads, strict=True):
-            if road == "now":
+        for matrix, waits in zip(matrices, are_direct, strict=True):
+            if waits:
                 keys.append(draw_key_number(stream))
             else:
-                _fill_by_road(road, matrix, gain, stream)
-    for places in _groups(here):
-        some = [here[i] for i in places]
+                fill_orthogonal(matrix, gain, stream)
+    for numbers in _groups(direct):
+        some = [direct[i] for i in numbers]
         if some[0].numel():
-            calls.fill_orthogonal(some, [keys[i] for i in places], gain)
+            kernels.run_orthogonal(some, [keys[i] for i in numbers], gain)
         for matrix in some:
-            calls.count_write(matrix)
+            kernels.count_write(matrix)
 
 
 def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
-    """Fills what lies here of a DTensor that is a stack; every rank draws the keys of all."""
+    """Fills this rank's part of a DTensor that is a stack; every rank draws all keys."""
     if stack.is_meta:
-        _check_arguments(stack, gain)
         return
-    count = stack.shape[0]
-    sharded, source, by_torch = begin_sharded(
-        stack,
-        stream,
-        lambda: _check_arguments(stack, gain),
-        at_once=True,
-        draw=lambda generator: draw_keys(count, generator),
-    )
+    sharded, source, by_torch = begin_sharded(stack, stream, keys=stack.shape[0])
     if by_torch:
         local = sharded.local
         whole = torch.empty(sharded.global_shape, dtype=local.dtype, device=local.device)
@@ -148,26 +135,28 @@ def _fill_sharded_stack(stack: Tensor, gain: float, stream: Stream) -> None:
     count_write(stack, sharded.local)
 
 
-def _fill_stack(view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: Piece) -> None:
-    """Fills matrices of a stack, or the same box of each."""
+def _fill_stack(
+    view: Tensor, gain: float, keys: Tensor, sharded: Sharded, piece: ShardPiece
+) -> None:
+    """Fills the matrices of a stack, or the same box of each."""
     shape = sharded.global_shape[1:]
     box = None if piece.size[1:] == shape else Box(shape, piece.offset[1:])
-    if view.numel() and find_road(view) == "now":
-        calls.fill_orthogonal(view, keys.tolist(), gain, box)
+    if view.numel() and is_direct(view):
+        kernels.run_orthogonal(view, keys.tolist(), gain, box)
         return
     for matrix, key in zip(view, keys, strict=True):
         fill_orthogonal(matrix, gain, key, box)
 
 
 def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
-    """The places of matrices that can be formed together: of one kind, and apart in memory."""
+    """The numbers of matrices that can be formed together: alike, and apart in memory."""
     ranges = sorted(
         (matrix.data_ptr(), matrix.data_ptr() + checks.extent(matrix))
         for matrix in matrices
         if matrix.numel()
     )
     if any(end > begin for (_, end), (begin, _) in itertools.pairwise(ranges)):
-        return [[i] for i in range(len(matrices))]  # tied or overlapping: one after the other
+        return [[i] for i in range(len(matrices))]  # tied or overlapping: one after another
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, matrix in enumerate(matrices):
         kind = (matrix.shape, matrix.stride(), matrix.dtype, matrix.device)
@@ -185,24 +174,52 @@ def _check_arguments(tensor: Tensor, gain: float, box: Box | None = None) -> Non
         check_box(tensor.shape, box)
 
 
-def _fill_by_road(
-    road: str, tensor: Tensor, gain: float, stream: Stream, box: Box | None = None
-) -> None:
-    if road == "torch":
-        orthogonal_by_torch(tensor, gain, generator_of(stream, tensor.device), box)
-    elif road == "sharded":
-        fill_sharded(
-            tensor,
-            stream,
-            lambda piece, key, place: fill_orthogonal(piece, gain, key, place),
-            lambda whole, source: fill_orthogonal(whole, gain, source),
-            check=lambda: _check_arguments(tensor, gain),
-            at_once=True,
-        )
-    elif road == "staged":
-        fill_orthogonal(tensor, gain, stream, box)
-    elif road == "operator":
-        operators.fill_by(_ORTHOGONAL, tensor, draw_key(stream), gain, *(box or ()))
+def _form_dtensor(tensor: Tensor, gain: float, stream: Stream, _box: Box | None) -> None:
+    fill_sharded(
+        tensor,
+        stream,
+        lambda piece, key, box: fill_orthogonal(piece, gain, key, box),
+        lambda full, source: fill_orthogonal(full, gain, source),
+    )
+
+
+def _form_by_operator(tensor: Tensor, gain: float, stream: Stream, box: Box | None) -> None:
+    operators.call_operator(_ORTHOGONAL, tensor, draw_key(stream), gain, *(box or ()))
+
+
+def _form_by_torch(tensor: Tensor, gain: float, stream: Stream, box: Box | None) -> None:
+    orthogonal_by_torch(tensor, gain, generator_of(stream, tensor.device), box)
+
+
+_WAYS = Ways(
+    kernel=_form_in_memory,
+    via_host=_form_in_memory,
+    operator=_form_by_operator,
+    torch=_form_by_torch,
+    sharded=_form_dtensor,
+    nothing=lambda *_: None,
+)
+
+
+def orthogonal_by_torch(
+    tensor: Tensor, gain: float, generator: Generator | None, box: Box | None = None
+) -> Tensor:
+    """Fills one matrix by ``torch.nn.init.orthogonal_``; a box is copied from the full matrix.
+
+    torch's function does not take 16-bit and 8-bit dtypes, which are rounded from float32; but for
+    tensor subclasses, whose values may be elsewhere (a DTensor's, on other ranks).
+    """
+    if box is not None:
+        whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
+        orthogonal_by_torch(whole, gain, generator)
+        with torch.no_grad():
+            return tensor.copy_(cut_out(whole, box.offset, tensor.shape))
+    is_narrow = tensor.dtype in ALL_DTYPES and tensor.dtype.itemsize <= 2
+    if not is_narrow or tensor.is_meta or type(tensor) not in PLAIN_TYPES:
+        return torch_init.orthogonal_(tensor, gain, generator)
+    single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+    torch_init.orthogonal_(single, gain, generator)
+    return copy_rounded(tensor, single)
 
 
 def _check(tensor: Tensor, key: Tensor, gain: float, *bounds: Any) -> Box | None:
@@ -232,9 +249,9 @@ def _on_memory(tensor: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:
 
 
 def _on_batched(info: Any, examples: Tensor, key: Tensor, gain: float, *bounds: Any) -> None:
-    """Under vmap: with randomness "different" every example has a key of its own.
+    """The vmap rule: with randomness "different" every example has its own key.
 
-    With "same" every example is a copy of the one matrix, as is every box.
+    With "same", or for boxes, all examples are copies of one matrix.
     """
     keys = torch.empty(info.batch_size, dtype=torch.int64, device="cpu")
     operators.random_words_(keys, key)

@@ -17,8 +17,8 @@ import torchinit
 import warm
 from conftest import native_only
 from fills import KEY, assert_same_bits, cases
-from torchinit.fill import operators, route, staged
-from torchinit.fill.fill import fill
+from torchinit.fill import route, via_host
+from torchinit.fill.door import fill
 from torchinit.native import load
 from torchinit.placement.box import Box
 from torchinit.schemes.distributions import normal_draw
@@ -30,7 +30,7 @@ def test_pieces_cover_every_shape():
     for shape in [(), (0,), (1,), (7,), (5, 3), (2, 3, 4), (1, 1, 9), (3, 0, 2)]:
         for limit in (1, 2, 5, 12, 100):
             seen = torch.zeros(shape, dtype=torch.int64)
-            for start, size in staged.pieces(shape, limit):
+            for start, size in via_host.pieces(shape, limit):
                 assert math.prod(size) <= limit
                 part = seen
                 for dim, (first, length) in enumerate(zip(start, size, strict=True)):
@@ -42,11 +42,9 @@ def test_pieces_cover_every_shape():
 @pytest.fixture
 def _forced(monkeypatch):
     """Takes the CPU for a device without kernels; pieces of 100 bytes."""
-    monkeypatch.setattr(route, "why_staged", lambda _: "forced")
-    monkeypatch.setattr(operators, "why_staged", lambda _: "forced")
-    monkeypatch.setattr(torchinit.orthogonal.orthogonal, "why_staged", lambda _: "forced")
+    monkeypatch.setattr(route, "via_host_reason", lambda _: "forced")
     monkeypatch.setattr(load.module, "quick_fill", lambda *_: False)
-    monkeypatch.setattr(staged, "PIECE", 100)
+    monkeypatch.setattr(via_host, "PIECE", 100)
 
 
 LAYOUTS = {
@@ -62,7 +60,7 @@ def test_bits_of_every_fill_dtype_and_layout(each, dtype):
     operator, parameters = each
     expected = torch.empty((3, 8, 5), dtype=dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operators, "why_staged", lambda _: "")
+        patch.setattr(route, "via_host_reason", lambda _: "")
         operator(expected, KEY, *parameters)
     for make in LAYOUTS.values():
         tensor = make(dtype)
@@ -91,7 +89,7 @@ def test_keys_and_errors_are_those_of_the_cpu():
     tensor = torchinit.normal_(torch.empty(50))
     later = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(route, "why_staged", lambda _: "")
+        patch.setattr(route, "via_host_reason", lambda _: "")
         torch.manual_seed(4)
         assert torch.equal(torchinit.normal_(torch.empty(50)), tensor)
     assert torch.equal(torch.get_rng_state(), later)
@@ -174,7 +172,7 @@ MEMORY = """
 import torch, torchinit
 from torchinit.fill import route
 from torchinit.native import load
-route.why_staged = lambda _: "forced"
+route.via_host_reason = lambda _: "forced"
 load.module.quick_fill = lambda *_: False
 torchinit.normal_(torch.empty(100, 100))
 tensor = torch.ones(2**26)
@@ -191,4 +189,4 @@ print(status("VmHWM:") - before)
 def test_memory_beside_the_destination():
     process = warm.run("-c", MEMORY)
     assert process.returncode == 0, process.stderr
-    assert staged.PIECE // 2 <= int(process.stdout) <= 2**26
+    assert via_host.PIECE // 2 <= int(process.stdout) <= 2**26

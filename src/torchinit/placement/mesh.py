@@ -1,7 +1,7 @@
-"""Pieces: what of a logical tensor a device of a mesh holds, by numbers alone.
+"""Which parts of a logical tensor a device of a mesh holds, computed from numbers alone.
 
-A pure function of shapes, sizes of the mesh and placements: nothing of ``torch.distributed`` is
-asked, and no process group is needed.
+A pure function of shapes, the mesh's shape and placements: it uses nothing of ``torch.distributed``
+and needs no process group.
 """
 
 from __future__ import annotations
@@ -10,36 +10,35 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-Shape: TypeAlias = tuple[int, ...]
-# Consecutive indices of a dimension: the first, and how many.
+# Consecutive indices of a dimension: (first, count).
 Interval: TypeAlias = tuple[int, int]
 
 
 class Cut(NamedTuple):
-    """How a dimension of a mesh cuts a tensor; None in place of one: every device holds all.
+    """How a dimension of a mesh cuts a tensor; None stands for one that does not (Replicate).
 
     Attributes:
         dim: the dimension of the tensor that is cut.
-        split_factor: into how many parts other dimensions of the mesh, further right, had cut it
-            before (``_StridedShard``); 1 if none.
+        split_factor: into how many parts mesh dimensions further right have already cut it
+            (``_StridedShard``); 1 if none have.
     """
 
     dim: int
     split_factor: int = 1
 
 
-class Piece(NamedTuple):
-    """A box of a logical tensor, and where a local tensor holds it.
+class ShardPiece(NamedTuple):
+    """A box of a logical tensor, and its position in the local tensor that holds it.
 
     Attributes:
-        start: index in the local tensor of the box's first element.
-        offset: index in the logical tensor of the same.
+        start: index of the box's first element in the local tensor.
+        offset: index of the same element in the logical tensor.
         size: of the box.
     """
 
-    start: Shape
-    offset: Shape
-    size: Shape
+    start: tuple[int, ...]
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
 
 
 def pieces_of(
@@ -47,36 +46,36 @@ def pieces_of(
     mesh_shape: Sequence[int],
     coordinate: Sequence[int],
     cuts: Sequence[Cut | None],
-) -> list[Piece]:
-    """What the device at a coordinate of a mesh holds: one piece in nearly every layout.
+) -> list[ShardPiece]:
+    """The pieces that the device at a coordinate of a mesh holds: one in nearly every layout.
 
-    A dimension that is cut more than once is cut in the order that the split factors tell, as
-    ``fully_shard`` over tensor parallelism stores it. Where they tell none (placements that come
-    of a view), it is cut from left to right, and a device may hold several intervals.
+    A dimension that is cut more than once is cut in the order given by the split factors, as
+    ``fully_shard`` over tensor parallelism stores it. Where they give none (placements that result
+    from a view), it is cut from left to right, and a device may hold several intervals.
 
     Args:
         global_shape: of the logical tensor.
         mesh_shape: of the mesh.
-        coordinate: of the device in it.
+        coordinate: of the device in the mesh.
         cuts: one for each dimension of the mesh.
 
     Returns:
-        Pieces in the order of the logical tensor; none if the device holds no element.
+        The pieces in the order of the logical tensor; none if the device holds no element.
 
     >>> pieces_of((5, 3), (2,), (1,), [Cut(0)])
-    [Piece(start=(0, 0), offset=(3, 0), size=(2, 3))]
+    [ShardPiece(start=(0, 0), offset=(3, 0), size=(2, 3))]
     """
     return pieces_in(intervals_of(global_shape, mesh_shape, coordinate, cuts))
 
 
-def pieces_in(held: Sequence[Sequence[Interval]]) -> list[Piece]:
-    """The pieces of intervals of each dimension."""
+def pieces_in(held: Sequence[Sequence[Interval]]) -> list[ShardPiece]:
+    """The pieces made by intervals of each dimension."""
     if all(len(intervals) == 1 for intervals in held):
         offset, size = zip(*(intervals[0] for intervals in held), strict=True) if held else ((), ())
-        return [Piece((0,) * len(held), offset, size)]
+        return [ShardPiece((0,) * len(held), offset, size)]
     placed = [_with_starts(intervals) for intervals in held]
     return [
-        Piece(*(tuple(numbers) for numbers in zip(*each, strict=True)))
+        ShardPiece(*(tuple(numbers) for numbers in zip(*each, strict=True)))
         for each in itertools.product(*placed)
     ]
 
@@ -87,7 +86,7 @@ def intervals_of(
     coordinate: Sequence[int],
     cuts: Sequence[Cut | None],
 ) -> list[list[Interval]]:
-    """What indices of each dimension the device holds, as ``pieces_of`` has it; none are empty."""
+    """The intervals of each dimension that the device holds, for ``pieces_of``; none is empty."""
     held: list[list[Interval]] = [[(0, size)] if size else [] for size in global_shape]
     for dim in {cut.dim for cut in cuts if cut is not None}:
         of_dim = [number for number, cut in enumerate(cuts) if cut is not None and cut.dim == dim]
@@ -105,18 +104,17 @@ def intervals_of(
     return held
 
 
-def local_shape_of(held: Sequence[Sequence[Interval]]) -> Shape:
-    """The shape of a local tensor that holds such intervals of each dimension."""
+def local_shape_of(held: Sequence[Sequence[Interval]]) -> tuple[int, ...]:
+    """The shape of a local tensor that holds these intervals of each dimension."""
     return tuple(sum(length for _, length in intervals) for intervals in held)
 
 
 def _order(
     numbers: Sequence[int], mesh_shape: Sequence[int], cuts: Sequence[Cut | None]
 ) -> list[int] | None:
-    """The dimensions of the mesh in the order in which they cut one of the tensor.
+    """The order in which dimensions of the mesh cut a dimension of the tensor; None if unknown.
 
-    A split factor is the product of those that cut before and stand further right. None if they
-    tell no order.
+    A split factor is the product of the sizes of those further right that cut earlier.
     """
     order: list[int] = []
     for number in reversed(numbers):
@@ -135,7 +133,7 @@ def _order(
 
 
 def _chunk(intervals: Sequence[Interval], count: int, index: int) -> list[Interval]:
-    """One of the parts that ``torch.chunk`` cuts so many indices into."""
+    """The part with this index of the `count` that ``torch.chunk`` would cut the indices into."""
     total = sum(length for _, length in intervals)
     step = -(-total // count)
     begin, end = min(index * step, total), min((index + 1) * step, total)

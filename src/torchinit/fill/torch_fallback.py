@@ -1,4 +1,4 @@
-"""What ``torch.nn.init`` fills: tensors that neither kernels nor operators serve."""
+"""Fills by ``torch.nn.init``, of tensors that neither kernels nor operators support."""
 
 from __future__ import annotations
 
@@ -23,62 +23,64 @@ from torchinit.schemes.distributions import (
 from torchinit.streams.keys import Stream
 
 
-def fill(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> Tensor:
+def fill_by_torch(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> None:
     """Fills by the function of ``torch.nn.init`` for a draw, from torch's own streams.
 
-    A key chooses the seed of a generator, and then the values do not depend on the layout, which
-    torch's do. A box is copied from the whole, which is made besides.
+    A key becomes the seed of a generator. The values then do not depend on the layout, as torch's
+    otherwise do: a tensor that is not contiguous, or a box, is copied from a full tensor.
     """
     if draw[0] == CONSTANT:
-        return _fill(draw, tensor, None)
+        _fill(draw, tensor, None)
+        return
     is_keyed = isinstance(stream, int | Tensor)
     stream = generator_of(stream, tensor.device)
     if box is None:
         in_place = not is_keyed or tensor.layout is not torch.strided or tensor.is_contiguous()
         if in_place:
-            return _fill(draw, tensor, stream)
+            _fill(draw, tensor, stream)
+            return
         box = Box(tensor.shape, (0,) * tensor.dim())
     whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)
     _fill(draw, whole, stream)
     with torch.no_grad():
-        return tensor.copy_(cut_out(whole, box.offset, tensor.shape))
+        tensor.copy_(cut_out(whole, box.offset, tensor.shape))
 
 
 def generator_of(stream: Stream, device: torch.device) -> Generator | None:
-    """A stream as torch takes it: a key chooses the seed of a generator."""
+    """The generator for a stream; a key becomes the seed of a new one."""
     if isinstance(stream, int | Tensor):
         return torch.Generator(device).manual_seed(int(stream) % 2**64)
     return stream
 
 
-def _fill(draw: Draw, tensor: Tensor, stream: Generator | None) -> Tensor:
+def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> Tensor:
     if draw[0] == CONSTANT:
         if type(draw[1]) is float and draw[1] == 0:
-            return by_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
-        return by_torch(torch_init.constant_, tensor, draw[1])
-    function = getattr(torch_init, f"{DISTRIBUTIONS[draw[0]].name}_")
-    parameters = parameters_of(draw)
+            return call_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
+        return call_torch(torch_init.constant_, tensor, draw[1])
+    row, parameters = DISTRIBUTIONS[draw[0]], parameters_of(draw)
+    function = row.by_torch or getattr(torch_init, f"{row.name}_")
     if draw[0] == TRUNCATED_NORMAL:
         mean, std, a, b = parameters
         if std == 0:  # torch divides by it
-            return by_torch(torch_init.constant_, tensor, min(max(mean, a), b))
+            return call_torch(torch_init.constant_, tensor, min(max(mean, a), b))
         with warnings.catch_warnings():  # functional.py has warned
             warnings.filterwarnings("ignore", message="mean is more than 2 std")
-            return by_torch(function, tensor, *parameters, stream)
+            return call_torch(function, tensor, *parameters, generator)
     below = parameters[1] if draw[0] == UNIFORM and parameters[0] < parameters[1] else None
-    return by_torch(function, tensor, *parameters, stream, below=below)
+    return call_torch(function, tensor, *parameters, generator, below=below)
 
 
-def by_torch(
+def call_torch(
     function: Callable[..., Tensor], tensor: Tensor, *arguments: Any, below: float | None = None
 ) -> Tensor:
-    """Calls a function of ``torch.nn.init``; float8, which it does not know, by way of float32.
+    """Calls a function of ``torch.nn.init``; for float8, which that refuses, on a float32 tensor.
 
     Args:
         function: fills its first argument.
         tensor: what to fill.
-        arguments: the function's others.
-        below: what float8 values must not reach when they are rounded.
+        arguments: the function's other arguments.
+        below: a bound that float8 values must stay below when they are rounded.
     """
     if tensor.dtype not in FLOAT8_DTYPES or tensor.is_meta:
         return function(tensor, *arguments)
@@ -89,8 +91,8 @@ def by_torch(
 def copy_rounded(tensor: Tensor, values: Tensor, below: float | None = None) -> Tensor:
     """Copies values of the working dtype into a tensor; float8 saturates.
 
-    torch's own conversion makes NaN or infinity of what exceeds the range of float8, or saturates,
-    by its version.
+    torch's own conversion, depending on its version, turns what exceeds the range of float8 into
+    NaN or infinity, or saturates.
     """
     if tensor.dtype in FLOAT8_DTYPES:
         limit = torch.finfo(tensor.dtype).max

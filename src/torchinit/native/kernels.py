@@ -1,6 +1,6 @@
-"""Calls of the native modules: numbers and addresses of tensors in plain memory.
+"""Calls the kernels of the native modules, which take numbers and addresses.
 
-For tensors, draws and boxes that have been checked.
+Tensors, draws and boxes have been checked by then.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from torchinit.native import load
 from torchinit.native.numbers import DTYPE_NUMBERS
 from torchinit.native.torch_private import count_writes
 
-# A distribution's number and its parameters (schemes/draw.py).
+# A distribution's number and its parameters (``schemes/distributions.py``).
 Numbers: TypeAlias = tuple[int, float, float, float, float]
 # (global_shape, offset) of a box.
 Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
-# Where values go, as csrc/python/read_jobs.h reads it: a number of contiguous elements, the first
-# of the logical tensor, or (sizes, strides, global_shape, offset).
-Box: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
-Place: TypeAlias = int | Box
+# What a fill writes, as csrc/python/read_jobs.h reads it: a number of contiguous elements, from the
+# first of the logical tensor on; or (sizes, strides, global_shape, offset).
+StridedBox: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
+Extent: TypeAlias = int | StridedBox
+
+# Types of devices that have kernels; on others, fills go via host memory.
+DEVICES = ("cpu", "cuda")
 
 _is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
-# Managed memory of at least so many bytes is filled by the processor: the device would move all of
-# it over, and may not have room.
+# Managed memory of at least this many bytes is filled by the CPU: on the device all of it would be
+# migrated, and may not fit.
 LARGE = 1 << 26
 
 
@@ -50,9 +53,9 @@ def cuda_module() -> ModuleType:
 
 @contextlib.contextmanager
 def serial_if_forked() -> Iterator[None]:
-    """Keeps torch's own operations on one thread in a child that was forked.
+    """Keeps torch's own operations on one thread in a forked child process.
 
-    The OpenMP threads of the parent are not there, and torch would wait for them for ever.
+    The parent's OpenMP threads do not exist there, and torch would wait for them forever.
     """
     if load.module is None or not load.module.is_forked():
         yield
@@ -65,30 +68,30 @@ def serial_if_forked() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def place_of(tensor: Tensor, bounds: Bounds | None = None) -> Place:
-    """Where the values of a tensor go; with bounds, as a box of a larger one."""
+def extent_of(tensor: Tensor, bounds: Bounds | None = None) -> Extent:
+    """What a fill of a tensor writes; with bounds, as a box of a larger one."""
     if bounds is None and tensor.is_contiguous():
         return tensor.numel()
     return _box_of(tensor, bounds)
 
 
-def _box_of(tensor: Tensor, bounds: Bounds | None) -> Box:
+def _box_of(tensor: Tensor, bounds: Bounds | None) -> StridedBox:
     sizes = list(tensor.shape)
     if bounds is None:
         return sizes, list(tensor.stride()), sizes, [0] * len(sizes)
     return sizes, list(tensor.stride()), list(bounds[0]), list(bounds[1])
 
 
-def fill(tensor: Tensor, draw: Numbers, key: int, place: Place) -> None:
-    """Fills a tensor, in host memory at once, on a device in its current stream."""
+def run_fill(tensor: Tensor, draw: Numbers, key: int, extent: Extent) -> None:
+    """Fills a tensor: at once in host memory, in the current stream on a device."""
     number, address = DTYPE_NUMBERS[tensor.dtype], tensor.data_ptr()
     if not tensor.is_cpu:
-        _queue(tensor.device, [draw], [number], [key], [tensor], [address], [place])
-    elif isinstance(place, int):
-        cpu_module().fill(*_positional(draw, number), key, address, place, torch.get_num_threads())
+        _queue(tensor.device, [draw], [number], [key], [tensor], [address], [extent])
+    elif isinstance(extent, int):
+        cpu_module().fill(*_positional(draw, number), key, address, extent, torch.get_num_threads())
     else:
         cpu_module().fill_box(
-            *_positional(draw, number), key, address, *place, torch.get_num_threads()
+            *_positional(draw, number), key, address, *extent, torch.get_num_threads()
         )
 
 
@@ -96,23 +99,23 @@ def _positional(draw: Numbers, dtype: int) -> tuple[int, int, float, float, floa
     return (draw[0], dtype, *draw[1:])
 
 
-def fill_list(
+def run_fills(
     draws: Sequence[Numbers],
     dtypes: Sequence[int],
     keys: Sequence[int],
     tensors: Sequence[Tensor],
     addresses: Sequence[int],
-    places: Sequence[Place],
+    extents: Sequence[Extent],
 ) -> None:
-    """Fills many tensors at once; those that overlap, in order.
+    """Fills many tensors together; those that overlap, in order.
 
     Args:
-        draws, dtypes, keys, tensors, addresses, places: one for each fill; dtypes in numbers.
+        draws, dtypes, keys, tensors, addresses, extents: one for each fill; dtypes are numbers.
     """
     if all(map(_is_cpu, tensors)):
-        cpu_module().fill_list(draws, dtypes, keys, addresses, places, torch.get_num_threads())
+        cpu_module().fill_list(draws, dtypes, keys, addresses, extents, torch.get_num_threads())
     else:
-        columns = (draws, dtypes, keys, tensors, addresses, places)
+        columns = (draws, dtypes, keys, tensors, addresses, extents)
         for device in dict.fromkeys(map(_device, tensors)):
             chosen = [i for i, tensor in enumerate(tensors) if tensor.device == device]
             some: list[Any] = [[column[i] for i in chosen] for column in columns]
@@ -124,7 +127,7 @@ def fill_list(
     count_writes(tensors)
 
 
-def fill_orthogonal(
+def run_orthogonal(
     tensors: Sequence[Tensor] | Tensor,
     keys: Sequence[int],
     gain: float,
@@ -133,10 +136,10 @@ def fill_orthogonal(
     """Makes matrices over the flattening (shape[0], rest), or the same box of each, times gain.
 
     Args:
-        tensors: of one shape, layout, dtype and device, apart in memory; or a stack of such.
+        tensors: of one shape, layout, dtype and device, without overlaps; or a stack of such.
         keys: one for each.
         gain: factor, finite.
-        bounds: the place of each tensor in its matrix; None if it is that.
+        bounds: the position of each tensor in its matrix; None if it is the whole matrix.
     """
     like = tensors[0]
     if isinstance(tensors, Tensor):
@@ -157,7 +160,7 @@ def fill_orthogonal(
 
 
 def count_write(tensor: Tensor) -> None:
-    """What autograd wants of an in-place operator that is defined in Python."""
+    """Increases a tensor's version, as autograd requires of in-place operators."""
     if not tensor.is_inference():
         count_writes((tensor,))
 
@@ -169,15 +172,15 @@ def _queue(
     keys: Sequence[int],
     tensors: Sequence[Tensor],
     addresses: Sequence[int],
-    places: Sequence[Place],
+    extents: Sequence[Extent],
 ) -> None:
-    """Queues fills on the device's current stream; those of large host memory are done at once."""
+    """Queues fills on the device's current stream; large managed memory is filled at once."""
     module = cuda_module()
-    columns = (draws, dtypes, keys, addresses, places)
+    columns = (draws, dtypes, keys, addresses, extents)
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream()
         large: list[bool] = []
-        # The quick question first: batches are of thousands of small tensors.
+        # The cheap test first: a batch may have thousands of small tensors.
         if (
             max(tensor.nbytes for tensor in tensors) >= LARGE
             and not torch.cuda.is_current_stream_capturing()
@@ -189,7 +192,7 @@ def _queue(
         if not any(large):
             module.fill_list(*columns, stream.cuda_stream)
             return
-        # After what the stream is doing, and in the order of the list.
+        # After what the stream has queued, and in the order of the list.
         for i, on_host in enumerate(large):
             one = [column[i : i + 1] for column in columns]
             if on_host:

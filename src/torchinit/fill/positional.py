@@ -1,4 +1,4 @@
-"""``eye_`` and ``dirac_`` of a box: values that follow from the place alone."""
+"""``eye_`` and ``dirac_`` of a box: values that depend only on position."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def _ones(matrix: Tensor, diagonal: int) -> None:
         matrix.diagonal(diagonal).fill_(1)
 
 
-# By the name of the function of torch.nn.init, whose arguments after the tensor they take.
+# By the name of torch.nn.init's function, with whose arguments after the tensor they are called.
 PATTERNS: dict[str, Callable[..., None]] = {"eye_": fill_eye, "dirac_": fill_dirac}

@@ -1,1 +1,0 @@
-"""Orthogonal matrices: formed of random reflectors, not drawn element by element."""
