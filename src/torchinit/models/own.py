@@ -20,7 +20,7 @@ from torchinit.errors import ArgumentError
 from torchinit.frameworks.conventions import FILL_BUFFERS, torchtitan_method
 from torchinit.frameworks.transformers import is_transformers_model
 from torchinit.models.assign import Assignment, assignment_of, some
-from torchinit.models.families import (
+from torchinit.models.known_classes import (
     copy_among,
     own_class,
     was_written_to,

@@ -14,7 +14,7 @@ _GAP = 1.0
 _SPREAD = 0.8
 
 
-class Layout(NamedTuple):
+class PictureLayout(NamedTuple):
     """Places on the axis of depth.
 
     Attributes:
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     apart: float
 
 
-def lay_out(rows: Sequence[ReportRow]) -> Layout:
+def lay_out(rows: Sequence[ReportRow]) -> PictureLayout:
     """Places of rows: layers in the order of their numbers, what has none left or right of them."""
     stacks = _stacks(rows)
     starts: dict[str, float] = {}
@@ -77,7 +77,9 @@ def lay_out(rows: Sequence[ReportRow]) -> Layout:
         ticks.append((ends[1], "out"))
     places = [*x, *(place for place, _ in ticks)]
     width = max(places, default=0.0) - min(places, default=0.0) + 1.0
-    return Layout(x, sorted(ticks), edges, layers, width, _SPREAD / max(len(roles[True]) - 1, 1))
+    return PictureLayout(
+        x, sorted(ticks), edges, layers, width, _SPREAD / max(len(roles[True]) - 1, 1)
+    )
 
 
 def _in_layer(row: ReportRow) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchinit.reporting.measure import CHUNK, each, room
 
 # A matrix: rows side by side in memory, of one width.
-Blocks: TypeAlias = "Sequence[Tensor]"
+MatrixBlocks: TypeAlias = "Sequence[Tensor]"
 
 # Lanczos steps. Of a matrix of independent values the norm comes out 1% to 2.5% too small, as the
 # edge of the Marchenko-Pastur law has it; of one with a large singular value, exact.
@@ -27,7 +27,7 @@ _SUSPECT = 1.02
 _TASK = 2**21
 
 
-def spectral_norm(blocks: Blocks, scale: float, threads: Executor) -> float:
+def spectral_norm(blocks: MatrixBlocks, scale: float, threads: Executor) -> float:
     """The largest singular value, by Golub, Kahan and Lanczos with full reorthogonalisation.
 
     Args:
@@ -100,13 +100,13 @@ def is_cheap(shape: tuple[int, int]) -> bool:
     return min(shape) ** 2 * max(shape) <= _CHEAP
 
 
-def _working_dtype(blocks: Blocks, scale: float) -> torch.dtype:
+def _working_dtype(blocks: MatrixBlocks, scale: float) -> torch.dtype:
     """Of values of such a size, and one over it."""
     is_narrow = blocks[0].dtype != torch.float64 and 1e-30 < scale < 1e30
     return torch.float32 if is_narrow else torch.float64
 
 
-def gram_matrix(blocks: Blocks, scale: float) -> Tensor:
+def gram_matrix(blocks: MatrixBlocks, scale: float) -> Tensor:
     """W^T W, or W W^T of a matrix that is wider than high, in float64.
 
     Args:

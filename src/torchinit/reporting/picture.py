@@ -16,7 +16,7 @@ import torch
 
 from torchinit.reporting.labels import place_labels
 from torchinit.reporting.laws import SIGMAS, normal, survival_of
-from torchinit.reporting.layout import Layout, lay_out
+from torchinit.reporting.layout import PictureLayout, lay_out
 from torchinit.reporting.measure import grid
 from torchinit.reporting.results import Results
 from torchinit.reporting.roles import ROLES
@@ -317,7 +317,7 @@ def _name(row: ReportRow) -> str:
     return f"{depth} {'.'.join(atoms[-2:] if atoms[-1] == 'bias' else atoms[-1:])}".strip()
 
 
-def _dress(gain: Any, foot: Any, layout: Layout, low: float, high: float) -> None:
+def _dress(gain: Any, foot: Any, layout: PictureLayout, low: float, high: float) -> None:
     """Everything but the data."""
     import matplotlib.ticker as ticker
 
