@@ -125,13 +125,13 @@ def report_model(
 
 
 def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelReport:
-    """Holds a model's values against what its constructor says, as ``report_model`` does.
+    """Checks a model's values against what its constructor asks for, as ``report_model`` does.
 
-    Norms of matrices are left out: they take most of the time, and judge only orthogonal ones.
+    Spectral norms are not measured: they take most of the time, and no check needs them.
 
     Args:
-        model: made by the function, in whatever way; on any device.
-        build: as ``build_model`` takes it.
+        model: with values, on any device; built by the same constructor in any way.
+        build: the constructor, as ``build_model`` takes it.
     """
     with torch.device("cpu"), serial_if_forked():
         return ModelReport(
@@ -140,7 +140,7 @@ def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelRepor
 
 
 def _values(source: Source) -> Source:
-    """The same to be measured quickly: on the CPU, without matrices where those judge nothing."""
+    """Only what the checks need: values, on the CPU, and matrices that should be orthogonal."""
     if source.intended is None or not source.intended.orthogonal:
         source = source._replace(matrices=lambda _: [])
     return source._replace(load=lambda: source.load().cpu())

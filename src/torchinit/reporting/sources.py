@@ -131,11 +131,11 @@ def sources_of(
 
 
 def sources_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[Source]:
-    """The parameters of a model with values, each to be held against what its constructor says.
+    """The parameters of a model with values, each with what its constructor asks for.
 
     Args:
-        model: made by the function, in whatever way; on any device.
-        build: as ``build_model`` takes it.
+        model: built by the same constructor in any way; on any device.
+        build: the constructor, as ``build_model`` takes it.
     """
     twin = build_model(build, seed=0, device="meta")
     return _by_assignments(model, prepare(twin, None, 0, device="cpu").assignments)
