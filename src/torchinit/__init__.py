@@ -7,13 +7,12 @@ initialises a layer by the name of a scheme.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from torchinit import init
+from torchinit import functional, init
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill.batch import batch
 from torchinit.fill.route import Route, which
 from torchinit.fill.same_generator import assert_same_generator
 from torchinit.functional import *  # noqa: F403
-from torchinit.functional import __all__ as _functions
 from torchinit.layer import init_
 from torchinit.models import recipes
 from torchinit.models.build_model import build_model
@@ -66,7 +65,7 @@ __all__ = [
     "which",
     "write_checkpoint",
 ]
-__all__ += _functions
+__all__ += functional.__all__
 
 # Imported when first asked for: few programs do, and every one would wait.
 _LATER = {

@@ -57,18 +57,18 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
 
     Args:
         draw: the distribution and its parameters.
-        tensor: any shape; a dtype, device or layout that is not native goes to ``torch.nn.init``.
-            Of a DTensor what lies here is filled.
+        tensor: any shape; a dtype or layout that kernels do not support goes to ``torch.nn.init``.
+            Of a DTensor this rank's part is filled.
         stream: where the key is drawn from (a generator, or None for torch's default CPU
             generator), or the key itself. Constants draw none.
-        box: the tensor's place in a larger logical one; None for a tensor that is whole. Where only
-            ``torch.nn.init`` can fill, it fills the whole, and the box is copied from that.
+        box: the tensor's position in a larger logical one; None for a full tensor. Where only
+            ``torch.nn.init`` can fill, it fills a full tensor, and the box is copied from that.
 
     Returns:
         tensor.
 
     Raises:
-        ArgumentError: parameters or a box that cannot be, or a tensor that cannot be written to.
+        ArgumentError: invalid parameters, an impossible box, or a tensor that cannot be written to.
             Nothing has been drawn or written then.
     """
     module = load.module
