@@ -249,8 +249,7 @@ class Build(build_ext):  # type: ignore[misc]
             files("python/cuda_module.cpp", "cuda/*.cpp", "cuda/*.cu", *SHARED),
             extra_compile_args={"cxx": flags(*CXX), "nvcc": nvcc_flags},
         )
-        # Nothing of libtorch is used: one build serves every torch, of whatever ABI.
-        os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"
+        # Nothing of libtorch is used, so that one build serves every torch.
         extension.libraries, extension.runtime_library_dirs = ["cudart"], []
         command = cpp_extension.BuildExtension(self.distribution)
         for name in ("build_lib", "build_temp", "inplace", "editable_mode", "debug", "verbose"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def main() -> int:
         if wrong:
             raise SystemExit("\n".join(wrong))
         dist.mkdir(parents=True, exist_ok=True)
-        for old in dist.glob(f"{made.name.rpartition('-')[0]}-*.whl"):
+        for old in dist.glob(f"{made.name.rpartition('-')[0]}-*{platform.machine()}.whl"):
             old.unlink()  # of another platform tag
         (dist / made.name).write_bytes(made.read_bytes())
     print(f"{dist.name}/{made.name}: {(dist / made.name).stat().st_size / 2**20:.2f} MiB")
