@@ -1,4 +1,4 @@
-"""The bar that shows how far a large model has come, where somebody looks on."""
+"""The progress bar for large models, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-_LEAST = 1 << 30  # bytes that are worth a bar
-_STEP = 1 << 28  # bytes between two looks at it
+_LEAST = 1 << 30  # bytes from which a bar is shown
+_STEP = 1 << 28  # bytes between two updates
 
 
 def in_view(tensors: Sequence[Tensor]) -> Iterator[slice]:
-    """Which tensors to fill together: all, or on a terminal as many as a bar moves on by.
+    """Yields slices of tensors to fill together: all, or, with a bar, one per update.
 
-    What is filled is the same either way.
+    The values are the same either way.
     """
     total = sum(tensor.nbytes for tensor in tensors)
     if total < _LEAST or not sys.stderr.isatty():
         yield slice(0, len(tensors))
         return
-    from tqdm import tqdm  # only where it is shown
+    from tqdm import tqdm  # imported only if the bar is shown
 
     with tqdm(total=total, desc="init_model_", unit="B", unit_scale=True, leave=False) as bar:
         begin, size = 0, 0
