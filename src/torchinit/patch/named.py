@@ -31,7 +31,7 @@ class FillByName(FillAtOnce):
     Every draw into a full named tensor takes the name's own key. Draws into parts of it take the
     keys of parts 0, 1, … in order; draws into unnamed tensors, those of the parts of the module
     whose method draws. Draws outside the model's modules, or left to torch, are keyed as without
-    names, and counted. If calls with a generator are served, a named draw does not use it.
+    names, and counted. If calls with a generator are served, named draws ignore the generator.
     """
 
     def __init__(
