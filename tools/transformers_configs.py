@@ -422,9 +422,9 @@ def kind_of_error(said: str) -> str:
         return "initialised"
     for pattern, kind in (
         (r"parameters unfilled", "parameters named as unfilled"),
-        (r"buffers on the meta device have no values", "buffers named as unknown"),
+        (r"buffers on the meta device have no known values", "buffers named as unknown"),
         (r"has no value without it", "a step that raised, named with its parameter"),
-        (r"views of one memory", "parameters that are views of one memory, named"),
+        (r"views of one storage", "parameters that are views of one storage, named"),
         (r"on the meta device still", "plain tensor attributes left on the meta device"),
     ):
         if re.search(pattern, said):

@@ -200,7 +200,7 @@ def test_bad_models(tmp_path):
     zeros = {"**": "zeros"}
     with pytest.raises(TypeError, match=r"config\(\) gave a int"):
         torchinit.write_checkpoint(lambda: 3, out, zeros, seed=0)
-    with pytest.raises(TypeError, match=r"must give a torch\.nn\.Module, not a int"):
+    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not a int"):
         torchinit.write_checkpoint(lambda: 3, out, seed=0)
     with pytest.raises(ArgumentError, match="'weight' is on cpu: build the model on the meta"):
         torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, zeros, seed=0)

@@ -142,7 +142,7 @@ def test_large_constants_are_given_up_when_used():
     init_model_(model, seed=ANOTHER)  # it is there still
     assert_equal(model, build_model(build, seed=ANOTHER), "another seed")
     emptied(model)
-    with pytest.raises(ArgumentError, match=r"'table' has values that .* given up"):
+    with pytest.raises(ArgumentError, match=r"'table' has constant values .* released"):
         init_model_(model, seed=SEED)
 
 
@@ -223,7 +223,9 @@ def test_values_that_were_read_hold_for_one_seed():
     from torch.distributed.fsdp import fully_shard
 
     model = fully_shard(build_model(Scaled, seed=SEED, device="meta"))
-    with pytest.raises(ArgumentError, match="read under seed=3: build again with seed=11"):
+    with pytest.raises(
+        ArgumentError, match="read under seed=3: build the model again with seed=11"
+    ):
         init_model_(model, seed=ANOTHER)
     init_model_(model, seed=SEED)
     assert_equal(model, build_model(Scaled, seed=SEED), "scaled")

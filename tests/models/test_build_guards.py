@@ -25,7 +25,7 @@ from torchinit import ArgumentError, build_model, init_model_
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a page table")
 # As an extension would ask for it: nobody sees that.
 _address = torch.Tensor.data_ptr
-TOUCHED = "something read or wrote the memory of parameter '1.weight' past torch before it was fil"
+TOUCHED = "the memory of parameter '1.weight' was accessed outside torch before it was fil"
 
 
 def _layers(width: int) -> nn.Module:
@@ -79,7 +79,7 @@ def test_what_has_no_name() -> None:
         ctypes.c_float.from_address(_address(model.kept["a"])).value = 3.0
         return model
 
-    with pytest.raises(ArgumentError, match="the memory of a tensor that has no name past torch"):
+    with pytest.raises(ArgumentError, match="the memory of a tensor without a name was accessed"):
         build_model(build, seed=0)
 
 
@@ -91,7 +91,9 @@ def test_what_an_extension_fills_and_a_draw_changes_in_part(width: int) -> None:
         nn.init.normal_(w[0])
         return Made(w=w)
 
-    with pytest.raises(ArgumentError, match="the memory of parameter 'w' past torch before it was"):
+    with pytest.raises(
+        ArgumentError, match="the memory of parameter 'w' was accessed outside torch"
+    ):
         build_model(build, seed=0)
 
 

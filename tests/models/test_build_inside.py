@@ -404,8 +404,9 @@ def test_a_second_run_that_raises() -> None:
 
     with everything_put_back(), pytest.raises(ArgumentError) as caught:
         build_model(build, seed=0)
-    assert "was run 2 times, as it reads values that it draws (first, of 'weight')" in str(
-        caught.value
+    assert (
+        "was run 2 times, because it reads values that it draws (first those of 'weight')"
+        in str(caught.value)
     )
     assert "raised OSError: no network" in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
@@ -421,7 +422,7 @@ def test_draws_that_are_others_every_time() -> None:
 
     with everything_put_back(), pytest.raises(ArgumentError) as caught:
         build_model(build, seed=0)
-    assert "reads values that it draws, and draws other ones for it each time" in str(caught.value)
+    assert "reads values that it draws, and its draws differ in every run" in str(caught.value)
     assert "Draw after the model is built" in str(caught.value)
     assert len(runs) == 8
 

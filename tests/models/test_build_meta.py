@@ -71,7 +71,7 @@ def test_what_follows_from_a_part_that_is_gone() -> None:
     model = build_model(CASES["twin"], seed=0, device="meta")
     alone = nn.ModuleDict({"only": model.a_twin})
     said = refusal(alone)
-    assert "'only.0.weight' follows from a draw into 'b.0.weight', which is not in this" in said
+    assert "'only.0.weight' depends on a draw into 'b.0.weight', which is not in this" in said
 
 
 def test_ties_that_are_broken_stay_equal() -> None:
@@ -88,7 +88,7 @@ def test_frozen_values_belong_to_their_names(name: str) -> None:
     model = built(name, device="meta")
     assert_same(init_model_(model, seed=0, device="cpu"), built(name))
     moved = nn.ModuleDict({"inside": built(name, device="meta")})
-    with pytest.raises(ArgumentError, match=r"may follow from values that the constructor read"):
+    with pytest.raises(ArgumentError, match=r"may depend on values that the constructor read"):
         init_model_(moved, seed=0, device="cpu")
 
 
@@ -129,7 +129,7 @@ def test_large_constants_are_given_up_when_they_have_been_used() -> None:
     assert_same(model, build_model(Constants, seed=0))
     assert_same(init_model_(model, seed=1), build_model(Constants, seed=1))  # they are there still
     said = refusal(twin)
-    assert "'many' has values that its constructor computed without drawing; they were" in said
+    assert "'many' has constant values computed by its constructor, which were released" in said
     with torch.no_grad():
         model.few.zero_()
         model.one.zero_()
@@ -137,7 +137,7 @@ def test_large_constants_are_given_up_when_they_have_been_used() -> None:
     assert_same(init_model_(model, seed=1), build_model(Constants, seed=1))
     with torch.no_grad():
         model.many.add_(1)
-    assert "parameter 'many' has values" in refusal(model)
+    assert "parameter 'many' has constant values" in refusal(model)
     init_model_(model, {"many": "keep", "**": "own"}, seed=2)
     assert torch.equal(model.drawn, build_model(Constants, seed=2).drawn)
 
@@ -146,10 +146,10 @@ def test_large_constants_of_a_model_in_memory() -> None:
     model = build_model(Constants, seed=0)
     assert_same(init_model_(model, seed=1), build_model(Constants, seed=1))
     model.table += 1
-    assert "buffer 'table' has values" in refusal(model)
+    assert "buffer 'table' has constant values" in refusal(model)
     model = build_model(Constants, seed=0).to("meta")
     said = refusal(model)
-    assert "'many' has values that its constructor computed without drawing" in said
+    assert "'many' has constant values computed by its constructor" in said
 
 
 def test_dtypes_and_devices_of_memory_are_the_models() -> None:
@@ -170,7 +170,7 @@ def test_parameters_that_nobody_fills() -> None:
 
     assert build_model(Unfilled, seed=0).w.shape == (400, 400)
     model = build_model(Unfilled, seed=0, device="meta")
-    assert "the constructor leaves 'w' unfilled: give a rule for it" in refusal(model)
+    assert "the constructor leaves 'w' unfilled: add a rule for it" in refusal(model)
     init_model_(model, {"w": "ones", "**": "own"}, seed=0, device="cpu")
     assert bool((model.w == 1).all())
     assert torch.equal(model.layer.weight, build_model(Unfilled, seed=0).layer.weight)
@@ -184,7 +184,7 @@ def test_the_plan_of_a_constructor() -> None:
     assert str(plan) == str(plan_model(built("nanoGPT", device="meta")))
     computed = {row.parameter: row.values for row in plan_model(scaled)}
     assert computed["w"] == computed["joined"] == "computed"
-    with pytest.raises(ArgumentError, match="a function that builds a model has no rules"):
+    with pytest.raises(ArgumentError, match="is a function, and rules need a model"):
         plan_model(NanoGPT, {"**": "ones"})
 
 

@@ -141,12 +141,12 @@ def _with_an_adapter(model: nn.Module) -> None:
 
 
 CHANGED: dict[str, tuple[Callable[[nn.Module], None], str]] = {
-    "other sizes": (_resized, r"2 of 21 .*makes it of shape \(128, 32\)"),
+    "other sizes": (_resized, r"2 of 21 .*gives it shape \(128, 32\)"),
     "another head": (_with_a_head, r"2 of 22 .*: lm_head.weight, lm_head.bias"),
-    "a bias more": (_with_a_bias, r"1 of 22 .*: lm_head.bias \(.* makes no such tensor\)"),
+    "a bias more": (_with_a_bias, r"1 of 22 .*: lm_head.bias \(.* creates no such tensor\)"),
     "ties": (_tied_by_hand, r"1 of 20 .*: lm_head.weight \(.* does not tie its names\)"),
     "layers": (_of_fewer_layers, r"9 of 21 .*model.layers.1"),
-    "adapters": (_with_an_adapter, r"4 of 25 .*: .*q_proj.lora_A.weight, .* makes no such tensor"),
+    "adapters": (_with_an_adapter, r"4 of 25 .*: .*q_proj.lora_A.weight, .* creates no such"),
 }  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_broken_ties_of_transformers_models_are_joined_or_refused() -> None:
         init_model_(model, seed=0)
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     assert torch.equal(model.lm_head.weight, build_model(build, seed=0).lm_head.weight)
-    with pytest.warns(UserWarning, match="tied are not, and get different values: 'lm_head"):
+    with pytest.warns(UserWarning, match="are not tied, and get different values: 'lm_head"):
         init_model_(model, {"**": Normal(1.0)}, seed=0)
 
 
@@ -192,7 +192,7 @@ def test_transformers_classes_of_other_arguments_are_refused() -> None:
     said = refusal(on_meta(lambda: TakesMore(config, 3)))
     assert "TakesMore(config) raised TypeError" in said
     said = refusal(on_meta(lambda: HasMore(config, 3)))
-    assert re.search(r"2 of 23 .*: wide.weight, wide.bias \(HasMore\(config\) makes it of", said)
+    assert re.search(r"2 of 23 .*: wide.weight, wide.bias \(HasMore\(config\) gives it shape", said)
 
 
 def test_transformers_models_inside_others_are_refused() -> None:

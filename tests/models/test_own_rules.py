@@ -93,7 +93,7 @@ def test_own_of_a_built_model() -> None:
 
 def test_own_is_refused_where_it_is_not_known() -> None:
     said = refusal(Net(), rules={"gate.*": "own", "**": "zeros"})
-    assert "own initialisation of 2 of 2 parameters is not known: gate.weight, gate.bias" in said
+    assert "default initialisation of 2 of 2 parameters is not known: gate.weight, gate" in said
     assert "torchinit.build_model(lambda: Net(...), seed=0)" in said
     init_model_(Net(), {"**.bias": "zeros", "**": "ones"}, seed=0)  # nobody asks for it
 
@@ -164,7 +164,7 @@ def test_what_is_said_of_both() -> None:
     assert {row.rule for row in plan} == {"reset_parameters()"}
     for scheme in (torchinit.Stack("own"), torchinit.Blocks({"x": 3, "y": 3}, "reset_parameters"),
                    torchinit.by(lambda _: "own")):  # fmt: skip
-        with pytest.raises(ArgumentError, match="it stands as a rule of init_model_"):
+        with pytest.raises(ArgumentError, match="can only be the value of a rule of init_model_"):
             plan_model(_layers(), {"**": scheme})
 
 

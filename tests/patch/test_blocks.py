@@ -120,11 +120,11 @@ def test_what_cannot_be_decorated():
 
 def test_arguments():
     model = nn.Linear(3, 4)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="must be given together"):
         torchinit.patch_nn_init(seed=1)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="must be given together"):
         torchinit.patch_nn_init(names_from=model)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="must be given together"):
         torchinit.patch_nn_init(is_ours)
     with pytest.raises(TypeError, match="defer"):
         torchinit.patch_nn_init(defer=True)

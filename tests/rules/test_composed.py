@@ -114,7 +114,7 @@ def test_parts_of_one_name_are_an_error_as_their_values_would_be_equal(shapes):
     blocks = Blocks({"q": 4, "k": 4, "v": 4}, {"q": Normal(1), "k": "zeros", "v": "ones"})
     model = model_of(shapes)
     with pytest.raises(
-        ArgumentError, match=r"'a\.q' names values of parameter 'a\..*' and of 'a\..*'"
+        ArgumentError, match=r"'a\.q' names values of both parameter 'a\..*' and 'a\..*'"
     ):
         torchinit.plan_model(model, {"**.wqkv*": blocks, "**": Normal(1)}, strict=False)
     for ours, others in (("ones", Normal(1)), (Normal(1), "ones")):
@@ -128,18 +128,18 @@ def test_parts_of_one_name_are_an_error_as_their_values_would_be_equal(shapes):
     [
         (lambda: Blocks({}, Normal(1)), "must map"),
         (lambda: Blocks([3, 4], Normal(1)), "must map"),
-        (lambda: Blocks({"a": 0}, Normal(1)), "size of part 'a'"),
-        (lambda: Blocks({"a": 2.0}, Normal(1)), "size of part 'a'"),
-        (lambda: Blocks({"a": True}, Normal(1)), "size of part 'a'"),
-        (lambda: Blocks({"a.b": 2}, Normal(1)), "named by one atom"),
-        (lambda: Blocks({"": 2}, Normal(1)), "named by one atom"),
+        (lambda: Blocks({"a": 0}, Normal(1)), "of part 'a' must be a positive integer"),
+        (lambda: Blocks({"a": 2.0}, Normal(1)), "of part 'a' must be a positive integer"),
+        (lambda: Blocks({"a": True}, Normal(1)), "of part 'a' must be a positive integer"),
+        (lambda: Blocks({"a.b": 2}, Normal(1)), "must be one name component"),
+        (lambda: Blocks({"": 2}, Normal(1)), "must be one name component"),
         (
             lambda: Blocks({"a": 4, "b": 3}, Normal(1), groups=2),
-            "groups=2 does not divide part 'b'",
+            "groups=2 must divide the size 3 of part 'b'",
         ),
         (lambda: Blocks({"a": 4}, Normal(1), groups=0), "groups=0 must be positive"),
         (lambda: Blocks({"a": 4}, Normal(1), dim=1.0), "dim=1.0 must be an integer"),
-        (lambda: Blocks({"a": 4, "b": 4}, {"a": Normal(1)}), r"schemes are of \['a'\]"),
+        (lambda: Blocks({"a": 4, "b": 4}, {"a": Normal(1)}), r"scheme has the parts \['a'\]"),
     ],
 )
 def test_blocks_that_cannot_be(make, said):
@@ -150,15 +150,15 @@ def test_blocks_that_cannot_be(make, said):
 @pytest.mark.parametrize(
     ("scheme", "shape", "said"),
     [
-        (Blocks({"a": 4}, Normal(1)), (5, 2), "are 4 together, and dimension 0"),
-        (Blocks({"a": 4}, Normal(1), dim=2), (4, 4), "dim=2 is none of shape"),
+        (Blocks({"a": 4}, Normal(1)), (5, 2), "have total size 4, but dimension 0"),
+        (Blocks({"a": 4}, Normal(1), dim=2), (4, 4), "dim=2 is out of range for shape"),
         (Blocks({"a": 4}, VarianceScaling()), (4,), "has no fans"),
-        (Blocks({"a": 4}, Blocks({"b": 4}, Normal(1)), groups=2), (4, 4), "cannot stand in Blocks"),
-        (Stack(Normal(1)), (4,), "is no stack"),
+        (Blocks({"a": 4}, Blocks({"b": 4}, Normal(1)), groups=2), (4, 4), "be used in Blocks with"),
+        (Stack(Normal(1)), (4,), "is not a stack"),
         (Stack(VarianceScaling()), (4, 4), "has no fans"),
         (Stack(Stack(Orthogonal())), (2, 2, 4, 4), "Stack of a Stack"),
-        (Stack(Orthogonal()), (4, 4), "is no matrix"),
-        (Orthogonal(), (4,), "is no matrix"),
+        (Stack(Orthogonal()), (4, 4), "is not a matrix"),
+        (Orthogonal(), (4,), "is not a matrix"),
         ("dirac", (4, 4), "dirac_"),
     ],
     ids=str,
@@ -309,8 +309,8 @@ def test_depth_without_a_number_names_the_parameter():
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda _: None, "None is no scheme"),
-        (lambda _: 0.02, "0.02 is no scheme"),
+        (lambda _: None, "None is not a scheme"),
+        (lambda _: 0.02, "0.02 is not a scheme"),
         (lambda _: "normal", "write Normal"),
         (lambda _: 1 / 0, "ZeroDivisionError"),
         (lambda p: Normal(-p.shape[0]), "std=-2.0"),

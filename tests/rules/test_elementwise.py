@@ -178,10 +178,10 @@ def test_a_fan_scheme_on_a_vector_fails_in_the_plan(shape):
 @pytest.mark.parametrize(
     ("axes", "said"),
     [
-        ({"in_axes": 2, "out_axes": 0}, "axis 2 is none of shape"),
-        ({"in_axes": -3, "out_axes": 0}, "axis -3 is none of shape"),
-        ({"in_axes": 0, "out_axes": (0, 1)}, "dimension 0 of .* twice"),
-        ({"in_axes": -1, "out_axes": 1}, "dimension 1 of .* twice"),
+        ({"in_axes": 2, "out_axes": 0}, "axis 2 is out of range for shape"),
+        ({"in_axes": -3, "out_axes": 0}, "axis -3 is out of range for shape"),
+        ({"in_axes": 0, "out_axes": (0, 1)}, "both contain dimension 0 of"),
+        ({"in_axes": -1, "out_axes": 1}, "both contain dimension 1 of"),
     ],
 )
 def test_axes_that_there_are_not_fail_in_the_plan(axes, said):

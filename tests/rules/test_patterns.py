@@ -54,7 +54,7 @@ def test_globs(glob, yes, no):
         ("", "matches no name"),
         ("***", "three stars"),
         ("a.****", "three stars"),
-        ("{a,{b,c}}", "braces in braces"),
+        ("{a,{b,c}}", "nested braces"),
         ("{a,b", "'{' without '}'"),
         ("a}", "'}' without '{'"),
         ("{a.b,c}", "dot in braces"),

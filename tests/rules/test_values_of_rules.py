@@ -107,7 +107,7 @@ def test_a_plain_function_is_its_defaults():
 
 @pytest.mark.parametrize("function", [torch.nn.init.normal_, torchinit.normal_])
 def test_partials_with_positional_arguments_are_errors(function):
-    with pytest.raises(TypeError, match=r"would take 0\.02 for the tensor"):
+    with pytest.raises(TypeError, match=r"would pass 0\.02 as the tensor"):
         as_scheme(partial(function, 0.02))
 
 
@@ -131,12 +131,12 @@ def test_a_negative_std_of_a_function_names_the_parameter():
 
 @pytest.mark.parametrize("value", [3, 0.02, None, torch.ones(3), ["zeros"], {"std": 1}])
 def test_other_values_are_no_schemes(value):
-    with pytest.raises(TypeError, match=r"the rule for 'w': .*is no scheme"):
+    with pytest.raises(TypeError, match=r"the rule for 'w': .*is not a scheme"):
         Rules({"w": value})
 
 
 def test_a_class_is_to_be_called():
-    with pytest.raises(TypeError, match=r"Normal is a class: call it, as Normal\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"Normal is a class: call it, as in Normal\(\.\.\.\)"):
         as_scheme(torchinit.Normal)
 
 
@@ -176,5 +176,5 @@ def test_a_callable_that_raises_leaves_the_model_as_it_was():
 
 
 def test_a_callable_that_writes_nothing_is_an_error():
-    with pytest.raises(ArgumentError, match=r"wrote nothing of parameter 'w'"):
+    with pytest.raises(ArgumentError, match=r"wrote nothing to parameter 'w'"):
         fill({"w": SHAPE}, lambda tensor: torch.zeros_like(tensor))

@@ -1,1 +1,1 @@
-"""Whole models: every parameter by rules or by the model's own init, keyed by its name."""
+"""Whole models: initialises every parameter by rules or as its constructor does, keyed by name."""

@@ -1,4 +1,4 @@
-"""Who gets what: the scheme of every parameter by rules, and what it comes to for its shape."""
+"""Assigns each parameter a scheme by rules, and resolves the scheme for the parameter's shape."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _SHOWN = 10  # names in an error
 
 
 class Assignment(NamedTuple):
-    """What one parameter gets.
+    """What one parameter is filled with.
 
     Attributes:
         named: the parameter.
-        dtype: that it has in the end.
-        draw: of all of it; None if it takes more than a draw.
-        is_plain: whether it is on the meta device, and the draw is all it takes.
-        parts: of it, where draw is None.
-        pads: rows that stand for padding, and are zeroed in the end.
-        rule: in words, where it comes from.
+        dtype: its final dtype.
+        draw: the one draw that fills it; None if it needs more than one.
+        is_plain: whether it is on the meta device and one draw fills it.
+        parts: its parts, if draw is None.
+        pads: padding rows, zeroed last.
+        rule: a description of its origin.
     """
 
     named: Named
@@ -55,7 +55,7 @@ def assignment_of(
     pads: Sequence[int],
     rule: str,
 ) -> Assignment:
-    """An assignment, and whether it is plain."""
+    """Makes an assignment and works out whether it is plain."""
     tensor = named.tensor
     is_plain = draw is not None and tensor.is_meta and type(tensor) is Parameter and not pads
     return Assignment(named, dtype, draw, is_plain, parts, pads, rule)
@@ -69,30 +69,29 @@ def assign(
     strict: bool,
     own: Callable[..., list[Assignment]] | None = None,
 ) -> list[Assignment]:
-    """Assigns every parameter what the first rule that matches it gives.
+    """Assigns each parameter the scheme of the first rule that matches it.
 
     Args:
-        parameters: of the model.
-        rules: for them.
-        dtype: of those on the meta device; None is their own.
-        strict: whether a rule that matches none is an error.
-        own: assigns parameters what their model gives them, as ``Own.assign``.
+        parameters: the model's parameters.
+        rules: the rules.
+        dtype: for parameters on the meta device; None keeps each one's dtype.
+        strict: whether an unused rule is an error.
+        own: assigns parameters their default initialisation, as ``Own.assign`` does.
 
     Raises:
-        ArgumentError: parameters without a rule, rules without a parameter (unless not strict), a
-            parameter whose names disagree, a scheme that cannot fill it. Everything that no rule
-            matches is named at once.
-        TypeError: for a parameter that is none of plain memory.
+        ArgumentError: for unmatched parameters (all are listed), unused rules (if strict), a tied
+            parameter whose names match different rules, or a scheme that cannot fill a parameter.
+        TypeError: for a parameter of an unsupported tensor type or dtype.
     """
     find, chosen = rules.find, rules.rules
     titles = [rule.title for rule in chosen]
-    # The draw of each rule that gives the same one to every parameter.
+    # The draw of each rule whose draw is the same for every parameter.
     draws = [getattr(rule.scheme, "_draw", None) for rule in chosen]
     used: set[int] = set()
     unmatched: list[str] = []
     checked: set[tuple[int, torch.dtype]] = set()
     assignments: list[Assignment] = []
-    owns: dict[str, list[tuple[int, Named]]] = {}  # those of FromModel, and their places
+    owns: dict[str, list[tuple[int, Named]]] = {}  # FromModel's parameters and their indices
     for named in parameters:
         name, tensor, _, _, owner, ties = named
         number = _agree(named, rules, used) if ties else find(name, owner)
@@ -122,8 +121,8 @@ def assign(
     if unmatched:
         raise ArgumentError(
             f"no rule matches {len(unmatched)} of {len(parameters)} parameters: "
-            f"{some(unmatched)}. Give them a rule, 'keep' to leave them alone, or end the rules "
-            "with '**'"
+            f"{some(unmatched)}. Add a rule for them, use 'keep' to leave them unchanged, or end "
+            "the rules with '**'"
         )
     for how, places in owns.items():
         assert own is not None
@@ -137,7 +136,7 @@ def assign(
 
 
 def _check_part_names(assignments: Sequence[Assignment]) -> None:
-    """Raises ArgumentError if parts of two parameters go by one name: they would be equal."""
+    """Raises ArgumentError if two random parts have one name, which would make them equal."""
     if all(not one.parts or one.parts[0].region.name == one.named.name for one in assignments):
         return
     owners: dict[str, str] = {}
@@ -152,27 +151,27 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
                 continue
             if owners.setdefault(part, name) != name:
                 raise ArgumentError(
-                    f"{part!r} names values of parameter {owners[part]!r} and of {name!r}, which "
-                    "would be equal: name the parts of Blocks otherwise"
+                    f"{part!r} names values of both parameter {owners[part]!r} and {name!r}, which "
+                    "would be equal: rename the parts of Blocks"
                 )
             if (part, offset) in placed:
                 raise ArgumentError(
-                    f"two parts of parameter {name!r} are named {part!r}, and would be equal: "
-                    "name the parts of Blocks otherwise"
+                    f"two parts of parameter {name!r} are named {part!r} and would get equal "
+                    "values: rename the parts of Blocks"
                 )
             placed.add((part, offset))
 
 
 def check_kinds(parameters: Sequence[Named]) -> None:
-    """Raises for parameters that are not yet, or that nobody but their own class can write."""
+    """Raises ArgumentError for lazy parameters and for shards whose placement is unsupported."""
     may_be_flat = has_fsdp()
     for name, tensor, *_ in parameters:
         if type(tensor) is Parameter and not may_be_flat:
             continue
         if is_lazy(tensor):
             raise ArgumentError(
-                f"parameter {name!r} is lazy and has no shape yet: call the model once, or "
-                "initialize_parameters of its module, before"
+                f"parameter {name!r} is lazy and has no shape yet: first call the model once, or "
+                "call initialize_parameters of its module"
             )
         try:
             check_no_flat_piece(tensor)
@@ -183,7 +182,7 @@ def check_kinds(parameters: Sequence[Named]) -> None:
 
 
 def _agree(named: Named, rules: Rules, used: set[int]) -> int:
-    """The number of the rule for all names of a tied parameter."""
+    """The index of the rule that all matching names of a tied parameter agree on, or -1."""
     numbers = {slot.name: rules.find(slot.name, slot.owner) for slot in named.slots}
     matched = {name: number for name, number in numbers.items() if number >= 0}
     if not matched:
@@ -197,7 +196,7 @@ def _agree(named: Named, rules: Rules, used: set[int]) -> int:
         )
         raise ArgumentError(
             f"one parameter has {len(matched)} names that match different rules: {said}. Put a "
-            "rule that matches all of them first"
+            "rule first that matches all of them"
         )
     return next(iter(matched.values()))
 
@@ -232,14 +231,14 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
     if values.keeps:
         if named.tensor.is_meta:
             raise ArgumentError(
-                f"parameter {named.name!r} is on the meta device, where there is nothing to keep "
+                f"parameter {named.name!r} is on the meta device and has no values to keep "
                 f"(rule {rule})"
             )
         return
     if type(named.tensor) not in PLAIN_TYPES and not is_dtensor(named.tensor):
         raise TypeError(
-            f"parameter {named.name!r} is a {type(named.tensor).__name__}, whose values may lie "
-            "anywhere: give it the rule 'keep', and fill it by its own means"
+            f"parameter {named.name!r} is a {type(named.tensor).__name__}, which torchinit cannot "
+            "fill: give it the rule 'keep' and fill it with its own methods"
         )
     if values.draw is not None:
         _check_draw(named, values.draw, dtype)
@@ -250,8 +249,8 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
 def _check_dtype(named: Named, dtype: torch.dtype) -> None:
     if dtype not in ALL_DTYPES:
         raise TypeError(
-            f"parameter {named.name!r} has dtype {dtype}, which cannot be initialised: give it the "
-            "rule 'keep', or a callable"
+            f"parameter {named.name!r} has unsupported dtype {dtype}: give it the rule 'keep' or "
+            "a callable"
         )
 
 
@@ -264,13 +263,13 @@ def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of many names, for an error."""
+    """The first few names, for an error message."""
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def padding_rows(named: Named) -> list[int]:
-    """Rows of an embedding that stand for padding, and are zero."""
+    """The padding rows of an embedding, which must be zero."""
     rows = []
     for _, _, attribute, owner in named.slots:
         row = owner.__dict__.get("padding_idx")

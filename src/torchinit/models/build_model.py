@@ -1,4 +1,4 @@
-"""``build_model``: the model that a constructor makes, filled by name."""
+"""``build_model``: runs a constructor and fills the model it returns, keyed by name."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ def build_model(
     dtype: torch.dtype | None = None,
     rename: Rename = None,
 ) -> Model:
-    """The model that ``build()`` makes, with random values that follow from the seed and names.
+    """Builds the model that ``build()`` returns, its random values set by the seed and names.
 
-    The constructor runs as it is, but what it draws is only written down, with all that follows
-    from it; parameters are filled when it is through, each by the key of its name (docs/streams.md,
-    section 7). Laws, constants, ties, buffers, hooks, flags: all is what ``build()`` gives. Adding,
-    removing or reordering layers changes no other parameter. Code that reads values that it has
-    drawn (``weight.norm().item()``) is run twice.
+    The constructor runs unchanged, but its draws, and operations on drawn values, are recorded
+    instead of executed. When it returns, each parameter is filled with the key of its name
+    (docs/streams.md, section 7). Distributions, constants, ties, buffers, hooks and flags are those
+    of ``build()``. Adding, removing or reordering layers changes no other parameter. Code that
+    reads values it has drawn (``weight.norm().item()``) is run twice.
 
     Args:
-        build: a function of no arguments, such as ``lambda: Net(config)``.
-        seed: as ``torch.manual_seed`` takes it. torch's default generator, NumPy's and Python's are
-            seeded by it inside, and put back. Draws from a generator of the code's own, and after
-            it has called ``torch.manual_seed``, are torch's: a warning names them.
-        device: where the model goes; None is torch's default device. On ``"meta"`` nothing is
-            filled: the model remembers how, and ``init_model_`` fills it, also in shards.
-        dtype: of its floating-point parameters; None is their own. Buffers keep theirs.
-        rename: of canonical names, as in ``init_model_``.
+        build: a function without arguments, such as ``lambda: Net(config)``.
+        seed: as for ``torch.manual_seed``. It also seeds the default generators of torch, NumPy and
+            Python while ``build`` runs; they are restored afterwards. Draws from the code's own
+            generator, or after it calls ``torch.manual_seed``, are torch's: a warning names them.
+        device: the model's device; None is torch's default device. On ``"meta"`` nothing is
+            filled: the model stores how to do it, and ``init_model_`` fills it, sharded or not.
+        dtype: for floating-point parameters; None keeps theirs. Buffers keep their dtype.
+        rename: for canonical names, as in ``init_model_``.
 
     Returns:
         What ``build()`` returned.
 
     Raises:
-        TypeError: for what is no function, or gives no module.
-        ArgumentError: for draws that can have no name, and for memory that was read or written
-            past torch while it waited to be filled.
+        TypeError: if build is not a function, or does not return a module.
+        ArgumentError: for draws that cannot be named, and for pending memory that was read or
+            written without torch's dispatcher.
 
     >>> import torch, torchinit
     >>> model = torchinit.build_model(lambda: torch.nn.Linear(3, 4), seed=0)
@@ -89,7 +89,7 @@ def build_model(
     if names:
         shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
         warnings.warn(
-            f"torch drew {len(names)} tensors, from a generator or seed of the code's own: "
+            f"torch drew {len(names)} tensors from a generator or seed that the code set itself: "
             f"seed={seed} has no effect on {shown}",
             stacklevel=2,
         )
@@ -102,7 +102,7 @@ def _finish(
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """Fills a model's tensors where they are to lie, or takes them to the meta device."""
+    """Fills a model's tensors on their final device, or moves them to the meta device."""
     finish = _Finish(recorded, programs, device)
     if device is not None and device.type == "meta":
         finish.check_apart(recorded)
@@ -117,7 +117,7 @@ def _finish(
 
 
 class _Fills(NamedTuple):
-    """Fills that are done together, none over another."""
+    """Fills executed together; none overlaps another."""
 
     draws: list[Draw]
     tensors: list[Tensor]
@@ -153,16 +153,16 @@ class _Finish:
                 self._homes[cell] = self._homes.get(cell, 0) + 1
         self._used: list[tuple[Program, Tensor]] = []
         self._metas: dict[Any, Tensor] = {}
-        # Tensors whose values are computed, or there already, by cell; where and what they end as.
+        # Tensors whose values are computed or already in memory, by cell, with final device, dtype.
         self._computed: dict[Cell | None, list[tuple[Tensor, torch.device, torch.dtype]]] = {}
-        # Fills that are done together, and then others that go over a part of them.
+        # Fills executed together, then further ones that overwrite parts of them.
         self._rounds: list[_Fills] = []
 
     def _key(self, number: int) -> int:
         return self._key_of_name(self._names[number])
 
     def check_apart(self, recorded: Recorded) -> None:
-        """Before tensors go to the meta device, where none lies in the memory of another."""
+        """Rejects overlapping parameters, which the meta device would separate; buffers warn."""
         shared: dict[Cell, list[Named]] = {}
         places = set()
         for named in (*recorded.parameters, *recorded.buffers):
@@ -178,20 +178,20 @@ class _Finish:
             if pair is None:
                 continue
             one, other = (some[number].name for number in pair)
-            what = f"{one!r} and {other!r} lie in one memory, and on the meta device they would not"
+            what = f"{one!r} and {other!r} share memory, which they would not on the meta device"
             if pair[1] < sum(named.attribute in named.module._parameters for named in some):
-                raise ArgumentError(f"parameters {what}: build the model on a device")
-            warnings.warn(f"{what}: they get the same values, and go their own ways", stacklevel=4)
+                raise ArgumentError(f"parameters {what}: build the model on another device")
+            warnings.warn(f"{what}: they become separate tensors of equal values", stacklevel=4)
 
     def take(self, named: Named, dtype: torch.dtype) -> None:
-        """One tensor of the model."""
+        """Finishes one tensor of the model, or adds it to what ``end`` fills."""
         tensor: Tensor = named.tensor
         program = self._programs.get(named.name)
         if program is None:  # of a subclass, or on the meta device already
             if self._is_meta and not tensor.is_meta:
                 raise ArgumentError(
                     f"{named.name!r} is a {type(tensor).__name__}, whose values cannot be "
-                    "remembered: build the model on a device"
+                    "remembered: build the model on another device than meta"
                 )
             return
         for slot in named.slots:
@@ -220,7 +220,7 @@ class _Finish:
     def _draw(
         self, tensor: Tensor, program: Program, cell: Cell, device: torch.device, dtype: torch.dtype
     ) -> bool:
-        """Draws a tensor where and in the dtype that it ends in; whether that is all it takes."""
+        """Draws a tensor on its final device and in its final dtype; returns whether it could."""
         stays = (tensor.device, tensor.dtype) == (device, dtype)
         if self._homes[cell] > 1 or (stays and not cell.is_pending):
             return False
@@ -229,7 +229,7 @@ class _Finish:
         if fills is None:
             return False
         home = tensor
-        # What has a mapping of its own goes to memory of torch's, which may be resized.
+        # A tensor with its own mapping moves to torch's memory, which can be resized.
         if not stays or (cell.watched == "mapped" and storage_users(tensor) <= 1):
             home = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=device)
         if draw is not None:
@@ -242,7 +242,7 @@ class _Finish:
         return True
 
     def _add(self, turn: int, tensor: Tensor, law: Draw, number: int | None) -> None:
-        """Has a tensor filled together with others: first, or over what was filled before."""
+        """Adds a fill to a round: round 0 is filled first, later rounds overwrite parts of it."""
         if turn == len(self._rounds):
             self._rounds.append(_Fills([], [], []))
         fills = self._rounds[turn]
@@ -266,11 +266,11 @@ class _Finish:
                 do_fill(one, view, self._key)
 
     def _left(self) -> list[Cell]:
-        """What waits still, and lives."""
+        """The live storages that are still pending."""
         return [cell for cell in self._tape.cells.values() if cell.is_pending and cell.is_alive]
 
     def end(self) -> None:
-        """Fills what is left: what is filled together, and what lives without a name."""
+        """Executes the collected fills, then fills pending storages that have no name."""
         for fills in self._rounds:
             fills.do()
         pending = [cell for cell in self._computed if cell is not None and cell.is_pending]
@@ -281,7 +281,7 @@ class _Finish:
         for moves in self._computed.values():
             _move(moves)
         if sum(cell.nbytes for cell in self._left()) >= _MUCH:
-            gc.collect()  # what only garbage holds is not to be made
+            gc.collect()  # frees storages that only garbage references
         for cells in self._tape.together(self._left()):
             write_into(self._tape, cells, self._key)
         for program, tensor in self._used:
@@ -289,12 +289,12 @@ class _Finish:
 
 
 def _move(moves: Sequence[tuple[Tensor, torch.device, torch.dtype]]) -> None:
-    """Takes tensors to other devices and dtypes."""
+    """Moves tensors to their final devices and dtypes."""
     for tensor, device, dtype in moves:
         if (tensor.device, tensor.dtype) != (device, dtype):
             tensor.data = tensor.data.to(device, dtype)
 
 
 def _writable(tensor: Tensor) -> Any:
-    """A block in which torch, too, may write to a tensor: one of inference mode, in that."""
+    """A context in which torch may write to a tensor: inference mode for inference tensors."""
     return torch.inference_mode() if tensor.is_inference() else contextlib.nullcontext()

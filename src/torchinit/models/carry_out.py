@@ -1,6 +1,6 @@
-"""Carries out what was assigned: callables first, on scratch memory; then every fill; then places.
+"""Carries out assignments: runs callables on scratch memory, fills, then attaches the tensors.
 
-Until the last of it the model is as it was.
+The model stays unchanged until the fills have succeeded, but for tensors filled in place.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ def carry_out(
     device: torch.device,
     key_of_name: KeyOfName,
 ) -> None:
-    """Fills every parameter, and gives those on the meta device their memory.
+    """Fills every parameter, allocating memory for those on the meta device.
 
-    An open ``batch()`` collects none of it: what is written is read, and written to, at once.
+    An open ``batch()`` collects none of these fills, since their values are read at once.
 
     Args:
-        assignments: of all parameters.
-        device: where those on the meta device go.
-        key_of_name: under the seed.
+        assignments: one for each parameter.
+        device: the final device of parameters on the meta device.
+        key_of_name: maps names to keys under the seed.
     """
-    plain: list[Assignment] = []  # on the meta device, and one draw is all they take
+    plain: list[Assignment] = []  # on the meta device and filled by one draw
     others: list[Assignment] = []
     for one in assignments:
         (plain if one[3] else others).append(one)
@@ -77,10 +77,10 @@ def carry_out(
 
 @without_batch()
 def whole_of(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Tensor:
-    """All of one parameter, filled as ``carry_out`` does, in new memory; the model is left alone.
+    """Fills one full parameter in new memory, as ``carry_out`` does; the model stays unchanged.
 
     Args:
-        one: of a plain parameter on the meta device.
+        one: the assignment of a plain parameter on the meta device.
         device, key_of_name: as ``carry_out``.
     """
     ready: dict[str, Tensor] = {}
@@ -94,13 +94,13 @@ def whole_of(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> T
 def _fill_plain(
     assignments: Sequence[Assignment], device: torch.device, key_of_name: KeyOfName
 ) -> list[Parameter]:
-    """New memory, filled, for parameters that take one draw: in one call of the kernels."""
+    """Allocates and fills parameters that need one draw each, in one call of the kernels."""
     plainly = device.type == "cpu" and torch.get_default_device() == device
     kinds: dict[torch.dtype, Any] = {
         one[1]: {"dtype": one[1], "device": device} for one in assignments
     }
     if plainly and torch.get_default_dtype() in kinds:
-        kinds[torch.get_default_dtype()] = {}  # what torch does unasked is done a sixth quicker
+        kinds[torch.get_default_dtype()] = {}  # torch's defaults are a sixth faster
     memory: list[Parameter] = []
     draws: list[Draw] = []
     keys: list[int] = []
@@ -130,7 +130,7 @@ def _fill_plain(
 
 
 def _check_targets(assignments: Sequence[Assignment]) -> None:
-    """Raises ArgumentError for memory that cannot be written to."""
+    """Raises ArgumentError for parameters whose memory is not writable."""
     for one in assignments:
         tensor = one.named.tensor
         memory = local_memory(tensor)
@@ -148,7 +148,7 @@ def _is_kept(one: Assignment) -> bool:
 def _allocate(
     assignments: Sequence[Assignment], device: torch.device, ready: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """The memory that each is filled in: new, or the parameter's own."""
+    """The tensor in which each parameter is filled: a new one, or the parameter itself."""
     homes: list[Tensor] = []
     for one in assignments:
         tensor = one.named.tensor
@@ -165,7 +165,7 @@ def _allocate(
 
 
 def _may_leave_gaps(one: Assignment) -> bool:
-    """Whether the parts, as recorded of views, may not cover all."""
+    """Whether the parts are recorded views that may not cover the parameter."""
     region = one.parts[0].region
     return region.geometry is not None and _numel(region.geometry[0]) < one.named.tensor.numel()
 
@@ -177,7 +177,7 @@ def _numel(shape: Sequence[int]) -> int:
 def _fill_others(
     assignments: Sequence[Assignment], homes: Sequence[Tensor], key_of_name: KeyOfName
 ) -> None:
-    """Fills parameters part by part: together, but for those where the order of parts matters."""
+    """Fills parameters by parts: together, except recorded views, whose order matters."""
     together: list[tuple[Tensor, Part]] = []
     in_order: list[tuple[Tensor, Part]] = []
     for one, home in zip(assignments, homes, strict=True):
@@ -207,7 +207,7 @@ def _key(part: Part, key_of_name: KeyOfName) -> int:
 def _run_callables(
     one: Assignment, device: torch.device, key_of_name: KeyOfName, ready: dict[str, Tensor]
 ) -> Assignment:
-    """Calls what is unknown of one parameter; what it leaves becomes values to be copied."""
+    """Runs the callables of one parameter; their results become values to copy."""
     if all(part.values.function is None for part in one.parts):
         return one
     parts: list[Part] = []
@@ -237,7 +237,7 @@ def _call(
     one: Assignment, region: Region, function: Callable[[Tensor], object],
     device: torch.device, key_of_name: KeyOfName,
 ) -> Tensor:  # fmt: skip
-    """Memory for a part's logical tensor, as a callable has left it."""
+    """A part's logical tensor in scratch memory, filled by its callable."""
     name, tensor, *_ = one.named
     is_all = region.shape == tuple(tensor.shape) and region.offset is None
     before: Tensor | None = None
@@ -265,14 +265,14 @@ def _call(
     if _kind(scratch) != kind:
         shape, dtype, where = _kind(scratch)
         raise ArgumentError(
-            f"{by} made of parameter {name!r} a tensor of shape {shape} and {dtype} on {where}: it "
-            "must fill what it is given in place"
+            f"{by} turned parameter {name!r} into a tensor of shape {shape} and {dtype} on "
+            f"{where}: it must fill its argument in place"
         )
     if before is None and (scratch.dtype.is_floating_point or count_unwritten(scratch)):
         check_written(name, scratch, by)
     elif _version(scratch) == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(
-            f"{by} wrote nothing of parameter {name!r}: it must fill what it is given in place"
+            f"{by} wrote nothing to parameter {name!r}: it must fill its argument in place"
         )
     return scratch
 
@@ -282,5 +282,5 @@ def _kind(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; 0 where torch does not count that."""
+    """A tensor's version counter; 0 for inference tensors, which have none."""
     return 0 if tensor.is_inference() else tensor._version

@@ -1,4 +1,4 @@
-"""``init_model_`` and ``plan_model``: a whole model by rules, or by its own initialisation."""
+"""``init_model_`` and ``plan_model``: a whole model by rules or by its default initialisation."""
 
 from __future__ import annotations
 
@@ -32,36 +32,35 @@ def init_model_(
 ) -> Model:
     """Initialises a whole model in place, on the meta device or not.
 
-    Every parameter's key is made of its name and the seed, so that it gets the same values whatever
-    else is in the model, in which order it was built, how it is wrapped, and in which dtype but
-    for rounding (docs/streams.md). Nothing is written before everything is known to be right.
+    Each parameter's key is derived from its name and the seed, so its values do not depend on the
+    rest of the model, the order of construction, wrappers or, but for rounding, the dtype
+    (docs/streams.md). All arguments are checked before anything is written.
 
     Args:
-        model: of any kind. Parameters on the meta device get memory; ties, ``requires_grad`` and
-            attributes are kept. Buffers on the meta device get what the model's own code gives
-            them.
-        rules: a mapping from patterns of names, or types of modules, to schemes; the first that
-            matches a parameter wins. None is what the model's constructor gives, where that is
-            known exactly: see docs/models.md.
-        seed: as ``torch.manual_seed`` takes it.
-        device: where what is on the meta device goes; None is torch's default device.
-        dtype: of floating-point parameters on the meta device; None is their own.
+        model: any module. Parameters on the meta device get memory; ties, ``requires_grad`` and
+            attributes are kept. Buffers on the meta device are filled by the model's own code.
+        rules: a mapping from name patterns or module types to schemes; the first match wins. None
+            reproduces the model's default initialisation, if it is known exactly: see
+            docs/models.md.
+        seed: as for ``torch.manual_seed``.
+        device: the final device of tensors on the meta device; None is torch's default device.
+        dtype: for floating-point parameters on the meta device; None keeps theirs.
         strict: whether a rule that matches no parameter is an error.
-        rename: a mapping or function from canonical names to those that keys and rules are by, for
-            models whose parts are called otherwise elsewhere.
-        only: names or globs of what is to be filled, such as a new head: nothing else is read or
+        rename: a mapping or function from canonical names to the names used for keys and rules,
+            for models whose parts have other names elsewhere.
+        only: names or globs of the tensors to fill, such as a new head; no other tensor is read or
             written.
 
     Returns:
         model.
 
     Raises:
-        ArgumentError: without rules, for a model whose constructor is not known; for a parameter
-            that no rule matches, or that would stay unfilled; a rule that matches none; a scheme
-            that cannot fill a parameter; a callable that raises or writes nothing; a buffer that
-            nobody fills. The model is then as it was.
-        TypeError: for what is no model, rule, scheme or seed; for a parameter of a subclass or
-            dtype that only its own class can fill.
+        ArgumentError: without rules, if the model's default initialisation is not known; for an
+            unmatched or unfilled parameter, an unused rule, a scheme that cannot fill a parameter,
+            a callable that raises or writes nothing, or a buffer without known values. The model
+            is then unchanged.
+        TypeError: for an invalid model, rule, scheme or seed; for a parameter of an unsupported
+            subclass or dtype.
 
     >>> import torch, torchinit
     >>> with torch.device("meta"):
@@ -88,17 +87,17 @@ def plan_model(
     strict: bool = True,
     rename: Rename = None,
 ) -> Plan:
-    """Says what ``init_model_`` would do: every parameter, its rule, its scheme, fans and std.
+    """Shows what ``init_model_`` would do: each parameter's rule, values, fans and std.
 
-    Nothing is written. Printed, it is a table.
+    Nothing is written. The plan prints as a table.
 
     Args:
-        model: or, without rules, a function that builds one: what ``build_model`` would do.
-        rules, strict, rename: as ``init_model_``.
+        model: the model; or, without rules, a function as for ``build_model``.
+        rules, strict, rename: as for ``init_model_``.
 
     Raises:
-        ArgumentError, TypeError: as ``init_model_`` does for the same, but for what only a callable
-            that has been called can tell.
+        ArgumentError, TypeError: as ``init_model_``, except for errors that only calling a callable
+            would reveal.
 
     >>> import torch, torchinit
     >>> plan = torchinit.plan_model(torch.nn.Linear(8, 4), {"**": torchinit.Constant(1)})
@@ -108,14 +107,15 @@ def plan_model(
     if not isinstance(model, nn.Module) and callable(model):
         if rules is not None:
             raise ArgumentError(
-                "a function that builds a model has no rules: they are for a model that is there"
+                f"model={model!r} is a function, and rules need a model: pass the model itself, "
+                "or leave out rules"
             )
         model = build_model(model, seed=0, device="meta", rename=rename)
     return Plan(prepare(model, rules, 0, device="cpu", strict=strict, rename=rename).assignments)
 
 
 def _put_buffer(named: Named, value: Tensor, device: torch.device) -> None:
-    """Gives a buffer other values, in its own memory where it has that."""
+    """Writes a buffer's values, in its own memory if it has any."""
     before: Tensor = named.tensor
     if before.is_meta:
         attach_buffer(named, value.to(device, before.dtype, copy=True))

@@ -1,4 +1,4 @@
-"""``init_shard_``: a plain tensor that is a part of a larger one, wherever the rest lies."""
+"""``init_shard_``: fills a plain tensor that is a shard of a larger one."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ def init_shard_(
     name: str | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fills a plain tensor with what the whole of a larger one has in its place; asks nobody.
+    """Fills a plain tensor with its shard of a full tensor, without communication.
 
-    For shards that are no DTensors: those of Megatron, DeepSpeed ZeRO or FSDP1. Fans, identities
-    and orthogonality are those of the whole.
+    For shards that are not DTensors, as in Megatron, DeepSpeed ZeRO or FSDP1. Fans, identities and
+    orthogonality are those of the full tensor.
 
     Args:
-        tensor: any view of memory, of the shape of the part; may be empty.
-        scheme: what ``init_model_`` takes in rules: a scheme, its name, a function of
-            ``torch.nn.init`` or a partial of one, or a callable (which is given a whole tensor).
-        global_shape: of the whole.
-        offset: index in the whole of the tensor's first element, one number a dimension; or one
-            number, the index in the whole flattened, of a one-dimensional range of it.
-        seed, name: they go together: the values are those that ``init_model_`` gives a parameter
-            of this name.
-        generator: otherwise the key is drawn from here; None is torch's default CPU generator.
-            Generators of all ranks must be in one state.
+        tensor: the shard: any view, possibly empty.
+        scheme: as in the rules of ``init_model_``: a scheme, its name, a function of
+            ``torch.nn.init`` or a partial of one, or a callable, which is given a full tensor.
+        global_shape: shape of the full tensor.
+        offset: index of the shard's first element in the full tensor, one number per dimension;
+            or, for a one-dimensional range of the flattened full tensor, one index.
+        seed, name: given together, the values are those of ``init_model_`` for a parameter of this
+            name.
+        generator: without seed and name, the key is drawn from here; None is torch's default CPU
+            generator. It must be in the same state on all ranks.
 
     Returns:
-        tensor. On the meta device it is left as it is.
+        tensor. On the meta device it is unchanged.
 
     Raises:
-        ArgumentError: a part that does not lie in the whole, a scheme that cannot fill the whole.
-            Nothing has been drawn or written then.
-        TypeError: for a DTensor, which knows its place; for what is no scheme; for a dtype that
-            only a callable can fill.
+        ArgumentError: for a shard outside the full tensor, or a scheme that cannot fill the full
+            tensor. Nothing has then been drawn or written.
+        TypeError: for a DTensor, which carries its own placement; for an invalid scheme; for a
+            dtype that only a callable can fill.
 
     >>> import torch, torchinit
     >>> whole = torch.empty(6, 4)
@@ -81,7 +81,10 @@ def init_shard_(
     if not isinstance(tensor, Tensor):
         raise TypeError(f"tensor must be a torch.Tensor, not {type(tensor).__name__}")
     if is_dtensor(tensor):
-        raise TypeError("a DTensor knows its place: call torchinit's function, or a scheme, on it")
+        raise TypeError(
+            "tensor is a DTensor, which carries its own placement: call torchinit's function, or a "
+            "scheme, on it"
+        )
     key_of_name = _key_of_name(seed, name, generator)
     shape = _shape("global_shape", global_shape)
     if math.prod(shape) >= 2**63:
@@ -120,9 +123,7 @@ def _check_parts(parts: Sequence[Part], dtype: torch.dtype) -> None:
         if values.keeps or values.function is not None:
             continue
         if dtype not in ALL_DTYPES:
-            raise TypeError(
-                f"tensor has dtype {dtype}, which cannot be initialised: give it a callable"
-            )
+            raise TypeError(f"tensor has unsupported dtype {dtype}: only a callable can fill it")
         if values.draw is not None:
             check_draw(values.draw, dtype)
 
@@ -136,7 +137,7 @@ def _cut_from_whole(
     *,
     keeps: bool,
 ) -> None:
-    """Has torch fill the whole, as it does on one process, and copies the part."""
+    """Lets torch fill the full tensor, as in one process, and copies the shard."""
     whole = torch.empty(shape, dtype=memory.dtype, device=memory.device)
     if isinstance(place, int):
         here = whole.view(-1)[place : place + memory.numel()]
@@ -156,7 +157,7 @@ def _cut_from_whole(
 def _drawn(
     parts: Sequence[Part], like: Tensor, generator: Generator | None
 ) -> tuple[list[Part], list[Stream]]:
-    """Draws the keys of parts in the order in which the scheme, called on the whole, does."""
+    """Draws the keys of parts in the same order as the scheme called on the full tensor."""
     ready, streams = list(parts), streams_of(parts, generator)
     for i in filling_order(parts):
         if isinstance(streams[i], int):
@@ -169,7 +170,7 @@ def _drawn(
 
 
 def _called(part: Part, like: Tensor, key_of_name: KeyOfName | None = None) -> Part:
-    """A part whose callable has been called on memory for its whole; its draws follow the name."""
+    """Replaces a part's callable by the values it writes to the full tensor, keyed by name."""
     region, values = part
     if values.function is None:
         return part
@@ -210,7 +211,7 @@ def _key_of_name(
     if not isinstance(name, str):
         raise TypeError(f"name={name!r} must be a string, not {type(name).__name__}")
     if generator is not None:
-        raise ArgumentError("a generator was given, and a seed: the seed decides, leave one out")
+        raise ArgumentError(f"{generator=} and {seed=} must not be given together: leave one out")
     return keys_of_names(seed)
 
 
@@ -218,7 +219,7 @@ def _shape(what: str, numbers: Sequence[int]) -> tuple[int, ...]:
     try:
         shape = tuple(operator.index(number) for number in numbers)
     except TypeError:
-        raise TypeError(f"{what}={numbers!r} must be integers, one a dimension") from None
+        raise TypeError(f"{what}={numbers!r} must be integers, one per dimension") from None
     if any(number < 0 for number in shape):
         raise ArgumentError(f"{what}={list(shape)} must not be negative")
     return shape
@@ -227,7 +228,7 @@ def _shape(what: str, numbers: Sequence[int]) -> tuple[int, ...]:
 def _place(
     tensor: Tensor, shape: tuple[int, ...], offset: Sequence[int] | int
 ) -> tuple[int, ...] | int:
-    """The offset, checked: as many numbers as dimensions, or one index of the flattened whole."""
+    """The checked offset: one number per dimension, or one index of the flattened full tensor."""
     if isinstance(offset, Sequence):
         place = _shape("offset", offset)
         check_box(tensor.shape, Box(shape, place))
@@ -238,14 +239,14 @@ def _place(
         raise TypeError(f"offset={offset!r} must be integers, or one integer") from None
     if tensor.dim() != 1 or not tensor.is_contiguous():
         raise ArgumentError(
-            f"offset={first} is an index of the flattened whole, and a tensor of shape "
-            f"{tuple(tensor.shape)} no contiguous range of it: give one number a dimension, or a "
-            "view(-1)"
+            f"offset={first} is one index of the flattened full tensor, but tensor, of shape "
+            f"{tuple(tensor.shape)}, is not one-dimensional and contiguous: give one number per "
+            "dimension, or tensor.view(-1)"
         )
     if first < 0 or first + tensor.numel() > math.prod(shape):
         raise ArgumentError(
-            f"{tensor.numel()} elements at offset={first} do not lie within the "
-            f"{math.prod(shape)} of global_shape={list(shape)}: leave out the padding"
+            f"{tensor.numel()} elements at offset={first} exceed the {math.prod(shape)} elements "
+            f"of global_shape={list(shape)}: leave out the padding"
         )
     return first
 
@@ -253,7 +254,7 @@ def _place(
 def _sharded(
     memory: Tensor, shape: tuple[int, ...], place: tuple[int, ...] | int
 ) -> Iterator[Sharded]:
-    """What a tensor holds, box by box."""
+    """The tensor as shards, one for each box it covers."""
     zeros = (0,) * len(shape)
     if not isinstance(place, int):
         if memory.numel():
@@ -270,7 +271,7 @@ def _sharded(
 def boxes_of_range(
     shape: Sequence[int], first: int, count: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(offset, size) of the boxes that a range of a flattened tensor is made of, in order.
+    """(offset, size) of the boxes that make up a range of a flattened tensor, in order.
 
     >>> list(boxes_of_range((3, 4), 2, 7))
     [((0, 2), (1, 2)), ((1, 0), (1, 4)), ((2, 0), (1, 1))]

@@ -1,4 +1,4 @@
-"""Runs code that fills tensors, each draw by the key of a name."""
+"""Runs code that fills tensors, with keys derived from names for its draws."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from torchinit.values.kinds import seeded
 
 
 class KeyedFills:
-    """Fills tensors by keys of names: of all of a named tensor by its name, else by a part of it.
+    """Fills a full named tensor with its name's key, and anything else with the key of a part.
 
     Args:
-        key_of_name: under the seed.
-        named: names and tensors, in memory of their own.
-        default: the name whose parts draws into any other tensor are.
+        key_of_name: maps names to keys under the seed.
+        named: names and tensors, each in its own storage.
+        default: draws into any other tensor are parts of this name.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class KeyedFills:
         self._default = default
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:  # noqa: ARG002
-        """Does what a call asks for; returns whether it did."""
+        """Executes a call if it can; returns whether it did."""
         draw = draw_of(call, tensor.shape)
         is_matrix = call.name == "orthogonal_"
         if tensor.is_meta or not is_native(tensor) or (draw is None and not is_matrix):
@@ -61,7 +61,7 @@ class KeyedFills:
 
 
 class _OwnFunctions(TorchFunctionMode):
-    """Shows a handler the calls of torchinit's functions too, which no hook is in."""
+    """Passes calls of torchinit's functions, which are not intercepted, to a handler."""
 
     def __init__(self, handler: Handler) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _OwnFunctions(TorchFunctionMode):
         if (
             name in FUNCTIONS
             and func.__module__ == torch_init.__name__
-            and func is not getattr(torch_init, name)  # those, their hooks show
+            and func is not getattr(torch_init, name)  # these are intercepted already
         ):
             arguments = dict(kwargs)
             tensor = arguments.pop("tensor") if "tensor" in arguments else args[0]
@@ -86,10 +86,10 @@ class _OwnFunctions(TorchFunctionMode):
 def run_callable(
     function: Callable[[Tensor], object], tensor: Tensor, name: str, key_of_name: KeyOfName
 ) -> None:
-    """Calls a function on a tensor, all of whose randomness is to follow from a name.
+    """Calls a function on a tensor, with all its randomness derived from a name.
 
-    What it draws past the patch (``torch.randperm``, ``bernoulli_``) comes from torch's generators,
-    seeded by the name's key for as long as it runs.
+    Draws that are not intercepted (``torch.randperm``, ``bernoulli_``) come from torch's
+    generators, which are seeded with the name's key while the function runs.
     """
     handler = KeyedFills(key_of_name, [(name, tensor)], name)
     keys = seeded(key_of_name(name), tensor.device)

@@ -1,4 +1,4 @@
-"""Memory for parameters and buffers that are on the meta device, and their places in the model."""
+"""Allocates parameters and buffers of the meta device and attaches them to the model."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _set_attribute = nn.Module.__setattr__
 
 
 def allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uninitialised memory of a meta tensor's shape and strides; of a DTensor's, all of it."""
+    """Uninitialised memory of a meta tensor's shape and strides; of a DTensor, the full tensor."""
     if meta.is_contiguous():
         return torch.empty(meta.shape, dtype=dtype, device=device)
     return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
 
 
 def allocate_here(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uninitialised memory of what of a meta tensor is to lie here: of a DTensor, its shard."""
+    """Uninitialised memory for a meta tensor on this rank; of a DTensor, the local shard."""
     if is_dtensor(meta):
         return empty_sharded(meta, dtype, device)  # type: ignore[no-any-return]
     return allocate(meta, dtype, device)
 
 
 def shard_like(value: Tensor, old: Tensor, device: torch.device) -> Tensor:
-    """What of a whole plain tensor lies here of another one, which may be a DTensor."""
+    """A full plain tensor, sharded like another tensor if that is a DTensor."""
     if not is_dtensor(old):
         return value
     sharded = read_sharded(new := empty_sharded(old, value.dtype, device))
@@ -49,7 +49,7 @@ def shard_like(value: Tensor, old: Tensor, device: torch.device) -> Tensor:
 
 
 def parameter_like(old: Tensor, memory: Tensor) -> Parameter:
-    """A parameter in new memory with everything else of an old one."""
+    """A parameter in new memory, with the attributes of an old one."""
     if is_dtensor(memory):
         new = Parameter(memory, old.requires_grad)
     else:
@@ -60,7 +60,7 @@ def parameter_like(old: Tensor, memory: Tensor) -> Parameter:
 
 
 def attach(named: Named, new: Parameter) -> None:
-    """Puts a parameter in place of another, everywhere that it is registered."""
+    """Replaces a parameter everywhere it is registered."""
     _, _, module, attribute, _, ties = named
     if type(module).__setattr__ is _set_attribute and not ties:
         module.__dict__["_parameters"][attribute] = new
@@ -70,15 +70,15 @@ def attach(named: Named, new: Parameter) -> None:
 
 
 def put_parameter(slot: Slot, parameter: Parameter) -> None:
-    """Registers a parameter in place of another."""
+    """Replaces the parameter registered in one slot."""
     if type(slot.module).__setattr__ is _set_attribute:
         slot.module._parameters[slot.attribute] = parameter
-    else:  # recurrent layers keep a list of their weights besides
+    else:  # recurrent layers also keep a list of their weights
         setattr(slot.module, slot.attribute, parameter)
 
 
 def attach_buffer(named: Named, memory: Tensor) -> None:
-    """Puts memory in place of a buffer, everywhere that it is registered."""
+    """Replaces a buffer everywhere it is registered."""
     memory = shard_like(memory, named.tensor, memory.device)
     if isinstance(named.tensor, Buffer):
         memory = Buffer(memory, persistent=named.tensor.persistent)
@@ -90,12 +90,12 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
 
 
 def joined(parameters: Sequence[Named]) -> list[Named]:
-    """Parameters, those that are the same elements of one memory as one that has several names.
+    """Joins parameters that are the same elements of one storage into one with several names.
 
-    ``load_state_dict(assign=True)`` makes such pairs of what is tied.
+    ``load_state_dict(assign=True)`` splits tied parameters into such pairs.
     """
     if any(is_lazy(named.tensor) for named in parameters):
-        return list(parameters)  # without memory
+        return list(parameters)  # lazy ones have no storage
     numbers = list(map(storage_number, map(_memory, parameters)))
     if len(set(numbers)) == len(numbers):
         return list(parameters)
@@ -115,10 +115,10 @@ def joined(parameters: Sequence[Named]) -> list[Named]:
 
 
 def check_apart(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for parameters that have elements of memory in common.
+    """Raises ArgumentError for parameters that overlap in memory.
 
-    Values of one would be lost. On the meta device it raises for all views of one storage: they
-    would become separate, and what was one memory two.
+    One would overwrite the other. On the meta device it raises for any two views of one storage,
+    which would become separate storages.
     """
     numbers = list(map(storage_number, map(_memory, parameters)))
     if len(set(numbers)) == len(numbers):
@@ -131,17 +131,17 @@ def check_apart(parameters: Sequence[Named]) -> None:
             continue
         if some[0].tensor.is_meta:
             raise ArgumentError(
-                f"parameters {some[0].name!r} and {some[1].name!r} are views of one memory on the "
-                "meta device, and would no longer be: build the model on a device, or make one "
-                "parameter of both"
+                f"parameters {some[0].name!r} and {some[1].name!r} are views of one storage on the "
+                "meta device, and would be separated: build the model on another device, or make "
+                "them one parameter"
             )
         dense = [one for one in some if _memory(one).layout is torch.strided]
         pair = overlapping([_memory(one) for one in dense])
         if pair is not None:
             one, other = (dense[number] for number in pair)
             raise ArgumentError(
-                f"parameters {one.name!r} and {other.name!r} lie in one memory, and the values of "
-                "one would be lost: make them one parameter, or give each memory of its own"
+                f"parameters {one.name!r} and {other.name!r} share memory, so that filling one "
+                "overwrites the other: make them one parameter, or give each its own storage"
             )
 
 
@@ -151,10 +151,10 @@ def _memory(named: Named) -> Tensor:
 
 
 def target_device(device: Any, parameters: Sequence[Named]) -> torch.device:
-    """Where meta parameters go: where they are asked to, or the mesh of DTensors is.
+    """The final device of meta parameters: the given one, that of the DTensors' mesh, or torch's.
 
     Raises:
-        ArgumentError: for the meta device, asked for or by default.
+        ArgumentError: if that is the meta device.
     """
     found = torch.get_default_device() if device is None else torch.device(device)
     if device is None:
@@ -163,7 +163,7 @@ def target_device(device: Any, parameters: Sequence[Named]) -> torch.device:
                 return device_of_mesh(tensor)
     if found.type == "meta":
         raise ArgumentError(
-            f"device={device} is the meta device, where nothing has values: "
-            "give the device that the model is to lie on, or leave torch.device('meta')"
+            f"device={device} is the meta device, where tensors have no values: "
+            "give the model's final device, or leave the block of torch.device('meta')"
         )
     return found

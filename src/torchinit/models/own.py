@@ -1,8 +1,8 @@
-"""What a model gets without rules: what its constructor gave it. Known exactly, or refused.
+"""The default initialisation of a model: what its constructor gave it, known exactly or refused.
 
-Four ways lead to it, each with its own condition: what ``build_model`` has remembered; of a model
-of Transformers its class and config; torchtitan's ``init_states`` and ``init_weights``; and modules
-that are all torch's own, whose ``reset_parameters`` are their constructors' last step.
+There are four sources, each with its own conditions: programs that ``build_model`` stored; the
+class and config of a Transformers model; torchtitan's ``init_states`` and ``init_weights``; and,
+if all modules are torch's own, their ``reset_parameters``, which their constructors call last.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from torchinit.values.region import Part, Region
 
 
 class _Known(NamedTuple):
-    """How one tensor comes about.
+    """The known default initialisation of one tensor.
 
     Attributes:
-        program: of its values.
-        keys: of their draws.
-        by: in words, who says so.
+        program: computes its values.
+        keys: the keys of its draws.
+        by: a description of the source.
     """
 
     program: Program
@@ -52,25 +52,25 @@ class _Known(NamedTuple):
 
 
 class ProgramValues(ComputedValues):
-    """The values of a program, by the keys of a model's names."""
+    """The values of a program, with keys from a model's names."""
 
     def __init__(self, known: _Known, name: str) -> None:
         self._program, self._keys, self._name = known.program, known.keys, name
         self.has_boxes = self._program.can_box()
 
     def make(self) -> Tensor:
-        """All of them, on the CPU."""
+        """Computes all values on the CPU."""
         with alone():
             return self._program.make(self._keys.of(self._program, self._name))
 
     def make_box(self, offset: Sequence[int], into: Tensor) -> None:
-        """Those from an index on."""
+        """Computes a box of the values."""
         with alone():
             key_of_draw = self._keys.of(self._program, self._name)
             self._program.make_box(key_of_draw, offset, into)
 
     def describe(self) -> Iterator[bytes]:
-        """What decides the values."""
+        """Everything that determines the values."""
         names = self._keys
         yield from self._program.describe(
             lambda number: names.name_of(self._program, number, self._name)
@@ -78,14 +78,14 @@ class ProgramValues(ComputedValues):
 
 
 class Own:
-    """Finds out what a model's own initialisation gives; the model is left as it is.
+    """Finds a model's default initialisation; the model is left unchanged.
 
     Args:
-        model: of any kind.
-        parameters, buffers: all of its own, with their names.
-        wanted: those of them that will be asked for.
-        seed: of the keys.
-        rename: of canonical names.
+        model: any module.
+        parameters, buffers: all of the model's, with their names.
+        wanted: those that will be asked for.
+        seed: for the keys.
+        rename: for canonical names.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Own:
     def assign(
         self, wanted: Sequence[Named], dtype: torch.dtype | None, how: str = "own"
     ) -> list[Assignment]:
-        """What parameters get.
+        """Assigns parameters their default initialisation.
 
         Args:
-            wanted: parameters.
-            dtype: of those on the meta device that are of floating point; None is their own.
-            how: ``own``, or ``reset_parameters`` of the modules that they belong to.
+            wanted: the parameters.
+            dtype: for floating-point ones on the meta device; None keeps theirs.
+            how: ``own``, or ``reset_parameters`` for that method of their modules.
 
         Raises:
-            ArgumentError: for parameters of which that is not known exactly.
+            ArgumentError: for parameters whose initialisation is not known exactly.
         """
         found = self._known if how == "own" else self._by_resets(wanted)
         left = [named for named in wanted if id(named.tensor) not in found]
@@ -121,10 +121,10 @@ class Own:
         return assignments
 
     def fill_buffers(self, wanted: Sequence[Named]) -> list[tuple[Named, Tensor]]:
-        """Buffers, and the values that they get; without those that keep what they have.
+        """Returns the buffers to write and their values; others keep their values.
 
         Raises:
-            ArgumentError: for buffers on the meta device of whose values nothing is known.
+            ArgumentError: for buffers on the meta device whose values are not known.
         """
         if not wanted:
             return []
@@ -146,19 +146,19 @@ class Own:
                     one.name for one in wanted if one.tensor.is_meta and id(one.tensor) not in found
                 ]
                 raise ArgumentError(
-                    f"{max(len(left), 1)} buffers on the meta device have no values that anybody "
-                    f"knows: {some(left or [named.name])}{self._reason()}. Build the model by "
-                    "torchinit.build_model, or give them memory and values before"
+                    f"{max(len(left), 1)} buffers on the meta device have no known values: no "
+                    f"init method fills {some(left or [named.name])}{self._reason()}. Build the "
+                    "model with torchinit.build_model, or first give them memory and values"
                 )
         return filled
 
     def are_alike(self, one: Tensor, other: Tensor) -> bool:
-        """Whether two tensors get the same values: a tie that sharding has broken does."""
+        """Whether two tensors get the same values, as two halves of a broken tie do."""
         first, second = self._known.get(id(one)), self._known.get(id(other))
         return first is not None and second is not None and first.program is second.program
 
     def end(self) -> None:
-        """After all has been filled: modules remember how, and large constants are given up."""
+        """After all fills: stores the programs in the modules and releases large constants."""
         for named, program in self._used:
             for slot in named.slots:
                 remember(slot.module, slot.attribute, program)
@@ -166,7 +166,7 @@ class Own:
             if not now.is_meta:
                 program.give_up(now)
 
-    # What is known.
+    # Sources.
 
     @functools.cached_property
     def _known(self) -> dict[int, _Known]:
@@ -183,7 +183,7 @@ class Own:
         why = why_not_by_resets(root)
         tied = next((named.name for named in self._wanted if named.ties), None)
         if not why and tied is not None:
-            why = f"{tied!r} is tied, and layers may initialise it differently"
+            why = f"{tied!r} is tied, and its modules may initialise it differently"
         if not why:
             names = [slot.name for named in self._wanted for slot in named.slots]
             calls = [
@@ -195,7 +195,7 @@ class Own:
             copy_ = copy_among([one for one in self._wanted if id(one.tensor) in known])
             if copy_ is None:
                 return {**known, **found}
-            why = f"{copy_!r} is a copy"
+            why = f"{copy_!r} is a copy of another parameter"
         if found:
             self._why[""] = "they were not in the model when it was built"
         else:
@@ -216,7 +216,7 @@ class Own:
         return {id(named.tensor): _Known(program, keys, "as built") for named, program in programs}
 
     def _by_constructor(self, root: Any) -> dict[int, _Known]:
-        """What a Transformers model's class makes of its config."""
+        """Records the constructor of a Transformers model, called with its config."""
         kind = own_class(root)
         by = f"{kind.__name__}(config)"
         config = copy.deepcopy(root.config)
@@ -231,7 +231,7 @@ class Own:
         return self._matching(built, by)
 
     def _matching(self, built: dict[str, tuple[Named, Program]], by: str) -> dict[int, _Known]:
-        """The programs of what a constructor has made, for tensors of the same names and shapes."""
+        """The programs of a constructed model's tensors, matched by name and shape."""
         names = {program: program.names for _, program in built.values()}
         keys = Keys(names, self._key_of_name, self._seed)
         found = {}
@@ -240,17 +240,17 @@ class Own:
             others = {id(one[1]) for one in theirs.values() if one is not None}
             first = theirs.get(named.name) or next(iter(theirs.values()))
             if None in theirs.values() or first is None:
-                self._why[named.name] = f"{by} makes no such tensor"
+                self._why[named.name] = f"{by} creates no such tensor"
             elif len(others) > 1:
                 self._why[named.name] = f"{by} does not tie its names"
             elif tuple(first[0].tensor.shape) != tuple(named.tensor.shape):
-                self._why[named.name] = f"{by} makes it of shape {tuple(first[0].tensor.shape)}"
+                self._why[named.name] = f"{by} gives it shape {tuple(first[0].tensor.shape)}"
             else:
                 found[id(named.tensor)] = _Known(first[1], keys, by)
         return found
 
     def _by_resets(self, wanted: Sequence[Named]) -> dict[int, _Known]:
-        """What the modules that parameters belong to do by their resets."""
+        """Records the reset methods of the modules that own the parameters."""
         modules = {id(slot.owner): slot.owner for named in wanted for slot in named.slots}
         calls = []
         for module in modules.values():
@@ -265,7 +265,7 @@ class Own:
         return self._replayed(calls, "reset_parameters()")
 
     def _by_methods(self, wanted: Sequence[Named]) -> dict[int, _Known]:
-        """What the modules that buffers belong to do to them by methods that are for that."""
+        """Records the methods that fill the buffers of their modules."""
         modules = {id(named.module): named.module for named in wanted}
         calls = [
             call for module in modules.values() for method in FILL_BUFFERS
@@ -276,7 +276,7 @@ class Own:
     def _replayed(
         self, calls: Sequence[Callable[[], object]], by: str, *, exactly: bool = False
     ) -> dict[int, _Known]:
-        """What calls do, on memory that takes the place of the model's."""
+        """Records calls on stand-ins for the model's tensors."""
 
         def build() -> nn.Module:
             put_twins(self._parameters, self._buffers)
@@ -298,7 +298,7 @@ class Own:
             if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
                 self._why[named.name] = f"{by} does not fill it"
             elif exactly and was_written_to(named.tensor, now[named.name].tensor):
-                self._why[named.name] = "something else has written to it"
+                self._why[named.name] = "other code has written to it"
             elif program.entries or now[named.name].tensor is not named.tensor:
                 found[id(named.tensor)] = _Known(program, keys, by)
         return found
@@ -306,7 +306,7 @@ class Own:
     def _record(
         self, build: Callable[[], nn.Module], by: str
     ) -> tuple[Recorded | None, dict[str, Program]]:
-        """What code does, and the programs of it; None, and why, if it raises."""
+        """Records code and returns its programs; if it raises, notes why and returns None."""
         try:
             recorded = record(build, self._seed, self._rename)
         except Exception as error:
@@ -315,7 +315,7 @@ class Own:
         with alone():
             return recorded, programs_of(recorded)
 
-    # What is made of it.
+    # Assignments.
 
     def _assign(self, named: Named, known: _Known, dtype: torch.dtype | None) -> Assignment:
         program, keys, by = known
@@ -324,13 +324,13 @@ class Own:
         final = dtype if dtype is not None and takes else tensor.dtype
         region = Region(name, tuple(tensor.shape))
         if program.is_unfilled:
-            raise ArgumentError(f"the constructor leaves {name!r} unfilled: give a rule for it")
+            raise ArgumentError(f"the constructor leaves {name!r} unfilled: add a rule for it")
         keys.check(program, name)
         if program.holds(tensor):
             return assignment_of(named, final, None, [Part(region, KeptValues())], (), by)
         self._check(named, known, "parameter")
         if program.is_torchs:
-            by = f"{by}; torch's draws: no effect of seed"
+            by = f"{by}; torch's draws: seed has no effect"
         drawn = program.draw()
         if drawn is not None:
             law, number = drawn
@@ -346,12 +346,11 @@ class Own:
     def _check(self, named: Named, known: _Known, what: str) -> None:
         if any(constant.tensor is None for constant in known.program.constants()):
             raise ArgumentError(
-                f"{what} {named.name!r} has values that its constructor computed without drawing; "
-                "they were given up when they were used first, to save their memory: build the "
-                "model again"
+                f"{what} {named.name!r} has constant values computed by its constructor, which "
+                "were released after their first use to save memory: build the model again"
             )
 
-    # What is refused.
+    # Refusals.
 
     def _reason(self) -> str:
         return f" ({self._why['']})" if "" in self._why else ""
@@ -361,12 +360,12 @@ class Own:
         whys = {self._why[named.name]: None for named in left if named.name in self._why}
         reason = f" ({'; '.join(list(whys)[:3])})" if whys else self._reason()
         names = some([named.name for named in left])
-        what = "own initialisation" if how == "own" else "reset_parameters"
+        what = "default initialisation" if how == "own" else "reset_parameters"
         return (
             f"the model's {what} of {len(left)} of {count} parameters is not known: "
-            f"{names}{reason}. Build it by torchinit.build_model(lambda: {kind}(...), "
+            f"{names}{reason}. Build it with torchinit.build_model(lambda: {kind}(...), "
             f"seed={self._seed}), "
-            'with device="meta" to shard it first; or give rules'
+            'on device="meta" if it is to be sharded first; or give rules'
         )
 
 

@@ -1,4 +1,4 @@
-"""The plan: who gets what, to be read before anything is written."""
+"""The plan: a table of what each parameter would be filled with."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _HEADINGS = ("parameter", "shape", "dtype", "rule", "fills with", "fan_in", "fan
 
 
 class Row(NamedTuple):
-    """One part of one parameter, or all of it.
+    """One parameter, or one part of it.
 
     Attributes:
-        name: of the parameter, or of the part where it is not fused.
-        parameter: that the part lies in.
+        name: of the parameter; for a part, the name it has in an unfused model.
+        parameter: name of the parameter that contains the part.
         shape: of the logical tensor.
         dtype: of the parameter.
-        rule: the pattern or type that matched; of a model's own initialisation, what was called.
+        rule: the pattern or type that matched; for a default initialisation, its source.
         values: what it is filled with, in words.
-        fans: (fan_in, fan_out) as torch counts them; None of a vector.
-        law: mean, std and bounds of the values; None where nothing is known of them.
-        shares: into how many pieces of the parameter it is cut.
+        fans: (fan_in, fan_out) as torch computes them; None for a vector.
+        law: statistics of the values: mean, std and bounds; None if they are not known.
+        shares: the number of pieces of the parameter it consists of.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 class Plan(Sequence[Row]):
-    """Rows, one for each parameter or part of one, in the model's order. Printed, a table.
+    """One row for each parameter or part of one, in the model's order. Prints as a table.
 
     >>> import torch, torchinit
     >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
@@ -99,5 +99,5 @@ def _rows(assignment: Assignment) -> Iterator[Row]:
 
 
 def fans_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Fans as torch counts them; None of a vector."""
+    """Fans as torch computes them; None for a vector."""
     return calculate_fans(shape) if len(shape) > 1 else None

@@ -1,4 +1,4 @@
-"""What a model is to get, found out before anything is filled: by rules, or by its own code."""
+"""Works out and checks what a model will be filled with, before anything is written."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from torchinit.rules.pattern import translate
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename, gather
 
-# Names or globs of the tensors that are to be filled; None is all.
+# Names or globs of the tensors to fill; None means all.
 Only: TypeAlias = "str | Sequence[str] | None"
 
 
 class Prepared(NamedTuple):
-    """What a model is to get.
+    """What a model will be filled with.
 
     Attributes:
-        assignments: of all parameters, in the model's order.
-        buffers: all of the model's.
-        filled: buffers that are to have other values, and these.
-        own: what knows its own initialisation, if that was asked for.
-        device: where what is on the meta device goes.
+        assignments: one for each parameter, in the model's order.
+        buffers: all of the model's buffers.
+        filled: buffers to write, and their values.
+        own: finds the default initialisation.
+        device: the final device of tensors on the meta device.
     """
 
     assignments: Sequence[Assignment]
@@ -52,10 +52,10 @@ def prepare(
     rename: Rename = None,
     only: Only = None,
 ) -> Prepared:
-    """Finds out what ``init_model_`` is to do, and that nothing is wrong with it.
+    """Works out what ``init_model_`` will do, and checks that it can.
 
     Args:
-        model, rules, seed, device, dtype, strict, rename, only: as ``init_model_``.
+        model, rules, seed, device, dtype, strict, rename, only: as for ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
@@ -90,15 +90,15 @@ def prepare(
 def _chosen(
     model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named], only: Only
 ) -> tuple[list[Named], list[Named]]:
-    """The tensors whose names globs match, canonical or as ``load_state_dict`` says them.
+    """The tensors whose canonical name or ``state_dict`` FQN matches a glob.
 
     Raises:
-        TypeError: for what are no strings.
-        ArgumentError: for one that matches nothing.
+        TypeError: if only is neither a string nor strings.
+        ArgumentError: for a glob that matches nothing.
     """
     globs = [only] if isinstance(only, str) else only
     if not isinstance(globs, Iterable) or not all(isinstance(glob, str) for glob in globs):
-        raise TypeError(f"only={only!r} must be names or globs: a string, or several")
+        raise TypeError(f"only={only!r} must be names or globs: a string or a list of strings")
     globs = list(globs)
     names: dict[int, list[str]] = {}
     for register in (model.named_parameters, model.named_buffers):
@@ -124,14 +124,14 @@ def _chosen(
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
-    """Raises TypeError or ArgumentError for what is no dtype of floating-point parameters."""
+    """Raises TypeError or ArgumentError unless dtype is None or a floating-point dtype."""
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype={dtype!r} must be a torch.dtype, not {type(dtype).__name__}")
     if dtype is not None and not dtype.is_floating_point:
-        raise ArgumentError(f"dtype={dtype} must be a floating-point one")
+        raise ArgumentError(f"dtype={dtype} must be a floating-point dtype")
 
 
 def check_model(model: object) -> None:
-    """Raises TypeError for what is no model."""
+    """Raises TypeError unless model is a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")

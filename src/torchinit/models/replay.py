@@ -1,4 +1,4 @@
-"""A model's own methods, run on memory that takes the place of the model's."""
+"""Runs a model's own init methods on stand-ins for its tensors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torchinit.streams.canonical import Named, gather
 
 
 def resets_of(module: nn.Module) -> list[Callable[[], object]]:
-    """The calls by which a module of torch's sets itself, as its constructor does in the end."""
+    """A module's reset methods, which the constructors of torch's modules call last."""
     return [call for method in RESETS if (call := bound(module, method)) is not None]
 
 
 def bound(module: nn.Module, method: str) -> Callable[[], object] | None:
-    """A method as a call without arguments, buffers being on the CPU; None if it needs more."""
+    """A method as a call without arguments, buffers on the CPU; None if it needs arguments."""
     function = getattr(module, method, None)
     if isinstance(module, torch.jit.ScriptModule) or not callable(function):
         return None
@@ -45,7 +45,7 @@ def bound(module: nn.Module, method: str) -> Callable[[], object] | None:
 
 
 def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
-    """Puts memory that nobody has written to in place of a model's tensors; buffers have copies."""
+    """Replaces a model's parameters by unwritten tensors on the CPU, and its buffers by copies."""
     for named in parameters:
         old = named.tensor
         if is_lazy(old) or not (type(old) in PLAIN_TYPES or is_dtensor(old)):
@@ -59,7 +59,7 @@ def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
             put_parameter(slot, twin)
     for named in buffers:
         old, here = named.tensor, local_memory(named.tensor).detach()
-        copy_ = (  # of a shard, what modules write is known, and no more
+        copy_ = (  # of a shard, only what modules write is known
             torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
             if old.is_meta or here.shape != old.shape else here.clone()
         )  # fmt: skip
@@ -68,13 +68,13 @@ def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
 
 
 def _attributes(module: nn.Module) -> dict[str, Tensor]:
-    """Tensors that a module has and has not registered."""
+    """A module's plain tensor attributes, which are not registered."""
     return {name: one for name, one in module.__dict__.items() if isinstance(one, Tensor)}
 
 
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Puts every parameter and buffer back, whatever becomes of them in the block."""
+    """Restores every parameter, buffer and tensor attribute at the end of the block."""
     parameters = gather(model)[0]
     registered = [
         (module, dict(module._parameters), dict(module._buffers), _attributes(module))

@@ -1,7 +1,8 @@
-"""Ties that are broken: parameters that a model says are one, and that are two.
+"""Broken ties: parameters that a model declares as tied, but that are separate tensors.
 
-Tensor parallelism, ``fully_shard`` of one of the modules alone, and ``to_empty`` break them without
-a word, and the copies would be drawn apart. A rename joins them: to one name, with equal values.
+Tensor parallelism, ``fully_shard`` of only one of the modules, and ``to_empty`` break ties
+silently, and the copies would get different values. ``rename`` gives them one name and so equal
+values.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from torchinit.streams.canonical import Rename, gather, renamer
 def warn_of_broken_ties(
     model: nn.Module, rename: Rename, are_alike: Callable[[Tensor, Tensor], bool]
 ) -> None:
-    """Warns of parameters that are declared to be one, are not, and get different values.
+    """Warns of parameters that are declared as tied, are not, and get different values.
 
     Args:
-        model: with all its parameters.
-        rename: joins those that it gives one name.
-        are_alike: whether two of them get the same values all the same.
+        model: the model.
+        rename: parameters to which it gives one name are joined.
+        are_alike: whether two parameters get the same values anyway.
     """
     if not hasattr(model, "config") and not has_dtensors(model):
         return
@@ -46,14 +47,14 @@ def warn_of_broken_ties(
     if broken:
         said = "; ".join(f"{one!r} and {other!r}" for other, one in broken.items())
         warnings.warn(
-            f"parameters that the model says are tied are not, and get different values: {said}. "
-            f"Tie them again, or give the copies the values of one by rename={broken!r}",
+            "parameters that the model declares as tied are not tied, and get different values: "
+            f"{said}. Tie them again, or give both the same values with rename={broken!r}",
             stacklevel=4,
         )
 
 
 def check_joined(assignments: Sequence[Assignment]) -> None:
-    """Raises ArgumentError if parameters of one name, as rename may join them, get other values."""
+    """Raises ArgumentError if parameters that rename gives one name get different values."""
     if len({one[0][0] for one in assignments}) == len(assignments):
         return
     first: dict[str, Assignment] = {}
@@ -62,12 +63,12 @@ def check_joined(assignments: Sequence[Assignment]) -> None:
         if (one.draw, one.parts) != (other.draw, other.parts):
             raise ArgumentError(
                 f"rename gives the name {one.named.name!r} to two parameters that get different "
-                f"values, by {other.rule} and by {one.rule}: put a rule that matches both first"
+                f"values, from {other.rule} and from {one.rule}: put a rule first that matches both"
             )
 
 
 def share_pads(assignments: Sequence[Assignment]) -> list[Assignment]:
-    """Assignments in which parameters of one name have the rows of padding of them all."""
+    """Assignments in which parameters of one name share all their padding rows."""
     rows: dict[str, set[int]] = {}
     for one in assignments:
         if one.pads:

@@ -1,1 +1,1 @@
-"""Calls of torch.nn.init that existing code makes, served by torchinit."""
+"""Intercepts the calls of torch.nn.init in existing code, and serves them with torchinit."""

@@ -1,4 +1,4 @@
-"""The handler that fills at once, as torchinit's functions of the same names do."""
+"""The handler that fills at once, like torchinit's functions of the same names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torchinit.schemes.distributions import as_float
 from torchinit.streams.keys import Stream
 
 CONSTANTS = frozenset({"constant_", "ones_", "zeros_"})
-# torchinit has torch do these.
+# torchinit leaves these to torch.
 TORCHS = frozenset({"eye_", "dirac_", "sparse_"})
 WITHOUT_KEYS = CONSTANTS | TORCHS - {"sparse_"}
-# Constants of fewer bytes are torch's: it writes the same, and is quicker.
+# Constants of fewer bytes are left to torch, which writes the same values faster.
 SMALL = 1 << 20
 
 _TRUNCATED = ("mean", "std", "a", "b")
@@ -29,20 +29,20 @@ _TRUNCATED = ("mean", "std", "a", "b")
 class FillAtOnce:
     """Fills with keys from torch's default generator.
 
-    Where another one is given, the code that gives it may count on torch's values, as an adapter
-    does that is made again from its seed: those calls are torch's.
+    Calls with another generator are left to torch, since the code may rely on torch's values, like
+    an adapter that is rebuilt from its seed.
     """
 
     def __init__(self, *, generators: bool = False) -> None:
-        """Takes whether to serve calls with a generator too, with keys that are drawn from it."""
+        """Makes a handler; if generators is true, it serves calls with a generator as well."""
         self._generators = generators
 
     def leaves(self, generator: Generator | None) -> bool:
-        """Whether a call is torch's for the generator that it is given."""
+        """Whether a call is left to torch because of its generator."""
         return not (self._generators or generator is None or generator is torch.default_generator)
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
-        """As torchinit's function of the name, on what it serves itself."""
+        """Calls torchinit's function of the same name, if it serves the call."""
         if self.leaves(generator) or not serves(call, tensor):
             return False
         function = getattr(functional, call.name)
@@ -53,17 +53,17 @@ class FillAtOnce:
         return True
 
     def stream_of(self, call: Call, tensor: Tensor, generator: Generator | None) -> Stream:  # noqa: ARG002
-        """Where the key of a random fill comes from."""
+        """The key of a random fill, or the generator that gives it."""
         return functional.check_generator(generator)
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Says at the end of the block what was not as asked for."""
+        """Warns at the end of the block of fills that were not served as requested."""
 
 
 def serves(call: Call, tensor: Tensor) -> bool:
-    """Whether a call is torchinit's to serve, rather than torch's."""
+    """Whether torchinit serves a call, rather than torch."""
     if type(tensor) not in PLAIN_TYPES and is_dtensor(tensor):
-        return True  # of which torch knows no places
+        return True  # torch ignores the position of the shard
     if call.name in TORCHS or tensor.layout is not torch.strided:
         return False
     if (
@@ -88,7 +88,7 @@ def _is_native(tensor: Tensor) -> bool:
 
 
 def warn_as_functional(call: Call, tensor: Tensor) -> None:
-    """The warnings of the function of a call, for those that fill by its draw."""
+    """Issues the warnings of a call's function, for handlers that fill by its draw."""
     if call.name == "trunc_normal_":
         mean, std, a, b = (as_float(name, call.arguments[name]) for name in _TRUNCATED)
         functional.warn_if_remote(tensor, mean, std, a, b)

@@ -1,4 +1,4 @@
-"""``torch.randn`` and its like: ``torch.empty``, and a fill that is asked for."""
+"""Intercepts ``torch.randn`` and similar factories: ``torch.empty`` and a fill by the handler."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from torchinit.patch.frames import FactoryCall, Frame, current
 _NORMAL = FactoryCall("normal_", {"mean": 0.0, "std": 1.0})
 _UNIFORM = FactoryCall("uniform_", {"a": 0.0, "b": 1.0})
 
-# What torch.empty and torch.empty_like take as well.
+# Keywords that torch.empty and torch.empty_like also accept.
 _PASSED_ON = frozenset(
     {"size", "dtype", "layout", "device", "pin_memory", "requires_grad", "memory_format"}
 )
 
 
 def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function that takes a factory's place."""
+    """The function that replaces a factory."""
     make = {
         "randn": _filled_empty(torch.empty, _NORMAL),
         "rand": _filled_empty(torch.empty, _UNIFORM),
@@ -54,18 +54,18 @@ def hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _is_seen_by_torch_alone() -> bool:
-    """Whether nobody else wants to see the factory called."""
+    """Whether no transform, tracer or function mode has to see the factory's call."""
     return not is_transforming() and not is_tracing() and only_device_modes()
 
 
 def only_device_modes() -> bool:
-    """Whether all function modes that are on are torch's devices."""
+    """Whether all active function modes are torch's device contexts."""
     return function_modes() == 0 or all(
         isinstance(mode, DeviceContext) for mode in function_mode_stack()
     )
 
 
-# Fills what it makes from the arguments of a call; None if the original is to make it.
+# Makes and fills a tensor from a call's arguments; returns None to leave the call to the original.
 _Make = Callable[[Frame, tuple[Any, ...], dict[str, Any]], "Tensor | None"]
 
 
@@ -81,7 +81,7 @@ def _filled_empty(empty: Callable[..., Tensor], call: FactoryCall) -> _Make:
         try:
             made = empty(*args, **({**others, "requires_grad": False} if grad else others))
         except (TypeError, ValueError, RuntimeError):
-            return None  # whose error names the function that was called
+            return None  # the original raises, naming its own function
         if (
             not made.dtype.is_floating_point
             or made.layout is not torch.strided
@@ -107,7 +107,7 @@ def _filled_like(call: FactoryCall) -> _Make:
 
 
 def _normal(frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """``torch.normal(mean, std, size)`` of numbers."""
+    """``torch.normal(mean, std, size)`` where mean and std are numbers."""
     names = ("mean", "std", "size")
     given = dict(zip(names, args, strict=False)) | kwargs
     if len(args) > 3 or len(given) != len(args) + len(kwargs):

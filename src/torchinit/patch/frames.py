@@ -1,6 +1,6 @@
-"""Who is asked: the handler of the innermost open block of this thread or asyncio task.
+"""Finds the handler of the innermost open block of this thread or asyncio task.
 
-And who asks: the module whose method draws.
+Also finds the module whose method draws.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from torchinit.schemes.calls import Call
 
 
 class FactoryCall(Call):
-    """A call for a tensor that a factory (``torch.randn``) has just made."""
+    """A call that fills a tensor just made by a factory (``torch.randn``)."""
 
     __slots__ = ()
 
 
 class Handler(Protocol):
-    """Takes the fills that code inside a block asks torch for.
+    """Receives the fills that code inside a block requests from torch.
 
-    A handler may also have ``look(tensor, at_address)``, called before somebody looks at a tensor's
-    memory past torch's dispatcher, or takes its address; and ``do_all()``, before something does
-    that to any tensor.
+    A handler may also have ``look(tensor, at_address)``, called before a tensor's memory is
+    accessed without torch's dispatcher or its address is taken; and ``do_all()``, called before
+    that may happen to any tensor.
     """
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
-        """Fills a tensor, or leaves it alone.
+        """Fills a tensor, or leaves it unchanged.
 
-        While this runs, and while the original runs after it, nothing is intercepted: either may
-        call the functions of ``torch.nn.init``.
+        Nothing is intercepted while this method runs, or the original after it, so both may call
+        functions of ``torch.nn.init``.
 
         Args:
-            call: the function's name and arguments (of methods and factories: ``normal_`` or
-                ``uniform_``); the arguments are as they were given, and not checked.
-            tensor: as it was given: any type, dtype, device, meta included.
-            generator: as it was given.
+            call: the function's name (``normal_`` or ``uniform_`` for methods and factories) and
+                its arguments, unchecked.
+            tensor: the tensor, of any type, dtype and device, including meta.
+            generator: the call's generator.
 
         Returns:
-            False if the original is to run.
+            False if the original should run.
         """
 
 
 class Frame:
-    """An open block."""
+    """An open block of interception."""
 
     __slots__ = ("_task", "_thread", "before", "busy", "handler")
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        # Whether the handler, or an original, is at work: then nobody is asked.
+        # Whether the handler or an original is running, so that nothing is intercepted.
         self.busy = False
         self._thread = 0
         self._task: object = None
@@ -68,19 +68,19 @@ class Frame:
         _innermost.set(self)
 
     def close(self) -> None:
-        """Ends the block; a generator may do so in another thread or context than it began."""
+        """Ends the block, possibly in another thread or context, as generators can."""
         self._thread = 0
         if _innermost.get() is self:
             _innermost.set(self.before)
 
     def is_callers(self) -> bool:
-        """Whether the block is open, and the caller's: contexts are copied to other tasks."""
+        """Whether the block is open and the caller's own: other tasks inherit copied contexts."""
         return self._thread == get_ident() and self._task is (
             _get_running_loop() and current_task()
         )
 
     def ask(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
-        """Whether the handler takes a call."""
+        """Passes a call to the handler; returns whether it filled the tensor."""
         self.busy = True
         try:
             return self.handler.fill(call, tensor, generator)
@@ -92,7 +92,7 @@ _innermost: ContextVar[Frame | None] = ContextVar("torchinit.patch", default=Non
 
 
 def handlers() -> list[Handler]:
-    """The handlers of all blocks that are open where the caller is, the innermost first."""
+    """The handlers of all the caller's open blocks, innermost first."""
     found, frame = [], _innermost.get()
     while frame is not None:
         if frame.is_callers():
@@ -102,7 +102,7 @@ def handlers() -> list[Handler]:
 
 
 def current() -> Frame | None:
-    """The block whose handler is to be asked."""
+    """The block whose handler receives the caller's calls; None if there is none."""
     frame = _innermost.get()
     if frame is None or frame.busy or not frame.is_callers():
         return None
@@ -110,7 +110,7 @@ def current() -> Frame | None:
 
 
 def module_that_draws() -> Module | None:
-    """The module whose method is running, the nearest one; None if none is."""
+    """The module whose method is innermost on the call stack; None if there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code

@@ -1,9 +1,9 @@
-"""The functions of ``torch.nn.init``: their code objects, exchanged for ones that ask first.
+"""Intercepts the functions of ``torch.nn.init`` by exchanging their code objects.
 
-Code objects and not attributes: whoever took a reference earlier holds the same function, and
-Transformers' own init holds all of them. What is exchanged calls its hook through its constants, so
-nothing appears among the names of ``torch.nn.init``. So are functions of other libraries, where one
-of these is what they come to.
+Exchanging code objects instead of attributes also intercepts references taken earlier, such as
+those that Transformers' init holds. The new code finds its hook in its constants, so nothing is
+added to the names of ``torch.nn.init``. Equivalent functions of other libraries are intercepted in
+the same way.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torchinit.patch.factories import only_device_modes
 from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import FUNCTIONS, Call
 
-# What is exchanged, and the function whose call it is. Of the helpers of torch.nn.init, which some
-# import, the other ones call a method of the tensor, which is intercepted itself.
+# The functions to exchange, and the function that each call is read as. The other private helpers
+# of torch.nn.init call a method of the tensor, which is intercepted itself.
 _NAMES = {name: name for name in FUNCTIONS} | {"_no_grad_trunc_normal_": "trunc_normal_"}
 
-# Reads what a function is called with: the tensor and all other arguments but a generator. None if
-# the original is to run.
+# Reads a function's arguments, the tensor first, without a generator. Returns None to run the
+# original.
 Read: TypeAlias = "Callable[..., Call | None]"
 
 
@@ -51,8 +51,8 @@ def _orthogonal(tensor: Tensor, gain: Any) -> Call | None:
     return None if is_loaded else Call("orthogonal_", {"gain": gain})
 
 
-# Functions of other libraries that compute what they fill with, by the module that defines them,
-# and the calls whose laws they have. What only calls others of these, or torch's, needs no line.
+# Functions of other libraries that compute their values, by defining module, and the calls with the
+# same distributions. Functions that only call these or torch's need no line.
 LIBRARIES: dict[str, dict[str, Read]] = {
     "timm.layers.weight_init": {
         "trunc_normal_": _truncated,
@@ -67,20 +67,20 @@ LIBRARIES: dict[str, dict[str, Read]] = {
     },
 }
 
-# Copies of the functions as they were, by module and name: what runs when nobody takes a call. Read
-# by the code that is exchanged, when it is traced.
+# Copies of the original functions by module and name, which run when no handler takes a call. The
+# exchanged code reads them when it is traced.
 originals: dict[str, FunctionType] = {}
 
 _PLACEHOLDER = "torchinit's hook"
 
 
 class Exchange:
-    """One function, and its two code objects.
+    """One function with its original and intercepting code objects.
 
     Args:
-        function: of torch or of another library.
-        read: what its calls are.
-        is_torchs: whether function modes may know it.
+        function: a function of torch or another library.
+        read: reads its calls.
+        is_torchs: whether it is torch's, so that function modes handle it.
     """
 
     def __init__(self, function: FunctionType, read: Read, *, is_torchs: bool) -> None:
@@ -101,17 +101,17 @@ class Exchange:
         self._ours = _code_that_asks(function, self._name, hook)
 
     def do(self) -> None:
-        """Lets the function ask."""
+        """Installs the intercepting code."""
         self.function.__code__ = self._ours
 
     def undo(self) -> None:
-        """Gives the function its code back, unless somebody else has exchanged it since."""
+        """Restores the original code, unless other code has replaced it since."""
         if self.function.__code__ is self._ours:
             self.function.__code__ = self._before
 
 
 def exchanges(known: Collection[FunctionType] = ()) -> list[Exchange]:
-    """What is to be exchanged beside known functions: torch's, and of libraries that are there."""
+    """Exchanges for functions of torch and of imported libraries that are not known yet."""
     found = [
         Exchange(function, _reader(name, function), is_torchs=True)
         for name, function in _functions.items()
@@ -140,16 +140,16 @@ def _reader(name: str, function: Callable[..., Any]) -> Read:
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[list[str], bool]:
-    """A function's parameters after the tensor but for the generator; whether it has one."""
+    """A function's parameters without tensor and generator, and whether it has a generator."""
     _, *others = inspect.signature(function).parameters
     has_generator = others[-1:] == ["generator"]
     return (others[:-1] if has_generator else others), has_generator
 
 
 def _code_that_asks(function: FunctionType, name: str, hook: Callable[..., Tensor]) -> CodeType:
-    """Code of a function's parameters and place, which calls a hook with them all.
+    """Code with a function's parameters and source location that calls a hook.
 
-    Dynamo traces the original instead; it could not take the hook for a constant.
+    Dynamo traces the original instead, since it does not accept the hook as a constant.
     """
     code = function.__code__
     parameters = ", ".join(code.co_varnames[: code.co_argcount])
@@ -173,7 +173,7 @@ def {function.__name__}({parameters}):
 def _hook(
     function: FunctionType, original: FunctionType, read: Read, *, is_torchs: bool
 ) -> Callable[..., Tensor]:
-    """What the exchanged code of a function calls, with its arguments by position."""
+    """The function that the exchanged code calls, with all arguments by position."""
     others, has_generator = _parameters(function)
     count = len(others)
     if has_generator and not is_torchs:
@@ -186,9 +186,9 @@ def _hook(
             return original(tensor, *values)  # type: ignore[no-any-return]
         if has_torch_function_unary(tensor) and function_modes():
             if not is_torchs and not only_device_modes():
-                return original(tensor, *values)  # type: ignore[no-any-return]  # they see its parts
-            # The whole of the call to the modes, as torchinit's own functions do it: torch would
-            # hand over the pieces of some. It comes back here when they are through.
+                return original(tensor, *values)  # type: ignore[no-any-return]  # modes see its ops
+            # Function modes receive the whole call, as from torchinit's own functions; torch would
+            # pass them only the operators of some. It returns here after the modes.
             return handle_torch_function(  # type: ignore[no-any-return]
                 function, (tensor,), tensor, *values
             )
@@ -197,7 +197,7 @@ def _hook(
     def serve(frame: Frame, tensor: Tensor, values: tuple[Any, ...]) -> Tensor:
         if not is_transforming() and not has_torch_function_unary(tensor):
             call = read(tensor, *values)
-            if call is None:  # but its parts are asked about
+            if call is None:  # the calls inside it are still intercepted
                 return original(tensor, *values)  # type: ignore[no-any-return]
             if frame.ask(call, tensor, values[count] if has_generator else None):
                 return tensor
@@ -210,7 +210,7 @@ def _hook(
     return hook
 
 
-# Taken when this is imported: while Transformers builds a model, the attributes are its own.
+# Taken at import, since Transformers replaces the attributes while it builds a model.
 _functions: dict[str, FunctionType] = {
     name: function
     for name in _NAMES

@@ -1,4 +1,4 @@
-"""Methods of tensors that ask first: those that draw, and those that look at memory."""
+"""Intercepts tensor methods: those that draw, and those that bypass torch's dispatcher."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torchinit.native.torch_private import is_transforming
 from torchinit.patch.frames import Frame, current
 from torchinit.schemes.calls import Call
 
-# By name of the method: what the init function of that name calls its parameters, and the keywords
-# that it takes for them itself. Their defaults are 0 and 1.
+# By method: the parameter names of the init function of the same name, and the method's keywords
+# for these parameters. Their defaults are 0 and 1.
 _PARAMETERS = {"normal_": ("mean", "std"), "uniform_": ("a", "b")}
 _KEYWORDS = {"normal_": {"mean": "mean", "std": "std"}, "uniform_": {"from": "a", "to": "b"}}
 
 
 def read_method_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-    """What a method's call asks for; None if torch is to say what is wrong with it."""
+    """Reads the call of a method; None if it is invalid, so that torch raises the error."""
     if len(args) > 2:
         return None
     arguments: dict[str, Any] = dict(zip(_PARAMETERS[name], (0.0, 1.0), strict=True))
@@ -38,8 +38,8 @@ def read_method_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def draw_hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The method that takes the place of ``normal_`` or ``uniform_``."""
-    # Dynamo cannot trace the method of the base class, but the operator.
+    """The method that replaces ``normal_`` or ``uniform_``."""
+    # Dynamo can trace the operator, but not the method of the base class.
     operator = getattr(torch.ops.aten, name).default
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -49,7 +49,7 @@ def draw_hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tenso
         if frame is None or is_compiling():
             return original(self, *args, **kwargs)
         if has_torch_function_unary(self):
-            # From modes and subclasses torch comes back here, when they are through.
+            # After modes and subclasses, torch calls this method again.
             return original(self, *args, **kwargs)
         return serve(frame, self, args, kwargs)
 
@@ -58,7 +58,7 @@ def draw_hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tenso
         if (
             call is not None
             and not is_transforming()
-            # Autograd is to see it, or to refuse.
+            # Autograd has to record or reject it.
             and not (self.requires_grad and torch.is_grad_enabled())
             and frame.ask(call, self, kwargs.get("generator"))
         ):
@@ -71,13 +71,13 @@ def draw_hook(name: str, original: Callable[..., Tensor]) -> Callable[..., Tenso
     return method
 
 
-# Those that leave an address with somebody, who may look again at any time, and those that do not.
+# Methods that give out an address, through which memory may be accessed later; and one that reads.
 _WITH_ADDRESS = ("data_ptr", "numpy", "untyped_storage", "__dlpack__", "share_memory_")
 LOOKS = (*_WITH_ADDRESS, "tolist")
 
 
 def look_hook(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The method that takes the place of one that looks at memory past torch's dispatcher."""
+    """The method that replaces one that accesses memory without torch's dispatcher."""
     at_address = name in _WITH_ADDRESS
 
     @functools.wraps(original)

@@ -1,4 +1,4 @@
-"""The handler that fills named tensors with keys of their names."""
+"""The handler that fills named tensors with keys derived from their names."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ _EXAMPLES = 3
 
 
 class FillByName(FillAtOnce):
-    """Fills with keys that follow from a seed and the tensors' names.
+    """Fills with keys derived from a seed and the tensors' names.
 
-    A draw that covers a whole named tensor takes the name's own key, however often there is one;
-    draws into parts of one take the keys of its parts 0, 1, …, in the order in which they are made;
-    draws into what has no name, those of the parts of the module whose method draws. Those of no
-    module of the model, or filled by torch, are drawn as without names, and counted. A generator
-    that is given to a draw of a name is not drawn from, where such draws are served.
+    Every draw into a full named tensor takes the name's own key. Draws into parts of it take the
+    keys of parts 0, 1, … in order; draws into unnamed tensors, those of the parts of the module
+    whose method draws. Draws outside the model's modules, or left to torch, are keyed as without
+    names, and counted. If calls with a generator are served, named draws ignore the generator.
     """
 
     def __init__(
@@ -43,14 +42,14 @@ class FillByName(FillAtOnce):
         modules: Callable[[], Mapping[int, str]] = dict,
         generators: bool = False,
     ) -> None:
-        """Takes what gives the names.
+        """Makes a handler.
 
         Args:
-            seed: of the keys.
-            names: returns names and their tensors. It is called at once, and again when a draw
-                meets a tensor that is not among them, for that may be a new parameter of the model.
-            modules: returns the names of modules, by their identity.
-            generators: as ``FillAtOnce`` takes it.
+            seed: for the keys.
+            names: returns names and their tensors. It is called now, and again for a draw into an
+                unknown tensor, which may be a new parameter of the model.
+            modules: returns the names of modules by their ``id``.
+            generators: as for ``FillAtOnce``.
         """
         super().__init__(generators=generators)
         self._key_of_name = keys_of_names(seed)
@@ -60,7 +59,7 @@ class FillByName(FillAtOnce):
         self._unnamed: Counter[tuple[tuple[int, ...], str]] = Counter()
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
-        """As ``FillAtOnce`` does, with the keys of names."""
+        """Fills like ``FillAtOnce``, with keys from names."""
         if self.leaves(generator) or not serves(call, tensor):
             if call.name in WITHOUT_KEYS:
                 return False
@@ -85,7 +84,7 @@ class FillByName(FillAtOnce):
         return True
 
     def stream_of(self, call: Call, tensor: Tensor, generator: Generator | None) -> Stream:
-        """Where the key of a random fill comes from; counts what has no name."""
+        """The key of a random fill, or the generator to draw it from; counts unnamed fills."""
         storage = storage_of(tensor)
         if storage is not None and not isinstance(call, FactoryCall):
             region = byte_range_of(tensor, storage)
@@ -109,7 +108,7 @@ class FillByName(FillAtOnce):
         self._unnamed[tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")] += 1
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Says once what was not drawn by name, if anything was."""
+        """Warns once of the fills that were not keyed by name, if there were any."""
         count = self._unnamed.total()
         if not count:
             return
@@ -120,8 +119,8 @@ class FillByName(FillAtOnce):
         if len(self._unnamed) > _EXAMPLES:
             examples.append("…")
         warnings.warn(
-            f"{count} random fill{'s' * (count > 1)} inside patch_nn_init went to tensors that "
-            "have no name in names_from, were given a generator, or are torch's to fill, and drew "
-            "from torch's generators: " + ", ".join(examples),
+            f"{count} random fill{'s' * (count > 1)} inside patch_nn_init drew from torch's "
+            "generators, because the tensor has no name in names_from, the call was given a "
+            "generator, or torch fills such tensors: " + ", ".join(examples),
             stacklevel=stacklevel + 1,
         )

@@ -1,4 +1,4 @@
-"""``patch_nn_init``: existing code made fast, unchanged."""
+"""``patch_nn_init``: speeds up existing code without changing it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchinit.streams.named_keys import check_seed
 
 
 def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
-    """The canonical names of a model's parameters and buffers, as ``init_model_`` keys them."""
+    """The canonical names of a model's parameters and buffers, as in ``init_model_``."""
     parameters, buffers = gather(model)
     return [(named.name, named.tensor) for named in (*parameters, *buffers)]
 
@@ -31,55 +31,53 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def patch_nn_init(
     seed: int | None = None, names_from: Module | None = None, *, generators: bool = False
 ) -> Patch:
-    """Serves code that calls ``torch.nn.init``, unchanged, by torchinit's functions.
+    """Runs existing code that calls ``torch.nn.init`` with torchinit's functions instead.
 
     >>> import torch, torchinit
     >>> with torchinit.patch_nn_init():
     ...     model = torch.nn.Linear(3, 4)
 
-    Served are the functions of ``torch.nn.init`` (references taken earlier too, such as those that
-    Transformers holds), ``Tensor.normal_``, ``Tensor.uniform_``, and ``torch.randn``, ``rand``,
-    ``randn_like``, ``rand_like`` and ``normal`` when they are looked up in ``torch``: each as
-    torchinit's function would do it, with the same values. So are functions of timm and of
-    Transformers that compute what they fill with (timm's truncated normals), if the library is
-    imported before a block begins. What torchinit does not serve, torch
-    fills as ever: other dtypes and subclasses, under compilers and transforms of ``torch.func``,
-    methods of tensors that require grad outside ``torch.no_grad()``, constants of less than 1 MiB,
-    whose values are the same and which torch writes sooner, and calls that are given a generator
-    other than ``torch.default_generator``: who gives one may count on torch's values.
+    It intercepts the functions of ``torch.nn.init`` (including references taken earlier, such as
+    those held by Transformers), ``Tensor.normal_``, ``Tensor.uniform_``, and ``torch.randn``,
+    ``rand``, ``randn_like``, ``rand_like`` and ``normal`` when looked up in ``torch``. Each gives
+    the values of torchinit's function. Functions of timm and Transformers that compute their values
+    (timm's truncated normals) are intercepted too, if the library is imported before the block
+    begins. Torch still fills unsupported dtypes and subclasses; under compilers and transforms of
+    ``torch.func``; for methods of tensors that require grad outside ``torch.no_grad()``; constants
+    of less than 1 MiB, which it writes faster with the same values; and for calls with a generator
+    other than ``torch.default_generator``, since the code may rely on torch's values.
 
-    Other threads and other asyncio tasks see nothing of it. When the last block ends, torch is as
-    it was. Blocks may be nested, the inner one counts; what this returns may be used again, and
-    decorates functions too.
+    Other threads and asyncio tasks are not affected. When the last block ends, torch is restored.
+    Blocks may be nested: the innermost applies. The returned object can be reused, and can decorate
+    functions.
 
     Args:
-        seed, names_from: they go together. A seed, as ``torch.manual_seed`` takes it, and a model:
-            fills of its parameters take keys that follow from the seed and the parameter's name
+        seed, names_from: given together: a seed, as for ``torch.manual_seed``, and a model. Fills
+            of its parameters take keys derived from the seed and the parameter's name
             (docs/streams.md), not from the order of calls. Parameters may be replaced inside. A
-            tie counts by its smallest name; a draw into part of a parameter is numbered by order.
-            A draw into another tensor is a numbered part of the module whose method makes it; those
-            that no module of the model makes come from generators as without names, and a warning
-            at the end says how many and which. Direct calls of torchinit's functions draw from
-            theirs.
-        generators: serves calls that are given a generator too, as torchinit's functions do: keys
-            are drawn from it, but for fills that take theirs from names.
+            tied parameter has its smallest name; draws into parts of a parameter are numbered in
+            order. A draw into any other tensor is a numbered part of the module whose method makes
+            it; draws outside the model's modules are keyed as without names, and a warning at the
+            end lists them. Direct calls of torchinit's functions draw from their own generators.
+        generators: whether to serve calls with a generator too, as torchinit's functions do: keys
+            are drawn from it, unless they are derived from names.
 
     Raises:
-        ValueError: a seed without names_from, or the reverse; a seed out of range.
-        TypeError: a seed that is no integer, names_from that is no module; as a decorator, what is
-            no function, or is a generator.
+        ValueError: for a seed without names_from, or the reverse; for a seed out of range.
+        TypeError: if seed is not an integer or names_from is not a module; if what it decorates is
+            not a function, or is a generator.
     """
     return Patch(seed, names_from, generators)
 
 
 class Patch:
-    """What ``patch_nn_init`` returns: a context manager and a decorator, to be used again."""
+    """The result of ``patch_nn_init``: a reusable context manager and decorator."""
 
     def __init__(self, seed: int | None, names_from: Module | None, generators: bool) -> None:
         if (seed is None) != (names_from is None):
             raise ValueError(
-                f"seed={seed!r} and names_from={type(names_from).__name__} go together: values by "
-                "name are those of a seed and of the names of a model"
+                f"seed={seed!r} and names_from={type(names_from).__name__} must be given "
+                "together: keys are derived from both"
             )
         if seed is not None:
             check_seed(seed)
@@ -117,21 +115,21 @@ class Patch:
             handler.warn()
 
     def _last(self) -> Frame:
-        """The block to be ended: the last that the caller has begun, whatever others have."""
+        """The block to end: the last one that the caller began, not one of another thread."""
         for i in reversed(range(len(self._open))):
             if self._open[i].is_callers():
                 return self._open.pop(i)
-        return self._open.pop()  # a generator, closed elsewhere
+        return self._open.pop()  # a generator closed in another thread
 
     def __call__(self, function: _Function) -> _Function:
-        """Decorates a function: each of its calls is a block."""
+        """Decorates a function, so that each of its calls is a block."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{function.__name__} is a generator, which runs piecemeal: use a with statement "
-                "inside it"
+                f"{function.__name__} is a generator, which runs on after its call: use a with "
+                "statement inside it"
             )
         if not inspect.isroutine(function) and not isinstance(function, functools.partial):
-            raise TypeError(f"{function!r} is not a function: patch_nn_init(...) decorates those")
+            raise TypeError(f"{function!r} is not a function, which patch_nn_init(...) decorates")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

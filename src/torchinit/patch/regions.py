@@ -1,4 +1,4 @@
-"""Where tensors lie: which bytes of which storage, whatever tensor objects show them."""
+"""Names byte ranges of storages, so that any view of a named tensor is recognised."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torchinit.placement.distributed import local_memory
 
 
 class ByteRange(NamedTuple):
-    """The bytes of a tensor.
+    """The bytes that a tensor covers in its storage.
 
     Attributes:
-        storage: the identity of its storage, as long as that lives.
-        begin, end: the first byte, and past the last one, from the storage's beginning.
-        numel: of elements; where those leave gaps, it is less than the bytes hold.
+        storage: the identity of the storage, valid during its lifetime.
+        begin, end: the half-open range of bytes, from the start of the storage.
+        numel: the number of elements, which need not fill the range.
     """
 
     storage: int
@@ -31,9 +31,9 @@ class ByteRange(NamedTuple):
 
 
 def storage_of(tensor: Tensor) -> UntypedStorage | None:
-    """The storage of a dense tensor, meta tensors included; None if it has none that is known.
+    """The storage of a dense tensor, including meta tensors; None if it has none.
 
-    A DTensor's is that of what lies here: its own is one that nobody else has, and has no memory.
+    For a DTensor it is that of the local shard: the DTensor's own storage has no memory.
     """
     try:
         tensor = local_memory(tensor)
@@ -45,7 +45,7 @@ def storage_of(tensor: Tensor) -> UntypedStorage | None:
 
 
 def byte_range_of(tensor: Tensor, storage: UntypedStorage) -> ByteRange:
-    """The region of a tensor in its storage; the elements of a DTensor are those of the whole."""
+    """The byte range of a tensor in its storage; numel is that of the full tensor of a DTensor."""
     numel = tensor.numel()
     tensor = local_memory(tensor)
     begin = int(tensor.storage_offset()) * tensor.element_size()
@@ -53,11 +53,10 @@ def byte_range_of(tensor: Tensor, storage: UntypedStorage) -> ByteRange:
 
 
 class _Holders:
-    """Named regions of one storage, asked for the smallest that holds another one.
+    """The named byte ranges of one storage, to find the smallest that contains another range.
 
-    In the order of their beginnings, they are summed up in groups as a binary indexed tree has
-    them: those that begin early enough are a few whole groups. Of each group the regions are sorted
-    by their ends, and each place knows the smallest of those from there on.
+    Sorted by begin, they are grouped as in a binary indexed tree, so those that begin early enough
+    make up a few full groups. Each group is sorted by end, with the smallest range of every suffix.
     """
 
     def __init__(self, names: Mapping[ByteRange, str]) -> None:
@@ -76,7 +75,7 @@ class _Holders:
             self._groups.append(([one.end for one in group], smallest[::-1]))
 
     def name(self, region: ByteRange) -> str | None:
-        """The name of the smallest that holds a region; of equal ones, the smallest name."""
+        """The name of the smallest range that contains a range; of equal ones, the first name."""
         found: list[tuple[int, str]] = []
         i = bisect.bisect_right(self._begins, region.begin)
         while i:
@@ -89,16 +88,16 @@ class _Holders:
 
 
 class Names:
-    """The names of tensors, by their regions.
+    """The names of tensors, by byte range.
 
-    It holds no memory alive, and a storage that has taken a dead one's place is none of its own.
+    It keeps no storage alive, and does not confuse a freed storage with a later one.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes names and tensors; of several names of one region the smallest counts."""
+        """Takes names and tensors; of several names of one byte range the smallest is kept."""
         self._by_storage: dict[int, dict[ByteRange, str]] = {}
         self._holders: dict[int, _Holders] = {}
-        # While one is held, no other storage has the same identity.
+        # While a reference is held, no other storage gets the same identity.
         self._held: dict[int, StorageWeakRef] = {}
         for name, tensor in pairs:
             storage = storage_of(tensor)
@@ -111,11 +110,11 @@ class Names:
             names[region] = min(name, names.get(region, name))
 
     def whole(self, region: ByteRange) -> str | None:
-        """The name of the tensor that fills a region."""
+        """The name of the tensor with exactly this byte range."""
         return self._by_storage.get(region.storage, {}).get(region)
 
     def holding(self, region: ByteRange) -> str | None:
-        """The name of the tensor that a region is a part of: the smallest such tensor's."""
+        """The name of the smallest tensor that contains a byte range."""
         names = self._by_storage.get(region.storage)
         if names is None:
             return None

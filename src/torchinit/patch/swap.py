@@ -1,7 +1,7 @@
-"""Interception: exchanges what torch calls for what asks first, while any block is open anywhere.
+"""Interception: installs hooks in torch while any block is open.
 
-The hooks are there for every thread, and ask only for those inside a block: everybody else passes
-straight on to torch.
+The hooks are visible to all threads, but only calls inside a block go to a handler; all others go
+straight to torch.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["FactoryCall", "Frame", "Handler", "current", "intercept"]
 
 _FACTORIES = ("randn", "rand", "randn_like", "rand_like", "normal")
 _METHODS = ("normal_", "uniform_")
-# What reads and writes tensors past torch's dispatcher: the parameters that
-# DistributedDataParallel sends to all.
+# Functions that access tensors without torch's dispatcher: DistributedDataParallel broadcasts
+# parameters with this one.
 _UNSEEN = (("torch.distributed", "_broadcast_coalesced"),)
 
 _MISSING: Any = object()
@@ -39,11 +39,11 @@ _MISSING: Any = object()
 
 @contextlib.contextmanager
 def intercept(handler: Handler) -> Iterator[None]:
-    """Lets a handler take what code inside asks of torch: the innermost one of this thread or task.
+    """Passes calls of torch inside the block to a handler; the innermost block applies.
 
-    The hook goes to the original without asking where a compiler traces, where a transform of
-    ``torch.func`` is open, for tensors with a ``__torch_function__`` of their own, and for methods
-    of tensors that require grad while grad mode is on. Function modes are shown the call first.
+    Calls go straight to the original under a compiler's trace or a ``torch.func`` transform, for
+    tensors with their own ``__torch_function__``, and for methods of tensors that require grad
+    while grad mode is on. Function modes receive the call first.
     """
     frame = enter(handler)
     try:
@@ -53,7 +53,7 @@ def intercept(handler: Handler) -> Iterator[None]:
 
 
 def enter(handler: Handler) -> Frame:
-    """What ``intercept`` does at the beginning of a block."""
+    """Begins a block of ``intercept``."""
     frame = Frame(handler)
     _hooks.need()
     frame.open()
@@ -61,13 +61,13 @@ def enter(handler: Handler) -> Frame:
 
 
 def leave(frame: Frame) -> None:
-    """What ``intercept`` does at the end of a block."""
+    """Ends a block of ``intercept``."""
     frame.close()
     _hooks.need_no_more()
 
 
 def _passing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
-    """A function before which every handler of the caller does what it has put off."""
+    """A function that first makes each of the caller's handlers execute its pending fills."""
 
     @functools.wraps(original)
     def passing(*args: Any, **kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ def _passing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:  # 
 
 
 class _Attribute:
-    """An attribute of torch's that is replaced by a function that knows the one before."""
+    """An attribute of torch that is replaced by a hook around the original."""
 
     def __init__(self, owner: Any, name: str, make: Callable[[str, Any], Any]) -> None:
         self._owner, self._name = owner, name
@@ -93,10 +93,10 @@ class _Attribute:
         setattr(self._owner, self._name, self.hook)
 
     def undo(self) -> None:
-        """Puts back what was there, unless somebody else has put something there since.
+        """Restores the original, unless other code has replaced the hook since.
 
-        A hook that stays, because such a one puts it back later, does no harm: without a block it
-        passes on.
+        If that code later puts the hook back, it does no harm: outside a block it calls the
+        original.
         """
         if vars(self._owner).get(self._name) is not self.hook:
             return
@@ -107,7 +107,7 @@ class _Attribute:
 
 
 class _Hooks:
-    """The hooks, in place while somebody needs them."""
+    """The hooks, installed while any block is open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class _Hooks:
                 self._take_away()
 
     def _put_in_place(self) -> None:
-        # What remembers torch's functions is to remember them, and not the hooks.
+        # torch's caches of its functions have to hold the originals, not the hooks.
         device_constructors()
         self._is_remembered = remember_functions()
         self._attributes = [
@@ -151,7 +151,7 @@ class _Hooks:
             teach_jit(getattr(torch, name), f"aten::{name}")
 
     def _exchange_more(self) -> None:
-        """Exchanges what is there and not exchanged yet: libraries may be imported at any time."""
+        """Exchanges functions of libraries that were imported since the last call."""
         more = functions.exchanges([one.function for one in self._exchanges])
         for one in more:
             one.do()

@@ -1,1 +1,1 @@
-"""What each parameter gets: schemes, and rules that choose them by name or type of module."""
+"""Schemes, and rules that choose a parameter's scheme by its name or module type."""

@@ -1,4 +1,4 @@
-"""Schemes that are made of others: by a function, for every matrix of a stack, for fused parts."""
+"""Composed schemes: from a function, for the matrices of a stack, for the parts of a parameter."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
 
 @dataclass(frozen=True)
 class By(Scheme):
-    """What a function of the parameter says. See ``by``."""
+    """The scheme that a function of the parameter returns. See ``by``."""
 
     function: Callable[[Target], Any]
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """Those of the scheme that the function gives."""
+        """The parts of the scheme that the function returns."""
         return self.scheme(region, target).parts(region, target)
 
     def scheme(self, region: Region, target: Target) -> Scheme:
-        """The scheme that the function gives for a region."""
+        """Calls the function for a region and returns its scheme."""
         return as_scheme(
             self.function(target._replace(name=region.name, shape=region.matrix_shape))
         )
@@ -38,8 +38,8 @@ def by(function: Callable[[Target], SchemeLike]) -> Scheme:
     """A scheme that depends on the parameter.
 
     Args:
-        function: called with what is known of it (``name``, ``shape``, ``dtype``, ``module``, and
-            ``depth``, the first number in the name); returns a scheme, or what stands for one.
+        function: takes the parameter, described by ``name``, ``shape``, ``dtype``, ``module`` and
+            ``depth`` (the first number in the name); returns anything a rule accepts as a scheme.
 
     >>> import torch, torchinit
     >>> scheme = torchinit.by(lambda p: torchinit.Normal(0.02 / (2 * (p.depth + 1)) ** 0.5))
@@ -48,18 +48,20 @@ def by(function: Callable[[Target], SchemeLike]) -> Scheme:
     [0.0141, 0.005]
     """
     if not callable(function):
-        raise TypeError(f"by takes a function of a parameter, not {type(function).__name__}")
+        raise TypeError(
+            f"by takes a function of a parameter, not {function!r} ({type(function).__name__})"
+        )
     return By(function)
 
 
 class Stack(Scheme):
-    """Matrices one after the other, such as the experts' (E, out, in): fans are of one matrix.
+    """A stack of matrices, such as experts of shape (E, out, in): fans are those of one matrix.
 
-    Values drawn one by one are one fill of the whole, by the parameter's key. Of matrices and
-    callables each has a key of its own, that of (name, number).
+    Values drawn independently fill the full tensor with the parameter's key. Orthogonal matrices
+    and callables have one key for each matrix, derived from (name, index).
 
     Args:
-        scheme: of one matrix.
+        scheme: the scheme of each matrix.
 
     >>> import torch, torchinit
     >>> experts = torchinit.Stack(torchinit.VarianceScaling())(torch.empty(8, 32, 64))
@@ -71,9 +73,9 @@ class Stack(Scheme):
         self.scheme = as_scheme(scheme)
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """Those of the scheme, the first dimension counting matrices."""
+        """The parts of the scheme; the first dimension is the stack's."""
         if len(region.matrix_shape) < 2:
-            raise ArgumentError(f"shape {region.shape} is no stack: it needs a dimension more")
+            raise ArgumentError(f"shape {region.shape} is not a stack: it needs one more dimension")
         return self.scheme.parts(region._replace(stacked=region.stacked + 1), target)
 
     def __eq__(self, other: object) -> bool:
@@ -87,22 +89,22 @@ class Stack(Scheme):
 
 
 class Blocks(Scheme):
-    """Parts side by side in one parameter, such as q, k and v: each as if it stood alone.
+    """Concatenated parts of one parameter, such as q, k and v, each filled like a separate one.
 
-    A part has the fans, and the key, that it has where it is not fused: its name stands in place of
-    the atom before ``weight`` or ``bias`` (or of the last atom). So a fused and an unfused model of
-    one seed are equal.
+    A part has the fans and key of a separate parameter, whose name has the part's name in place of
+    the component before ``weight`` or ``bias`` (or of the last component). So fused and unfused
+    models are equal under one seed.
 
     Args:
-        sizes: of each part along dim, by name, in order.
-        scheme: of every part, or a mapping from its name to its scheme.
-        dim: the dimension that the parts lie along.
-        groups: how often the parts repeat, each time a share of every one: 1 is all of q, then k,
-            then v; the number of heads (of key-value heads) is q, k and v head by head.
+        sizes: the size of each part along dim, by name, in order.
+        scheme: the scheme of all parts, or a mapping from part names to schemes.
+        dim: the dimension along which the parts are concatenated.
+        groups: how often the parts repeat, each time with a share of every part: 1 is all of q,
+            then k, then v; the number of (key-value) heads is q, k and v for each head.
 
     Raises:
-        ArgumentError: a size that is not positive, or that groups does not divide; a scheme for a
-            part that there is not, or a part without.
+        ArgumentError: for a size that is not positive or not divisible by groups, an unknown part
+            in scheme, or a part without a scheme.
 
     >>> import torchinit
     >>> torchinit.Blocks({"wq": 64, "wk": 16, "wv": 16}, torchinit.Normal(0.02), groups=4)
@@ -126,15 +128,20 @@ class Blocks(Scheme):
             raise ArgumentError(f"groups={groups} must be positive")
         for name, size in sizes.items():
             if not isinstance(name, str) or not name or "." in name:
-                raise ArgumentError(f"the part {name!r} must be named by one atom")
+                raise ArgumentError(
+                    f"the part name {name!r} must be one name component: a string without dots"
+                )
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ArgumentError(f"the size of part {name!r}, {size!r}, must be positive")
+                raise ArgumentError(
+                    f"the size {size!r} of part {name!r} must be a positive integer"
+                )
             if size % groups:
-                raise ArgumentError(f"groups={groups} does not divide part {name!r}, {size}")
+                raise ArgumentError(f"groups={groups} must divide the size {size} of part {name!r}")
         if isinstance(scheme, Mapping):
             if set(scheme) != set(sizes):
                 raise ArgumentError(
-                    f"the schemes are of {sorted(scheme)}, the parts are {sorted(sizes)}"
+                    f"scheme has the parts {sorted(scheme)} and sizes has {sorted(sizes)}: they "
+                    "must be the same"
                 )
             self.schemes = {name: as_scheme(scheme[name]) for name in sizes}
         else:
@@ -142,17 +149,17 @@ class Blocks(Scheme):
         self.sizes, self.dim, self.groups = dict(sizes), dim, groups
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """Those of every part, group by group."""
+        """The parts of every block's scheme, group by group."""
         check_whole(region, "Blocks")
         shape = region.matrix_shape
         if not -len(shape) <= self.dim < len(shape):
-            raise ArgumentError(f"dim={self.dim} is none of shape {shape}")
+            raise ArgumentError(f"dim={self.dim} is out of range for shape {shape}")
         dim = self.dim % len(shape) + region.stacked
         total = sum(self.sizes.values())
         if region.shape[dim] != total:
             raise ArgumentError(
-                f"the parts {self.sizes} are {total} together, and dimension "
-                f"{dim - region.stacked} of shape {shape} has {region.shape[dim]}"
+                f"the parts {self.sizes} have total size {total}, but dimension "
+                f"{dim - region.stacked} of shape {shape} has size {region.shape[dim]}"
             )
         parts, start = [], 0
         for group in range(self.groups):

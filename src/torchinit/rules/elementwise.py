@@ -1,4 +1,4 @@
-"""Schemes that draw every value alone: of one law, or of one that the fans decide."""
+"""Schemes that draw values independently from a distribution, which may depend on the fans."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torchinit.values.region import Part, Region, Shape
 
 
 class Elementwise(Scheme):
-    """A scheme whose values follow from a draw."""
+    """A scheme whose values are one draw."""
 
     __slots__ = ()
 
@@ -36,25 +36,25 @@ class Elementwise(Scheme):
         raise NotImplementedError
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One: all of the region."""
+        """One part: the full region."""
         return [Part(region, DrawnValues(self.draw(region.matrix_shape)))]
 
 
 @dataclass(frozen=True)
 class _Fixed(Elementwise):
-    """A draw that no shape changes."""
+    """A scheme whose draw is the same for every shape."""
 
     _draw: Draw = field(init=False, repr=False, compare=False)
 
     is_uniform = True
 
     def draw(self, shape: Shape) -> Draw:  # noqa: ARG002
-        """The same for every shape."""
+        """The fixed draw."""
         return self._draw
 
 
 def _set(scheme: object, **values: object) -> None:
-    """What a frozen dataclass does in ``__init__``."""
+    """Sets attributes of a frozen dataclass."""
     for name, value in values.items():
         object.__setattr__(scheme, name, value)
 
@@ -64,7 +64,7 @@ class Normal(_Fixed):
     """N(mean, std^2).
 
     Raises:
-        ArgumentError: std negative, or either not finite.
+        ArgumentError: if std is negative, or either number is not finite.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -86,13 +86,13 @@ class TruncNormal(_Fixed):
     """N(mean, std^2) truncated to mean +- cut std.
 
     Args:
-        std, mean: of the normal before it is truncated; with corrected, std is that of the values.
-        cut: where it is truncated, **in standard deviations** (``torch.nn.init.trunc_normal_``
-            takes values). At 3 the values' std is 0.987 std, at 2 it is 0.880 std.
-        corrected: whether the normal is widened so that the values have the std that was asked.
+        std, mean: of the normal before truncation; if corrected, std is that of the values.
+        cut: the truncation bound **in standard deviations** (``torch.nn.init.trunc_normal_``
+            takes values). With cut=3 the values' std is 0.987 std, with cut=2 it is 0.880 std.
+        corrected: whether to widen the normal so that the values have the given std.
 
     Raises:
-        ArgumentError: std negative, cut not positive, or a number not finite.
+        ArgumentError: if std is negative, cut is not positive, or a number is not finite.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -110,7 +110,7 @@ class TruncNormal(_Fixed):
         check_normal(mean, std)
         check_finite(cut=cut)
         if cut <= 0:
-            raise ArgumentError(f"cut={cut} must be positive: it is in standard deviations")
+            raise ArgumentError(f"cut={cut} must be positive: it counts standard deviations")
         wide = std / truncated_std(cut) if self.corrected else std
         draw = truncated_draw(mean, wide, mean - cut * wide, mean + cut * wide)
         _set(self, std=std, mean=mean, cut=cut, _draw=draw)
@@ -121,7 +121,7 @@ class Uniform(_Fixed):
     """U[a, b).
 
     Raises:
-        ArgumentError: a > b, or either not finite.
+        ArgumentError: if a > b, or either is not finite.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -141,7 +141,7 @@ class Uniform(_Fixed):
 
 @dataclass(frozen=True)
 class Constant(_Fixed):
-    """One value.
+    """The same value everywhere.
 
     >>> import torch, torchinit
     >>> torchinit.Constant(0.5)(torch.empty(2))
@@ -168,17 +168,17 @@ class VarianceScaling(Elementwise):
     Args:
         scale: finite, not negative.
         mode: ``fan_in``, ``fan_out`` or ``fan_avg``, their mean.
-        distribution: ``normal``; ``uniform``; or ``truncated_normal``, cut at two standard
-            deviations and widened before, so that its variance is what was asked.
-        in_axes, out_axes: the dimensions that count inputs and outputs, negative ones from the end;
-            the others are positions of a kernel, and multiply both fans. None for both is torch's
+        distribution: ``normal``, ``uniform`` or ``truncated_normal``, which is truncated at two
+            standard deviations and widened to keep the given variance.
+        in_axes, out_axes: the input and output dimensions; negative ones count from the end. The
+            other dimensions are the kernel's and multiply both fans. None for both is torch's
             layout, ``(out, in, *kernel)``.
 
     Raises:
-        ArgumentError: for an argument that is none of these.
+        ArgumentError: for an invalid argument.
 
-    As ``jax.nn.initializers.variance_scaling``. Sources: LeCun et al. 1998, Glorot and Bengio 2010,
-    He et al. 2015.
+    Equivalent to ``jax.nn.initializers.variance_scaling``. Sources: LeCun et al. 1998, Glorot and
+    Bengio 2010, He et al. 2015.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -218,16 +218,19 @@ class VarianceScaling(Elementwise):
         """(fan_in, fan_out) of a logical tensor.
 
         Raises:
-            ArgumentError: for a shape without such dimensions.
+            ArgumentError: for a shape without these dimensions.
         """
         if len(shape) < 2:
-            raise ArgumentError(f"shape {shape} has no fans: give a vector another scheme")
+            raise ArgumentError(f"shape {shape} has no fans: use another scheme for a vector")
         if self.in_axes is None or self.out_axes is None:
             ins, outs = {1}, {0}
         else:
             ins, outs = (_dims(axes, shape) for axes in (self.in_axes, self.out_axes))
         if ins & outs:
-            raise ArgumentError(f"{self} counts dimension {min(ins & outs)} of {shape} twice")
+            raise ArgumentError(
+                f"in_axes and out_axes of {self} both contain dimension {min(ins & outs)} of shape "
+                f"{shape}"
+            )
         kernel = math.prod(size for dim, size in enumerate(shape) if dim not in ins | outs)
         return (
             kernel * math.prod(shape[dim] for dim in ins),
@@ -255,14 +258,14 @@ def _dims(axes: Sequence[int] | int, shape: Shape) -> set[int]:
     dims = set()
     for axis in _axes(axes) or ():
         if not -len(shape) <= axis < len(shape):
-            raise ArgumentError(f"axis {axis} is none of shape {shape}")
+            raise ArgumentError(f"axis {axis} is out of range for shape {shape}")
         dims.add(axis % len(shape))
     return dims
 
 
 @dataclass(frozen=True)
 class Called(Elementwise):
-    """What a call of a function of ``torch.nn.init`` fills with."""
+    """The scheme of a call of a ``torch.nn.init`` function."""
 
     call: Call
 
@@ -270,7 +273,7 @@ class Called(Elementwise):
         """The call's draw."""
         draw = draw_of(self.call, shape)
         if draw is None:
-            raise ArgumentError(f"{self.call.name} draws no values one by one")
+            raise ArgumentError(f"{self.call.name} does not draw its values independently")
         return draw
 
     def __hash__(self) -> int:

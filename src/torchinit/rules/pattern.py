@@ -1,4 +1,4 @@
-"""Patterns of parameter names: globs whose wildcards know the dots between atoms."""
+"""Globs for parameter names, whose wildcards respect the dots between name components."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ _ATOM_CHARACTER = "[^.]"
 
 
 def translate(glob: str) -> str:
-    """Returns a regular expression, without groups of its own, for a glob over a whole name.
+    """Returns a regular expression without capturing groups for a glob over a full name.
 
-    ``**`` matches any characters, dots and none included, and ``**.`` where an atom begins also no
-    atom at all; ``*`` and ``?`` match any and one character of an atom; ``{a,b}`` matches a or b,
-    which may contain ``*`` and ``?`` and lie within one atom. Everything else stands for itself.
+    ``**`` matches any characters, including dots and none; ``**.`` at the start of a component also
+    matches an empty prefix. Within one component, ``*`` matches any characters, ``?`` one
+    character, and ``{a,b}`` either alternative, which may contain ``*`` and ``?``. Everything else
+    is literal.
 
     Raises:
-        ArgumentError: for a glob that is empty, braces that do not close or nest, an alternative
-            that leaves its atom, or three stars.
+        ArgumentError: for an empty glob, unbalanced or nested braces, an alternative with a dot or
+            ``**``, or three stars.
     """
     if not glob:
-        raise ArgumentError("the pattern '' matches no name: '**' matches every one")
+        raise ArgumentError("the pattern '' matches no name: use '**' to match every name")
     parts, place, in_braces = [], 0, False
     while place < len(glob):
         rest = glob[place:]
         character = rest[0]
         if rest.startswith("***"):
-            raise _bad(glob, "has three stars: '**' matches any characters, '*' within an atom")
+            raise _bad(glob, "has three stars: use '**' for any characters, '*' without dots")
         if rest.startswith("**"):
             if in_braces:
-                raise _bad(glob, "has '**' in braces, whose alternatives lie within one atom")
+                raise _bad(glob, "has '**' in braces: an alternative is within one name component")
             if rest.startswith("**.") and (place == 0 or glob[place - 1] == "."):
                 parts.append(r"(?:.*\.)?")
                 place += 3
@@ -40,7 +41,7 @@ def translate(glob: str) -> str:
             continue
         if character == "{":
             if in_braces:
-                raise _bad(glob, "has braces in braces")
+                raise _bad(glob, "has nested braces")
             in_braces = True
             parts.append("(?:")
         elif character == "}":
@@ -53,8 +54,8 @@ def translate(glob: str) -> str:
         elif character == "." and in_braces:
             raise _bad(
                 glob,
-                "has a dot in braces, whose alternatives lie within one atom: write a rule for "
-                "each, or a compiled re.Pattern",
+                "has a dot in braces: an alternative is within one name component. Write one rule "
+                "for each, or a compiled re.Pattern",
             )
         elif character == "*":
             parts.append(_ATOM_CHARACTER + "*")

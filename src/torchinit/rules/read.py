@@ -1,4 +1,4 @@
-"""What stands for a scheme: strings, functions of torch.nn.init and partials of them, callables."""
+"""Converts strings, functions of torch.nn.init, partials of them and callables to schemes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchinit.rules.scheme import Scheme
 from torchinit.rules.structured import ByFunction, Custom, FromModel, Keep, Orthogonal
 from torchinit.schemes.calls import FUNCTIONS, Call, read_call
 
-# What a string stands for: the function of torch.nn.init without arguments, or of init_'s gains.
+# Strings for functions of torch.nn.init with their default arguments, and for other schemes.
 _STRINGS = (
     "zeros", "ones", "dirac", "xavier_uniform", "xavier_normal", "kaiming_uniform",
     "kaiming_normal", "orthogonal", "keep", "own", "reset_parameters",
@@ -29,26 +29,26 @@ _NEED_NUMBERS = {
 
 
 def as_scheme(value: Any) -> Scheme:
-    """Returns the scheme that a value of a rule stands for.
+    """Converts the value of a rule to a scheme.
 
     Args:
-        value: a scheme; the name of one that needs no number; a function of ``torchinit`` or
+        value: a scheme; the name of one that needs no numbers; a function of ``torchinit`` or
             ``torch.nn.init``, or a ``functools.partial`` of one; any other callable of a tensor.
 
     Raises:
-        UnknownSchemeError: for a string that is the name of none, or of one that needs numbers.
-        TypeError: for anything else, and for arguments that the function does not take.
-        ArgumentError: for a partial that holds a generator: the seed decides.
+        UnknownSchemeError: for an unknown name, or the name of a scheme that needs numbers.
+        TypeError: for any other value, and for arguments that the function does not take.
+        ArgumentError: for a partial with a generator, since the seed sets the values.
     """
     if isinstance(value, Scheme):
         return value
     if isinstance(value, str):
         return _named(value)
     if isinstance(value, type) and issubclass(value, Scheme):
-        raise TypeError(f"{value.__name__} is a class: call it, as {value.__name__}(...)")
+        raise TypeError(f"{value.__name__} is a class: call it, as in {value.__name__}(...)")
     if not callable(value):
         raise TypeError(
-            f"{value!r} is no scheme: expected one (torchinit.Normal(0.02), ...), its name "
+            f"{value!r} is not a scheme: expected one (torchinit.Normal(0.02), ...), its name "
             f"({', '.join(_STRINGS)}), or a callable of a tensor"
         )
     function, args, kwargs = value, (), {}
@@ -58,9 +58,11 @@ def as_scheme(value: Any) -> Scheme:
     if name is None or name == "sparse_":
         return Custom(value)
     if kwargs.get("generator") is not None:
-        raise ArgumentError(f"{name} was given a generator: leave it out, the seed decides")
+        raise ArgumentError(f"{name} was given a generator: leave it out, the seed sets the values")
     if args:
-        raise TypeError(f"partial({name}, {args[0]!r}, ...) would take {args[0]!r} for the tensor")
+        raise TypeError(
+            f"partial({name}, {args[0]!r}, ...) would pass {args[0]!r} as the tensor: use keywords"
+        )
     return _of_call(read_call(name, (), kwargs))
 
 
@@ -86,7 +88,7 @@ def _named(name: str) -> Scheme:
 
 
 def _known(function: Callable[..., Any]) -> str | None:
-    """The name of a function of torchinit or of torch.nn.init; None for others."""
+    """The name of a function of torchinit or torch.nn.init; None for any other."""
     name = getattr(function, "__name__", None)
     if name in FUNCTIONS and function in (getattr(torch_init, name), getattr(functional, name)):
         return str(name)

@@ -1,4 +1,4 @@
-"""Rules: which scheme a parameter gets, by its name or by the module that owns it."""
+"""Rules: choose a parameter's scheme by its name or by the module that owns it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchinit.rules.read import as_scheme
 from torchinit.rules.scheme import Scheme
 
 Key: TypeAlias = "str | re.Pattern[str] | type[nn.Module]"
-# The number of the rule for a name and its owner, or -1.
+# Returns the index of the rule for a name and its owner, or -1.
 _Matcher: TypeAlias = Callable[[str, nn.Module], int]
 
 
@@ -23,8 +23,8 @@ class Rule(NamedTuple):
     """One rule.
 
     Attributes:
-        key: a glob, a pattern or a type of module.
-        scheme: what it gives.
+        key: a glob, a compiled pattern or a module type.
+        scheme: the scheme of parameters that match.
     """
 
     key: Key
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The key in words."""
+        """The key as text."""
         if isinstance(self.key, str):
             return self.key
         if isinstance(self.key, re.Pattern):
@@ -41,15 +41,15 @@ class Rule(NamedTuple):
 
 
 class Rules:
-    """An ordered mapping from patterns to schemes, the first that matches winning.
+    """An ordered mapping from patterns to schemes; the first match wins.
 
     Args:
-        rules: keys are globs (``pattern.translate``), compiled patterns that match a whole name, or
-            types of modules, which match every parameter that such a module owns itself. Values are
-            what ``as_scheme`` takes.
+        rules: keys are globs (``pattern.translate``), compiled patterns for a full name, or module
+            types, which match every parameter that such a module owns directly. Values are those
+            of ``as_scheme``.
 
     Raises:
-        TypeError, ArgumentError: for a key or value that is none of these, naming it.
+        TypeError, ArgumentError: for an invalid key or value, which the error names.
     """
 
     def __init__(self, rules: Mapping[Any, Any]) -> None:
@@ -68,9 +68,9 @@ class Rules:
         self._memory: dict[tuple[bytes, type], int] = {}
 
     def find(self, name: str, owner: nn.Module) -> int:
-        """The number of the first rule that matches a name or its owner; -1 if none does.
+        """The index of the first rule that matches a name or its owner; -1 if none does.
 
-        Layers are many, and match the same rules: what was found for one is remembered.
+        Results are cached, since many layers match the same rules.
         """
         if self._alike is None:
             return self._search(name, owner)
@@ -89,10 +89,10 @@ class Rules:
 
 
 def _alike(keys: Iterable[Any]) -> bytes | None:
-    """What makes names that no pattern tells apart equal: digits that are in none become one.
+    """A table that maps names to cache keys: digits that occur in no pattern become one digit.
 
     Returns:
-        A table for ``bytes.translate``; None where compiled patterns may tell any digit apart.
+        A table for ``bytes.translate``; None if compiled patterns may distinguish any digits.
     """
     digits = set("0123456789")
     for key in keys:
@@ -105,7 +105,7 @@ def _alike(keys: Iterable[Any]) -> bytes | None:
 
 
 def _matchers(rules: Sequence[Rule]) -> list[_Matcher]:
-    """Neighbouring patterns become one alternation: that takes half the time of one by one."""
+    """Joins neighbouring globs into one alternation, which halves the time of matching."""
     matchers: list[_Matcher] = []
     globs: list[str] = []
     for number, (key, _) in enumerate(rules):
@@ -117,14 +117,14 @@ def _matchers(rules: Sequence[Rule]) -> list[_Matcher]:
             globs = []
         if isinstance(key, re.Pattern):
             if not isinstance(key.pattern, str):
-                raise TypeError(f"{key!r} must be a pattern of str")
+                raise TypeError(f"{key!r} must be a pattern of str, not of bytes")
             matchers.append(_by_pattern(key, number))
         elif isinstance(key, type) and issubclass(key, nn.Module):
             matchers.append(_by_type(key, number))
         else:
             raise TypeError(
-                f"the key {key!r} of a rule must be a glob, a compiled re.Pattern or a type of "
-                f"module, not {type(key).__name__}"
+                f"the key {key!r} of a rule must be a glob, a compiled re.Pattern or a module "
+                f"type, not {type(key).__name__}"
             )
     if globs:
         matchers.append(_by_globs(globs, len(rules) - len(globs)))
@@ -150,7 +150,7 @@ def _by_type(kind: type[nn.Module], number: int) -> _Matcher:
 
 
 def nearest(rule: Rule, names: Iterable[str]) -> str | None:
-    """The name that a rule without a parameter may have meant; None if no name is near."""
+    """The name closest to an unused rule's pattern; None if no name is close."""
     if not isinstance(rule.key, str):
         return None
     plain = re.sub(r"[*?{}]+", "", rule.key).strip(".")
@@ -174,5 +174,5 @@ def check_unused(rules: Rules, used: Iterable[int], names: Sequence[str]) -> Non
             said.append(f"{rule.title!r}" + (f" (nearest: {near})" if near else ""))
         raise ArgumentError(
             f"{len(unused)} of {len(rules.rules)} rules match no parameter: {'; '.join(said)}. "
-            "With strict=False, as for a stage of a pipeline, they may"
+            "strict=False allows this, as for a pipeline stage"
         )

@@ -1,4 +1,4 @@
-"""A scheme: what a parameter of any shape and name is filled with."""
+"""The base class of schemes, which describe the values of a parameter of any shape and name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torchinit.values.region import Part, Region, Shape
 
 
 class Target(NamedTuple):
-    """A parameter, as ``by`` shows it to a function.
+    """A parameter, as ``by`` passes it to a function.
 
     Attributes:
-        name: canonical; empty where a scheme is called on a tensor.
-        shape: of the logical tensor that the scheme is for.
+        name: its canonical name; empty if a scheme is called on a tensor.
+        shape: of the logical tensor to fill.
         dtype: of the parameter.
-        module: that owns the parameter; None where a scheme is called on a tensor.
+        module: the module that owns it; None if a scheme is called on a tensor.
     """
 
     name: str
@@ -29,27 +29,27 @@ class Target(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """The first number in the name: of the layer.
+        """The first number in the name, which is the layer's index.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if the name has no number.
         """
         for atom in self.name.split("."):
             if re.fullmatch(r"[0-9]+", atom):
                 return int(atom)
-        raise ValueError(f"the name {self.name!r} has no number that says how deep it lies")
+        raise ValueError(f"the name {self.name!r} has no number, so it has no depth")
 
 
 class Scheme:
-    """What a parameter gets. Called on a tensor, fills it: so it fits wherever a function would."""
+    """Describes a parameter's values. Calling it on a tensor fills that, like an init function."""
 
     __slots__ = ()
 
-    # Whether the draw is the same for every name, module, dtype and shape.
+    # Whether every name, module, dtype and shape has the same draw.
     is_uniform = False
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """What the parts of a region of a parameter are filled with.
+        """Splits a region of a parameter into parts, each with its values.
 
         Raises:
             ValueError: for a shape or dtype that the scheme cannot fill.
@@ -57,11 +57,11 @@ class Scheme:
         raise NotImplementedError
 
     def __call__(self, tensor: Tensor, generator: Generator | None = None) -> Tensor:
-        """Fills a tensor in place, every random part by a key drawn from a generator.
+        """Fills a tensor in place, drawing a key for each random part.
 
         Args:
-            tensor: of a shape that the scheme can fill.
-            generator: where keys are drawn from; None is torch's default CPU generator.
+            tensor: a tensor whose shape the scheme supports.
+            generator: the source of keys; None is torch's default CPU generator.
         """
         shape = tuple(tensor.shape)
         parts = self.parts(Region("", shape), Target("", shape, tensor.dtype))

@@ -1,4 +1,4 @@
-"""Schemes that fill a matrix as a whole, by a callable, or not at all."""
+"""Schemes for full matrices, callables and kept values, and for default initialisation."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from torchinit.values.region import Part, Region
 
 
 class _Each(Scheme):
-    """A scheme whose matrices in a stack are filled one by one, each by a key of its own."""
+    """A scheme that fills the matrices of a stack one by one, each with its own key."""
 
     __slots__ = ()
 
     def values(self, region: Region) -> Values:
-        """What one matrix is filled with."""
+        """The values of one matrix."""
         raise NotImplementedError
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One, or one for each matrix of a stack."""
+        """One part, or one for each matrix of a stack."""
         values = self.values(region)
         if not region.stacked:
             return [Part(region, values)]
         if region.stacked > 1:
-            raise ArgumentError(f"{self} cannot stand in a Stack of a Stack")
+            raise ArgumentError(f"{self} cannot be used in a Stack of a Stack")
         return [Part(_matrix(region, number), values) for number in range(region.shape[0])]
 
 
 def _matrix(region: Region, number: int) -> Region:
-    """One matrix of a stack as a region of its own."""
+    """The region of one matrix of a stack."""
     return region._replace(
         name=part_of(region.name, number),
         shape=region.shape[1:],
@@ -59,7 +59,7 @@ class Orthogonal(_Each):
     As ``torchinit.orthogonal_`` (Saxe et al. 2014). The gain is 1 in every dtype.
 
     Raises:
-        ArgumentError: gain not finite.
+        ArgumentError: if gain is not finite.
 
     >>> import torch, torchinit
     >>> weight = torchinit.Orthogonal()(torch.empty(64, 16))
@@ -75,9 +75,11 @@ class Orthogonal(_Each):
         object.__setattr__(self, "gain", gain)
 
     def values(self, region: Region) -> Values:
-        """A matrix."""
+        """One orthogonal matrix."""
         if len(region.matrix_shape) < 2:
-            raise ArgumentError(f"shape {region.matrix_shape} is no matrix: it needs 2 dimensions")
+            raise ArgumentError(
+                f"shape {region.matrix_shape} is not a matrix: it needs at least 2 dimensions"
+            )
         return MatrixValues(self.gain)
 
 
@@ -86,7 +88,7 @@ _DIMENSIONS = {"dirac_": (3, 4, 5), "eye_": (2,)}
 
 @dataclass(frozen=True)
 class ByFunction(_Each):
-    """``dirac_`` or ``eye_`` of ``torch.nn.init``, which draw nothing."""
+    """``dirac_`` or ``eye_`` of ``torch.nn.init``, which are deterministic."""
 
     call: Call
 
@@ -100,7 +102,7 @@ class ByFunction(_Each):
             )
         groups = self.call.arguments.get("groups", 1)
         if shape[0] % groups:
-            raise ArgumentError(f"groups={groups} does not divide shape[0], {shape[0]}")
+            raise ArgumentError(f"groups={groups} must divide shape[0]={shape[0]}")
         return PatternValues(self.call)
 
     def __hash__(self) -> int:
@@ -112,7 +114,7 @@ class ByFunction(_Each):
 
 @dataclass(frozen=True)
 class Custom(_Each):
-    """A callable of a tensor that nothing is known of."""
+    """An arbitrary callable of a tensor."""
 
     function: Callable[[Tensor], object]
 
@@ -126,10 +128,10 @@ class Custom(_Each):
 
 @dataclass(frozen=True)
 class Keep(Scheme):
-    """Leaves the parameter as it is; an error for one on the meta device, which is nothing yet."""
+    """Leaves a parameter unchanged; an error on the meta device, where it has no values."""
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One, that is left alone."""
+        """One part, which keeps its values."""
         return [Part(region, KeptValues())]
 
     def __repr__(self) -> str:
@@ -138,18 +140,18 @@ class Keep(Scheme):
 
 @dataclass(frozen=True)
 class FromModel(Scheme):
-    """What a model gives a parameter: its constructor, or the reset_parameters of its module."""
+    """A parameter's default initialisation, or that of its module's reset_parameters."""
 
     how: str
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """None that could be said without the model.
+        """Not available without the model.
 
         Raises:
-            ArgumentError: always; ``init_model_`` does not ask.
+            ArgumentError: always; ``init_model_`` does not call this.
         """
         raise ArgumentError(
-            f"{self.how!r} is what a model gives a parameter: it stands as a rule of init_model_"
+            f"{self.how!r} needs the model: it can only be the value of a rule of init_model_"
         )
 
     def __repr__(self) -> str:

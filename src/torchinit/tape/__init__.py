@@ -1,1 +1,1 @@
-"""The tape: code that draws is run on memory that nobody touches, and what it asks for is kept."""
+"""The tape: records what model code draws and computes, on untouched memory, to replay later."""

@@ -1,4 +1,4 @@
-"""What is known of torch's operators, beyond what their schemas say."""
+"""Facts about torch's operators that their schemas do not state."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 _aten = torch.ops.aten
 
-# They give memory that nobody has written to.
+# They return uninitialised memory.
 EMPTY = frozenset(
     {
         _aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default,
         _aten.new_empty.default, _aten.new_empty_strided.default,
     }
 )  # fmt: skip
-# They look at no value of their arguments, and fill what they make with a number: its place.
+# They read no values and fill a new tensor with a number: that number, or its argument's position.
 FILLED: dict[Any, float | int] = {
     _aten.zeros.default: 0.0, _aten.zeros_like.default: 0.0, _aten.new_zeros.default: 0.0,
     _aten.ones.default: 1.0, _aten.ones_like.default: 1.0, _aten.new_ones.default: 1.0,
     _aten.full.default: 1, _aten.full_like.default: 1, _aten.new_full.default: 2,
 }  # fmt: skip
 _WITH_NUMBER = {_aten.full.default, _aten.full_like.default, _aten.new_full.default}
-# They write all of their first argument, whatever was there.
+# They overwrite all of their first argument.
 OVERWRITES = frozenset(
     {
         "aten::copy_", "aten::fill_", "aten::zero_", "aten::bernoulli_", "aten::random_",
@@ -32,15 +32,15 @@ OVERWRITES = frozenset(
         "aten::geometric_", "aten::log_normal_",
     }
 )  # fmt: skip
-# Schemas that deny what they write: by place. tests/tape holds the list against torch's samples.
+# Written arguments, by position, that schemas omit. tests/tape checks the list on torch's samples.
 HIDDEN_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3, 4)}
-# Views whose schemas do not say so.
+# Operators that return views, though their schemas do not say so.
 _VIEWS = {
     _aten._unsafe_view.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default,
     _aten.unsafe_split.Tensor, _aten.unsafe_split_with_sizes.default,
 }  # fmt: skip
-# Those whose results have the sizes, strides and dtypes on the CPU that meta tensors say, besides
-# those that torch marks as working element by element. Others do not wait: theirs may differ.
+# Operators whose results on the CPU have the sizes, strides and dtypes of their meta results, as
+# those do that torch tags as pointwise. Others are executed at once, since theirs may differ.
 _KNOWN_RESULTS = frozenset(
     {
         "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "cat", "clone", "copy", "_to_copy",
@@ -58,14 +58,14 @@ _KNOWN_RESULTS = frozenset(
         "linalg_qr", "linalg_matrix_exp", "linalg_solve_triangular",
     }
 )  # fmt: skip
-# They look at indices, and raise for some.
+# They read indices, and raise for invalid ones.
 _INDEXES = frozenset(
     {"index", "index_select", "gather", "embedding", "scatter", "index_put", "index_copy",
      "index_fill"}
 )  # fmt: skip
 _NUMBERS_OF = ("_local_scalar_dense", "equal", "is_nonzero")
-# What IEEE 754 pins to the last bit, or no rounding is in: any part of the result is what the same
-# operator makes of that part.
+# Operators that are exact, or rounded as IEEE 754 defines: a box of the result is the result of the
+# box.
 _PINNED = frozenset(
     {
         "add", "sub", "rsub", "mul", "div", "sqrt", "neg", "clamp", "clamp_min", "clamp_max",
@@ -75,22 +75,21 @@ _PINNED = frozenset(
 
 
 class Facts(NamedTuple):
-    """What matters of an operator.
+    """The facts about an operator that decide how it is recorded.
 
     Attributes:
         namespace: such as aten.
-        name: without aten's namespace, or with another.
-        kind: what has to be seen to: ``empty``, of the memory that it gives; ``filled``, of that
-            and a number; ``shows``, nothing, as its result is its argument's memory; ``works``, its
-            arguments and what it writes to.
+        name: its name; the namespace is included unless it is aten.
+        kind: ``empty`` returns uninitialised memory; ``filled`` returns memory filled with a
+            number; ``shows`` returns a view of its argument; ``works`` is any other operator.
         is_random: whether it draws from a generator.
-        written: (place, name) of the arguments that it writes to.
-        overwrites: whether it writes all of what it writes to, whatever was there.
-        fills: whether that is with one value.
-        indexes: whether it may raise for what its indices are, and writes to nothing.
-        copies: whether its result has the values that its last tensor has.
-        gives_numbers: whether values leave the tensors, as numbers or as sizes.
-        must_be_done: whether it cannot wait: what it returns is not known without values.
+        written: (position, name) of each argument that it writes to.
+        overwrites: whether it overwrites all of what it writes to.
+        fills: whether it does so with one value.
+        indexes: whether it may raise for invalid indices, and writes to nothing.
+        copies: whether its result has the values of its last tensor.
+        gives_numbers: whether it turns tensor values into numbers or sizes.
+        must_be_done: whether it cannot be pending, since what it returns depends on values.
     """
 
     namespace: str
@@ -108,7 +107,7 @@ class Facts(NamedTuple):
 
 @functools.cache
 def facts_of(function: Any) -> Facts:
-    """The facts of an overload."""
+    """The facts about an overload."""
     schema, tags = function._schema, function.tags
     written = tuple(
         (place, argument.name)
@@ -150,7 +149,7 @@ def facts_of(function: Any) -> Facts:
 
 
 def number_of(function: Any, args: tuple[Any, ...]) -> float | None:
-    """The number that an operator of FILLED fills with; None if it is none."""
+    """The number with which an operator of FILLED fills; None if it is not a number."""
     number: Any = FILLED[function]
     if function in _WITH_NUMBER:
         number = args[number] if len(args) > number else None
@@ -158,20 +157,20 @@ def number_of(function: Any, args: tuple[Any, ...]) -> float | None:
 
 
 def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
-    """Whether an operator works element by element, and is exact or rounded by IEEE 754.
+    """Whether an operator is pointwise, and exact or rounded as IEEE 754 defines.
 
     Args:
         function: the overload.
-        numbers: its arguments by name that are no tensors.
+        numbers: its non-tensor arguments by name.
     """
     if facts_of(function).name.rstrip("_") not in _PINNED:
         return False
     if not (numbers.get("dtype") or torch.float32).is_floating_point:
         return False
-    # A factor or a mode of rounding may be fused into it.
+    # A factor or a rounding mode may be fused into it.
     return numbers.get("alpha", 1) == 1 and numbers.get("rounding_mode") is None
 
 
 def is_training(facts: Facts, args: Sequence[Any]) -> bool:
-    """Whether an operator is one that writes what its schema denies, and only in training."""
+    """Whether a batch norm is in training, where it writes arguments that its schema omits."""
     return facts.name in ("native_batch_norm", "cudnn_batch_norm") and bool(args[5])

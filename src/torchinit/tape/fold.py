@@ -1,7 +1,7 @@
-"""Folds arithmetic on the tape into the draw that it comes to.
+"""Folds recorded arithmetic into a single draw with the same distribution.
 
-Older libraries write the truncated normal out: ``uniform_ erfinv_ mul_ add_ clamp_``; and move it
-afterwards. As one draw it is as exact as torchinit's own, costs one pass, and can be cut.
+Older libraries compute the truncated normal as ``uniform_ erfinv_ mul_ add_ clamp_``, and scale or
+shift it afterwards. A single draw is as exact as torchinit's own, takes one pass and can be cut.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torchinit.tape.facts import facts_of
 from torchinit.tape.tape import Entry, Fill, Operation, Tape
 
 _WRITTEN_OUT = ("erfinv_", "mul_", "add_", "clamp_")
-_CLOSE = 1e-6  # in units of probability: what code computes in float64, and rounds
+_CLOSE = 1e-6  # in units of probability: code computes the bounds in float64 and rounds them
 
 
 def fold(tape: Tape) -> None:
-    """Makes one draw of the last entries, if they come to one."""
+    """Replaces the last entries by one draw, if they are equivalent to one."""
     for count, read in ((5, _truncated), (2, _moved)):
         some = tape.entries[-count:]
         first = some[0]
@@ -63,7 +63,7 @@ def _name(entry: Operation) -> str:
 
 
 def _numbers(entry: Operation) -> list[float] | None:
-    """The arguments of an operator after the tensor, if they are two numbers at most."""
+    """The arguments of an operator after the tensor; None if they are not all numbers."""
     args, kwargs = tree_unflatten(list(entry.arguments), entry.spec)
     found = list(args[1:])
     if _name(entry) == "clamp_":
@@ -90,7 +90,7 @@ def _truncated(first: Fill, rest: Sequence[Any]) -> Draw | None:
 
 
 def _moved(first: Fill, rest: Sequence[Any]) -> Draw | None:
-    """A truncated normal times a number, or plus one."""
+    """The draw of a truncated normal that is multiplied by a number or shifted by one."""
     if first.law is None or first.law[0] != TRUNCATED_NORMAL:
         return None
     given = _numbers(rest[0])

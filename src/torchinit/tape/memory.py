@@ -1,9 +1,9 @@
-"""Memory for what is to be filled later: mapped, not there yet, and watched.
+"""Memory for pending tensors, which is watched for accesses that torch's dispatcher does not show.
 
-A tensor of 128 KiB or more has a mapping of its own, which has no pages before somebody reads or
-writes it: the page table tells, also of reads and writes that torch does not show. (No huge pages:
-one that reaches into a neighbour would make its pages present too.) A smaller tensor is filled with
-marks. Other systems than Linux have the marks alone.
+A tensor of 128 KiB or more gets its own mapping, which has no pages until it is read or written, as
+the page table shows. (Huge pages are off: one that covers part of a neighbour would make the
+neighbour's pages present.) A smaller tensor is filled with a mark, a fixed byte pattern. Systems
+other than Linux use only marks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Of so many bytes tensors get mappings of their own.
+# Tensors of at least this many bytes get their own mappings.
 LARGE = 1 << 17
 
 _PAGE = mmap.PAGESIZE
 _NORESERVE, _NO_HUGE_PAGES = 0x4000, 15
-_ENTRY = 8  # bytes in the page table for each page
-_PIECE = 1 << 20  # bytes of it that are read together
-_MARK = 0xFF  # in every byte: no number in any floating-point format
+_ENTRY = 8  # bytes of the page table for each page
+_PIECE = 1 << 20  # bytes of the page table read at once
+_MARK = 0xFF  # in every byte: NaN in every floating-point format
 _MARKS = ctypes.create_string_buffer(b"\xff" * LARGE, LARGE)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -39,10 +39,10 @@ if _is_linux:
 
 
 class Memory:
-    """Makes tensors whose memory is watched, as far as the system can.
+    """Makes tensors whose memory can be watched.
 
     Attributes:
-        has_pages: whether the page table can be read, and new memory is not in it.
+        has_pages: whether the page table is readable and new memory is absent from it.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Memory:
             self._table = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return
-        page = _map(_PAGE)  # present at once under mlockall
+        page = _map(_PAGE)  # under mlockall it is present at once
         self.has_pages = page is not None and not self.is_present(ctypes.addressof(page), _PAGE)
 
     def __del__(self) -> None:
@@ -64,10 +64,10 @@ class Memory:
     def empty(
         self, size: Sequence[int], stride: Sequence[int] | None, dtype: torch.dtype
     ) -> Tensor:
-        """A tensor on the CPU, of dense memory that has not been touched if it is large.
+        """A new tensor on the CPU, in an untouched mapping if it is large.
 
         Args:
-            size, stride: of the tensor; without strides its elements lie side by side, in order.
+            size, stride: of the tensor; without strides it is contiguous.
             dtype: of the tensor.
         """
         if stride is None:
@@ -85,7 +85,7 @@ class Memory:
         return made.set_(storage, 0, size, () if stride is None else stride)
 
     def is_present(self, address: int, nbytes: int) -> bool:
-        """Whether any page of a mapping of its own has been touched."""
+        """Whether any page of a mapping has been read or written."""
         at = address // _PAGE * _ENTRY
         end = -(-(address + nbytes) // _PAGE) * _ENTRY
         while at < end:
@@ -97,12 +97,12 @@ class Memory:
 
 
 def mark(address: int, nbytes: int) -> None:
-    """Fills memory with marks."""
+    """Fills memory with the mark."""
     ctypes.memset(address, _MARK, nbytes)
 
 
 def is_marked(address: int, nbytes: int) -> bool:
-    """Whether memory holds nothing but marks."""
+    """Whether memory still contains only the mark."""
     return all(
         _libc.memcmp(address + begin, _MARKS, min(LARGE, nbytes - begin)) == 0
         for begin in range(0, nbytes, LARGE)
@@ -110,7 +110,7 @@ def is_marked(address: int, nbytes: int) -> bool:
 
 
 def _map(nbytes: int) -> ctypes.Array[ctypes.c_char] | None:
-    """New pages, given back with what is returned; None if there are none to be had."""
+    """A new mapping, freed with the returned array; None if the system refuses."""
     size = -(-nbytes // _PAGE) * _PAGE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
     address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)

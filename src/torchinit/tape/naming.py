@@ -1,4 +1,4 @@
-"""Which name each draw goes by: that of what it fills, or a numbered part of it."""
+"""Names each draw after the tensor that it fills, or a numbered part of it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torchinit.tape.tape import Cell, Entry, Ref, Tape
 
 
 class Name(NamedTuple):
-    """What a draw goes by.
+    """The name of a draw.
 
     Attributes:
-        base: the name of a tensor, or of a module.
-        ordinal: which part of it; None if it is the whole.
+        base: the name of a tensor or a module.
+        ordinal: the number of the part; None for the full tensor.
     """
 
     base: str
@@ -25,15 +25,15 @@ class Name(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What the key is made of."""
+        """The text from which the key is derived."""
         return self.base if self.ordinal is None else part_of(self.base, self.ordinal)
 
 
 class Naming(NamedTuple):
-    """The names of draws, and what each storage follows from.
+    """The names of draws, and the entries that determine each storage.
 
     Attributes:
-        names: of the draws, in their order; None of those whose values nobody has or wants.
+        names: of the draws, in order; None for draws that do not matter.
         entries: by storage.
     """
 
@@ -44,13 +44,13 @@ class Naming(NamedTuple):
 def name_draws(
     tape: Tape, tensors: Iterable[tuple[str, Tensor]], early: Iterable[int], model: nn.Module
 ) -> Naming:
-    """Names the draws that matter.
+    """Names the draws that affect a live tensor, or that the code read.
 
     Args:
-        tape: with all entries.
-        tensors: names, and tensors in plain memory; one may have several names.
-        early: numbers of draws whose values were wanted while the code ran.
-        model: whose modules name what they drew for no tensor that has a name.
+        tape: the complete tape.
+        tensors: names and tensors in plain memory; a tensor may have several names.
+        early: numbers of draws whose values the code read.
+        model: its modules name the draws that no named tensor depends on.
     """
     homes: dict[Cell, list[tuple[str, Ref]]] = {}
     for name, tensor in tensors:
@@ -58,7 +58,7 @@ def name_draws(
         if cell is not None and cell.writes:
             homes.setdefault(cell, []).append((name, tape.ref(tensor, cell)))
     entries = {cell: tape.entries_for([cell]) for cell in homes}
-    feeds: dict[int, str] = {}  # the smallest name that follows from each draw
+    feeds: dict[int, str] = {}  # the smallest name that depends on each draw
     for cell, some in entries.items():
         smallest = min(name for name, _ in homes[cell])
         for entry in some:
@@ -95,7 +95,7 @@ def name_draws(
 
 
 def _home(ref: Ref, ones: Sequence[tuple[str, Ref]]) -> tuple[str, bool]:
-    """The name of what a draw goes to, and whether it goes to all of that."""
+    """The name of the tensor that a draw fills, and whether it fills all of it."""
     same = [name for name, other in ones if _are_equal(ref, other)]
     if same:
         return min(same), True
@@ -115,5 +115,5 @@ def _are_equal(one: Ref, other: Ref) -> bool:
 
 
 def _range(ref: Ref) -> tuple[int, int]:
-    """The first byte of a tensor in its storage, and the one after its last."""
+    """The half-open range of bytes that a tensor covers in its storage."""
     return ref.offset * ref.dtype.itemsize, (ref.offset + ref.extent) * ref.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Does entries of a tape, in memory of their own on the CPU."""
+"""Replays entries of a tape, in new memory on the CPU."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from torchinit.tape.facts import is_pinned
 from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref
 from torchinit.values.kinds import seeded
 
-# The key of a draw, by its number.
+# Returns the key of a draw, by its number.
 KeyOfDraw = Callable[[int], int]
 
 _CPU = torch.device("cpu")
-_TILE = 1 << 20  # elements that are computed together
+_TILE = 1 << 20  # elements computed together
 
 
 def play(
     entries: Sequence[Entry], key_of_draw: KeyOfDraw, wanted: Iterable[Cell]
 ) -> dict[Cell, UntypedStorage]:
-    """Does entries, and returns what became of storages that they write to.
+    """Replays entries, and returns the storages that they write.
 
-    On one thread: what torch computes may depend on how many there are.
+    It uses one thread, since torch's results may depend on the number of threads.
 
     Args:
-        entries: in their order.
-        key_of_draw: the keys.
-        wanted: the storages; others' memory is given up after its last use.
+        entries: in order.
+        key_of_draw: the keys of draws.
+        wanted: the storages to return; others are freed after their last use.
     """
     memory: dict[Cell, UntypedStorage] = {}
     kept = set(wanted)
@@ -63,21 +63,21 @@ def play(
 
 @contextlib.contextmanager
 def _at_once() -> Iterator[None]:
-    """A block in which torch computes on one thread, and no open batch collects what is filled."""
+    """A block in which torch uses one thread and no open batch collects fills."""
     with without_batch(), one_thread(), torch.no_grad():
         yield
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """A block in which nobody is shown what torch does."""
+    """A block that no mode or interception observes."""
     with torch.no_grad(), _disable_current_modes(), unseen():
         yield
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """A block in which torch computes on one thread, unless it sets their number itself."""
+    """A block in which torch uses one thread, unless the code inside sets the number."""
     before = torch.get_num_threads()
     if before == 1:
         yield
@@ -94,18 +94,18 @@ def values_of(constant: Input) -> Tensor:
     """The values of a constant.
 
     Raises:
-        ArgumentError: if they have been given up.
+        ArgumentError: if they have been released.
     """
     if constant.tensor is None:
         raise ArgumentError(
-            "what its constructor computed without drawing was given up when it was used first, to "
-            "save its memory: build the model again"
+            "constant values computed by the constructor were released after their first use to "
+            "save memory: build the model again"
         )
     return constant.tensor
 
 
 def do_fill(entry: Fill, tensor: Tensor, key_of_draw: KeyOfDraw, box: Box | None = None) -> None:
-    """Does a fill on a tensor, which may be a part of what it fills."""
+    """Executes a fill on a tensor, or on a box of it."""
     key = 0 if entry.draw is None else key_of_draw(entry.draw)
     if entry.law is not None:
         fill(entry.law, tensor, key, box)
@@ -148,12 +148,12 @@ def _operate(entry: Operation, memory: dict[Cell, UntypedStorage], key_of_draw: 
 
 
 def box_is_exact(entries: Iterable[Entry], ref: Ref) -> bool:
-    """Whether any part of a tensor can be made alone, with the bits that the whole has there.
+    """Whether any box of a tensor can be replayed alone with the same bits as the full tensor.
 
-    That is so if all it follows from are draws, numbers and tensors of its own shape, joined by
-    operators that work element by element and that IEEE 754 pins.
+    That holds if it depends only on draws, numbers and tensors of its own shape, combined by
+    pointwise operators that are exact or rounded as IEEE 754 defines.
     """
-    dtypes: dict[Cell, torch.dtype] = {}  # in which each storage is seen
+    dtypes: dict[Cell, torch.dtype] = {}  # the dtype in which each storage is used
 
     def is_like(one: Ref) -> bool:
         if dtypes.setdefault(one.cell, one.dtype) != one.dtype:
@@ -189,7 +189,7 @@ def _works_by_element(entry: Operation, ref: Ref, is_like: Callable[[Any], bool]
 
 
 def _is_for_all(constant: Input, ref: Ref) -> bool:
-    """Whether a constant is one number, or has a value for each element."""
+    """Whether a constant is a scalar or has a value for each element."""
     tensor = values_of(constant)
     return tensor.dim() == 0 or tuple(tensor.shape) == ref.size
 
@@ -197,14 +197,14 @@ def _is_for_all(constant: Input, ref: Ref) -> bool:
 def play_box(
     entries: Sequence[Entry], ref: Ref, key_of_draw: KeyOfDraw, offset: Sequence[int], into: Tensor
 ) -> None:
-    """Makes a part of a tensor of which ``box_is_exact``, in tiles.
+    """Replays a box of a tensor for which ``box_is_exact`` holds, in tiles.
 
     Args:
-        entries: what it follows from.
+        entries: the entries that determine it.
         ref: the tensor.
-        key_of_draw: the keys.
-        offset: index of the part's first element in the tensor.
-        into: memory for the part, of any layout and dtype.
+        key_of_draw: the keys of draws.
+        offset: index of the box's first element in the tensor.
+        into: memory for the box, of any layout and dtype.
     """
     if into.dim() and into.numel() > _TILE:
         dim = max(range(into.dim()), key=into.size)

@@ -1,4 +1,4 @@
-"""What is remembered of a tensor: how its values come about, for any seed and any part of it."""
+"""Programs: how to compute a tensor's values, for any seed and any part of it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from torchinit.values.kinds import DrawnValues, MatrixValues, Values
 from torchinit.values.region import Part, Region
 
 _MEMORY = "_torchinit_built"
-_FEW = 4096  # bytes of a constant that are kept for good
+_FEW = 4096  # constants of up to this many bytes are never released
 
 
 class Program:
-    """How the values of one tensor come about. Nothing of it changes, but that constants go.
+    """How to compute the values of one tensor. Immutable, except that constants are released.
 
     Attributes:
-        name, names: that the tensor had when it was built, tied ones all of them.
-        shape, stride, dtype: that it had then.
-        entries: what its values follow from; none of a constant.
-        ref: the tensor among them.
+        name, names: the tensor's name when it was built, and all its names if it was tied.
+        shape, stride, dtype: of the tensor when it was built.
+        entries: the entries that determine its values; empty for a constant.
+        ref: the tensor, as the entries refer to it.
         constant: its values, if it has no entries.
-        labels: of the draws among the entries, by number: the program of the tensor that each is
-            named after, if that is one; and the name.
-        seed: that it was built with.
-        is_frozen: whether code has read values that were drawn, and what it did may depend on them.
-        is_torchs: whether torch's own draws are in it, which no seed of torchinit's governs.
-        is_unfilled: whether nobody has written to the tensor.
+        labels: for each draw among the entries, by number: the program of the tensor after which
+            it is named (None if it has none), and the name.
+        seed: the seed with which it was built.
+        is_frozen: whether it may depend on drawn values that the code read.
+        is_torchs: whether it depends on torch's own draws, which ignore torchinit's seed.
+        is_unfilled: whether the tensor was never written to.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Program:
         self._holder: tuple[StorageWeakRef, int] | None = None
 
     def __deepcopy__(self, memo: Any) -> Program:
-        """Copies of a module share what is remembered."""
+        """Returns self: copies of a module share programs."""
         return self
 
     def draw(self) -> tuple[Draw, int | None] | None:
-        """The law and number of the one draw that it comes to; None if it is none."""
+        """Its draw and that draw's number, if one draw fills it; None otherwise."""
         if len(self.entries) != 1 or self.ref is None:
             return None
         entry = self.entries[0]
@@ -71,7 +71,7 @@ class Program:
         return entry.law, entry.draw
 
     def fills(self) -> list[Fill] | None:
-        """Its entries, if they only fill parts of the tensor; None if they do not."""
+        """Its entries, if all are fills of parts of the tensor; None otherwise."""
         if self.ref is None or not self.entries:
             return None
         fills = [one for one in self.entries if isinstance(one, Fill)]
@@ -91,10 +91,10 @@ class Program:
         return fills
 
     def parts(self, name_of: Callable[[int], str], name: str) -> list[Part] | None:
-        """The fills as parts of a parameter, to be done in order; None if it is more than fills.
+        """Its fills as parts of a parameter, to fill in order; None if it is not only fills.
 
         Args:
-            name_of: the name of a draw.
+            name_of: returns the name of a draw.
             name: of the parameter.
         """
         fills = self.fills()
@@ -117,11 +117,11 @@ class Program:
         return parts
 
     def can_box(self) -> bool:
-        """Whether ``make_box`` can make a part of it alone."""
+        """Whether ``make_box`` can compute a box of it."""
         return self.ref is not None and bool(self.entries) and box_is_exact(self.entries, self.ref)
 
     def make(self, key_of_draw: Callable[[int], int]) -> Tensor:
-        """All of its values, on the CPU, in the dtype that it was built in."""
+        """Computes all its values, on the CPU and in the dtype with which it was built."""
         if not self.entries:
             assert self.constant is not None
             return values_of(self.constant)
@@ -131,12 +131,12 @@ class Program:
     def make_box(
         self, key_of_draw: Callable[[int], int], offset: Sequence[int], into: Tensor
     ) -> None:
-        """Writes a part of its values, from an index on."""
+        """Computes a box of its values into memory."""
         assert self.ref is not None
         play_box(self.entries, self.ref, key_of_draw, offset, into)
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor has its constant still, as nobody has written to it since."""
+        """Whether a tensor still has its constant, having not been written to since."""
         if self._holder is None:
             return False
         holder, version = self._holder
@@ -144,7 +144,7 @@ class Program:
         return holder.cdata == storage._cdata and tensor._version == version
 
     def describe(self, name_of: Callable[[int], str]) -> Iterator[bytes]:
-        """What decides its values: entries, the names of their draws, and constants."""
+        """Everything that determines its values: entries, names of draws, and constants."""
         cells: dict[Cell, int] = {}
 
         def said(one: Any) -> object:
@@ -168,23 +168,23 @@ class Program:
             yield repr((what, list(map(said, entry.writes)))).encode()
 
     def constants(self) -> list[Input]:
-        """The tensors that no entry makes."""
+        """The tensors that it uses and no entry makes."""
         found = [] if self.constant is None else [self.constant]
         return found + [one for entry in self.entries for one in inputs_of(entry)]
 
     def give_up(self, tensor: Tensor) -> None:
-        """Gives large constants up, after they have been used for a tensor."""
+        """Releases large constants, after they have been written to a tensor."""
         for constant in self.constants():
             if constant.tensor is not None and constant.tensor.nbytes > _FEW:
                 constant.tensor = None
         if self.constant is not None and not tensor.is_inference():
-            # Not of the tensor itself: to_empty could then not swap it for another.
+            # A reference to the tensor itself would keep to_empty from swapping it.
             storage = local_memory(tensor).untyped_storage()
             self._holder = StorageWeakRef(storage), tensor._version
 
 
 class Remembered(dict[str, Program]):
-    """What a module remembers of its tensors, by attribute. A pickled module remembers nothing."""
+    """The programs of a module's tensors, by attribute. Pickling drops them."""
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return dict, ()
@@ -194,7 +194,7 @@ class Remembered(dict[str, Program]):
 
 
 def remember(module: nn.Module, attribute: str, program: Program) -> None:
-    """Has a module remember how a tensor of its own came about."""
+    """Stores the program of a tensor in its module."""
     memory = module.__dict__.get(_MEMORY)
     if not isinstance(memory, Remembered):
         memory = module.__dict__[_MEMORY] = Remembered()
@@ -202,18 +202,18 @@ def remember(module: nn.Module, attribute: str, program: Program) -> None:
 
 
 def recall(module: nn.Module, attribute: str) -> Program | None:
-    """What a module remembers of a tensor."""
+    """The program that a module stores for a tensor; None if there is none."""
     memory = module.__dict__.get(_MEMORY)
     return memory.get(attribute) if isinstance(memory, Remembered) else None
 
 
 class Keys:
-    """The keys of draws, by the names that tensors have now.
+    """The keys of draws, from the current names of tensors.
 
     Args:
-        names: the names that the tensor of each program has in a model.
-        key_of_name: under a seed.
-        seed: that seed.
+        names: the names of each program's tensor in the current model.
+        key_of_name: maps names to keys under the seed.
+        seed: the seed.
     """
 
     def __init__(
@@ -223,15 +223,15 @@ class Keys:
         self._holders = {name: program for program, some in names.items() for name in some}
 
     def _prefix(self, program: Program, name: str) -> str | None:
-        """What has come to stand before a tensor's name; None if it goes by another one."""
+        """The prefix that a tensor's name has gained; None if the name is a different one."""
         known = [one for one in program.names if name == one or name.endswith(f".{one}")]
         return name[: len(name) - max(map(len, known))] if known else None
 
     def _now(self, program: Program, name: str) -> str:
-        """The name that keys of a tensor are made of: a tie's smallest.
+        """The name from which a tensor's keys are derived: the smallest of a tie's.
 
-        Also where the tie is broken, or the other tensor has been removed: a stage of a pipeline
-        has but one of them.
+        This also holds if the tie is broken or the other tensor has been removed, as in a pipeline
+        stage that has only one of them.
         """
         prefix = self._prefix(program, name) if len(program.names) > 1 else None
         if prefix is None:
@@ -240,54 +240,54 @@ class Keys:
         return min((x for x in names if self._holders.get(x, program) is program), default=name)
 
     def name_of(self, program: Program, number: int, name: str) -> str:
-        """The name of a draw that a tensor follows from.
+        """The name of a draw on which a tensor depends.
 
         Args:
-            program: of the tensor.
-            number: of the draw.
-            name: of the tensor.
+            program: the tensor's program.
+            number: the draw's number.
+            name: the tensor's name.
         """
         other, label = program.labels[number]
-        if other is None:  # a module, or what is not registered
+        if other is None:  # named after a module or an unregistered tensor
             above = self._prefix(program, name) or ""
             return label._replace(base=(above + label.base).rstrip(".")).text
         if other is program:
             return label._replace(base=self._now(program, name)).text
         found = self._names.get(other)
         prefix = None if found else self._prefix(program, name)
-        if prefix is not None:  # removed from the model, such as by a pipeline
+        if prefix is not None:  # removed from the model, as by pipeline stages
             found = [one for one in (prefix + min(other.names),) if one not in self._holders]
         if not found:
             raise ArgumentError(
-                f"parameter {name!r} follows from a draw into {other.name!r}, which is not in this "
-                "model: build it again"
+                f"parameter {name!r} depends on a draw into {other.name!r}, which is not in this "
+                "model: build the model again"
             )
         nearest = max(found, key=lambda one: (_common(one, name), [-ord(x) for x in one]))
         return label._replace(base=self._now(other, nearest)).text
 
     def check(self, program: Program, name: str) -> None:
-        """Raises ArgumentError for values that stand for one seed and one set of names alone."""
+        """Raises ArgumentError if a frozen program is used with another seed or other names."""
         if not program.is_frozen:
             return
         if program.seed != self._seed:
             raise ArgumentError(
-                f"parameter {name!r} may follow from values that the constructor read under "
-                f"seed={program.seed}: build again with seed={self._seed}"
+                f"parameter {name!r} may depend on values that the constructor read under "
+                f"seed={program.seed}: build the model again with seed={self._seed}"
             )
         for number, (_, label) in program.labels.items():
             if self.name_of(program, number, name) != label.text:
                 raise ArgumentError(
-                    f"parameter {name!r} may follow from values that the constructor read when it "
-                    f"was named {program.name!r}: build the model as it is now"
+                    f"parameter {name!r} may depend on values that the constructor read when it "
+                    f"was named {program.name!r}: build the model again in its present structure"
                 )
 
     def of(self, program: Program, name: str) -> Callable[[int], int]:
-        """The key of each draw that a tensor follows from, by number."""
+        """Returns a function from the numbers of a tensor's draws to their keys."""
         return lambda number: self._key_of_name(self.name_of(program, number, name))
 
 
 def _common(one: str, other: str) -> int:
-    """How many leading atoms two names share."""
+    """The number of leading components that two names share."""
     pairs = zip(one.split("."), other.split("."), strict=False)
     return next(
         (i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("."), other.count(".")) + 1

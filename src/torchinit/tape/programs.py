@@ -1,4 +1,4 @@
-"""The programs of a model's tensors, from what was recorded of it."""
+"""Extracts the programs of a model's tensors from its recording."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torchinit.tape.tape import (
 
 
 def programs_of(recorded: Recorded) -> dict[str, Program]:
-    """How each parameter and buffer comes about, by name; without those of no plain memory."""
+    """The program of each parameter and buffer in plain memory, by name."""
     maker = _Maker(recorded)
     programs: dict[str, Program] = {}
     for named in (*recorded.parameters, *recorded.buffers):
@@ -38,7 +38,7 @@ def programs_of(recorded: Recorded) -> dict[str, Program]:
                 name = recorded.naming.names[entry.draw]
                 assert name is not None
                 program.labels[entry.draw] = programs.get(name.base), name
-        # What was read may have decided what they are.
+        # Draws that were read may have affected a frozen program.
         for number in recorded.recorder.early if program.is_frozen else ():
             early = recorded.naming.names[number]
             assert early is not None
@@ -85,7 +85,7 @@ class _Maker:
 
 
 def _is_unfilled(tensor: Tensor, cell: Cell) -> bool:
-    """Whether nobody has written to a tensor, or not to all of it."""
+    """Whether a tensor, or a part of it, was never written to."""
     if not tensor.numel():
         return False
     return cell.is_fresh or (cell.has_gaps and count_unwritten(tensor) > 0)

@@ -1,8 +1,8 @@
-"""Runs beside code, and writes on a tape what it asks of torch and what follows from draws.
+"""The recorder: records draws on a tape, and the operators whose arguments depend on draws.
 
-It is two things in one: the handler of intercepted calls of torch.nn.init, and a mode that is shown
-every operator. Draws wait, and so does every operator that has an argument which follows from one;
-all others are done. Where code wants values, what they follow from is done in their memory first.
+It is both the handler of intercepted calls of torch.nn.init and a dispatch mode. Draws stay pending
+and so do operators with an argument that depends on a draw; all others are executed. If code reads
+pending values, the entries that determine them are executed first.
 """
 
 from __future__ import annotations
@@ -53,43 +53,43 @@ from torchinit.tape.tape import (
 )
 from torchinit.values.kinds import seeded
 
-_LARGE_CONSTANT = 1 << 20  # bytes from which a number waits that fills new memory
-_LARGE_SCRATCH = 1 << 26  # bytes from which memory that is written in part is not marked
-_SMALL = 1 << 16  # bytes up to which a constant is copied at once, and not when it is written to
-_KEEPING = (None, torch.preserve_format)  # the strides that are there
-# Where torch enters a recorder.
+_LARGE_CONSTANT = 1 << 20  # bytes from which filling new memory with a number stays pending
+_LARGE_SCRATCH = 1 << 26  # bytes from which partly written memory is not marked
+_SMALL = 1 << 16  # bytes up to which a constant is copied at once instead of when it is overwritten
+_KEEPING = (None, torch.preserve_format)  # memory formats that keep the strides
+# The methods through which torch enters a recorder.
 _ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
-_EARLY = "\0early"  # draws whose names are not known yet, and whose values are wanted
+_EARLY = "\0early"  # names the draws that are read before their names are known
 _OF_FLOATS = {"normal_", "uniform_", "exponential_", "cauchy_", "log_normal_"}
-# What torch's Python calls them by, in half the time that their overloads take.
+# torch's Python functions for these operators, which take half the time of the overloads.
 _QUICK: dict[Any, Any] = {
     torch.ops.aten.empty.memory_format: torch._C._VariableFunctions.empty,
     torch.ops.aten.zeros.default: torch._C._VariableFunctions.zeros,
     torch.ops.aten.ones.default: torch._C._VariableFunctions.ones,
 }
-# Factories, and the method that each of them comes to.
+# Random factories, and the method that fills with the same distribution.
 _MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
 
 
 class Recorder(TorchDispatchMode):
-    """Records what code of this thread asks for, while it is on.
+    """Records what code in this thread calls, while active.
 
     Attributes:
-        tape: what was recorded.
-        early: numbers of the draws whose values were wanted before the code was through.
-        baked: the first entry that may depend on such values in ways that the tape does not show;
-            None if no value has left the tensors.
-        sentinel: the seed of torch's default generator while nobody else seeds it.
-        used_own_seed: whether code drew from a generator of its own, or seeded torch's.
-        drew_elsewhere: whether it drew from Python's generator, or NumPy's.
+        tape: the recorded entries.
+        early: numbers of the draws whose values the code read while it ran.
+        baked: index of the first entry that may depend on read values in a way that the tape does
+            not show; None if the code has read none.
+        sentinel: the seed of torch's default generator unless the code seeds it.
+        used_own_seed: whether the code used its own generator, or seeded torch's.
+        drew_elsewhere: whether it drew from Python's or NumPy's generator.
     """
 
     def __init__(self, key_of_name: Any, names: Sequence[tuple[Any, str]] | None) -> None:
-        """Takes what gives keys.
+        """Makes a recorder.
 
         Args:
-            key_of_name: under the seed.
-            names: (law, name) of the draws of the run before, in order; None in the first.
+            key_of_name: maps names to keys under the seed.
+            names: (law, name) of the previous run's draws, in order; None in the first run.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
@@ -101,17 +101,17 @@ class Recorder(TorchDispatchMode):
         self.frame: Frame | None = None
         self._key_of_name = key_of_name
         self._names = names
-        self._keys: list[Tensor] = []  # that torchinit's functions drew, and nobody looks at
+        self._keys: list[Tensor] = []  # placeholders for the keys that torchinit's functions draw
 
     # The handler of intercepted calls.
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
-        """Takes a call of a function of torch.nn.init; False if torch is to do it."""
+        """Records a call of a torch.nn.init function; returns False to leave it to torch."""
         if type(tensor) not in PLAIN_TYPES or tensor.layout is not torch.strided:
             if is_dtensor(tensor) and not tensor.is_meta:
                 raise ArgumentError(
-                    "a DTensor is drawn into while a model is built, by one process alone: build "
-                    'it with device="meta", shard it, and call init_model_'
+                    "build fills a DTensor, which build_model cannot do: build the model with "
+                    'device="meta", shard it, and call init_model_'
                 )
             return False
         if tensor.is_meta or tensor.dtype not in FLOAT_NUMBERS:
@@ -121,7 +121,7 @@ class Recorder(TorchDispatchMode):
             if law is not None:
                 check_draw(law, tensor.dtype)
         except (TypeError, ValueError):
-            return False  # torch says what is wrong
+            return False  # torch raises the error
         is_random = (
             DISTRIBUTIONS[law[0]].is_random if law else call.name in ("orthogonal_", "sparse_")
         )
@@ -133,14 +133,14 @@ class Recorder(TorchDispatchMode):
             cell = self.tape.find(tensor)
             is_constant = law is not None and law[0] == CONSTANT
             if is_constant and (cell is None or not (cell.is_fresh or cell.writes)):
-                return False  # torch's fill_, which the mode is shown
+                return False  # torch's fill_, which reaches the mode
             if tensor.numel():
                 self._record_fill(call, tensor, law, is_random=is_random)
         kernels.count_write(tensor)
         return True
 
     def look(self, tensor: Tensor, *, at_address: bool) -> None:
-        """Before somebody looks at a tensor's memory past torch, or takes its address."""
+        """Executes pending entries before memory is accessed without torch's dispatcher."""
         if not is_plain_memory(tensor):
             return
         with unseen(), _disable_current_modes():
@@ -153,7 +153,7 @@ class Recorder(TorchDispatchMode):
                 self.do([cell])
 
     def do_all(self) -> None:
-        """Does all that waits: other threads, and what torch does not show, may look at it."""
+        """Executes all pending entries, before other threads or unobservable code may read them."""
         with unseen(), _disable_current_modes():
             cells = [cell for cell in self.tape.cells.values() if cell.is_pending and cell.is_alive]
             if cells:
@@ -161,7 +161,7 @@ class Recorder(TorchDispatchMode):
             self.do(cells)
 
     def forget_fresh(self) -> None:
-        """After values were written past this mode: by another that was inside it."""
+        """Marks no storage as fresh, after an inner mode wrote values that were not recorded."""
         for cell in self.tape.cells.values():
             cell.is_fresh = False
 
@@ -169,11 +169,11 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether torch is to wrap the method below, so that it is not compiled."""
+        """Whether torch should wrap the method below to keep it from being compiled."""
         return not all(map(never_compile, (vars(cls)[name] for name in _ENTRANCES)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Does an operator, or has it wait."""
+        """Executes an operator or records it as pending."""
         frame = self.frame
         before, frame.busy = frame.busy, True  # type: ignore[union-attr]
         try:
@@ -203,7 +203,8 @@ class Recorder(TorchDispatchMode):
                 return done
         elif "c10d" in facts.namespace and self._names is not None:
             raise RuntimeError(
-                f"{function} would be asked for twice, and other processes wait for it"
+                f"{function} would run twice in this process but once in the others, which would "
+                "hang"
             )
         elif facts.is_random:
             if self._is_torchs(next((one for one in flat if isinstance(one, Generator)), None)):
@@ -238,7 +239,7 @@ class Recorder(TorchDispatchMode):
         return self._do_now(function, facts, args, kwargs, targets)
 
     def _make_fresh(self, function: Any, args: Any, kwargs: Any) -> Tensor:
-        """Memory that nobody has written to; a mapping of its own, if it is large."""
+        """Makes uninitialised memory; its own mapping, if it is large."""
         made: Tensor | None = self._empty_mapped(function, args, kwargs)
         if made is None:
             made = _QUICK.get(function, function)(*args, **kwargs)
@@ -249,22 +250,22 @@ class Recorder(TorchDispatchMode):
         return made
 
     def _watch(self, cell: Cell, made: Tensor) -> None:
-        """Begins to watch memory that has just been made, by its pages or by marks."""
+        """Starts watching new memory, by its pages or by marks."""
         cell.is_fresh = True
-        if not storage_of(made).resizable():  # a mapping of its own, as far as there are any
+        if not storage_of(made).resizable():  # its own mapping
             cell.watched = "mapped"
         else:
             self._mark(cell, address_of(made), LARGE)
 
     def _mark(self, cell: Cell, address: int, most: float) -> None:
-        """Marks memory that nobody has written to, and that has less bytes than given."""
+        """Marks unwritten memory on the CPU, if it has fewer bytes than given."""
         can = cell.is_on_cpu and not cell.is_exposed and cell.nbytes < most
         cell.watched = "marked" if can else ""
         if can:
             mark(address, cell.nbytes)
 
     def _make_filled(self, function: Any, args: Any, kwargs: Any) -> Tensor:
-        """Memory filled with a number; what is large waits for it, and is not touched."""
+        """Makes memory filled with a number; if it is large, the fill stays pending."""
         number = number_of(function, args)
         large = None
         if number is not None:
@@ -284,7 +285,7 @@ class Recorder(TorchDispatchMode):
             return None
         first = args[0] if args else None
         if isinstance(first, list | tuple) and math.prod(first) * 8 < least:
-            return None  # the quick question first
+            return None  # the fast check first
         like: Any = args[0] if args and isinstance(args[0], Tensor) else None
         sizes = [one for one in args if isinstance(one, list | tuple)]
         dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
@@ -294,7 +295,7 @@ class Recorder(TorchDispatchMode):
         device = kwargs.get("device") or ("cpu" if like is None else like.device)
         if torch.device(device).type != "cpu" or not (like is None or is_plain_memory(like)):
             return None
-        stride = None  # of dense memory, in order
+        stride = None  # contiguous
         if (
             like is not None
             or kwargs.get("memory_format")
@@ -317,7 +318,7 @@ class Recorder(TorchDispatchMode):
         return cell is not None and bool(cell.writes)
 
     def _any_taped(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether any is on the tape; if none is, their memory is about to be used."""
+        """Whether any is on the tape; if none is, stops watching them, as they will be used now."""
         cells = [cell for one in tensors if is_plain_memory(one) and (cell := self.tape.find(one))]
         if any(cell.writes for cell in cells):
             return True
@@ -326,17 +327,17 @@ class Recorder(TorchDispatchMode):
         return False
 
     def _target(self, tensor: Tensor, *, overwrites: bool) -> Ref:
-        """A tensor that an entry is about to write to; what its storage holds is kept."""
+        """The reference to a tensor that an entry will write to; first records what it holds."""
         cell = self.tape.cell(tensor)
         ref = self.tape.ref(tensor, cell)
         if cell.writes:
             return ref
         if not (cell.watched or cell.is_fresh) and not storage_of(tensor).resizable():
-            cell.is_exposed = True  # memory of NumPy's, or somebody's
+            cell.is_exposed = True  # memory of NumPy or other code
         if cell.held:
             self._hold(cell)
         if cell.watched == "marked" and cell.is_fresh and not ref.is_all:
-            # Or somebody has written past torch.
+            # Without the mark, other code has written to it.
             cell.is_fresh = is_marked(_begin(tensor), cell.nbytes)
         if cell.is_fresh or (overwrites and ref.is_all):
             if cell.is_fresh and not cell.watched:
@@ -368,15 +369,15 @@ class Recorder(TorchDispatchMode):
 
     def _add(self, entry: Any) -> None:
         self.tape.add(entry)
-        # Memory of devices is there as soon as it is asked for.
+        # Exposed memory, and memory of other devices, is never pending.
         for ref in entry.writes:
-            if ref.cell.is_exposed:  # somebody may look at it from now on
+            if ref.cell.is_exposed:  # other code may read it from now on
                 self._bake([ref.cell])
             if ref.cell.is_exposed or not ref.cell.is_on_cpu:
                 self.do([ref.cell])
 
     def _hold(self, cell: Cell) -> None:
-        """Before values change that entries refer to: these get copies."""
+        """Copies the values that entries refer to, before they change."""
         for constant in cell.held:
             with _unseen_by_modes():
                 assert constant.tensor is not None
@@ -384,7 +385,7 @@ class Recorder(TorchDispatchMode):
         cell.held = []
 
     def _before_write(self, tensor: Tensor, *, overwrites: bool) -> None:
-        """Before something is done to a tensor that is on no tape."""
+        """Prepares a tensor that is not on the tape for a write."""
         cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
         if cell is None:
             return
@@ -401,9 +402,9 @@ class Recorder(TorchDispatchMode):
         cell.is_fresh, cell.constant = False, None
 
     def _fill_again(self, function: Any, facts: Facts, args: Any) -> Tensor | None:
-        """Has a number fill a tensor that holds others, and that nothing on the tape needs.
+        """Fills a tensor that has values but no entries with a number; None for other tensors.
 
-        So do the layers that put their statistics back where they begin. None if it is not so.
+        Layers that reset their statistics do this.
         """
         target: Tensor = args[0]
         cell = self.tape.find(target) if is_plain_memory(target) else None
@@ -419,7 +420,7 @@ class Recorder(TorchDispatchMode):
         return target
 
     def _fill_fresh(self, facts: Facts, args: Any, tensors: Sequence[Tensor]) -> bool:
-        """Has a number wait that goes to a part of memory where nothing is yet."""
+        """Records a fill of unwritten memory, or a part of it, with a number."""
         number, target = _number(facts, args), args[0]
         if number is None or len(tensors) != 1 or not is_plain_memory(target) or not target.numel():
             return False
@@ -436,7 +437,7 @@ class Recorder(TorchDispatchMode):
                 cell.constant = number
 
     def _pass_on(self, tensors: Sequence[Tensor], results: Sequence[Any]) -> None:
-        """What follows from torch's own draws is torch's too."""
+        """Marks results that depend on torch's own draws as torch's."""
         found = (self.tape.find(one) for one in tensors if is_plain_memory(one))
         if any(cell is not None and cell.is_torchs for cell in found):
             for result in results:
@@ -449,7 +450,7 @@ class Recorder(TorchDispatchMode):
         if cell is not None and cell.writes and not is_marked_view:
             return self.tape.ref(tensor, cell)
         if is_marked_view:
-            self._bake()  # a Ref does not say so
+            self._bake()  # a Ref has no conj or neg bit
             return Input(tensor.detach().clone().resolve_conj().resolve_neg())
         constant = Input(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
         if tensor.nbytes <= _SMALL or not is_plain_memory(tensor):
@@ -466,7 +467,7 @@ class Recorder(TorchDispatchMode):
         targets: Sequence[Tensor],
         draw: int | None = None,
     ) -> Operation:
-        """The entry of an operator; not yet on the tape, without what it makes."""
+        """Makes the entry of an operator, without its results; not yet on the tape."""
         with _unseen_by_modes():
             overwrites = facts_of(function).overwrites
             writes = [self._target(target, overwrites=overwrites) for target in targets]
@@ -481,10 +482,10 @@ class Recorder(TorchDispatchMode):
         reads = [one for one in arguments if isinstance(one, Ref) and one.cell not in gone]
         return Operation(function, arguments, spec, writes, whole, reads, draw)
 
-    # Random operators that come past the interception.
+    # Random operators that were not intercepted.
 
     def _is_torchs(self, generator: Generator | None) -> bool:
-        """Whether code asks for the values of a seed of its own."""
+        """Whether the code uses its own generator or seed, so that torch draws."""
         is_default = generator in (None, torch.default_generator)
         if is_default and torch.initial_seed() == self.sentinel:
             return False
@@ -495,7 +496,7 @@ class Recorder(TorchDispatchMode):
         self, function: Any, facts: Facts, args: Any, kwargs: Any,
         tensors: Sequence[Tensor], targets: Any,
     ) -> Any:  # fmt: skip
-        """Torch's own draw, done at once."""
+        """Executes torch's own draw at once."""
         taped = [self.tape.cell(one) for one in tensors if self._is_taped(one)]
         if any(cell.is_pending for cell in taped):
             self._bake()
@@ -507,13 +508,13 @@ class Recorder(TorchDispatchMode):
             if is_plain_memory(one):
                 if self.tape.cell(one).writes:
                     self._bake()
-                    self.tape.renew(one)  # what is there is a value like any other
+                    self.tape.renew(one)  # its values are now constants
                 cell = self.tape.cell(one)
                 cell.is_torchs, cell.is_fresh, cell.constant = True, False, None
         return result
 
     def _torchinits(self, facts: Facts, args: Any, kwargs: Any) -> Any:
-        """The operators of torchinit's own functions."""
+        """Records the operators of torchinit's own functions."""
         name = facts.name.removeprefix("torchinit::")
         if name == "draw_key" and not self._is_torchs(kwargs.get("generator")):
             self._keys.append(torch.zeros((), dtype=torch.int64))
@@ -564,7 +565,7 @@ class Recorder(TorchDispatchMode):
         return real
 
     def _draw_now(self, function: Any, facts: Facts, args: Any, kwargs: Any) -> Any:
-        """Has torch draw at once, by the draw's own key, where it is not known what comes out."""
+        """Lets torch draw at once with the draw's key, if its results are not known in advance."""
         flat, spec = tree_flatten((args, kwargs))
         with _disable_current_modes():
             self.do([self.tape.cell(one) for one in flat if self._is_taped(one)])
@@ -591,7 +592,7 @@ class Recorder(TorchDispatchMode):
         if len(targets) > 1 or not target.numel():
             return NotImplemented
         if facts.name in _OF_FLOATS and not (target.is_floating_point() or target.is_complex()):
-            return NotImplemented  # torch says what is wrong
+            return NotImplemented  # torch raises the error
         if facts.name in ("normal_", "uniform_") and target.dtype in FLOAT_NUMBERS:
             call = read_method_call(facts.name, args[1:], kwargs)
             assert call is not None  # torch has checked the arguments
@@ -611,7 +612,7 @@ class Recorder(TorchDispatchMode):
     def _overwrites(
         self, facts: Facts, targets: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> bool:
-        """Whether all of a storage is overwritten by what follows from no draw: a plain value."""
+        """Whether an entire storage is overwritten with values that depend on no draw."""
         if len(targets) != 1 or not facts.overwrites:
             return False
         target = targets[0]
@@ -623,21 +624,21 @@ class Recorder(TorchDispatchMode):
         if not self.tape.ref(target, cell).is_all:
             return False
         if cell.nbytes >= LARGE and len(tensors) == 1:
-            return False  # a number, which can wait: its memory is not to be touched
+            return False  # a number can stay pending, so that the memory stays untouched
         self.tape.renew(target)
         return True
 
     def _can_wait(self, tensors: Sequence[Tensor], targets: Sequence[Tensor]) -> bool:
-        """Whether memory that is not touched can stand for what an operator works on."""
+        """Whether an operator can be pending, its memory untouched."""
         if any(0 in target.stride() for target in targets):
-            return False  # expanded: torch says what is wrong
+            return False  # expanded: torch raises the error
         return all(
             is_plain_memory(one) and one.is_cpu and not (one.is_conj() or one.is_neg())
             for one in tensors
         )
 
     def _wait(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
-        """Puts an operator on the tape; what it returns gets memory that is not touched."""
+        """Records a pending operator, with untouched memory for its results."""
         flat, spec = tree_flatten((args, kwargs))
         in_place = (
             len(targets) == 1
@@ -648,10 +649,10 @@ class Recorder(TorchDispatchMode):
         if in_place and facts.fills and targets[0].dtype in FLOAT_NUMBERS:
             number = _number(facts, args)
             if number is None:
-                return NotImplemented  # torch says what is wrong
+                return NotImplemented  # torch raises the error
             self._record_constant(targets[0], number)
             return targets[0]
-        if in_place:  # by numbers: nothing has to be found out
+        if in_place:  # with numbers only: its result is its argument
             self._add(self._operation(function, flat, spec, targets))
             fold(self.tape)
             return targets[0]
@@ -676,13 +677,13 @@ class Recorder(TorchDispatchMode):
         return tree_unflatten(returned, results.spec)
 
     def _standing_in(self, one: Any) -> Any:
-        """For a tensor that waits, one zero of its shape: what looks at indices raises now."""
+        """Zeros in place of a pending tensor, so that invalid indices raise at once."""
         if not isinstance(one, Tensor) or not self._is_taped(one):
             return one
         return torch.zeros((), dtype=one.dtype).expand(one.shape)
 
     def _draw_copy(self, facts: Facts, args: Any, kwargs: Any) -> Tensor | None:
-        """Has a copy of all that one draw filled be drawn by the same key; None if it is none."""
+        """Records a copy of a tensor filled by one draw as that draw; None if it is not one."""
         into, source = args[:2] if facts.name == "copy_" else (None, args[0])
         if not is_plain_memory(source) or kwargs.get("memory_format") not in _KEEPING:
             return None
@@ -710,16 +711,16 @@ class Recorder(TorchDispatchMode):
         return into
 
     def _real(self, shape: NewTensor) -> Tensor:
-        """Memory for what an operator returns, which is not touched."""
+        """Untouched memory for a result of an operator."""
         with _unseen_by_modes():
             real = self.memory.empty(*shape)
         self._watch(self.tape.cell(real), real)
         return real
 
     def _do_now(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
-        """Does an operator in memory, after what its arguments follow from.
+        """Executes an operator at once, after the entries that determine its arguments.
 
-        Its entry is kept: what follows from it is to be known.
+        It is recorded too, for later entries that depend on it.
         """
         flat, spec = tree_flatten((args, kwargs))
         given = [one for one in flat if isinstance(one, Tensor)]
@@ -740,18 +741,18 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _add_done(self, entry: Operation) -> None:
-        """Adds an entry whose values are in memory."""
+        """Records an entry that has been executed."""
         self.tape.add(entry)
         for ref in entry.writes:
             ref.cell.is_pending = False
 
-    # Values that are wanted while the code runs.
+    # Values that the code reads while it runs.
 
     def _bake(self, cells: Sequence[Cell] = ()) -> None:
-        """Values leave the tensors: all that comes may depend on them, if they were drawn.
+        """Notes that code reads values: later entries may depend on them, if they were drawn.
 
         Args:
-            cells: whose they are; none where they are drawn for sure.
+            cells: the storages that are read; empty if the values were certainly drawn.
         """
         if self.baked is None and (
             not cells or any(one.draw is not None for one in self.tape.entries_for(cells))
@@ -759,18 +760,18 @@ class Recorder(TorchDispatchMode):
             self.baked = len(self.tape.entries)
 
     def bake_all(self) -> None:
-        """After code has drawn from generators that are not torch's: anything may depend on it."""
+        """Notes draws from Python's or NumPy's generator, on which any entry may depend."""
         self.baked, self.drew_elsewhere = 0, True
 
     def key_of_early(self, number: int) -> int:
-        """The key of a draw whose value is wanted: by its name in the run before."""
+        """The key of a draw that the code reads, from its name in the previous run."""
         self.early.add(number)
         if self._names is not None and number < len(self._names):
             return self._key_of_name(self._names[number][1])  # type: ignore[no-any-return]
         return self._key_of_name(part_of(_EARLY, number))  # type: ignore[no-any-return]
 
     def do(self, cells: Sequence[Cell]) -> None:
-        """Does in the memory of storages what waits there."""
+        """Executes the pending entries of storages in their memory."""
         cells = [cell for cell in cells if cell.is_pending]
         if not cells:
             return
@@ -784,7 +785,7 @@ class Recorder(TorchDispatchMode):
                 self.frame.busy = before
 
     def touched(self) -> list[Cell]:
-        """The storages that somebody has read or written past torch, while their fills waited."""
+        """The pending storages that were accessed without torch's dispatcher."""
         found = []
         for cell in self.tape.cells.values():
             if not (cell.is_pending and cell.watched) or cell.is_exposed:
@@ -802,7 +803,7 @@ class Recorder(TorchDispatchMode):
 
 
 def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> None:
-    """Does what waits in the memory of storages."""
+    """Executes the pending entries of storages in their memory."""
     memory = play(tape.entries_for(cells), key_of_draw, cells)
     for cell in cells:
         storage = cell.storage()
@@ -817,19 +818,19 @@ def _begin(tensor: Tensor) -> int:
 
 
 def _unseen_by_modes() -> Any:
-    """A block that no mode is shown; most often there is none but the recorder, which is off."""
+    """A block that no mode observes; usually none is active, the recorder being off inside."""
     return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
 
 
 def _has_mask(indices: Any) -> bool:
-    """Whether the shape of what is indexed depends on values."""
+    """Whether indices include a mask, so that the result's shape depends on values."""
     return any(
         isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in indices
     )
 
 
 def _are_leaves(arguments: Any) -> bool:
-    """Whether no argument holds others."""
+    """Whether no argument is a container."""
     return not any(isinstance(one, list | tuple | dict) for one in arguments)
 
 
@@ -844,14 +845,14 @@ def _targets(facts: Facts, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _number(facts: Facts, args: Any) -> float | None:
-    """The number that ``fill_`` or ``zero_`` fills with; None if it is none."""
+    """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
     if facts.name == "zero_":
         return 0.0
     return float(args[1]) if isinstance(args[1], int | float) else None
 
 
 def _call_of_maker(name: str, args: Any, made: Tensor) -> Call | None:
-    """The fill that a factory comes to; None if its values are not drawn as such."""
+    """The fill equivalent to a random factory; None if there is none."""
     if made.dtype not in FLOAT_NUMBERS or not made.numel():
         return None
     if name == "normal" and len(args) == 3 and all(isinstance(x, int | float) for x in args[:2]):

@@ -1,7 +1,7 @@
-"""What an operator returns, without its values: found out on the meta device, and remembered.
+"""Finds what an operator returns, without values, by running it on the meta device; cached.
 
-Many operators are put together in Python there, and take a millisecond; a model asks the same of
-many layers.
+Many meta operators are composed in Python and take a millisecond, and a model calls the same
+operators for many layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 _aten = torch.ops.aten
-# On the CPU, arguments decide the dtype of their statistics in less than single precision.
+# Below single precision, the dtype of their statistics on the CPU depends on the arguments.
 _NORMS = {
     _aten.native_batch_norm.default, _aten.native_layer_norm.default,
     _aten.native_group_norm.default,
@@ -25,7 +25,7 @@ _MOST = 1 << 14
 
 
 class NewTensor(NamedTuple):
-    """A new tensor."""
+    """A new tensor that an operator returns."""
 
     size: torch.Size
     stride: tuple[int, ...]
@@ -33,7 +33,7 @@ class NewTensor(NamedTuple):
 
 
 class Given(NamedTuple):
-    """An argument that is returned, by its place among the leaves."""
+    """An argument that an operator returns, by its index among the leaves."""
 
     place: int
 
@@ -42,8 +42,8 @@ class Returned(NamedTuple):
     """What an operator returns.
 
     Attributes:
-        leaves: Shapes, Givens, numbers and None.
-        spec: how they hang together, as ``tree_unflatten`` takes it.
+        leaves: NewTensors, Givens, numbers and None.
+        spec: their structure, as ``tree_unflatten`` takes it.
     """
 
     leaves: Sequence[Any]
@@ -54,11 +54,11 @@ _known: dict[Any, Returned | None] = {}
 
 
 def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
-    """What an operator returns for arguments on the CPU; None if that is not known without values.
+    """What an operator returns for arguments on the CPU; None if that depends on values.
 
     Args:
         function: the overload.
-        flat, spec: its arguments, as ``tree_flatten`` gives them.
+        flat, spec: its arguments, from ``tree_flatten``.
     """
     key: Any = None
     try:
@@ -66,7 +66,7 @@ def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None
         key = (function, torch.get_default_dtype(), spec, *leaves)
         if key in _known:
             return _known[key]
-    except TypeError:  # of what cannot be hashed
+    except TypeError:  # an unhashable argument
         key = None
     found = _ask(function, flat, spec)
     if key is not None and len(_known) < _MOST:
@@ -108,7 +108,7 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
             kwargs = {**kwargs, "device": torch.device("meta")}
         try:
             made, made_spec = tree_flatten(function(*args, **kwargs))
-        except Exception:  # whatever meta tensors do not know
+        except Exception:  # the operator does not support meta tensors
             return None
     places = {id(metas[id(one)]): i for i, one in enumerate(flat) if isinstance(one, Tensor)}
     leaves: list[Any] = []
@@ -124,6 +124,6 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
         else:
             return None
     if function is _aten.native_batch_norm.default and not args[5]:
-        # The CPU returns no statistics where none are computed.
+        # In evaluation, the CPU returns empty statistics.
         leaves[1:] = [one._replace(size=torch.Size([0]), stride=(1,)) for one in leaves[1:]]
     return Returned(leaves, made_spec)

@@ -1,4 +1,4 @@
-"""Runs code that builds a model, on a tape."""
+"""Runs the code that builds a model and records it on a tape."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from torchinit.tape.recorder import Recorder
 from torchinit.tape.tape import is_plain_memory
 
 _ATTEMPTS = 8
-# torch's default generator is one for all threads: while one build has seeded it, no other may.
+# All threads share torch's default generator, which each build seeds.
 _one_at_a_time = threading.RLock()
 
 
 class Recorded(NamedTuple):
-    """A model whose draws wait, and what is known of it.
+    """A model whose draws are pending, with its recording.
 
     Attributes:
-        model: what the code gave.
-        recorder: with the tape.
-        naming: of the draws.
+        model: the model that the code returned.
+        recorder: has the tape.
+        naming: the names of the draws.
         parameters, buffers: of the model, with their names.
-        seed: of the keys.
+        seed: for the keys.
     """
 
     model: nn.Module
@@ -47,21 +47,21 @@ class Recorded(NamedTuple):
 
 
 def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> Recorded:
-    """Runs code that gives a model, until the names of the draws whose values it reads are known.
+    """Runs code that builds a model, again until the names of all draws that it reads are known.
 
     Args:
-        build: gives a model.
-        seed: of the keys.
-        rename: of canonical names.
+        build: returns a model.
+        seed: for the keys.
+        rename: for canonical names.
 
     Raises:
-        TypeError: for what is no function, or gives no model.
-        ArgumentError: for code whose draws have no names: it draws others every time, or something
-            drew that nobody saw; for memory that was read or written past torch.
+        TypeError: if build is not a function, or does not return a model.
+        ArgumentError: for draws that cannot be named, because they differ in every run or were not
+            recorded; for pending memory that was accessed without torch's dispatcher.
     """
     if not callable(build) or isinstance(build, nn.Module):
         raise TypeError(
-            f"build must be a function of no arguments that gives a model, not "
+            f"build must be a function without arguments that returns a model, not "
             f"{type(build).__name__}: write build_model(lambda: Net(...), ...)"
         )
     names: list[tuple[Any, str]] | None = None
@@ -73,9 +73,8 @@ def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> 
         except Exception as error:
             if attempt:
                 raise ArgumentError(
-                    f"the code that builds the model was run {attempt + 1} times, as it reads "
-                    f"values that it draws ({_what_is_read(said)}), and then raised "
-                    f"{type(error).__name__}: {error}"
+                    f"build was run {attempt + 1} times, because it reads values that it draws "
+                    f"({_what_is_read(said)}), and then raised {type(error).__name__}: {error}"
                 ) from error
             raise
         parameters, buffers = gather(model, rename)
@@ -86,7 +85,7 @@ def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> 
             (drawing.law, name.text if name else "")
             for drawing, name in zip(recorder.tape.draws, naming.names, strict=True)
         ]
-        # Imports may draw from Python's generator; a second run tells whether the code does.
+        # Imports may draw from Python's generator; a second run shows whether the code does.
         imports = recorder.drew_elsewhere and len(sys.modules) > modules and not attempt
         if not imports and (
             not recorder.early
@@ -101,21 +100,20 @@ def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> 
         names = new
         recorder = model = naming = parameters = buffers = None  # type: ignore[assignment]
     raise ArgumentError(
-        "the code that builds the model reads values that it draws, and draws other ones for it "
-        f"each time ({_what_is_read(said)}): what it draws has no names. Draw after the model is "
-        "built"
+        "build reads values that it draws, and its draws differ in every run "
+        f"({_what_is_read(said)}), so they cannot be named. Draw after the model is built"
     )
 
 
 def _what_is_read(draws: Sequence[tuple[Any, str]]) -> str:
     name = draws[0][1].replace("\0", "#") if draws else ""
-    return f"first, of {name!r}"
+    return f"first those of {name!r}"
 
 
 def _named_memory(
     model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names, and tensors in plain memory: registered ones, and plain attributes of modules."""
+    """Names and tensors in plain memory: registered ones and plain attributes of modules."""
     seen = set()
     for named in (*parameters, *buffers):
         tensor: Tensor = named.tensor
@@ -131,7 +129,7 @@ def _named_memory(
 def _check_memory(
     recorder: Recorder, parameters: Sequence[Named], buffers: Sequence[Named]
 ) -> None:
-    """Raises ArgumentError for memory that was used past torch while its fill waited."""
+    """Raises ArgumentError for pending memory that was accessed without torch's dispatcher."""
     touched = {cell.number for cell in recorder.touched()}
     if not touched:
         return
@@ -140,18 +138,18 @@ def _check_memory(
         if is_plain_memory(named.tensor) and (cell := recorder.tape.find(named.tensor))
         and cell.number in touched
     ]  # fmt: skip
-    what = f"parameter {names[0]!r}" if names else "a tensor that has no name"
+    what = f"parameter {names[0]!r}" if names else "a tensor without a name"
     raise ArgumentError(
-        f"something read or wrote the memory of {what} past torch before it was filled (an "
-        "extension, or another thread), and would have got other values: build the model without "
-        "torchinit, in patch_nn_init() if it draws by torch.nn.init"
+        f"the memory of {what} was accessed outside torch before it was filled (by an extension or "
+        "another thread), which would give wrong values: build the model without build_model, in "
+        "patch_nn_init() if it draws with torch.nn.init"
     )
 
 
 def _run(
     build: Callable[[], nn.Module], seed: int, names: Sequence[tuple[Any, str]] | None
 ) -> tuple[Recorder, nn.Module]:
-    """Runs the code once."""
+    """Runs the code once, with a new recorder."""
     with _one_at_a_time:
         recorder = Recorder(keys_of_names(seed), names)
         with recording(recorder):
@@ -160,19 +158,19 @@ def _run(
             is_ours = torch.initial_seed() == recorder.sentinel
             moved = is_ours and not torch.equal(begin, torch.get_rng_state())
     if not isinstance(model, nn.Module):
-        raise TypeError(f"build() must give a torch.nn.Module, not a {type(model).__name__}")
+        raise TypeError(f"build() must return a torch.nn.Module, not a {type(model).__name__}")
     if moved:
         raise ArgumentError(
-            "while the model was built, something drew from torch's generator that build_model did "
-            "not see (another thread?): those values have no names, and the same seed would not "
-            "give them again"
+            "while the model was built, something drew from torch's generator without being "
+            "recorded (another thread?): these values have no names, and seed would not reproduce "
+            "them"
         )
     return recorder, model
 
 
 @contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """A block whose draws go to a recorder; generators are seeded inside, and put back."""
+    """Records the draws of the block; generators are seeded inside and restored afterwards."""
     outer = [one for one in handlers() if isinstance(one, Recorder)]
     frame = recorder.frame = enter(recorder)
     numpy: Any = sys.modules.get("numpy")
@@ -189,7 +187,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             recorder.bake_all()
     finally:
         leave(frame)
-        recorder.frame = None  # nothing is to keep the recorder alive
+        recorder.frame = None  # a frame would keep the recorder alive
         torch.set_rng_state(states[0])
         random.setstate(states[1])
         if numpy:
@@ -199,7 +197,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
 
 
 def _states() -> tuple[Any, ...]:
-    """Of Python's generator, and of NumPy's if there is one."""
+    """The states of Python's generator, and of NumPy's if it is imported."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
         return (random.getstate(),)
@@ -208,7 +206,7 @@ def _states() -> tuple[Any, ...]:
 
 
 def _on_cpu() -> Any:
-    """A surrounding device says where the model is to go, and not what its code is to see."""
+    """A block on the CPU: a surrounding device is the model's final one, not the code's."""
     if torch.get_default_device().type == "cpu":
         return contextlib.nullcontext()
     return torch.device("cpu")
@@ -216,7 +214,7 @@ def _on_cpu() -> Any:
 
 @contextlib.contextmanager
 def _seeing_threads(recorder: Recorder) -> Iterator[None]:
-    """A block in which what waits is done before a thread starts, which no mode is shown."""
+    """Executes pending entries before a thread starts, since modes do not apply to it."""
     start = threading.Thread.start
     me = threading.get_ident()
 

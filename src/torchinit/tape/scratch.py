@@ -1,6 +1,6 @@
-"""Scratch memory for code that nothing is known of: what it leaves unwritten is found.
+"""Scratch memory for arbitrary code, in which elements that it leaves unwritten are detected.
 
-A parameter is not touched before all such code has returned.
+Parameters are written only after all such code has returned.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from torchinit.errors import ArgumentError
 
-_CHUNK = 1 << 22  # elements looked at together
+_CHUNK = 1 << 22  # elements checked together
 
 
-# What no initialisation leaves. Smaller integers have no value to spare: they begin as zero.
+# Values that no initialisation writes. Smaller integers have no spare value and start as zero.
 _MARKS = {torch.int64: -0x5EED_5EED_5EED_5EED, torch.int32: -0x5EED_5EED}
 
 
 def mark_unwritten(tensor: Tensor) -> None:
-    """Fills a tensor with NaN, or with a number that no initialisation leaves."""
+    """Marks a tensor as unwritten: fills it with NaN or a number that no initialisation writes."""
     floats = tensor.dtype.is_floating_point or tensor.dtype.is_complex
     with torch.no_grad():
         tensor.fill_(math.nan if floats else _MARKS.get(tensor.dtype, 0))
 
 
 def count_unwritten(tensor: Tensor) -> int:
-    """How many elements are marked still."""
+    """The number of elements that are still marked as unwritten."""
     if tensor.dtype in _MARKS:
         return int((tensor == _MARKS[tensor.dtype]).sum())
     if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
@@ -39,10 +39,10 @@ def count_unwritten(tensor: Tensor) -> int:
 
 
 def check_written(name: str, tensor: Tensor, by: str) -> None:
-    """Raises ArgumentError if elements of a tensor that was marked are unwritten."""
+    """Raises ArgumentError if elements of a marked tensor are still unwritten."""
     left = count_unwritten(tensor)
     if left:
         what = "nothing" if left == tensor.numel() else f"all but {left} of {tensor.numel()} values"
         raise ArgumentError(
-            f"{by} wrote {what} of parameter {name!r}: it must fill the tensor it is given in place"
+            f"{by} wrote {what} to parameter {name!r}: it must fill its argument in place"
         )

@@ -1,7 +1,7 @@
-"""What a tape is: entries, the storages that they read and write, and the draws among them.
+"""The tape: entries, the storages that they read and write, and their draws.
 
 A tensor on it is a storage, a dtype and a geometry, so views need no entries. Storages are held by
-weak references: memory of what is no longer used is freed, and no address is taken for another's.
+weak references: unused memory is freed, and a reused address is not taken for the old storage.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 from torchinit.streams.canonical import new_tuple
 
-# The methods as they are: while a recorder is on, others take their place (patch/methods.py).
+# The original methods, which patch/methods.py replaces during recording.
 storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
 
 
 def is_plain_memory(tensor: Any) -> bool:
-    """Whether a tensor is nothing but numbers in a storage of its own kind."""
+    """Whether a tensor is a plain strided one, with its values in its storage."""
     return (
         type(tensor) in PLAIN_TYPES
         and tensor.layout is torch.strided
@@ -33,21 +33,21 @@ def is_plain_memory(tensor: Any) -> bool:
 
 
 class Cell:
-    """A storage, as long as it lives.
+    """The record of one storage during its lifetime.
 
     Attributes:
         number: its identity.
         nbytes: its size.
-        is_on_cpu: where it lies.
-        is_fresh: whether nobody has written to it since it was made.
-        writes: numbers of the entries that write to it, in order; none if it is on no tape.
-        is_pending: whether entries have not been done in its memory.
-        is_exposed: whether somebody may hold its address, and look at any time.
-        watched: whether its memory is marked, or a mapping of its own.
-        held: arguments of entries that refer to its values as they are.
-        constant: the number that all of it was filled with; None if there is none.
-        has_gaps: whether it was written in part when nothing was there, and marked before.
-        is_torchs: whether torch's own draws, of a seed or generator of the code's, are in it.
+        is_on_cpu: whether it is on the CPU.
+        is_fresh: whether it was never written to.
+        writes: indices of the entries that write to it, in order; empty if it is not on the tape.
+        is_pending: whether its memory lacks the results of entries.
+        is_exposed: whether other code may have its address and access it at any time.
+        watched: how its memory is watched: ``marked``, ``mapped`` or not at all (empty).
+        held: arguments of entries that refer to its current values.
+        constant: the number with which all of it was filled; None if there is none.
+        has_gaps: whether it was written only in part, and marked as unwritten before.
+        is_torchs: whether it has torch's own draws, from the code's own seed or generator.
     """
 
     __slots__ = (
@@ -66,24 +66,24 @@ class Cell:
 
     @property
     def is_alive(self) -> bool:
-        """Whether anybody still has the storage."""
+        """Whether the storage still exists."""
         return not self.reference.expired()
 
     def storage(self) -> UntypedStorage | None:
-        """The storage itself; None if it is no more."""
+        """The storage itself; None if it has been freed."""
         if storage_of_reference is None:
             return self.reference.storage  # type: ignore[no-any-return]
         return storage_of_reference(self.reference.cdata)  # type: ignore[no-any-return]
 
 
 class Ref(NamedTuple):
-    """A tensor, by where it lies.
+    """A reference to a tensor by its storage and geometry.
 
     Attributes:
         cell: its storage.
-        dtype, size, stride, offset: of the tensor in it.
-        is_contiguous: whether its elements lie side by side, in order.
-        is_all: whether it is all of its storage, each element once.
+        dtype, size, stride, offset: of the tensor in the storage.
+        is_contiguous: whether it is contiguous.
+        is_all: whether it covers all of its storage, each element once.
     """
 
     cell: Cell
@@ -101,18 +101,18 @@ class Ref(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """How many elements it has."""
+        """The number of elements."""
         return math.prod(self.size)
 
     @property
     def extent(self) -> int:
-        """How many elements of the storage it reaches over."""
+        """The number of elements of the storage from its first element to its last."""
         if not self.numel:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.size, self.stride, strict=True))
 
     def is_same_run(self, other: Ref) -> bool:
-        """Whether it and another of its storage are the same elements, one after another."""
+        """Whether it and another tensor of its storage are the same contiguous elements."""
         return (
             (self.offset, self.numel) == (other.offset, other.numel)
             and self.is_contiguous
@@ -126,7 +126,7 @@ class Ref(NamedTuple):
 
 
 def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
-    """Whether elements lie side by side, in any order."""
+    """Whether elements are adjacent in memory, in any order."""
     expected = 1
     for step, length in sorted(zip(stride, size, strict=True)):
         if length != 1:
@@ -137,11 +137,11 @@ def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
 
 
 class Input:
-    """A tensor that no entry makes, as an entry found it; None if it has been given up.
+    """A tensor that an entry uses and no entry makes.
 
     Attributes:
-        tensor: itself.
-        is_torchs: whether torch's own draws are in it.
+        tensor: its values when the entry was recorded; None if they have been released.
+        is_torchs: whether it has torch's own draws.
     """
 
     __slots__ = ("is_torchs", "tensor")
@@ -152,14 +152,14 @@ class Input:
 
 
 class Entry:
-    """Something that was asked for, and waits.
+    """One recorded operation.
 
     Attributes:
-        index: its place on the tape.
-        writes: what it writes to.
-        whole: of each of these, whether all of the storage is written, whatever was there.
-        reads: what it reads; not what it only overwrites.
-        draw: the number of the draw that it is; None if it draws nothing.
+        index: its index on the tape.
+        writes: the tensors that it writes to.
+        whole: for each of these, whether it overwrites the entire storage.
+        reads: the tensors that it reads, without those that it only overwrites.
+        draw: the number of its draw; None if it draws nothing.
     """
 
     __slots__ = ("draw", "index", "reads", "whole", "writes")
@@ -176,11 +176,11 @@ class Entry:
 
 
 class Fill(Entry):
-    """A function of torch.nn.init, or what comes to one.
+    """A call of a torch.nn.init function, or an equivalent one.
 
     Attributes:
         call: its name and arguments.
-        law: its draw, if its values are drawn one by one.
+        law: its draw (distribution and parameters), if its values are drawn independently.
     """
 
     __slots__ = ("call", "law")
@@ -192,7 +192,7 @@ class Fill(Entry):
 
 
 class Bytes(Entry):
-    """All of a storage as it was before an entry wrote to a part."""
+    """The contents of a storage before an entry wrote to a part of it."""
 
     __slots__ = ("constant",)
 
@@ -202,12 +202,12 @@ class Bytes(Entry):
 
 
 class Operation(Entry):
-    """An operator of torch.
+    """A call of a torch operator.
 
     Attributes:
         function: the overload.
-        arguments, spec: as ``tree_unflatten`` takes them, tensors being Refs and Constants.
-        made: the tensors that it returns and that are new, among those it writes.
+        arguments, spec: as ``tree_unflatten`` takes them, with tensors as Refs and Inputs.
+        made: the new tensors that it returns, which are among its writes.
     """
 
     __slots__ = ("arguments", "function", "made", "spec")
@@ -227,13 +227,13 @@ class Operation(Entry):
         self.made: tuple[Ref, ...] = ()
 
     def make(self, ref: Ref) -> None:
-        """Adds a tensor that it returns."""
+        """Adds a new tensor that it returns."""
         self.made = (*self.made, ref)
         self.writes, self.whole = (*self.writes, ref), (*self.whole, True)
 
 
 def inputs_of(entry: Entry) -> list[Input]:
-    """The tensors that an entry takes and that no entry makes."""
+    """The tensors that an entry uses and no entry makes."""
     if isinstance(entry, Bytes):
         return [entry.constant]
     if isinstance(entry, Operation):
@@ -242,12 +242,12 @@ def inputs_of(entry: Entry) -> list[Input]:
 
 
 class Drawing(NamedTuple):
-    """A draw.
+    """A recorded draw.
 
     Attributes:
-        law: what must be alike in every run of the code.
-        ref: where it goes.
-        module: whose method drew it; None if none did, or what is drawn has a name.
+        law: a description that must be equal in every run of the code.
+        ref: the tensor that it fills.
+        module: the module whose method drew; None if there is none, or the tensor is a parameter.
     """
 
     law: Any
@@ -256,7 +256,7 @@ class Drawing(NamedTuple):
 
 
 class Tape:
-    """Entries, in the order in which they were asked for."""
+    """Recorded entries, in order of execution."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -264,11 +264,11 @@ class Tape:
         self.draws: list[Drawing] = []
 
     def find(self, tensor: Tensor) -> Cell | None:
-        """The cell of a tensor's storage, if there is one."""
+        """The cell of a tensor's storage; None if it has none yet."""
         return self.cells.get(storage_number(tensor))
 
     def cell(self, tensor: Tensor) -> Cell:
-        """The cell of a tensor's storage."""
+        """The cell of a tensor's storage, made if necessary."""
         number = storage_number(tensor)
         cell = self.cells.get(number)
         if cell is None:
@@ -277,9 +277,9 @@ class Tape:
         return cell
 
     def renew(self, tensor: Tensor) -> Cell:
-        """A cell on no tape for a storage whose values follow from no entry any more.
+        """Gives a storage a new cell without entries, when no entry determines its values any more.
 
-        Entries that read what was there before know it by the old one.
+        Entries that read its former values refer to the old cell.
         """
         old = self.cells.pop(storage_number(tensor))
         old.is_pending, old.watched = False, ""
@@ -288,7 +288,7 @@ class Tape:
         return new
 
     def ref(self, tensor: Tensor, cell: Cell) -> Ref:
-        """A tensor as the tape knows it."""
+        """The reference to a tensor in a cell."""
         size, stride, offset = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
         is_contiguous = tensor.is_contiguous()
         is_all = tensor.nbytes == cell.nbytes and (is_contiguous or _is_dense(size, stride))
@@ -305,12 +305,12 @@ class Tape:
             cell.is_pending, cell.is_fresh, cell.constant = True, False, None
 
     def entries_for(self, cells: Iterable[Cell]) -> list[Entry]:
-        """The entries that the values of storages follow from, in order."""
+        """The entries that determine the values of storages, in order."""
         cells = list(cells)
         if len(cells) == 1 and cells[0].writes:
             last = self.entries[cells[0].writes[-1]]
             if last.whole == (True,) and not last.reads:
-                return [last]  # as of most parameters
+                return [last]  # the case of most parameters
         needed: set[int] = set()
         seen: set[tuple[int, int]] = set()
         left = [(cell, len(self.entries)) for cell in cells]
@@ -334,8 +334,8 @@ class Tape:
         return [self.entries[index] for index in sorted(needed)]
 
     def together(self, cells: Iterable[Cell]) -> list[list[Cell]]:
-        """Storages in groups: those whose values follow from a common entry are in one."""
-        owners: dict[int, tuple[list[Cell], set[int]]] = {}  # by entry: its group, and all of its
+        """Groups storages so that those that depend on a common entry are in one group."""
+        owners: dict[int, tuple[list[Cell], set[int]]] = {}  # by entry: its group, with its entries
         for cell in cells:
             needed = {entry.index for entry in self.entries_for([cell])}
             group: tuple[list[Cell], set[int]] = ([], set(needed))

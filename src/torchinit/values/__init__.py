@@ -1,1 +1,1 @@
-"""What a region of a parameter is filled with: each kind of values, and how it is written."""
+"""The kinds of values that fill a region of a parameter, and the code that writes them."""

@@ -1,6 +1,6 @@
-"""Writes the values of parts: those drawn independently in one call of the kernels.
+"""Writes the values of parts, all independent draws in one call of the kernels.
 
-Of a DTensor, and of a plain shard, what of each part lies on this rank.
+Of a DTensor or a plain shard, only the local shard of each part is written.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torchinit.values.region import Part, Region, Shape
 
 
 def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) -> None:
-    """Fills parts, each of a parameter; of a DTensor, its local shard.
+    """Fills parts of parameters; of a DTensor, the local shard.
 
     Args:
-        parts: a parameter, and a part of it.
-        streams: where the key of each is drawn from, or the key itself.
+        parts: pairs of a parameter and one of its parts.
+        streams: the key of each part, or the generator to draw it from.
 
     Raises:
         ArgumentError, RuntimeError: as ``fill`` and ``fill_orthogonal``.
@@ -58,12 +58,12 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
 
 
 def filling_order(parts: Sequence[Part]) -> list[int]:
-    """The order in which ``fill_parts`` draws keys: values drawn independently come first."""
+    """The order in which ``fill_parts`` draws keys: independent draws come first."""
     return sorted(range(len(parts)), key=lambda i: parts[i].values.draw is None)
 
 
 def streams_of(parts: Iterable[Part], generator: Generator | None) -> list[Stream]:
-    """A stream for every part: shares of one full tensor have one key."""
+    """One stream for each part; shares of one full tensor have the same key."""
     shares = Counter(region.name for region, _ in parts if region.offset is not None)
     keys: dict[str, Stream] = {}
     streams: list[Stream] = []
@@ -83,7 +83,7 @@ def _fill_plain(tensor: Tensor, part: Part, stream: Stream, full: dict[str, Tens
     if region.offset is None:
         values.fill(view, stream)
         return
-    # A share of a full tensor, which is made once, and cut.
+    # A share of a full tensor, which is filled once and cut.
     whole = full.get(region.name)
     if whole is None:
         whole = full[region.name] = _full_tensor(values, region, tensor, stream)
@@ -126,16 +126,16 @@ def fill_local(
     """Fills the local shard of a part.
 
     Args:
-        sharded: what of the parameter lies here.
-        part: of it.
-        cut: the part's region as one of cuts alone; None if it is none.
-        key: of the part; or where torch draws from, if that fills it.
-        full: full tensors that were made before, by name; this one is added.
+        sharded: the parameter's local shard.
+        part: a part of the parameter.
+        cut: the part's region expressed as cuts; None if that is impossible.
+        key: the part's key, or the generator if torch fills it.
+        full: cache of full tensors by name, to which this part's is added.
         strides: of the parameter; None if it is contiguous.
-        from_full: whether the full tensor is to be made, and cut.
+        from_full: whether to fill the full tensor and cut the shard from it.
 
     Returns:
-        The fills of values drawn independently, which are still to be done.
+        The part's fills of independent draws, still to be executed.
     """
     region, values = part
     other_shape = values.by_shape and cut is not None and cut.shape != region.shape

@@ -1,4 +1,4 @@
-"""What of a region lies in a DTensor's local tensor, as boxes of the region's logical tensor."""
+"""Finds a region's fragments in a local shard, as boxes of the region's logical tensor."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torchinit.values.region import Region, Shape
 
 
 class Fragment(NamedTuple):
-    """What one piece of a local tensor has of a region.
+    """The elements of a region in one piece of a local shard.
 
     Attributes:
-        view: of the local tensor.
-        box: its place in the region's logical tensor.
+        view: a view of the local shard.
+        box: its position in the region's logical tensor.
     """
 
     view: Tensor
@@ -29,7 +29,7 @@ class Fragment(NamedTuple):
 
 
 def fragments_of(sharded: Sharded, region: Region) -> list[Fragment]:
-    """The fragments of a region that is made of cuts; those of views are what ``as_cuts`` gives."""
+    """The fragments of a region that is made of cuts; ``as_cuts`` converts views to those."""
     rank = len(sharded.global_shape)
     begin, size = [0] * rank, list(sharded.global_shape)
     for dim, start, length in region.cuts:
@@ -60,20 +60,20 @@ def fragments_of(sharded: Sharded, region: Region) -> list[Fragment]:
 
 
 def is_whole(fragment: Fragment) -> bool:
-    """Whether a fragment is all of its logical tensor."""
+    """Whether a fragment is its full logical tensor."""
     return tuple(fragment.view.shape) == tuple(fragment.box.global_shape)
 
 
 def as_cuts(region: Region, shape: Shape, strides: Shape) -> Region | None:
-    """A region of a view as one made of cuts, with its elements in the same order; None if none is.
+    """Converts a region with a geometry to one made of cuts, in the same order of elements.
 
     Args:
-        region: with a geometry, as calls on views are recorded.
+        region: the region of a view, as recorded.
         shape, strides: of the parameter.
 
     Returns:
-        A region of as many dimensions as the parameter: those that the view had dropped are of
-        size 1.
+        A region with the parameter's dimensions, in which dimensions dropped by the view have size
+        1; None if cuts cannot express the view.
     """
     assert region.geometry is not None
     sizes, steps, first = region.geometry
@@ -95,7 +95,7 @@ _Found = tuple[Sequence[int], Sequence[int]]
 def _range_of(
     sizes: Shape, steps: Shape, first: int, shape: Shape, strides: Shape
 ) -> _Found | None:
-    """(begin, sizes) of a contiguous view that is a range along one dimension; None if none."""
+    """(begin, sizes) of a contiguous view that is a range along one dimension; None otherwise."""
     if not (_is_contiguous(sizes, steps) and _is_contiguous(shape, strides)):
         return None
     count = math.prod(sizes)
@@ -114,7 +114,7 @@ def _range_of(
 def _narrowed(
     sizes: Shape, steps: Shape, first: int, shape: Shape, strides: Shape
 ) -> _Found | None:
-    """(begin, sizes) of a view that narrows or selects dimensions and keeps their order."""
+    """(begin, sizes) of a view that narrows or selects dimensions in order; None otherwise."""
     begin, held = [0] * len(shape), [1] * len(shape)
     for dim in sorted(range(len(shape)), key=lambda dim: -strides[dim]):
         if shape[dim] > 1:
@@ -142,7 +142,7 @@ def _is_contiguous(sizes: Shape, steps: Shape) -> bool:
 
 
 def copy_fragments(whole: Tensor, fragments: Sequence[Fragment]) -> None:
-    """Copies what fragments have of a region's logical tensor."""
+    """Copies the values of fragments from a region's full tensor."""
     with torch.no_grad():
         for view, box in fragments:
             view.copy_(cut_out(whole, box.offset, view.shape))
@@ -151,12 +151,12 @@ def copy_fragments(whole: Tensor, fragments: Sequence[Fragment]) -> None:
 def copy_view(
     values: Tensor, sharded: Sharded, region: Region, strides: Shape | None = None
 ) -> None:
-    """Copies the values of any view of a parameter to what lies here of it.
+    """Copies the values of any view of a parameter to its local shard.
 
     Args:
-        values: of the view.
-        sharded: what lies here of the parameter.
-        region: the view.
+        values: the values of the view.
+        sharded: the parameter's local shard.
+        region: the region of the view.
         strides: of the parameter; None if it is contiguous.
     """
     shape, device = sharded.global_shape, values.device

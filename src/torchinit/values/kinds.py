@@ -1,6 +1,6 @@
-"""The kinds of values: each says what it is, and fills a tensor or a box of one.
+"""The kinds of values: each describes itself and fills a full tensor or a box of one.
 
-To add a kind is to add a class here. Everything else asks its attributes and methods.
+A new kind is a new class here; all other code uses only its attributes and methods.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Values:
     """What a region of a parameter is filled with.
 
     Attributes:
-        draw: of values that are drawn independently.
-        function: of values that a callable writes.
+        draw: the draw, if the values are drawn independently.
+        function: the callable, if one writes the values.
         keeps: whether nothing is written.
-        is_random: whether they change with the seed.
-        takes_key: whether torchinit draws them, by a key.
-        by_shape: whether they depend on the region's shape, beyond the index.
-        has_boxes: whether any part of them can be made alone.
-        is_shared: whether shares of one full tensor are cut from one copy.
+        is_random: whether the values depend on the seed.
+        takes_key: whether torchinit draws them with a key.
+        by_shape: whether they depend on the region's shape as well as the index.
+        has_boxes: whether any box can be filled without the full tensor.
+        is_shared: whether the shares of one full tensor are cut from one copy.
     """
 
     draw: Draw | None = None
@@ -51,25 +51,25 @@ class Values:
         """Fills a full tensor.
 
         Args:
-            tensor: of any layout.
-            stream: where its key is drawn from, or the key.
+            tensor: a tensor of any layout.
+            stream: the key, or the generator to draw it from.
         """
         raise NotImplementedError
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """Fills a tensor with a box of the values, if they can be made so."""
+        """Fills a tensor with a box of the values, if ``has_boxes``."""
         raise NotImplementedError
 
     def __str__(self) -> str:
-        """In words, for tables."""
+        """A short description for tables."""
         raise NotImplementedError
 
     def statistics(self, shape: Sequence[int]) -> Law | None:  # noqa: ARG002
-        """Mean, std and bounds on a shape; None if they are not known."""
+        """Mean, std and bounds for a shape; None if they are not known."""
         return None
 
     def fingerprint(self) -> object:
-        """What decides the values, with a ``repr`` that is the same in every process."""
+        """What determines the values, with the same ``repr`` in every process."""
         return self
 
 
@@ -81,24 +81,24 @@ class DrawnValues(Values):
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
-        """Unless they are constant."""
+        """Whether the distribution is not a constant."""
         return self.draw[0] != CONSTANT
 
     takes_key = is_random
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
-        """One fill."""
+        """Fills it in one call."""
         fill(self.draw, tensor, stream)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """One fill."""
+        """Fills the box in one call."""
         fill(self.draw, tensor, stream, box)
 
     def __str__(self) -> str:
         return draw_in_words(self.draw)
 
     def statistics(self, shape: Sequence[int]) -> Law | None:  # noqa: ARG002
-        """The distribution's; None for random words, which are no numbers."""
+        """Those of the distribution; None for random words, which have none."""
         return None if DISTRIBUTIONS[self.draw[0]].law is None else law_of(self.draw)
 
 
@@ -110,35 +110,35 @@ class MatrixValues(Values):
     is_random = takes_key = by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
-        """One matrix."""
+        """Fills it with the matrix."""
         fill_orthogonal(tensor, self.gain, stream)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """A part of one."""
+        """Fills it with a box of the matrix."""
         fill_orthogonal(tensor, self.gain, stream, box)
 
     def __str__(self) -> str:
         return f"orthogonal(gain={self.gain:g})"
 
     def statistics(self, shape: Sequence[int]) -> Law | None:
-        """Those of one element of the matrix."""
+        """Those of a single element of the matrix."""
         rows, *rest = shape
         return law_of_orthogonal(rows, torch.Size(rest).numel(), self.gain)
 
 
 @dataclass(frozen=True)
 class PatternValues(Values):
-    """``eye_`` or ``dirac_``: they draw nothing, and depend on the indices alone."""
+    """``eye_`` or ``dirac_``, whose values depend only on the index."""
 
     call: Call
     by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """By the function of that name."""
+        """Calls the function."""
         getattr(functional, self.call.name)(tensor, **self.call.arguments)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """By the pattern of that name."""
+        """Writes the box of the pattern."""
         with torch.no_grad():
             PATTERNS[self.call.name](tensor, box, **self.call.arguments)
 
@@ -148,48 +148,48 @@ class PatternValues(Values):
 
 @dataclass(frozen=True)
 class FunctionValues(Values):
-    """What a callable writes, of which nothing is known."""
+    """The values that an arbitrary callable writes."""
 
     function: Callable[[Tensor], object]
     is_random = True
     has_boxes = False
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Calls it."""
+        """Calls the callable."""
         self.function(tensor)
 
     def __str__(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
     def fingerprint(self) -> object:
-        """Its name and source text; not what it closes over."""
+        """The callable's name and source text, without its closure."""
         return _source_of(self.function)
 
 
 class ComputedValues(Values):
-    """Values that follow from a computation. Its subclasses say which."""
+    """The results of a computation, which subclasses define."""
 
     has_boxes = is_shared = False
 
     def make(self) -> Tensor:
-        """All of them, on the CPU."""
+        """Computes all values on the CPU."""
         raise NotImplementedError
 
     def make_box(self, offset: Sequence[int], into: Tensor) -> None:
-        """Writes those from an index on, if ``has_boxes``."""
+        """Computes a box of the values, if ``has_boxes``."""
         raise NotImplementedError
 
     def describe(self) -> Iterator[bytes]:
-        """What decides them, for two computations to be told apart by."""
+        """Everything that determines the values, to distinguish two computations."""
         raise NotImplementedError
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Copies them."""
+        """Computes and copies the values."""
         with torch.no_grad():
             tensor.copy_(self.make())
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Makes those of the box."""
+        """Computes the values of the box."""
         self.make_box(box.offset, tensor.detach())
 
     def __str__(self) -> str:
@@ -208,12 +208,12 @@ class GivenValues(Values):
     by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Copies them."""
+        """Copies the values."""
         with torch.no_grad():
             tensor.copy_(self.tensor)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Copies those of the box."""
+        """Copies the values of the box."""
         with torch.no_grad():
             tensor.copy_(cut_out(self.tensor, box.offset, tensor.shape))
 
@@ -226,7 +226,7 @@ class GivenValues(Values):
 
 
 class KeptValues(Values):
-    """What is there stays."""
+    """The existing values, left unchanged."""
 
     keeps = True
 
@@ -242,7 +242,7 @@ class KeptValues(Values):
 
 @contextmanager
 def seeded(key: Stream, device: torch.device) -> Iterator[None]:
-    """Seeds torch's default generators with a key within a block; does nothing without a key."""
+    """Seeds torch's default generators with a key inside the block; does nothing without a key."""
     if not isinstance(key, int):
         yield
         return
@@ -252,7 +252,7 @@ def seeded(key: Stream, device: torch.device) -> Iterator[None]:
 
 
 def digest(data: Iterator[bytes] | Sequence[bytes]) -> str:
-    """A hash of strings of bytes, and of where each ends."""
+    """A hash of byte strings and their lengths."""
     state = blake2b(digest_size=16)
     for each in data:
         state.update(len(each).to_bytes(8, "little"))
@@ -261,7 +261,7 @@ def digest(data: Iterator[bytes] | Sequence[bytes]) -> str:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """A tensor's elements in order."""
+    """The bytes of a tensor's elements, in row-major order."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 

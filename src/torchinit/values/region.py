@@ -1,4 +1,4 @@
-"""A region of a parameter, and a part: the region, and its values."""
+"""A region of a parameter, and a part: a region with its values."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Geometry: TypeAlias = "tuple[Shape, Shape, int] | None"
 
 
 class Region(NamedTuple):
-    """Where a scheme is to put its values: a logical tensor, and what of it lies where.
+    """The elements of a parameter that a scheme fills, and their position in a logical tensor.
 
     Attributes:
-        name: whose key the values take.
+        name: the name from which the key is derived.
         shape: of the logical tensor.
-        stacked: how many dimensions at the front count matrices, and have no part in fans.
+        stacked: the number of leading stack dimensions, which are excluded from fans.
         cuts: (dim, start, length) of each ``narrow`` that leads from the parameter to the region.
-        number: of the one matrix of a stack that the region is, if it is one.
-        offset: index in the logical tensor of the region's first element; None if all of the
-            logical tensor lies there.
-        geometry: of the view of the parameter that everything else refers to.
+        number: the index of a matrix in a stack, if the region is one.
+        offset: index of the region's first element in the logical tensor; None if the region is
+            the full logical tensor.
+        geometry: the view of the parameter to which all the other attributes refer.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Region(NamedTuple):
 
     @property
     def matrix_shape(self) -> Shape:
-        """The shape that fans are counted of."""
+        """The shape from which fans are computed."""
         return self.shape[self.stacked :]
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The region of a parameter, as a view."""
+        """The region as a view of a parameter."""
         if self.geometry is not None:
             sizes, steps, first = self.geometry
             tensor = tensor.as_strided(sizes, steps, int(tensor.storage_offset()) + first)
@@ -53,7 +53,7 @@ class Region(NamedTuple):
 
     @property
     def box(self) -> Box | None:
-        """The region's place in its logical tensor."""
+        """The region's box in its logical tensor; None if it is the full one."""
         return None if self.offset is None else Box(self.shape, self.offset)
 
 
@@ -65,9 +65,9 @@ class Part(NamedTuple):
 
 
 def part_name(name: str, part: str) -> str:
-    """The name that a part of a fused parameter has where it is not fused.
+    """The name that a part of a fused parameter has in an unfused model.
 
-    The part's name replaces the atom before ``weight`` or ``bias``, or else the last one.
+    The part's name replaces the component before ``weight`` or ``bias``, or else the last one.
 
     >>> part_name("layers.0.wqkv.weight", "wq")
     'layers.0.wq.weight'
@@ -78,6 +78,8 @@ def part_name(name: str, part: str) -> str:
 
 
 def check_whole(region: Region, what: str) -> None:
-    """Raises ArgumentError where a scheme that cuts is given a share of a logical tensor."""
+    """Raises ArgumentError if a scheme that cuts is given only a share of a logical tensor."""
     if region.offset is not None:
-        raise ArgumentError(f"{what} cannot stand in Blocks with groups: there it gets a share")
+        raise ArgumentError(
+            f"{what} cannot be used in Blocks with groups, which give it only a share"
+        )
