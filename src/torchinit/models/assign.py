@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.parameter import Parameter, is_lazy
+from torch.nn.parameter import Parameter
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.placement.distributed import check_no_flat_piece, has_fsdp, is_dtensor, read_sharded
+from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.rules import Rules, check_unused
@@ -160,25 +160,6 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
                     "values: rename the parts of Blocks"
                 )
             placed.add((part, offset))
-
-
-def check_kinds(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for lazy parameters and for shards whose placement is unsupported."""
-    may_be_flat = has_fsdp()
-    for name, tensor, *_ in parameters:
-        if type(tensor) is Parameter and not may_be_flat:
-            continue
-        if is_lazy(tensor):
-            raise ArgumentError(
-                f"parameter {name!r} is lazy and has no shape yet: first call the model once, or "
-                "call initialize_parameters of its module"
-            )
-        try:
-            check_no_flat_piece(tensor)
-            if is_dtensor(tensor):
-                read_sharded(tensor)
-        except ArgumentError as error:
-            raise ArgumentError(f"parameter {name!r}: {error}") from None
 
 
 def _agree(named: Named, rules: Rules, used: set[int]) -> int:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchinit.errors import ArgumentError
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
+from torchinit.models.inspect_model import Only
 from torchinit.models.materialise import attach_buffer, shard_like
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import Only, prepare
+from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import local_memory
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Buffer, Parameter, is_lazy
+from torch.nn.parameter import Buffer, Parameter
 
-from torchinit.errors import ArgumentError
 from torchinit.fill.sharded import copy_pieces
-from torchinit.native.torch_private import make_parameter, storage_number
+from torchinit.native.torch_private import make_parameter
 from torchinit.placement.distributed import (
-    device_of_mesh,
     empty_sharded,
     is_dtensor,
-    local_memory,
     read_sharded,
 )
-from torchinit.placement.overlap import overlapping
 from torchinit.streams.canonical import Named, Slot
 
 _set_attribute = nn.Module.__setattr__
@@ -87,83 +80,3 @@ def attach_buffer(named: Named, memory: Tensor) -> None:
     memory.__dict__.update(named.tensor.__dict__)
     for slot in named.slots:
         slot.module._buffers[slot.attribute] = memory
-
-
-def joined(parameters: Sequence[Named]) -> list[Named]:
-    """Joins parameters that are the same elements of one storage into one with several names.
-
-    ``load_state_dict(assign=True)`` splits tied parameters into such pairs.
-    """
-    if any(is_lazy(named.tensor) for named in parameters):
-        return list(parameters)  # lazy ones have no storage
-    numbers = list(map(storage_number, map(_memory, parameters)))
-    if len(set(numbers)) == len(numbers):
-        return list(parameters)
-    found: dict[Any, Named] = {}
-    for number, named in zip(numbers, parameters, strict=True):
-        memory = _memory(named)
-        place: Any = (number, memory.shape, memory.stride(), memory.storage_offset(), memory.dtype)
-        if memory.layout is not torch.strided or not memory.numel():
-            place = id(named.tensor)
-        first = found.get(place)
-        if first is None:
-            found[place] = named
-        else:
-            ties = (*first.slots, *named.slots)
-            found[place] = first._replace(name=min(slot.name for slot in ties), ties=ties)
-    return list(found.values())
-
-
-def check_apart(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for parameters that overlap in memory.
-
-    One would overwrite the other. On the meta device it raises for any two views of one storage,
-    which would become separate storages.
-    """
-    numbers = list(map(storage_number, map(_memory, parameters)))
-    if len(set(numbers)) == len(numbers):
-        return
-    by_storage: dict[int, list[Named]] = {}
-    for number, named in zip(numbers, parameters, strict=True):
-        by_storage.setdefault(number, []).append(named)
-    for some in by_storage.values():
-        if len(some) == 1:
-            continue
-        if some[0].tensor.is_meta:
-            raise ArgumentError(
-                f"parameters {some[0].name!r} and {some[1].name!r} are views of one storage on the "
-                "meta device, and would be separated: build the model on another device, or make "
-                "them one parameter"
-            )
-        dense = [one for one in some if _memory(one).layout is torch.strided]
-        pair = overlapping([_memory(one) for one in dense])
-        if pair is not None:
-            one, other = (dense[number] for number in pair)
-            raise ArgumentError(
-                f"parameters {one.name!r} and {other.name!r} share memory, so that filling one "
-                "overwrites the other: make them one parameter, or give each its own storage"
-            )
-
-
-def _memory(named: Named) -> Tensor:
-    tensor: Tensor = named[1]
-    return tensor if type(tensor) is Parameter else local_memory(tensor)
-
-
-def target_device(device: Any, parameters: Sequence[Named]) -> torch.device:
-    """The final device of meta parameters: the given one, that of the DTensors' mesh, or torch's.
-
-    Raises:
-        ArgumentError: if that is the meta device.
-    """
-    found = torch.get_default_device() if device is None else torch.device(device)
-    if device is None:
-        for _, tensor, *_ in parameters:
-            if tensor.is_meta and is_dtensor(tensor):
-                return device_of_mesh(tensor)
-    if found.type == "meta":
-        raise ArgumentError(
-            f"device={device} is the meta device, where tensors have no values: "
-            "give the model's final device, or leave the block of torch.device('meta')"
-        )
-    return found
