@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torchinit.commands import info
 
 import torchinit
 import warm
 from conftest import native_only
 from fills import KEY, assert_same_bits, cases
+from torchinit.commands import info
 from torchinit.fill import route, via_host
 from torchinit.fill.door import fill
 from torchinit.native import load
