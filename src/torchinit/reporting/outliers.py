@@ -68,7 +68,7 @@ def find_outliers(rows: Sequence[ReportRow]) -> list[Outlier]:
     problems: dict[int, list[Problem]] = defaultdict(list)
     for number, row in enumerate(rows):
         problems[number] += _not_finite(row)
-        if _law(row) is not None:
+        if _intended(row) is not None:
             problems[number] += _by_distribution(row)
     for group in _siblings(rows):
         for number, said in _by_siblings([(number, rows[number]) for number in group]):
@@ -91,44 +91,46 @@ def _not_finite(row: ReportRow) -> Iterator[Problem]:
             yield Problem(f"{count:,} of {moments.numel:,} values {what}", what)
 
 
-def _law(row: ReportRow) -> Law | None:
+def _intended(row: ReportRow) -> Law | None:
     return None if row.intended is None else row.intended.law
 
 
 def _by_distribution(row: ReportRow) -> Iterator[Problem]:
     """What is wrong with a parameter whose distribution is known."""
-    law, moments = _law(row), row.moments
-    if law is None or not moments.finite:
+    wanted, moments = _intended(row), row.moments
+    if wanted is None or not moments.finite:
         return
     eps = torch.finfo(row.dtype).eps if row.dtype.is_floating_point else 0.0
-    if not law.std > 0:
-        if max(abs(moments.low - law.mean), abs(moments.high - law.mean)) > eps * abs(law.mean):
+    if not wanted.std > 0:
+        if max(abs(moments.low - wanted.mean), abs(moments.high - wanted.mean)) > eps * abs(
+            wanted.mean
+        ):
             said = f"values from {moments.low:.4g} to {moments.high:.4g}"
-            yield Problem(f"{said}, all {law.mean:.4g} intended", f"not {law.mean:.3g}")
+            yield Problem(f"{said}, all {wanted.mean:.4g} intended", f"not {wanted.mean:.3g}")
         return
     if moments.low == moments.high:
         if moments.finite > 1:
-            said = f"all values {moments.low:.4g}, std {law.std:.4g} intended"
+            said = f"all values {moments.low:.4g}, std {wanted.std:.4g} intended"
             yield Problem(said, "constant")
         return
-    resolution = resolution_of(row.dtype, law.std) if eps else 0.0
-    bound = eps * max(map(abs, (law.mean, law.std))) + resolution * law.std
-    if moments.low < law.low - bound or moments.high > law.high + bound:
+    resolution = resolution_of(row.dtype, wanted.std) if eps else 0.0
+    bound = eps * max(map(abs, (wanted.mean, wanted.std))) + resolution * wanted.std
+    if moments.low < wanted.low - bound or moments.high > wanted.high + bound:
         yield Problem(
-            f"values from {moments.low:.4g} to {moments.high:.4g}, within {law.low:.4g} and "
-            f"{law.high:.4g} intended",
+            f"values from {moments.low:.4g} to {moments.high:.4g}, within {wanted.low:.4g} and "
+            f"{wanted.high:.4g} intended",
             "out of bounds",
         )
-    error = SIGMAS * max(law.std, moments.std) / math.sqrt(moments.finite)
-    if abs(moments.mean - law.mean) > error + eps * (law.mean_shift + abs(law.mean)):
-        said = f"mean {moments.mean:.4g}, {law.mean:.4g} ± {error:.2g} intended"
+    error = SIGMAS * max(wanted.std, moments.std) / math.sqrt(moments.finite)
+    if abs(moments.mean - wanted.mean) > error + eps * (wanted.mean_shift + abs(wanted.mean)):
+        said = f"mean {moments.mean:.4g}, {wanted.mean:.4g} ± {error:.2g} intended"
         yield Problem(said, f"mean {moments.mean:.2g}")
-    off = _off(moments.std / law.std, moments.finite, law.kurtosis, resolution)
+    off = _off(moments.std / wanted.std, moments.finite, wanted.kurtosis, resolution)
     if abs(off) > SIGMAS:
-        ratio = moments.std / law.std
-        said = f"std {moments.std:.4g}, {law.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
+        ratio = moments.std / wanted.std
+        said = f"std {moments.std:.4g}, {wanted.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
         yield Problem(said, f"×{ratio:.3g}")
-    survival, has_edge = survival_of(law), math.isfinite(law.high - law.low)
+    survival, has_edge = survival_of(wanted), math.isfinite(wanted.high - wanted.low)
     if survival is not None and (
         deviance(moments, survival, resolution, has_edge=has_edge) > LIMIT
     ):
@@ -171,7 +173,7 @@ def _siblings(rows: Sequence[ReportRow]) -> list[list[int]]:
     """Groups of rows without a known distribution that differ in their depth alone."""
     groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        if _law(row) is None and row.moments.finite and row.place.depth:
+        if _intended(row) is None and row.moments.finite and row.place.depth:
             groups[row.place.pattern, row.fan_in, len(row.shape)].append(number)
     return [group for group in groups.values() if len(group) >= _ENOUGH]
 
@@ -247,8 +249,8 @@ def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Pro
     for (number, row), one in zip(group, found, strict=True):
         if one > max(LIMIT * inflation, _APART * among):
             others = [other.law for _, other in group if other is not row]
-            law = max(set(others), key=lambda x: [o.kind for o in others].count(x.kind))
-            yield number, Problem(f"{_shape(row)}, its siblings {law}", _shape(row))
+            usual_fit = max(set(others), key=lambda x: [o.kind for o in others].count(x.kind))
+            yield number, Problem(f"{_shape(row)}, its siblings {usual_fit}", _shape(row))
 
 
 def _shape(row: ReportRow) -> str:
