@@ -192,7 +192,7 @@ def test_one_package_imports_other_libraries_of_models():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] in ("transformers", "peft", "timm") for name in names):
                 importing.add(path.relative_to(package).parts[0])
-    assert importing <= {"frameworks", "commands"}
+    assert importing <= {"frameworks", "cli"}
 
 
 def test_one_file_knows_dtensors_and_none_imports_them():

@@ -16,7 +16,7 @@ from torchinit.cli.demo import demo
 from torchinit.cli.demo.demo import DemoResult
 from torchinit.cli.demo.ways import WAYS, Timing
 from torchinit.cli.main import DTYPES, main
-from torchinit.reporting.offenders import Offender
+from torchinit.reporting.outliers import Outlier
 
 
 def test_demo_prints_a_table(capsys):
@@ -113,7 +113,7 @@ def test_bar_on_a_terminal(monkeypatch):
 
 
 FAILED = SimpleNamespace(
-    offenders=[Offender("w", ["mean 1, 0 intended"], "mean 1")], false_alarm_rate=1e-6
+    offenders=[Outlier("w", ["mean 1, 0 intended"], "mean 1")], false_alarm_rate=1e-6
 )
 RESULT = DemoResult(
     model="m",

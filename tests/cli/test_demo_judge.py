@@ -13,7 +13,7 @@ from torch.nn import init as torch_init
 import torchinit
 from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.native import load
-from torchinit.reporting.laws import ALPHA
+from torchinit.reporting.goodness_of_fit import ALPHA
 from torchinit.reporting.report import judge_values
 
 FILLS = {

@@ -10,20 +10,27 @@ import pytest
 import torch
 from scipy import stats
 
-from torchinit.reporting.laws import (
+from torchinit.reporting.goodness_of_fit import (
     LIMIT,
     clipped,
     deviance,
-    find_law,
+    fit_distribution,
     normal,
     resolution_of,
     survival_of,
     truncated,
     uniform,
 )
-from torchinit.reporting.matrices import STEPS as LANCZOS
-from torchinit.reporting.matrices import gram_matrix, norm_of, orthogonality_error, spectral_norm
-from torchinit.reporting.measure import CHUNK, grid, measure
+from torchinit.reporting.measure import (
+    CHUNK,
+    gram_matrix,
+    grid,
+    measure,
+    norm_of,
+    orthogonality_error,
+    spectral_norm,
+)
+from torchinit.reporting.measure import LANCZOS_STEPS as LANCZOS
 from torchinit.schemes.distributions import law_of, normal_draw, truncated_draw, uniform_draw
 from torchinit.schemes.law import law_of_orthogonal
 
@@ -187,7 +194,7 @@ def test_orthogonality(shape):
 def test_laws(name, draw, dtype):
     values = torch.tensor(draw(100_000) * 0.02).to(dtype)
     moments = measure([values], THREADS)
-    assert str(find_law(moments, resolution_of(dtype, moments.std), None)) == name
+    assert str(fit_distribution(moments, resolution_of(dtype, moments.std), None)) == name
 
 
 def test_laws_without_a_spread_and_of_few():
@@ -197,7 +204,7 @@ def test_laws_without_a_spread_and_of_few():
         (torch.randn(9, generator=torch.Generator().manual_seed(0)), "undecided"),
     ]:  # fmt: skip
         moments = measure([values], THREADS)
-        assert find_law(moments, 1e-7, None).kind == kind
+        assert fit_distribution(moments, 1e-7, None).kind == kind
 
 
 def test_survival_functions():

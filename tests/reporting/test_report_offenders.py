@@ -15,7 +15,7 @@ import torchinit
 from conftest import long
 from made import fill, model_of
 from torchinit import Blocks, Normal, Orthogonal, Stack, TruncNormal, Uniform, VarianceScaling, by
-from torchinit.reporting.offenders import find_offenders
+from torchinit.reporting.outliers import find_outliers
 
 BY = pytest.mark.parametrize("rules", [RULES, None], ids=["rules", "siblings"])
 
@@ -51,7 +51,7 @@ def test_a_right_model_of_146_parameters(seeds):
         report = torchinit.report_model(llama(16, seed, width=32), RULES)
         assert len(report) == 146
         assert not report.offenders
-        assert not find_offenders([replace(row, intended=None) for row in report])  # by siblings
+        assert not find_outliers([replace(row, intended=None) for row in report])  # by siblings
     assert report.false_alarm_rate == pytest.approx(146 * 3 * math.erfc(5 / math.sqrt(2)))
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import torchinit
 import warm
-from torchinit.reporting.layout import lay_out
 from torchinit.reporting.picture import draw
+from torchinit.reporting.picture_layout import depth_axis
 
 matplotlib_text = pytest.importorskip("matplotlib.text", reason="comes with the extra report")
 figure = pytest.importorskip("matplotlib.figure", reason="comes with the extra report")
@@ -140,7 +140,7 @@ def test_depths_follow_one_another():
             module = module._modules[atom]
         module.weight = nn.Parameter(torch.randn(8, 8))
     report = torchinit.report_model(model)
-    layout = lay_out(report)
+    layout = depth_axis(report)
     order = sorted(zip(layout.x, [row.name for row in report], strict=True))
     assert [name for _, name in order] == [
         "shared.weight",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from torchinit.reporting.roles import ROLES, Place, place_of, role_of
+from torchinit.reporting.roles import ROLES, Depth, depth_of, role_of
 
 LLAMA = "model.layers.11."
 NAMES = {
@@ -111,15 +111,15 @@ def test_roles_of_torchs_own_encoder():
     ("name", "expected"),
     [
         ("model.layers.3.mlp.up_proj.weight",
-         Place("model.layers", (3,), "mlp.up_proj.weight", "model.layers.*.mlp.up_proj.weight")),
-        ("layers.3.experts.7.w1", Place("layers", (3,), "experts.7.w1", "layers.*.experts.*.w1")),
-        ("layers.1.blocks.4.norm", Place("layers", (1, 4), "norm", "layers.*.blocks.*.norm")),
-        ("layer2.1.conv1.weight", Place("layer", (2, 1), "conv1.weight", "layer*.*.conv1.weight")),
-        ("encoder.block.2.layer.1.wo", Place("encoder.block", (2,), "layer.1.wo",
+         Depth("model.layers", (3,), "mlp.up_proj.weight", "model.layers.*.mlp.up_proj.weight")),
+        ("layers.3.experts.7.w1", Depth("layers", (3,), "experts.7.w1", "layers.*.experts.*.w1")),
+        ("layers.1.blocks.4.norm", Depth("layers", (1, 4), "norm", "layers.*.blocks.*.norm")),
+        ("layer2.1.conv1.weight", Depth("layer", (2, 1), "conv1.weight", "layer*.*.conv1.weight")),
+        ("encoder.block.2.layer.1.wo", Depth("encoder.block", (2,), "layer.1.wo",
                                              "encoder.block.*.layer.1.wo")),
-        ("layers.².weight", Place("", (), "layers.².weight", "layers.².weight")),
-        ("head.weight", Place("", (), "head.weight", "head.weight")),
+        ("layers.².weight", Depth("", (), "layers.².weight", "layers.².weight")),
+        ("head.weight", Depth("", (), "head.weight", "head.weight")),
     ],
 )  # fmt: skip
 def test_places(name, expected):
-    assert place_of(name) == expected
+    assert depth_of(name) == expected

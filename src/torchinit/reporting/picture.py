@@ -1,8 +1,8 @@
-"""The gain plot: std sqrt(fan_in) of every parameter over depth, and how far values reach.
+"""The picture of a report: std sqrt(fan_in) of every parameter over depth, and the tails.
 
-Colours are those of Okabe and Ito (2008), which the colour-blind tell apart; every role has a
-marker of its own besides, for grey paper. Only matplotlib's Figure is used: what the caller has in
-``pyplot``, its backend and its settings stay as they are.
+Colours are those of Okabe and Ito (2008), safe for colour-blind readers; each role also has a
+marker, for print in grey. Only matplotlib's Figure is used: the caller's ``pyplot``, backend and
+settings are left alone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchinit.reporting.labels import place_labels
-from torchinit.reporting.laws import SIGMAS, normal, survival_of
-from torchinit.reporting.layout import PictureLayout, lay_out
+from torchinit.reporting.goodness_of_fit import SIGMAS, normal, survival_of
 from torchinit.reporting.measure import grid
-from torchinit.reporting.results import Results
+from torchinit.reporting.outliers import ReportResults
+from torchinit.reporting.picture_layout import DepthAxis, depth_axis, place_labels
 from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
 
@@ -59,23 +58,23 @@ _FONT = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
-# In points: the axis of depth, the largest marker, and the smallest as a part of it.
+# In points: the width of the depth axis, the largest marker; the smallest, relative to it.
 _WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.45
-# Layers beyond which lines take the place of markers, but for a few of this size.
+# Beyond so many layers lines replace markers, but for a few of this size.
 _DENSE, _SPARSE = 64, 0.75
-# Of each line, how many layers are marked.
+# Marked layers of each line.
 _MARKED = 10
-# The smallest gain that is shown where it is.
+# The smallest gain on the axis.
 _LEAST = 1e-200
-# Values in the last cell of the grid, from which on a curve is cut off and does not run out.
+# A curve that ends with more values than this was cut off, and falls.
 _LAST = 8
-# Characters of a title.
+# Characters of the longest title.
 _TITLE = 30
-# Offenders that are named; the table names all.
+# Labelled outliers; the table names all.
 _NAMED = 12
 
 
-def save_picture(results: Results, path: Path) -> None:
+def save_picture(results: ReportResults, path: Path) -> None:
     """Draws a report into a file.
 
     Raises:
@@ -94,8 +93,8 @@ def save_picture(results: Results, path: Path) -> None:
         figure.savefig(path)
 
 
-def draw(results: Results, figure: Any) -> None:
-    """Draws a report into an empty figure of matplotlib: three axes, gain, foot and survival."""
+def draw(results: ReportResults, figure: Any) -> None:
+    """Draws a report into an empty matplotlib figure: three axes, gain, foot and survival."""
     grid = figure.add_gridspec(
         2, 2, width_ratios=(4.1, 1.3), height_ratios=(6.2, 1.0), left=0.085, right=0.985,
         bottom=0.115, top=0.835, wspace=0.20, hspace=0.06,
@@ -117,11 +116,11 @@ def draw(results: Results, figure: Any) -> None:
 
 
 def _clip(title: str) -> str:
-    """A title that leaves room for another."""
+    """A title, shortened to leave room for another."""
     return title if len(title) <= _TITLE else f"{title[: _TITLE - 1]}…"
 
 
-def _summary(results: Results) -> str:
+def _summary(results: ReportResults) -> str:
     values = sum(row.moments.numel for row in results.rows)
     said = f"{len(results.rows)} parameters, {_count(values)} values"
     wrong = len(results.offenders)
@@ -137,9 +136,9 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _draw_gains(results: Results, gain: Any, foot: Any) -> None:
-    short = {offender.name: offender.short for offender in results.offenders}
-    layout = lay_out(results.rows)
+def _draw_gains(results: ReportResults, gain: Any, foot: Any) -> None:
+    short = {outlier.name: outlier.short for outlier in results.offenders}
+    layout = depth_axis(results.rows)
     apart = _WIDTH * layout.apart / layout.width / _MARKER
     points = [
         _point(row, x, other, short.get(row.name))
@@ -157,7 +156,7 @@ def _draw_gains(results: Results, gain: Any, foot: Any) -> None:
     marks = [(gain if point.varies else foot, point.x, point.y) for point in points]
     for point, mark in zip(points, marks, strict=True):
         if point.short is not None:
-            _draw_offender(mark[0], point, max(size, 0.7))
+            _draw_outlier(mark[0], point, max(size, 0.7))
             labels.append((*mark, f"{_name(point.row)}  {point.short}"))
     _draw_others(gain, points, size)
     place_labels(labels[:_NAMED], marks, (gain, foot), _RED)
@@ -169,7 +168,7 @@ def _draw_gains(results: Results, gain: Any, foot: Any) -> None:
 
 
 class _Point(NamedTuple):
-    """A row on the picture: where, with which bar, which ring, and what of the other model."""
+    """A row in the picture: its place, bar and ring, and the other model's gain."""
 
     row: ReportRow
     x: float
@@ -191,12 +190,12 @@ def _point(row: ReportRow, x: float, other: ReportRow | None, short: str | None)
 
 
 def _shown(gain: float) -> float:
-    """The height of a gain: what an axis can have a margin around."""
+    """A gain, within what a logarithmic axis can show."""
     return min(max(gain, _LEAST), 1 / _LEAST)
 
 
 def _range(points: Sequence[_Point]) -> tuple[float, float]:
-    """Of all that is to be seen, with 1."""
+    """The smallest and largest gain shown, with 1."""
     seen = [1.0]
     for point in points:
         seen += [point.low, point.high] if point.varies else []
@@ -205,7 +204,7 @@ def _range(points: Sequence[_Point]) -> tuple[float, float]:
 
 
 def _level(row: ReportRow) -> float:
-    """The height in the foot: zeros low, ones and other constants high, none in the middle."""
+    """The height in the foot: zeros low, other constants high, non-finite in the middle."""
     mean = row.moments.mean
     return 0.5 if not math.isfinite(mean) else 0.25 if mean == 0 else 0.75
 
@@ -213,12 +212,12 @@ def _level(row: ReportRow) -> float:
 def _draw_role(
     axes: Any, style: _Style, points: Sequence[_Point], size: float, *, is_dense: bool
 ) -> None:
-    """All of one role: each with its bar and ring, or in many layers lines, and a few of them."""
+    """Draws one role: markers with bars and rings; in many layers lines and a few markers."""
     few = points
     if is_dense:
         stacks: dict[str, list[_Point]] = {}
         for point in points:
-            stacks.setdefault(point.row.place.kin, []).append(point)
+            stacks.setdefault(point.row.place.pattern, []).append(point)
         few = []
         for line in stacks.values():
             if len(line) > _MARKED:
@@ -241,7 +240,7 @@ def _draw_role(
 
 
 def _draw_line(axes: Any, style: _Style, points: Sequence[_Point]) -> None:
-    """A role in many layers: a line, a band of five standard errors, and what was intended."""
+    """A role in many layers: a line, a band of five standard errors, and the intended gain."""
     x = [point.x for point in points]
     axes.fill_between(
         x, [p.low for p in points], [p.high for p in points], color=style.colour, lw=0, alpha=0.18,
@@ -260,7 +259,7 @@ def _marks(axes: Any, style: _Style, points: Sequence[_Point], size: float) -> N
 
 
 def _marker(style: _Style, colour: str, size: float) -> dict[str, Any]:
-    """A marker as matplotlib's plot takes it: thin ones have no edge of another colour."""
+    """Arguments of matplotlib's plot for a marker; thin ones have no white edge."""
     edge = colour if style.marker in "_*X" or size < 0.9 else "white"
     scale = {"*": 1.6, "d": 0.9, "_": 1.1}.get(style.marker, 1.0)
     return {
@@ -269,7 +268,7 @@ def _marker(style: _Style, colour: str, size: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw_offender(axes: Any, point: _Point, size: float) -> None:
+def _draw_outlier(axes: Any, point: _Point, size: float) -> None:
     style = _STYLES[point.row.role]
     if point.varies:
         axes.vlines(point.x, point.low, point.high, color=_RED, lw=0.9, zorder=5)
@@ -285,7 +284,7 @@ def _draw_offender(axes: Any, point: _Point, size: float) -> None:
 
 
 def _draw_others(axes: Any, points: Sequence[_Point], size: float) -> None:
-    """The other model: hollow, with a line to this one's value."""
+    """Draws the other model's gains hollow, with lines to this one's."""
     for role in ROLES:
         alike = [p for p in points if p.row.role == role and p.other is not None]
         if not alike:
@@ -301,8 +300,8 @@ def _draw_others(axes: Any, points: Sequence[_Point], size: float) -> None:
         axes.plot(x, others, zorder=3, gid="against", **{**marker, "mew": 0.3 + 0.4 * size})
 
 
-def _matched(results: Results) -> list[ReportRow | None]:
-    """The row of the other model that goes by the same name."""
+def _matched(results: ReportResults) -> list[ReportRow | None]:
+    """The other model's row of the same name, for each row."""
     if results.against is None:
         return [None] * len(results.rows)
     others = {row.name: row for row in results.against.rows}
@@ -310,15 +309,15 @@ def _matched(results: Results) -> list[ReportRow | None]:
 
 
 def _name(row: ReportRow) -> str:
-    """What is left of a name where the depth tells the rest."""
+    """A short name: depth and last component."""
     rest = (row.place.rest if row.place.depth else row.name).removesuffix(".weight")
     atoms = rest.split(".")
     depth = ".".join(map(str, row.place.depth))
     return f"{depth} {'.'.join(atoms[-2:] if atoms[-1] == 'bias' else atoms[-1:])}".strip()
 
 
-def _dress(gain: Any, foot: Any, layout: PictureLayout, low: float, high: float) -> None:
-    """Everything but the data."""
+def _dress(gain: Any, foot: Any, layout: DepthAxis, low: float, high: float) -> None:
+    """Sets scales, ticks, grids and labels."""
     import matplotlib.ticker as ticker
 
     gain.set_yscale("log")
@@ -352,9 +351,9 @@ def _dress(gain: Any, foot: Any, layout: PictureLayout, low: float, high: float)
     gain.spines["bottom"].set_visible(False)
 
 
-def _draw_survival(results: Results, axes: Any) -> None:
-    """Shares of values beyond so many std: of each role together, of each offender alone."""
-    wrong = {offender.name for offender in results.offenders}
+def _draw_survival(results: ReportResults, axes: Any) -> None:
+    """Draws the share of values beyond so many std: for each role, and for each outlier."""
+    wrong = {outlier.name for outlier in results.offenders}
     fine = [row for row in results.rows if row.name not in wrong]
     smallest = _draw_roles(fine, axes, "-")
     if results.against is not None:
@@ -362,9 +361,9 @@ def _draw_survival(results: Results, axes: Any) -> None:
     for row in results.rows:
         if row.name in wrong and row.moments.std > 0:
             _curve(axes, row.moments.beyond, row.moments.finite, _RED, lw=0.9, zorder=5)
-    for number, law in enumerate(_laws(results)):
+    for number, survival in enumerate(_distributions(results)):
         axes.plot(
-            grid(), law.where(law > 0, math.nan), color="black", lw=0.9, zorder=6,
+            grid(), survival.where(survival > 0, math.nan), color="black", lw=0.9, zorder=6,
             ls=(0, (1, 1.2)) if not number else (0, (4, 1.5)),
         )  # fmt: skip
     axes.set_yscale("log")
@@ -381,7 +380,7 @@ def _draw_survival(results: Results, axes: Any) -> None:
 
 
 def _draw_roles(rows: Sequence[ReportRow], axes: Any, dashes: Any) -> float:
-    """A curve for each role; returns the smallest share that one value is."""
+    """Draws a curve for each role; returns the smallest share of a single value."""
     smallest = 0.1
     for role in ROLES:
         alike = [row for row in rows if row.role == role and row.moments.std > 0]
@@ -399,25 +398,25 @@ def _curve(axes: Any, beyond: torch.Tensor, count: int, colour: str, **style: An
     last = int((share > 0).sum())
     shown = share[:last].tolist()
     points = grid()[:last].tolist()
-    if last < len(grid()) and beyond[last - 1] > _LAST:  # cut off: it falls
+    if last < len(grid()) and beyond[last - 1] > _LAST:  # the values end here
         points.append(points[-1])
         shown.append(1e-12)
     axes.plot(points, shown, color=colour, **style)
 
 
-def _laws(results: Results) -> list[torch.Tensor]:
-    """The survival function of a normal, and of the intended laws that are others."""
-    laws = [normal()]
+def _distributions(results: ReportResults) -> list[torch.Tensor]:
+    """The survival functions of a normal and of other intended distributions, four at most."""
+    found = [normal()]
     for row in results.rows:
-        if row.intended is None or row.intended.law is None or len(laws) > 3:
+        if row.intended is None or row.intended.law is None or len(found) > 3:
             continue
-        law = survival_of(row.intended.law)
-        if law is not None and all(float((law - known).abs().max()) > 1e-3 for known in laws):
-            laws.append(law)
-    return laws
+        one = survival_of(row.intended.law)
+        if one is not None and all(float((one - known).abs().max()) > 1e-3 for known in found):
+            found.append(one)
+    return found
 
 
-def _draw_legend(results: Results, figure: Any) -> None:
+def _draw_legend(results: ReportResults, figure: Any) -> None:
     from matplotlib.lines import Line2D
 
     def entry(label: str, **style: Any) -> Any:

@@ -13,10 +13,9 @@ from torch import nn
 
 from torchinit.native.kernels import serial_if_forked
 from torchinit.progress import progress
-from torchinit.reporting.offenders import Offender, find_offenders
-from torchinit.reporting.results import Results
+from torchinit.reporting.inputs import ReportInput, inputs_by_constructor, inputs_of
+from torchinit.reporting.outliers import Outlier, ReportResults, find_outliers
 from torchinit.reporting.rows import ReportRow, row_of
-from torchinit.reporting.sources import Source, sources_by_constructor, sources_of
 from torchinit.reporting.table import table_of
 
 
@@ -24,7 +23,7 @@ class ModelReport(Sequence[ReportRow]):
     """Rows, one for each parameter or part of one, in the model's order. Printed, a table.
 
     Attributes:
-        against: the report that this one is to be compared with; None without.
+        against: the report that this one is compared with; None without one.
 
     >>> import torchinit
     >>> report = torchinit.report_model(torch.nn.LayerNorm(8))
@@ -36,8 +35,8 @@ class ModelReport(Sequence[ReportRow]):
         self, title: str, rows: Sequence[ReportRow], against: ModelReport | None = None
     ) -> None:
         self.against = against
-        other: Results | None = None if against is None else against._results
-        self._results: Results = Results(title, list(rows), find_offenders(rows), other)
+        other: ReportResults | None = None if against is None else against._results
+        self._results: ReportResults = ReportResults(title, list(rows), find_outliers(rows), other)
 
     def __getitem__(self, index: int) -> ReportRow:  # type: ignore[override]
         return self._results.rows[index]
@@ -56,20 +55,20 @@ class ModelReport(Sequence[ReportRow]):
         return self._results.title
 
     @property
-    def offenders(self) -> Sequence[Offender]:
-        """Those whose values are not as they should be, and how."""
+    def offenders(self) -> Sequence[Outlier]:
+        """The outliers: parameters whose values are not as intended, or unlike their siblings'."""
         return self._results.offenders
 
     @property
     def false_alarm_rate(self) -> float:
-        """How often a right model has an offender, at most: the sum over all comparisons."""
+        """The probability that a correct model has an outlier, at most: the sum over all tests."""
         return self._results.false_alarm_rate
 
     def save(self, path: str | Path) -> None:
         """Draws the picture.
 
         Args:
-            path: of the file, whose suffix is the format: png, pdf, svg.
+            path: of the file; its suffix is the format: png, pdf, svg.
 
         Raises:
             ImportError: without matplotlib, which the extra ``report`` installs.
@@ -88,24 +87,24 @@ def report_model(
     *,
     against: nn.Module | str | Path | None = None,
 ) -> ModelReport:
-    """Measures every parameter of a model, and says which are not as they should be.
+    """Measures every parameter of a model, and names the outliers.
 
-    Every value is read, in a few passes by ``torch.get_num_threads()`` threads; nothing is written,
-    and no random state touched. Of a checkpoint one tensor at a time is in memory.
+    Every value is read, in a few passes by ``torch.get_num_threads()`` threads. Nothing is written,
+    and no random state changes. Of a checkpoint, memory holds one tensor at a time.
 
     Args:
-        model: with values; or the path of a checkpoint of safetensors, a file or a directory; or a
-            function that builds a model, as ``build_model`` takes it: then each parameter is held
-            against what its constructor says.
-        rules: as ``init_model_`` takes them, that parameters are held against; without, each is
-            held against its siblings at other depths. See docs/report.md.
-        against: another model or checkpoint, that the picture shows beside this one.
+        model: with values; or the path of a safetensors checkpoint, a file or a directory; or a
+            function that builds a model, as ``build_model`` takes it, whose parameters are then
+            tested against what their constructor intends.
+        rules: as ``init_model_`` takes them, to test parameters against; without rules, each is
+            compared with its siblings at other depths. See docs/report.md.
+        against: another model or checkpoint for the picture to show beside this one.
 
     Raises:
-        ArgumentError: for parameters without values here (on the meta device, lazy, DTensors), a
-            path that is no checkpoint, rules that do not fit.
-        TypeError: for what is neither a module nor a path; values that are not dense numbers.
-        ImportError: for a path without safetensors, which the extra ``report`` installs.
+        ArgumentError: for parameters whose values are not in this process (on the meta device,
+            lazy, DTensors), a path without a checkpoint, rules that do not fit.
+        TypeError: for any other argument; for sparse or quantised values.
+        ImportError: for a path, without safetensors, which the extra ``report`` installs.
 
     >>> import torchinit
     >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
@@ -117,8 +116,8 @@ def report_model(
     []
     """
     with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
-        sources = sources_of(model, rules)
-        others = None if against is None else sources_of(against, None, "against")
+        sources = inputs_of(model, rules)
+        others = None if against is None else inputs_of(against, None, "against")
         rows = _measured(sources)
         other = None if others is None else ModelReport(_title(against), _measured(others))
         return ModelReport(_title(model), rows, other)
@@ -135,18 +134,18 @@ def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelRepor
     """
     with torch.device("cpu"), serial_if_forked():
         return ModelReport(
-            _title(model), _measured(map(_values, sources_by_constructor(model, build)))
+            _title(model), _measured(map(_values, inputs_by_constructor(model, build)))
         )
 
 
-def _values(source: Source) -> Source:
-    """Only what the checks need: values, on the CPU, and matrices that should be orthogonal."""
+def _values(source: ReportInput) -> ReportInput:
+    """The same to be measured quickly: on the CPU, without matrices where those judge nothing."""
     if source.intended is None or not source.intended.orthogonal:
         source = source._replace(matrices=lambda _: [])
     return source._replace(load=lambda: source.load().cpu())
 
 
-def _measured(sources: Iterable[Source]) -> list[ReportRow]:
+def _measured(sources: Iterable[ReportInput]) -> list[ReportRow]:
     sources = list(sources)
     sizes = [math.prod(source.shape) * source.dtype.itemsize for source in sources]
     rows = []

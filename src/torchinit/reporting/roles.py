@@ -1,17 +1,17 @@
-"""What part a parameter plays, and how deep it lies: by its name."""
+"""The role of a parameter, and its depth in the model: by its name."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-# In the order of a legend.
+# In the order of the legend.
 ROLES = (
     "embedding", "q", "k", "v", "qkv", "o", "up", "gate", "gate_up", "down", "router", "conv",
     "norm", "bias", "head", "other",
 )  # fmt: skip
 
-# The first that fits any of the last atoms of a name, from the last one on.
+# The first match counts, of the last components of a name, from the last one back.
 _ATOMS: tuple[tuple[str, str], ...] = (
     ("norm", r"(.*_)?(rms|layer|batch|group)?_?norm\w*|ln(_?\w+)?|(q|k|input|post)_?(layer)?norm|"
              r"bn\d*|gamma|norm\d*|.*layernorm\w*|LayerNorm"),
@@ -38,33 +38,33 @@ _NUMBERED = re.compile(r"(layer|stage|block)s?_?(\d+)")
 _STACKS = {"blocks", "block", "layers", "layer", "h", "stages", "stage", "resblocks", "encoder"}
 
 
-class Place(NamedTuple):
-    """Where a parameter lies.
+class Depth(NamedTuple):
+    """Where in the depth of a model a parameter is.
 
     Attributes:
-        stack: what the first number of the name counts: the atoms before it; empty without one.
-        depth: the number, and a second one of a stack in a stack; empty without one.
-        rest: atoms after the numbers.
-        kin: the name with every number of its depth, and of an expert, replaced by ``*``.
+        stack: the components before the first number, which counts its layers; empty without one.
+        depth: that number, and a second one for a stack in a stack; empty without one.
+        rest: the components after the numbers.
+        pattern: the name with ``*`` for the numbers of its depth and expert: the same for siblings.
     """
 
     stack: str
     depth: tuple[int, ...]
     rest: str
-    kin: str
+    pattern: str
 
 
-def place_of(name: str) -> Place:
-    """Where a parameter of this name lies.
+def depth_of(name: str) -> Depth:
+    """The depth of a parameter of this name.
 
-    >>> place_of("model.layers.3.mlp.experts.7.w1.weight")
-    Place(stack='model.layers', depth=(3,), rest='mlp.experts.7.w1.weight', \
-kin='model.layers.*.mlp.experts.*.w1.weight')
+    >>> depth_of("model.layers.3.mlp.experts.7.w1.weight")
+    Depth(stack='model.layers', depth=(3,), rest='mlp.experts.7.w1.weight', \
+pattern='model.layers.*.mlp.experts.*.w1.weight')
     """
     atoms = name.split(".")
     first = next((i for i, atom in enumerate(atoms) if _number(atom) is not None), None)
     if first is None:
-        return Place("", (), name, name)
+        return Depth("", (), name, name)
     depth = [_number(atoms[first])]
     last = first
     following = atoms[first + 1 : first + 3]
@@ -75,18 +75,18 @@ kin='model.layers.*.mlp.experts.*.w1.weight')
     elif not whole and following and following[0].isdecimal():
         last, depth = first + 1, [*depth, int(following[0])]
     stack = atoms[:first] if whole else [*atoms[:first], re.sub(r"_?\d+$", "", atoms[first])]
-    kin = [re.sub(r"\d+", "*", atom) if i <= last else atom for i, atom in enumerate(atoms)]
+    pattern = [re.sub(r"\d+", "*", atom) if i <= last else atom for i, atom in enumerate(atoms)]
     for i in range(last + 1, len(atoms)):
         if atoms[i].isdecimal() and "expert" in atoms[i - 1]:
-            kin[i] = "*"
-    return Place(
+            pattern[i] = "*"
+    return Depth(
         ".".join(stack), tuple(n for n in depth if n is not None),
-        ".".join(atoms[last + 1 :]), ".".join(kin),
+        ".".join(atoms[last + 1 :]), ".".join(pattern),
     )  # fmt: skip
 
 
 def _number(atom: str) -> int | None:
-    """The number that an atom is, or ends with where it is one of ``layer1``'s kind."""
+    """The number that a component is, or ends with as ``layer1`` does."""
     if atom.isdecimal():
         return int(atom)
     found = _NUMBERED.fullmatch(atom)
@@ -94,18 +94,18 @@ def _number(atom: str) -> int | None:
 
 
 def role_of(name: str, dimensions: int) -> str:
-    """The part that a parameter plays.
+    """The role of a parameter.
 
     Args:
         name: of the parameter, or of a part of one.
-        dimensions: how many it has.
+        dimensions: their number.
 
     >>> role_of("transformer.h.0.attn.c_attn.weight", 2), role_of("model.norm.weight", 1)
     ('qkv', 'norm')
     """
     atoms = name.split(".")
     last = atoms[-1]
-    in_block = place_of(name).depth != ()
+    in_block = depth_of(name).depth != ()
     if last == "bias" or (last.endswith("_bias") and dimensions == 1):
         return "bias"
     if last in ("weight", "original", "weight_v", "original0", "original1"):
@@ -128,7 +128,7 @@ def role_of(name: str, dimensions: int) -> str:
 
 
 def _in_context(atoms: list[str], attention: bool, name: str) -> str | None:
-    """The part that names play that mean one thing in attention and another elsewhere."""
+    """The role of names that mean one thing in attention and another elsewhere."""
     last = atoms[-1]
     expert = "expert" in name
     if last in ("c_proj", "proj", "dense", "wo", "out", "to_out", "output", "Wo"):

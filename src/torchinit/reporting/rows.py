@@ -1,4 +1,4 @@
-"""One parameter measured: everything that the table, the judgement and the picture are made of."""
+"""A measured parameter: all that the table, the picture and the search for outliers use."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchinit.reporting.laws import Found, find_law, resolution_of
-from torchinit.reporting.matrices import (
+from torchinit.reporting.goodness_of_fit import Fit, fit_distribution, resolution_of
+from torchinit.reporting.inputs import Intended, ReportInput
+from torchinit.reporting.measure import (
+    Moments,
     gram_matrix,
     is_cheap,
     may_be_orthogonal,
+    measure,
     norm_of,
     orthogonality_error,
     spectral_norm,
 )
-from torchinit.reporting.measure import Moments, measure
-from torchinit.reporting.roles import Place, place_of, role_of
-from torchinit.reporting.sources import Intended, Source
+from torchinit.reporting.roles import Depth, depth_of, role_of
 
 
 @dataclass(frozen=True)
 class ReportRow:
-    r"""A parameter, or a part of one that its rule fills alone.
+    r"""A parameter, or a part of one that its rule fills on its own.
 
     Attributes:
-        name: of the part, or of the parameter where it is whole.
-        parameter: that it lies in.
+        name: of the part, or of the whole parameter.
+        parameter: the name of the parameter.
         shape: of the logical tensor.
         dtype: of the values.
         role: q, k, v, o, qkv, up, gate, gate_up, down, router, conv, embedding, head, norm, bias or
-            other: by the name.
-        place: how deep it lies, by the name.
+            other; by the name.
+        place: its depth in the model, by the name.
         fan_in: inputs of each output as torch counts them; 1 for a vector.
-        law: that the values were found to follow.
-        intended: by the rules; None without.
+        law: the distribution that fits the values.
+        intended: by the rules; None without rules.
         moments: mean, std, kurtosis, low, high, zeros and what else was counted.
-        spectral: the largest singular value over std (sqrt(m) + sqrt(n)), of a stack of matrices
-            the largest; None of a vector, and where std is 0 or a value is not finite.
+        spectral: the largest singular value over std (sqrt(m) + sqrt(n)), the largest in a stack of
+            matrices; None for vectors, and if std is 0 or a value is not finite.
         orthogonality: the largest entry of \\|Q^T Q - I\\|, Q being the matrix over its gain; None
-            where it was not looked for.
+            if it was not computed.
 
     >>> import torchinit
     >>> row = torchinit.report_model(torch.nn.Linear(64, 32, bias=False))[0]
@@ -56,9 +57,9 @@ class ReportRow:
     shape: tuple[int, ...]
     dtype: torch.dtype
     role: str
-    place: Place
+    place: Depth
     fan_in: int
-    law: Found
+    law: Fit
     intended: Intended | None
     moments: Moments
     spectral: float | None
@@ -66,27 +67,27 @@ class ReportRow:
 
     @property
     def gain(self) -> float:
-        """Std sqrt(fan_in): what a layer does to the size of independent inputs."""
+        """Std sqrt(fan_in): the factor by which a layer scales independent inputs."""
         return self.moments.std * math.sqrt(self.fan_in)
 
     @property
     def intended_gain(self) -> float | None:
-        """The same of the rule's std; None without."""
+        """The gain of the intended std; None if it is unknown."""
         if self.intended is None or self.intended.law is None:
             return None
         return self.intended.law.std * math.sqrt(self.fan_in)
 
     @property
     def resolution(self) -> float:
-        """How far rounding to the dtype may move a value of the size of std, in std."""
+        """How far rounding to the dtype can move a value as large as std, in std."""
         return resolution_of(self.dtype, self.moments.std)
 
 
-def row_of(source: Source, threads: Executor) -> ReportRow:
+def row_of(source: ReportInput, threads: Executor) -> ReportRow:
     """Measures a parameter.
 
     Raises:
-        TypeError: for values that torch cannot widen.
+        TypeError: for a dtype that torch cannot convert.
     """
     with torch.no_grad():
         tensor = source.load()
@@ -101,16 +102,16 @@ def row_of(source: Source, threads: Executor) -> ReportRow:
         spectral, orthogonality = _of_matrices(source, tensor, moments, threads)
     return ReportRow(
         source.name, source.parameter, source.shape, source.dtype,
-        role_of(source.name, len(source.shape)), place_of(source.name), source.fan_in,
-        find_law(moments, resolution_of(source.dtype, moments.std), orthogonality),
+        role_of(source.name, len(source.shape)), depth_of(source.name), source.fan_in,
+        fit_distribution(moments, resolution_of(source.dtype, moments.std), orthogonality),
         source.intended, moments, spectral, orthogonality,
     )  # fmt: skip
 
 
 def _of_matrices(
-    source: Source, tensor: Tensor, moments: Moments, threads: Executor
+    source: ReportInput, tensor: Tensor, moments: Moments, threads: Executor
 ) -> tuple[float | None, float | None]:
-    """Spectral norm over std (sqrt(m) + sqrt(n)), and orthogonality error: of the worst matrix."""
+    """Spectral norm over std (sqrt(m) + sqrt(n)), and orthogonality error; the largest of each."""
     if tensor.is_complex() or not moments.std > 0 or moments.finite < moments.numel:
         return None, None
     norms: list[float] = []

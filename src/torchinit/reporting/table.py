@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from torchinit.reporting.results import Results
+from torchinit.reporting.outliers import ReportResults
 from torchinit.reporting.rows import ReportRow
 from torchinit.text_table import text_table
 
@@ -15,7 +15,7 @@ _HEADS = (
 )  # fmt: skip
 
 
-def table_of(results: Results) -> str:
+def table_of(results: ReportResults) -> str:
     """The table, and below it the offenders.
 
     Names in layers stand below the name of their stack, without it.
@@ -33,7 +33,7 @@ def table_of(results: Results) -> str:
     return "\n".join([*lines, "", *verdict(results)])
 
 
-def verdict(results: Results) -> Iterable[str]:
+def verdict(results: ReportResults) -> Iterable[str]:
     """The offenders in words."""
     count = f"{len(results.rows)} parameters and parts"
     rate = (

@@ -17,7 +17,7 @@ from torchinit.cli.demo.ways import WAYS, Timing, forget, on_meta, take, zero
 from torchinit.cli.shell import say
 from torchinit.native import load
 from torchinit.progress import progress
-from torchinit.reporting.offenders import Offender
+from torchinit.reporting.outliers import Outlier
 from torchinit.reporting.report import ModelReport, judge_values
 from torchinit.text_table import text_table
 from torchinit.version import __version__
@@ -55,7 +55,7 @@ class DemoResult:
         return sum(report.false_alarm_rate for report in self.judged.values())
 
     @property
-    def failures(self) -> dict[str, Sequence[Offender]]:
+    def failures(self) -> dict[str, Sequence[Outlier]]:
         """The parameters with wrong values, by the name of the way."""
         return {way: report.offenders for way, report in self.judged.items() if report.offenders}
 

@@ -1,8 +1,8 @@
-"""Which law values follow, by the share of them that lies beyond each distance from the mean.
+"""Which distribution values follow, by the share of them beyond each distance from the mean.
 
-A law is a survival function on the grid of ``measure``: the share of |x - mean| / std that is at
-least so large. It is held against counts by the bound of Chernoff and Hoeffding, which is one of
-finite samples: values of the law are refused with at most the probability ALPHA.
+A distribution is a survival function on the grid of ``measure``: the probability that
+|x - mean| / std is at least so large. Counts are tested by the bound of Chernoff and Hoeffding,
+which holds for any number of values: correct ones are rejected with probability ALPHA at most.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from torchinit.schemes.law import Law, quadrature, truncated_std
 SIGMAS = 5.0
 # Two-sided, of a standard normal: 5.7e-7.
 ALPHA = math.erfc(SIGMAS / math.sqrt(2))
-# A deviance (a logarithm of a probability) from which on counts are refused, over all of the grid.
+# The deviance (minus the log of a probability) above which counts are rejected.
 LIMIT = math.log(2 * (BINS + 1) / ALPHA)
 
 
-class Found(NamedTuple):
-    """The law that values were found to follow.
+class Fit(NamedTuple):
+    """The distribution that fits the values.
 
     Attributes:
         kind: zeros, ones, constant, normal, uniform, truncated normal, clipped normal, orthogonal;
-            undecided where too few values are there to tell, other where none fits; empty; not
-            finite.
+            undecided if there are too few values to tell, other if none fits; empty; not finite.
         cut: of a truncated or clipped normal, in std of the normal; else None.
     """
 
@@ -44,33 +43,33 @@ class Found(NamedTuple):
         return short if self.cut is None else f"{short} ±{self.cut:.1f}"
 
 
-def find_law(moments: Moments, resolution: float, orthogonality: float | None) -> Found:
-    """The law of values.
+def fit_distribution(moments: Moments, resolution: float, orthogonality: float | None) -> Fit:
+    """The distribution that fits values.
 
     Args:
         moments: of the values.
-        resolution: of their dtype, as ``resolution_of`` has it.
-        orthogonality: error of the matrix, where it has been found.
+        resolution: of their dtype, by ``resolution_of``.
+        orthogonality: error of the matrix, if it was computed.
     """
     if not moments.numel:
-        return Found("empty")
+        return Fit("empty")
     if not moments.finite:
-        return Found("not finite")
+        return Fit("not finite")
     if moments.low == moments.high:
-        return Found({0.0: "zeros", 1.0: "ones"}.get(moments.low, "constant"))
+        return Fit({0.0: "zeros", 1.0: "ones"}.get(moments.low, "constant"))
     if orthogonality is not None and orthogonality <= max(1e-4, 3 * resolution):
-        return Found("orthogonal")
+        return Fit("orthogonal")
     if not moments.std > 0:
-        return Found("other")
+        return Fit("other")
     fits = [
         kind
         for kind, survival in (("normal", normal()), ("uniform", uniform()))
         if _is_symmetric(moments) and deviance(moments, survival, resolution) <= LIMIT
     ]
     if len(fits) == 2:
-        return Found("undecided")
+        return Fit("undecided")
     if fits:
-        return Found(fits[0])
+        return Fit(fits[0])
     for kind, family, parent in (
         ("truncated normal", truncated, truncated_std),
         ("clipped normal", clipped, _std_of_clipped),
@@ -79,17 +78,17 @@ def find_law(moments: Moments, resolution: float, orthogonality: float | None) -
         if cut is None or not _is_symmetric(moments):
             continue
         if deviance(moments, family(round(cut, 3)), resolution) <= LIMIT:
-            return Found(kind, cut)
-    return Found("other")
+            return Fit(kind, cut)
+    return Fit("other")
 
 
 def _is_symmetric(moments: Moments) -> bool:
-    """Whether the skewness is within five standard errors of those of a normal; few have more."""
+    """Whether the skewness is within five of the standard errors that a normal has."""
     return abs(moments.skewness) <= SIGMAS * math.sqrt(6 / moments.finite) + 1e-3
 
 
 def resolution_of(dtype: torch.dtype, std: float) -> float:
-    """How far rounding may move a value of the size of std, in std."""
+    """How far rounding can move a value as large as std, in std."""
     if not dtype.is_floating_point:
         return 0.0 if dtype.is_complex else 1.0 / std if std > 0 else 0.0
     finfo = torch.finfo(dtype)
@@ -99,19 +98,20 @@ def resolution_of(dtype: torch.dtype, std: float) -> float:
 def deviance(
     moments: Moments, survival: Tensor, resolution: float, *, has_edge: bool | None = None
 ) -> float:
-    """How far counts are from a law at the worst point of the grid: minus the log of a probability.
+    """How far counts are from a distribution at the worst point: minus the log of a probability.
 
-    A count of n values that each lie beyond with probability p is as far out as that, or further,
-    with probability at most exp(-n KL(count / n, p)) on either side (Hoeffding 1963, theorem 1).
-    Between the survival functions that rounding may lead to, p is what is nearest. So it is between
-    those that errors of the mean and the std may: a law that ends has its edge elsewhere then,
-    though without an edge they only bring counts nearer to the law.
+    If each of n values lies beyond a point with probability p, a count at least this far from n p
+    has probability at most exp(-n KL(count / n, p)) on either side (Hoeffding 1963, theorem 1).
+    Rounding moves the survival function, and p is taken as near to the count as rounding allows.
+    Where a bounded distribution ends, errors of the mean and the std are allowed for likewise;
+    without an edge they only bring counts nearer.
 
     Args:
         moments: of the values.
-        survival: of the law.
+        survival: of the distribution.
         resolution: of the dtype.
-        has_edge: whether the law ends; None is whether its survival function does.
+        has_edge: whether the distribution is bounded; None is whether its survival function is 0 at
+            the end of the grid.
     """
     if has_edge is None:
         has_edge = not float(survival[-1]) > 0
@@ -125,12 +125,12 @@ def deviance(
 
 
 def _relative(share: Tensor, p: Tensor) -> Tensor:
-    """Of a relative entropy the part of one outcome; 0 for what neither has."""
+    """One outcome's term of a relative entropy; 0 if neither has it."""
     return torch.xlogy(share, share / p.clamp(min=1e-300))
 
 
 def _at(survival: Tensor, points: Tensor) -> Tensor:
-    """A survival function between the points of the grid, and beyond it."""
+    """A survival function, interpolated between the points of the grid."""
     places = (points * STEPS).clamp(max=BINS)
     below = places.floor().long().clamp(max=BINS - 1)
     part = places - below
@@ -139,20 +139,20 @@ def _at(survival: Tensor, points: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def normal() -> Tensor:
-    """Of a normal."""
+    """The survival function of a normal."""
     survival: Tensor = torch.special.erfc(grid() / math.sqrt(2))
     return survival
 
 
 @lru_cache(maxsize=1)
 def uniform() -> Tensor:
-    """Of a uniform."""
+    """The survival function of a uniform."""
     return (1 - grid() / math.sqrt(3)).clamp(min=0.0)
 
 
 @lru_cache(maxsize=4096)
 def truncated(cut: float) -> Tensor:
-    """Of a normal truncated at so many of its std on either side."""
+    """The survival function of a normal truncated at so many of its std on either side."""
     beyond = math.erfc(cut / math.sqrt(2))
     tail: Tensor = torch.special.erfc(grid() * truncated_std(cut) / math.sqrt(2)) - beyond
     return (tail / (1 - beyond)).clamp(min=0.0)
@@ -160,8 +160,8 @@ def truncated(cut: float) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def clipped(cut: float) -> Tensor:
-    """Of a normal whose values beyond so many std have been put there."""
-    # The edge itself is a float in the middle of nothing: it is given the benefit of the last bit.
+    """The survival function of a normal clamped to so many of its std on either side."""
+    # The edge is one float: rounding must not put it outside.
     points = grid() * _std_of_clipped(cut)
     return torch.where(points <= cut + 1e-3, torch.special.erfc(points / math.sqrt(2)), 0.0)
 
@@ -176,7 +176,7 @@ def _phi(x: float) -> float:
 
 
 def _cut(extent: float, std: Callable[[float], float]) -> float | None:
-    """The cut whose values reach so many std of their own; None if no cut between 0.05 and 8."""
+    """The cut for which the largest value is so many std of the values; None outside 0.05 to 8."""
     low, high = 0.05, 8.0
     if not low / std(low) < extent < high / std(high):
         return None
@@ -187,10 +187,10 @@ def _cut(extent: float, std: Callable[[float], float]) -> float | None:
 
 
 def survival_of(law: Law) -> Tensor | None:
-    """The survival function of a law about its mean; None where its density is not known."""
+    """The survival function of |x - mean| / std; None if the density is unknown."""
     if law.density is None or not law.std > 0:
         return None
-    # Of the laws that there are, kurtosis and bounds tell which it is, once mean and std are out.
+    # Kurtosis and bounds tell the standardised distributions apart.
     bounds = ((law.low - law.mean) / law.std, (law.high - law.mean) / law.std)
     key = tuple(f"{number:.12g}" for number in (law.kurtosis, *bounds))
     if key not in _KNOWN:

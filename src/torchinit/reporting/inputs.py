@@ -1,4 +1,4 @@
-"""What is to be measured: of a module or of a checkpoint, by rules or not."""
+"""What a report measures: the parameters of a module or a checkpoint, and what is intended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torchinit.streams.canonical import Named, gather
 from torchinit.values.kinds import DrawnValues, MatrixValues, Values
 from torchinit.values.region import Part
 
-# Numbers that belong to no rule, though a checkpoint has them among the parameters.
+# Buffers that a checkpoint has among the parameters, and no rule is for.
 _BUFFERS = (
     "running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids",
     "e_score_correction_bias", "final_logits_bias",
@@ -36,12 +36,12 @@ Load: TypeAlias = "Callable[[], Tensor]"
 
 
 class Intended(NamedTuple):
-    """What a rule is for.
+    """What a rule fills a parameter with.
 
     Attributes:
-        words: what it fills with.
-        law: of the values; None where nothing is known of them.
-        orthogonal: whether it makes an orthogonal matrix.
+        words: a description.
+        law: statistics of the values; None if they are unknown.
+        orthogonal: whether it is an orthogonal matrix.
     """
 
     words: str
@@ -49,19 +49,19 @@ class Intended(NamedTuple):
     orthogonal: bool
 
 
-class Source(NamedTuple):
-    """A parameter, or a part of one that its rule fills alone.
+class ReportInput(NamedTuple):
+    """A parameter to measure, or a part of one that its rule fills on its own.
 
     Attributes:
-        name: of the part, or of the parameter where it is whole.
-        parameter: that it lies in.
+        name: of the part, or of the whole parameter.
+        parameter: the name of the parameter.
         shape: of the logical tensor.
         dtype: of the values.
-        fan_in: how many inputs each output has; 1 for a vector.
-        views: where the values lie in the parameter.
-        matrices: the same as matrices, each as rows in shares; none of a vector.
-        intended: by the rules; None without.
-        load: the parameter's values.
+        fan_in: the number of inputs of each output; 1 for a vector.
+        views: of the parameter, with all the values.
+        matrices: the same as matrices, each in blocks of rows; none for a vector.
+        intended: by the rules; None without rules.
+        load: reads the parameter.
     """
 
     name: str
@@ -75,21 +75,19 @@ class Source(NamedTuple):
     load: Load
 
 
-def sources_of(
+def inputs_of(
     model: nn.Module | str | Path | Callable[[], nn.Module],
     rules: Mapping[Any, Any] | None,
     called: str = "model",
-) -> list[Source]:
-    """What there is to measure, in the order of the model.
+) -> list[ReportInput]:
+    """What to measure, in the order of the model.
 
     Args:
         model, rules: as ``report_model`` takes them.
-        called: what errors call the model.
+        called: the name of the argument, for errors.
 
     Raises:
-        ArgumentError: for a model whose values are not here: on the meta device, lazy, sharded; a
-            checkpoint that is none; rules that do not fit, as ``init_model_`` does.
-        TypeError: for what is neither a module nor a path.
+        ArgumentError, TypeError, ImportError: as ``report_model``.
     """
     if not isinstance(model, nn.Module | str | Path) and callable(model):
         if rules is None:
@@ -120,7 +118,7 @@ def sources_of(
     assigned = {one.named.name: one for one in assign(judged, chosen, None, strict=strict)}
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assigned.values()})
-    found: list[Source] = []
+    found: list[ReportInput] = []
     for one in named:
         load, is_conv = loads[one.name], one.name in conv1d
         if one.name in assigned:
@@ -130,8 +128,8 @@ def sources_of(
     return found
 
 
-def sources_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[Source]:
-    """The parameters of a model with values, each with what its constructor asks for.
+def inputs_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[ReportInput]:
+    """The parameters of a model with values, each to be held against what its constructor says.
 
     Args:
         model: built by the same constructor in any way; on any device.
@@ -141,7 +139,7 @@ def sources_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> 
     return _by_assignments(model, prepare(twin, None, 0, device="cpu").assignments)
 
 
-def _by_assignments(model: nn.Module, assignments: Iterable[Assignment]) -> list[Source]:
+def _by_assignments(model: nn.Module, assignments: Iterable[Assignment]) -> list[ReportInput]:
     by_name = {one.named.name: one for one in assignments}
     parameters, _ = gather(model)
     _check_here(parameters)
@@ -152,14 +150,14 @@ def _by_assignments(model: nn.Module, assignments: Iterable[Assignment]) -> list
 
 
 def _warn_of_unused(rules: Rules, used: Set[str]) -> None:
-    """Says that rules for a model in memory may be for other names than its checkpoint has."""
+    """Warns that a checkpoint may have other names than the model that the rules are for."""
     unused = [rule.title for rule in rules.rules if rule.title not in used]
     if unused:
         warnings.warn(
             f"{len(unused)} of {len(rules.rules)} rules match nothing in the checkpoint: "
-            f"{some(unused)}. There rules go by the names in its files, and types of modules match "
-            "nothing: what they are for in memory may be judged by another rule. If so, report the "
-            "model that from_pretrained loads",
+            f"{some(unused)}. For a checkpoint, rules match the names in its files, and types of "
+            "modules match nothing: another rule may have been used in their place. If so, report "
+            "the model that from_pretrained loads",
             stacklevel=4,
         )
 
@@ -169,7 +167,7 @@ def _is_parameter(named: Named) -> bool:
 
 
 def _check_here(parameters: Sequence[Named]) -> None:
-    """Raises for parameters whose values are not all in this process."""
+    """Raises unless all values are dense and in this process."""
     lazy = [one.name for one in parameters if is_lazy(one.tensor)]
     if lazy:
         raise ArgumentError(
@@ -198,7 +196,7 @@ def _check_here(parameters: Sequence[Named]) -> None:
 
 
 def _skeleton(held: Sequence[StoredTensor]) -> list[Named]:
-    """Parameters of a checkpoint as those of a model, without memory, for rules to be matched."""
+    """The parameters of a checkpoint as if of a model, without memory, for rules to match."""
     owner = nn.Module()
     return [
         Named(one.name, _shaped(one), owner, one.name.rpartition(".")[2], owner) for one in held
@@ -210,7 +208,7 @@ def _shaped(held: StoredTensor) -> nn.Parameter:
     return nn.Parameter(values, requires_grad=False)
 
 
-def _whole(named: Named, load: Load, conv1d: bool, intended: Intended | None) -> Source:
+def _whole(named: Named, load: Load, conv1d: bool, intended: Intended | None) -> ReportInput:
     shape = tuple(named.tensor.shape)
     pads = padding_rows(named)
     stacked = int(len(shape) == 3 and "expert" in named.name)
@@ -222,14 +220,14 @@ def _whole(named: Named, load: Load, conv1d: bool, intended: Intended | None) ->
             return [[matrix] for matrix in tensor.unbind()]
         return [_without(tensor.flatten(1), pads)]
 
-    return Source(
+    return ReportInput(
         named.name, named.name, shape, named.tensor.dtype, _fan_in(shape[stacked:], conv1d),
         lambda tensor: _without(tensor, pads), matrices, intended, load,
     )  # fmt: skip
 
 
 def _without(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
-    """A tensor but for rows that stand for padding, and are zero."""
+    """A tensor without its padding rows."""
     if not rows or not tensor.dim():
         return [tensor]
     edges = [-1, *sorted(row % len(tensor) for row in rows), len(tensor)]
@@ -238,21 +236,21 @@ def _without(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
 
 
 def _fan_in(shape: Sequence[int], conv1d: bool) -> int:
-    """Fan in as torch counts it, of (inputs, outputs) as it is meant; 1 for a vector."""
+    """The fan in, as torch counts it but for the (inputs, outputs) of Conv1D; 1 for a vector."""
     if len(shape) < 2:
         return 1
     return max(shape[0] if conv1d and len(shape) == 2 else math.prod(shape[1:]), 1)
 
 
-def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[Source]:
-    """One source for each part of a parameter that has a name of its own."""
+def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[ReportInput]:
+    """An input for each part of a parameter that has a name of its own."""
     named, draw, parts = assignment.named, assignment.draw, assignment.parts
     if draw is not None:
         intended = _intended(DrawnValues(draw), tuple(named.tensor.shape))
         return [_whole(named, load, conv1d, intended)]
     shares: dict[str, list[Part]] = {}
     for part in parts:
-        # The matrices of a stack have names of their own, with their numbers.
+        # Each matrix of a stack has a name of its own, with its number.
         shares.setdefault(part.region.name.partition("\0")[0], []).append(part)
     first = parts[0].region
     if len(parts) == 1 and first.shape == tuple(named.tensor.shape) and not first.stacked:
@@ -264,7 +262,7 @@ def _intended(values: Values, shape: Sequence[int]) -> Intended:
     return Intended(str(values), values.statistics(shape), isinstance(values, MatrixValues))
 
 
-def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool) -> Source:
+def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool) -> ReportInput:
     region = pieces[0].region
     shape = tuple(region.matrix_shape)
 
@@ -275,7 +273,7 @@ def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool)
         found = views(tensor)
         if len(shape) < 2:
             return []
-        if region.offset is not None:  # shares of one matrix, side by side
+        if region.offset is not None:  # blocks of one matrix, side by side
             if region.cuts and region.cuts[-1][0] == 1:
                 found = [view.transpose(0, 1) for view in found]
             return [[view.flatten(1) for view in found]]
@@ -283,7 +281,7 @@ def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool)
             found = [matrix for view in found for matrix in view.unbind()]
         return [[view.flatten(1)] for view in found if view.numel()]
 
-    return Source(
+    return ReportInput(
         name, named.name, tuple(region.shape), named.tensor.dtype, _fan_in(shape, conv1d), views,
         matrices, _intended(pieces[0].values, region.matrix_shape), load,
     )  # fmt: skip

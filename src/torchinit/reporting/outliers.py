@@ -1,8 +1,8 @@
-"""Who does not have the values that it should: by the rules, else by its siblings.
+"""Which parameters are outliers: by the rules, or compared with their siblings at other depths.
 
-Every comparison is at five standard errors, two-sided 5.7e-7 for values that are right, or at the
-same probability by an exact bound. A parameter is compared at most three times (mean, std, shape),
-so that a right model of n parameters has an offender with probability at most 1.7e-6 n.
+Each test rejects correct values with probability 5.7e-7: five standard errors, two-sided, or an
+exact bound at that probability. A parameter is tested at most three times (mean, std, shape), so
+that a correct model of n parameters has an outlier with probability at most 1.7e-6 n.
 """
 
 from __future__ import annotations
@@ -16,36 +16,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchinit.reporting.laws import LIMIT, SIGMAS, deviance, survival_of
+from torchinit.reporting.goodness_of_fit import (
+    ALPHA,
+    LIMIT,
+    SIGMAS,
+    deviance,
+    resolution_of,
+    survival_of,
+)
 from torchinit.reporting.rows import ReportRow
 from torchinit.schemes.law import Law
 
-# Comparisons of one parameter.
+# Tests of one parameter.
 COMPARISONS = 3
-# Siblings that tell what is usual, at least.
+# The fewest siblings that tell what is usual.
 _ENOUGH = 3
-# A median absolute deviation of a normal is its std over this.
+# The std of a normal is so many times its median absolute deviation.
 _MAD = 1.4826
-# How much less like its siblings than they like each other a shape has to be, in deviances.
+# The deviance of an outlier's shape, in median deviances of its siblings'.
 _APART = 9.0
-# Fewer values than these are not compared with siblings'.
+# Parameters with fewer values are not compared with their siblings.
 _FEW = 16
 
 
 class Problem(NamedTuple):
-    """What is wrong: in words, and in the few that fit beside a point of the picture."""
+    """What is wrong: in full, and short enough for a label of the picture."""
 
     text: str
     short: str
 
 
-class Offender(NamedTuple):
-    """A parameter, or part of one, that is not as it should be.
+class Outlier(NamedTuple):
+    """A parameter, or part of one, whose values are not as intended, or unlike its siblings'.
 
     Attributes:
         name: of the row.
-        problems: how, in words.
-        short: the same in few.
+        problems: what is wrong.
+        short: the same in a few characters.
     """
 
     name: str
@@ -56,18 +63,18 @@ class Offender(NamedTuple):
         return f"{self.name}: {'; '.join(self.problems)}"
 
 
-def find_offenders(rows: Sequence[ReportRow]) -> list[Offender]:
-    """Those whose values are not as they should be, in the order of the model."""
+def find_outliers(rows: Sequence[ReportRow]) -> list[Outlier]:
+    """The outliers, in the order of the model."""
     problems: dict[int, list[Problem]] = defaultdict(list)
     for number, row in enumerate(rows):
         problems[number] += _not_finite(row)
-        if _law(row) is not None:
-            problems[number] += _by_law(row)
+        if _intended(row) is not None:
+            problems[number] += _by_distribution(row)
     for group in _siblings(rows):
         for number, said in _by_siblings([(number, rows[number]) for number in group]):
             problems[number].append(said)
     return [
-        Offender(
+        Outlier(
             rows[number].name,
             [problem.text for problem in found],
             ", ".join(dict.fromkeys(problem.short for problem in found)),
@@ -84,44 +91,46 @@ def _not_finite(row: ReportRow) -> Iterator[Problem]:
             yield Problem(f"{count:,} of {moments.numel:,} values {what}", what)
 
 
-def _law(row: ReportRow) -> Law | None:
+def _intended(row: ReportRow) -> Law | None:
     return None if row.intended is None else row.intended.law
 
 
-def _by_law(row: ReportRow) -> Iterator[Problem]:
-    """What is wrong with a parameter whose law is known."""
-    law, moments = _law(row), row.moments
-    if law is None or not moments.finite:
+def _by_distribution(row: ReportRow) -> Iterator[Problem]:
+    """What is wrong with a parameter whose distribution is known."""
+    wanted, moments = _intended(row), row.moments
+    if wanted is None or not moments.finite:
         return
     eps = torch.finfo(row.dtype).eps if row.dtype.is_floating_point else 0.0
-    if not law.std > 0:
-        if max(abs(moments.low - law.mean), abs(moments.high - law.mean)) > eps * abs(law.mean):
+    if not wanted.std > 0:
+        if max(abs(moments.low - wanted.mean), abs(moments.high - wanted.mean)) > eps * abs(
+            wanted.mean
+        ):
             said = f"values from {moments.low:.4g} to {moments.high:.4g}"
-            yield Problem(f"{said}, all {law.mean:.4g} intended", f"not {law.mean:.3g}")
+            yield Problem(f"{said}, all {wanted.mean:.4g} intended", f"not {wanted.mean:.3g}")
         return
     if moments.low == moments.high:
         if moments.finite > 1:
-            said = f"all values {moments.low:.4g}, std {law.std:.4g} intended"
+            said = f"all values {moments.low:.4g}, std {wanted.std:.4g} intended"
             yield Problem(said, "constant")
         return
-    resolution = max(eps, torch.finfo(row.dtype).smallest_normal * eps / law.std if eps else 0.0)
-    bound = eps * max(map(abs, (law.mean, law.std))) + resolution * law.std
-    if moments.low < law.low - bound or moments.high > law.high + bound:
+    resolution = resolution_of(row.dtype, wanted.std) if eps else 0.0
+    bound = eps * max(map(abs, (wanted.mean, wanted.std))) + resolution * wanted.std
+    if moments.low < wanted.low - bound or moments.high > wanted.high + bound:
         yield Problem(
-            f"values from {moments.low:.4g} to {moments.high:.4g}, within {law.low:.4g} and "
-            f"{law.high:.4g} intended",
+            f"values from {moments.low:.4g} to {moments.high:.4g}, within {wanted.low:.4g} and "
+            f"{wanted.high:.4g} intended",
             "out of bounds",
         )
-    error = SIGMAS * max(law.std, moments.std) / math.sqrt(moments.finite)
-    if abs(moments.mean - law.mean) > error + eps * (law.mean_shift + abs(law.mean)):
-        said = f"mean {moments.mean:.4g}, {law.mean:.4g} ± {error:.2g} intended"
+    error = SIGMAS * max(wanted.std, moments.std) / math.sqrt(moments.finite)
+    if abs(moments.mean - wanted.mean) > error + eps * (wanted.mean_shift + abs(wanted.mean)):
+        said = f"mean {moments.mean:.4g}, {wanted.mean:.4g} ± {error:.2g} intended"
         yield Problem(said, f"mean {moments.mean:.2g}")
-    off = _off(moments.std / law.std, moments.finite, law.kurtosis, resolution)
+    off = _off(moments.std / wanted.std, moments.finite, wanted.kurtosis, resolution)
     if abs(off) > SIGMAS:
-        ratio = moments.std / law.std
-        said = f"std {moments.std:.4g}, {law.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
+        ratio = moments.std / wanted.std
+        said = f"std {moments.std:.4g}, {wanted.std:.4g} intended ({ratio:.3g} times, {off:+.0f}σ)"
         yield Problem(said, f"×{ratio:.3g}")
-    survival, has_edge = survival_of(law), math.isfinite(law.high - law.low)
+    survival, has_edge = survival_of(wanted), math.isfinite(wanted.high - wanted.low)
     if survival is not None and (
         deviance(moments, survival, resolution, has_edge=has_edge) > LIMIT
     ):
@@ -142,11 +151,11 @@ def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
     """How many standard errors a std is off, by the transform of Wilson and Hilferty.
 
     Args:
-        ratio: of the std to what it should be.
+        ratio: of the std to the intended one.
         count: of values.
-        kurtosis: of their law: the variance of n values has as many degrees of freedom as
+        kurtosis: of their distribution: the variance of n values has the degrees of freedom of
             2 n / (kurtosis - 1) normal ones.
-        resolution: in std: its square is what rounding may add to the variance, about.
+        resolution: in std; its square is about what rounding adds to the variance.
     """
     part = kurtosis - 1
     if part <= 1e-9:
@@ -161,23 +170,23 @@ def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
 
 
 def _siblings(rows: Sequence[ReportRow]) -> list[list[int]]:
-    """Numbers of rows without a law that play one part at different depths, enough of them."""
+    """Groups of rows without a known distribution that differ in their depth alone."""
     groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        if _law(row) is None and row.moments.finite and row.place.depth:
-            groups[row.place.kin, row.fan_in, len(row.shape)].append(number)
+        if _intended(row) is None and row.moments.finite and row.place.depth:
+            groups[row.place.pattern, row.fan_in, len(row.shape)].append(number)
     return [group for group in groups.values() if len(group) >= _ENOUGH]
 
 
 def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
-    """What is wrong with parameters that should be alike."""
+    """What is wrong with parameters that are expected to be alike."""
     constant = [(n, row) for n, row in group if row.moments.low == row.moments.high]
     varied = [(n, row) for n, row in group if row.moments.low < row.moments.high]
     if 2 * len(constant) > len(group):
         values = [row.moments.mean for _, row in constant]
         usual = max(values, key=values.count)
         if 2 * values.count(usual) <= len(group):
-            return  # each has a value of its own, as scales that fall with depth
+            return  # they differ by design, such as scales that fall with depth
         for number, row in constant:
             if row.moments.mean != usual:
                 value = row.moments.mean
@@ -200,7 +209,7 @@ def _by_siblings(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, 
 
 
 def _by_std(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
-    """Beyond five standard errors, and beyond five of the spread that the siblings have."""
+    """Off by more than five standard errors, and by more than five times the siblings' spread."""
     logs = [math.log(row.moments.std) for _, row in group]
     centre = median(logs)
     spread = _MAD * median(abs(log - centre) for log in logs)
@@ -214,7 +223,7 @@ def _by_std(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Probl
 
 
 def _of_median(group: Sequence[object]) -> float:
-    """The standard error of a difference from the median of so many, in those of one."""
+    """The standard error of the difference from a group's median, in standard errors of one."""
     return math.sqrt(1 + math.pi / (2 * len(group)))
 
 
@@ -231,7 +240,7 @@ def _by_mean(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Prob
 
 
 def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Problem]]:
-    """By the survival function, against the median of the siblings'."""
+    """The survival function, tested against the siblings' median."""
     shares = torch.stack([row.moments.beyond / row.moments.finite for _, row in group])
     usual = _floor(shares.median(0).values, sum(row.moments.finite for _, row in group))
     found = [deviance(row.moments, usual, row.resolution, has_edge=True) for _, row in group]
@@ -240,8 +249,8 @@ def _by_shape(group: Sequence[tuple[int, ReportRow]]) -> Iterator[tuple[int, Pro
     for (number, row), one in zip(group, found, strict=True):
         if one > max(LIMIT * inflation, _APART * among):
             others = [other.law for _, other in group if other is not row]
-            law = max(set(others), key=lambda x: [o.kind for o in others].count(x.kind))
-            yield number, Problem(f"{_shape(row)}, its siblings {law}", _shape(row))
+            usual_fit = max(set(others), key=lambda x: [o.kind for o in others].count(x.kind))
+            yield number, Problem(f"{_shape(row)}, its siblings {usual_fit}", _shape(row))
 
 
 def _shape(row: ReportRow) -> str:
@@ -250,5 +259,26 @@ def _shape(row: ReportRow) -> str:
 
 
 def _floor(survival: Tensor, count: int) -> Tensor:
-    """A share of none among so many is taken for a share of one."""
+    """A survival function of counts, with at least one of so many values everywhere."""
     return survival.clamp(min=1 / count)
+
+
+class ReportResults(NamedTuple):
+    """What the table and the picture show.
+
+    Attributes:
+        title: what was measured.
+        rows: one for each parameter or part of one, in the model's order.
+        offenders: the outliers among them.
+        against: of the other model to show; None without one.
+    """
+
+    title: str
+    rows: Sequence[ReportRow]
+    offenders: Sequence[Outlier]
+    against: ReportResults | None
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """The probability that a correct model has an outlier, at most: the sum over all tests."""
+        return COMPARISONS * ALPHA * len(self.rows)
