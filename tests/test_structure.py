@@ -136,9 +136,9 @@ def test_the_row_for_a_dtype():
 
 
 def test_the_row_for_a_device():
-    assert {
-        name for name in files_with('"cuda"') if not name.startswith("cli/")
-    } == python_files("a device with kernels, and a folder of csrc")
+    assert {name for name in files_with('"cuda"') if not name.startswith("cli/")} == python_files(
+        "a device with kernels, and a folder of csrc"
+    )
 
 
 def test_the_row_for_a_checkpoint_format():
