@@ -134,14 +134,14 @@ def _old_gpu(monkeypatch):
 @pytest.mark.usefixtures("_old_gpu")
 def test_a_gpu_that_the_cuda_module_has_no_code_for():
     device = torch.device("cuda", 0)
-    why = route.why_staged(device)
+    why = route.via_host_reason(device)
     assert why == (
         "the CUDA module, compiled for (800,900), has no code for an old GPU (sm_61): no kernel "
         "image is available for execution on the device"
     )
     with pytest.warns(RuntimeWarning, match=r"TORCH_CUDA_ARCH_LIST=6\.1"):
         load.warn_once("cuda")
-    assert route.why_staged(device) == why
+    assert route.via_host_reason(device) == why
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load.warn_once("cuda")  # not twice
@@ -155,7 +155,7 @@ def test_a_gpu_that_the_cuda_module_has_no_code_for():
 @pytest.mark.usefixtures("_old_gpu")
 def test_a_gpu_that_the_cuda_module_has_code_for(monkeypatch):
     monkeypatch.setattr(load.cuda, "why_no_kernels", lambda: "")
-    assert route.why_staged(torch.device("cuda", 0)) == ""
+    assert route.via_host_reason(torch.device("cuda", 0)) == ""
     assert "an old GPU (sm_61)" in info._text(info.collect())
     assert load._unsaid == {}
 
