@@ -38,8 +38,8 @@ test-rest: $(STAMP)
 # Without the native module `make test` runs these: they cover every line that is run only then. (The
 # plus below lets output through as it comes.)
 FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py test_batch.py \
-  test_errors.py test_bounds.py test_schemes.py test_orthogonal.py test_recipes_doc.py \
-  distributed/test_sharded_functions.py distributed/test_rank_errors.py cli/test_demo.py \
+  test_structure.py test_errors.py test_bounds.py test_schemes.py test_orthogonal.py test_recipes_doc.py \
+  distributed/test_sharded_functions.py distributed/test_rank_errors.py distributed/test_same_generator.py cli/test_demo.py \
   checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
 tests: $(STAMP)
 	+$(PYTEST)
