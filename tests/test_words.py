@@ -10,7 +10,7 @@ import torchinit
 
 SOURCE = Path(torchinit.__file__).parent
 # Each sub-command has the name of what it runs.
-_COMMANDS = {"cli", "commands"}
+_COMMANDS = {"cli"}
 
 
 def _defined(path: Path) -> list[str]:

@@ -620,3 +620,47 @@ def test_a_mistake_inside_raises_what_torch_raises_there(name: str) -> None:
     build_model(build, seed=0)
     assert len(caught) > 1
     assert len({(type(error), str(error)) for error in caught}) == 1
+
+
+def _by_shard(tensor: torch.Tensor) -> None:
+    torchinit.init_shard_(
+        tensor, torchinit.Normal(1.0), global_shape=(16, 8), offset=(8, 0)
+    )  # whose key is a number
+
+
+def _by_groups(tensor: torch.Tensor) -> None:
+    torchinit.Blocks({"a": 4, "b": 4}, torchinit.Normal(1.0), groups=2)(tensor)
+
+
+def _by_groups_of_matrices(tensor: torch.Tensor) -> None:
+    torchinit.Blocks({"a": 4, "b": 4}, torchinit.Orthogonal(), groups=2)(tensor)
+
+
+@pytest.mark.parametrize("fill", [_by_shard, _by_groups, _by_groups_of_matrices])
+def test_keys_that_are_drawn_inside_as_numbers(fill: Callable[[torch.Tensor], None]) -> None:
+    """They are read past torch, by torchinit itself, and used at once."""
+
+    def build() -> nn.Module:
+        model = Made(one=Parameter(torch.empty(8, 8)), other=Parameter(torch.empty(8, 8)))
+        with torch.no_grad():
+            fill(model.one)
+            fill(model.other)
+        return model
+
+    torchinit.normal_(torch.empty(3))  # draws keys as numbers, so that there is memory for them
+    model = build_model(build, seed=0)
+    assert not torch.equal(model.one, model.other)
+    assert_same(build_model(build, seed=0), model)
+    assert not torch.equal(build_model(build, seed=1).one, model.one)
+
+
+def test_operators_that_cannot_be_recorded() -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(8, 8)
+        key = torch.ops.torchinit.draw_key(0, device=torch.device("cpu"))
+        with torch.no_grad():
+            torch.ops.torchinit.normal_(layer.weight, key, 0.0, 1.0, [16, 8], [8, 0])
+        return layer
+
+    with pytest.raises(ArgumentError, match=r"torchinit\.normal_ cannot be recorded"):
+        build_model(build, seed=0)

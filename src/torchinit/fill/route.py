@@ -1,4 +1,8 @@
-"""The dispatch path of a tensor: decided here and nowhere else, with the reason in words."""
+"""The dispatch path of a tensor, with the reason in words.
+
+Whole tensors in plain host memory may take the quick path of ``csrc/python/quick_fill.cpp`` before,
+under the conditions that lead to the kernels here.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def assert_same_generator(mesh: Any, generator: Generator | None = None) -> None
 
     Raises:
         RankError: (a ``RuntimeError``) if the states differ; it names the ranks.
-        TypeError: for a mesh or generator that is none.
+        TypeError: if mesh is not a DeviceMesh, or generator is not a torch.Generator.
 
     >>> import torch, torchinit
     >>> from torch.distributed import HashStore, destroy_process_group, init_process_group

@@ -49,7 +49,7 @@ def build_model(
     instead of executed. When it returns, each parameter is filled with the key of its name
     (docs/streams.md, section 7). Distributions, constants, ties, buffers, hooks and flags are those
     of ``build()``. Adding, removing or reordering layers changes no other parameter. Code that
-    reads values it has drawn (``weight.norm().item()``) is run twice.
+    reads values it has drawn (``weight.norm().item()``) is run again, mostly once.
 
     Args:
         build: a function without arguments, such as ``lambda: Net(config)``.

@@ -29,7 +29,7 @@ class Row(NamedTuple):
         values: what it is filled with, in words.
         fans: (fan_in, fan_out) as torch computes them; None for a vector.
         law: statistics of the values: mean, std and bounds; None if they are not known.
-        shares: the number of pieces of the parameter it consists of.
+        shares: the number of shares that the part consists of.
     """
 
     name: str

@@ -115,6 +115,12 @@ class _Local(threading.local):
 
 _local = _Local()
 
+
+def is_scratch(address: int) -> bool:
+    """Whether an address is that of this thread's scratch, which is read without torch."""
+    return _local.scratch is not None and _local.scratch[1] == address
+
+
 _ordinals = itertools.count()
 
 

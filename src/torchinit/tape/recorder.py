@@ -1,8 +1,9 @@
 """The recorder: records draws on a tape, and the operators whose arguments depend on draws.
 
-It is both the handler of intercepted calls of torch.nn.init and a dispatch mode. Draws stay pending
-and so do operators with an argument that depends on a draw; all others are executed. If code reads
-pending values, the entries that determine them are executed first.
+It is both the handler of intercepted calls of torch.nn.init and a dispatch mode. Draws stay
+pending, and so do operators on pending values whose results are known without them, and numbers
+that fill unwritten memory. Everything else is executed; if code reads pending values, the entries
+that determine them are executed first.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torchinit.patch.methods import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
+from torchinit.streams.keys import is_scratch
 from torchinit.streams.named_keys import part_of
 from torchinit.tape.facts import (
     Facts,
@@ -519,22 +521,29 @@ class Recorder(TorchDispatchMode):
         if name == "draw_key" and not self._is_torchs(kwargs.get("generator")):
             self._keys.append(torch.zeros((), dtype=torch.int64))
             return self._keys[-1]
-        if not name.endswith("_") or not is_plain_memory(args[0]):
+        tensor = args[0]
+        rest = [one for one in args[1:] if not any(one is key for key in self._keys)]
+        call = None
+        if (
+            name.endswith("_")
+            and is_plain_memory(tensor)
+            and not kwargs
+            and not any(isinstance(one, Tensor | list | tuple) for one in rest)
+        ):
+            call = call_by_position(name, rest)
+        if not tensor.numel() or tensor.is_meta:
             return NotImplemented
-        rest = list(args[1:])
-        if rest and isinstance(rest[0], Tensor):
-            key = rest.pop(0)
-            if not any(key is one for one in self._keys):
-                return NotImplemented
-        if any(isinstance(one, list | tuple) for one in rest) or kwargs:
-            return NotImplemented
-        call = call_by_position(name, rest)
-        if call is None or not args[0].numel():
-            return NotImplemented
-        law = draw_of(call, args[0].shape)
-        self._record_fill(call, args[0], law, is_random=law is None or law[0] != CONSTANT)
-        kernels.count_write(args[0])
-        return None
+        if call is not None:
+            law = draw_of(call, tensor.shape)
+            self._record_fill(call, tensor, law, is_random=law is None or law[0] != CONSTANT)
+            kernels.count_write(tensor)
+            return None
+        if len(rest) < len(args) - 1:  # with a stand-in for its key, the same for all
+            raise ArgumentError(
+                f"torchinit.{name} cannot be recorded while a model is built with these arguments: "
+                "call it after build_model, or give it a key"
+            )
+        return NotImplemented
 
     def _random(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
         flat, spec = tree_flatten((args, kwargs))
@@ -602,6 +611,8 @@ class Recorder(TorchDispatchMode):
             self._record_fill(call, target, law, is_random=True)
             return target
         flat, spec = tree_flatten((args, kwargs))
+        if is_scratch(address_of(target)):  # a key that is used at once, such as init_shard_'s
+            self.tape.cell(target).is_exposed = True
         ref = self._target(target, overwrites=facts.overwrites)
         number = self._note_draw((facts.name, ref.size, ref.dtype), ref, target)
         self._add(self._operation(function, flat, spec, targets, number))

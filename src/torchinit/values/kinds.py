@@ -34,7 +34,7 @@ class Values:
         draw: the draw, if the values are drawn independently.
         function: the callable, if one writes the values.
         keeps: whether nothing is written.
-        is_random: whether the values depend on the seed.
+        is_random: whether two parts of one name would get equal random values.
         takes_key: whether torchinit draws them with a key.
         by_shape: whether they depend on the region's shape as well as the index.
         has_boxes: whether any box can be filled without the full tensor.
