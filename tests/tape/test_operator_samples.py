@@ -170,12 +170,12 @@ class _Everything(nn.Module):
     ("how", "dtype", "without"),
     [
         ("used", torch.float32, set()),
-        ("used", torch.bfloat16, {"native_batch_norm"}),
+        ("used", torch.bfloat16, set()),
         ("used", torch.complex64, {"linalg.pinv", "pinverse", "linalg.lstsq"}),
         ("changed", torch.float32, set()),
         ("derived", torch.float32, {"sparse.mm"}),
     ],
-    ids=str,
+    ids=["float32", "bfloat16", "complex64", "changed", "derived"],
 )
 def test_operators_on_what_waits_are_as_on_values(
     how: str, dtype: torch.dtype, without: set[str]
