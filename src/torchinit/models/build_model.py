@@ -104,7 +104,7 @@ def _finish(
 ) -> None:
     """Fills a model's tensors on their final device, or moves them to the meta device."""
     finish = _Finish(recorded, programs, device)
-    if device is not None and device.type == "meta":
+    if finish.is_meta:
         finish.check_apart(recorded)
     for named in recorded.parameters:
         final = named.tensor.dtype
@@ -146,7 +146,7 @@ class _Finish:
         self._names = [name.text if name else "" for name in recorded.naming.names]
         self._key_of_name = keys_of_names(recorded.seed)
         self._device = device
-        self._is_meta = device is not None and device.type == "meta"
+        self.is_meta = device is not None and device.type == "meta"
         self._homes: dict[Cell, int] = {}
         for named in (*recorded.parameters, *recorded.buffers):
             if is_plain_memory(named.tensor) and (cell := self._tape.find(named.tensor)):
@@ -169,7 +169,7 @@ class _Finish:
             cell = self._tape.find(named.tensor) if named.name in self._programs else None
             if cell is None or self._homes[cell] < 2:
                 continue
-            place = self._tape.ref(named.tensor, cell), named.attribute in named.module._parameters
+            place = self._tape.ref(named.tensor, cell), _is_parameter(named)
             if place not in places:
                 places.add(place)
                 shared.setdefault(cell, []).append(named)
@@ -179,7 +179,7 @@ class _Finish:
                 continue
             one, other = (some[number].name for number in pair)
             what = f"{one!r} and {other!r} share memory, which they would not on the meta device"
-            if pair[1] < sum(named.attribute in named.module._parameters for named in some):
+            if pair[1] < sum(_is_parameter(named) for named in some):
                 raise ArgumentError(f"parameters {what}: build the model on another device")
             warnings.warn(f"{what}: they become separate tensors of equal values", stacklevel=4)
 
@@ -188,7 +188,7 @@ class _Finish:
         tensor: Tensor = named.tensor
         program = self._programs.get(named.name)
         if program is None:  # of a subclass, or on the meta device already
-            if self._is_meta and not tensor.is_meta:
+            if self.is_meta and not tensor.is_meta:
                 raise ArgumentError(
                     f"{named.name!r} is a {type(tensor).__name__}, whose values cannot be "
                     "remembered: build the model on another device than meta"
@@ -197,7 +197,7 @@ class _Finish:
         for slot in named.slots:
             remember(slot.module, slot.attribute, program)
         cell = self._tape.find(tensor)
-        if self._is_meta:
+        if self.is_meta:
             if cell is not None:
                 cell.is_pending = False
             place = id(cell), named.tensor.shape, tensor.stride(), tensor.storage_offset(), dtype
@@ -207,7 +207,7 @@ class _Finish:
                     tensor.shape, tensor.stride(), dtype=dtype, device="meta"
                 )
                 self._metas[place] = meta
-            if named.attribute in named.module._parameters:
+            if _is_parameter(named):
                 attach(named, parameter_like(tensor, meta))
             else:
                 attach_buffer(named, meta)
@@ -286,6 +286,11 @@ class _Finish:
             write_into(self._tape, cells, self._key)
         for program, tensor in self._used:
             program.give_up(tensor)
+
+
+def _is_parameter(named: Named) -> bool:
+    """Whether a tensor is registered as a parameter; a Parameter may be registered as a buffer."""
+    return named.attribute in named.module._parameters
 
 
 def _move(moves: Sequence[tuple[Tensor, torch.device, torch.dtype]]) -> None:
