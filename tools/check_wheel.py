@@ -69,7 +69,7 @@ def itemsize(dtype: str) -> int:
 
 
 def orthogonal(module: Any, row: dict[str, str]) -> str:
-    """The hash of the orthogonal matrices of a row, as tests/test_golden.py makes them."""
+    """The hash of the orthogonal matrices of a row, as tests/contract/test_golden.py makes them."""
     kind, _, text = row["box"].rpartition(" of ")
     shape, gain, keys = numbers(text), 0.5, [KEY]
     sizes, offset = shape, [0] * len(shape)

@@ -2,7 +2,7 @@
 //
 // Not the C library's erfc: its last bit differs between systems, and the bits of every truncated
 // normal depend on these numbers. Relative error below 2e-14 for every x down to -37
-// (tests/test_native.py), from IEEE operations alone.
+// (tests/native/test_native.py), from IEEE operations alone.
 #pragma once
 
 #include <cmath>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,7 @@ def test_bad_models(tmp_path):
 def python(*arguments, **environment):
     """Runs Python, where a network may not be looked for."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    environment["PYTHONPATH"] = str(Path(torchinit.__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     done = warm.run(*arguments, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -249,8 +250,8 @@ def test_torchs_reader_of_such_checkpoints(config, tmp_path):
 
 def test_without_the_native_module(tmp_path):
     """The numbers are torch's then, as those of init_model_; and no run goes on from ours."""
-    program = f"""
-import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+    program = """
+import sys
 from written import RULES, assert_equal, read, small, write
 from pathlib import Path
 import torchinit

@@ -162,7 +162,7 @@ def test_a_gpu_that_the_cuda_module_has_code_for(monkeypatch):
 
 def test_a_device_of_torchs_without_hardware():
     """Every dtype, direct, in a batch and by the operator, in a process of its own."""
-    program = Path(__file__).parent / "programs" / "device_without_hardware.py"
+    program = Path(__file__).parents[1] / "programs" / "device_without_hardware.py"
     process = warm.run(program)
     assert process.returncode == 0, process.stderr
     assert int(process.stdout) == 104

@@ -26,7 +26,7 @@ from torchinit.schemes.distributions import (
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import _WRAPPERS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "torchinit"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
@@ -79,7 +79,7 @@ def test_the_row_for_a_distribution():
         for path in [
             *SOURCE.rglob("*.py"),
             *SOURCE.rglob("*.pyi"),
-            *Path(__file__).parent.glob("*.py"),
+            *Path(__file__).parents[1].rglob("*.py"),
         ]
         if re.search(r"\bTRUNCATED_NORMAL\b", path.read_text())
         and re.search(r"\bUNIFORM\b", path.read_text())

@@ -12,7 +12,7 @@ import pytest
 import warm
 from conftest import native_only
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOK = EXAMPLES / "same_model_anywhere.ipynb"
 PNG = b"\x89PNG\r\n\x1a\n"
 

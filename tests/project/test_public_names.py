@@ -12,7 +12,7 @@ import pytest
 
 import torchinit
 
-PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 TORCHS = "calculate_gain"  # torch.nn.init's own, described on the page itself
 
 

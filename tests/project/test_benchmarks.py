@@ -14,7 +14,7 @@ import pytest
 
 from conftest import long, native_only
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_quick_run_and_report(tmp_path):

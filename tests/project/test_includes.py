@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+from check_includes import links, violations
 
-from check_includes import links, violations  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def test_csrc_has_no_upward_include():

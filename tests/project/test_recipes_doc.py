@@ -13,7 +13,7 @@ import torch
 import torchinit
 from doc_blocks import blocks_of
 
-PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 L, D, HIDDEN = 3, 64, 160
 TRUNCATED = math.sqrt(1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / math.erf(3 / math.sqrt(2)))
 

@@ -26,7 +26,7 @@ GUARD = 64  # a value that every dtype has
 def _read():
     """The table that the C++ tests read too; the operators for its distributions."""
     rows = {one.name.lower(): row for one in Distribution if (row := DISTRIBUTIONS[one]).is_random}
-    path = Path(__file__).parent / "data" / "fills.csv"
+    path = Path(__file__).parents[1] / "data" / "fills.csv"
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             if kind := rows.get(row["distribution"]):

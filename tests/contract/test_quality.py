@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import platform
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,10 @@ import pytest
 import torch
 from scipy import stats
 
-from conftest import native_only
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import accuracy
 import quality
 import torchinit  # noqa: F401  # defines the operators
+from conftest import native_only
 
 ops = torch.ops.torchinit
 
@@ -260,7 +257,7 @@ def test_words_that_are_not_random_fail(check, words):
 
 def limits():
     """The errors that docs/accuracy.md states."""
-    text = (Path(__file__).parent.parent / "docs" / "accuracy.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "accuracy.md").read_text()
     table = text[text.index("| function |") :].partition("\n\n")[0]
     rows = [line.split(" | ") for line in table.splitlines()]
     return {(row[0][2:], row[1].replace("\\|", "|")): float(row[3]) for row in rows[2:]}

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("importlinter", reason="comes with the extra lint")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def lint(config: Path) -> subprocess.CompletedProcess:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     "TORCHINIT_DISABLE_NATIVE" in os.environ, reason="the same without the native module"
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # mkdocs, in a process that cannot reach anything.
 PROGRAM = """
 import socket, sys

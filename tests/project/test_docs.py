@@ -24,7 +24,7 @@ from torchinit.schemes.init_table import (
     markdown_table,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_table_of_schemes():
@@ -84,7 +84,7 @@ def test_examples_in_docstrings_run(name):
 # Pages that need more than names, and the tests that run them.
 ELSEWHERE = {
     "checkpoint.md": "tests/checkpoint/test_checkpoint_doc.py",
-    "recipes.md": "tests/test_recipes_doc.py",
+    "recipes.md": "tests/project/test_recipes_doc.py",
     "sharded.md": "tests/distributed/test_sharded_doc.py",
 }
 

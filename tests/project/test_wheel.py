@@ -21,7 +21,7 @@ import torchinit
 from conftest import native_only
 from torchinit.native import load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 OTHER = Path(os.environ.get("TORCHINIT_OTHER_PYTHON", ROOT / "build/torch-2.14.1/bin/python"))
 

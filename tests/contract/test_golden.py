@@ -13,7 +13,7 @@ import torchinit
 
 native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 KEY = 0x9E3779B97F4A7C15 - 2**64
 CHANGED = (
     "NUMBERS CHANGED. If that is intended, say which and why in CHANGELOG.md under the stream "

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tomllib", reason="comes with Python 3.11")
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import plant_faults
 
