@@ -36,6 +36,9 @@ struct Packets {
     const uintptr_t address = reinterpret_cast<uintptr_t>(job.data) +
                               static_cast<uintptr_t>((start - job.first) * sizeof(Element));
     memory = reinterpret_cast<Element*>(address);
+#if TORCHINIT_DEVICE_PASS
+    __builtin_assume(__isGlobal(memory));  // a store to any memory takes longer
+#endif
     aligned = address % kPacketBytes == 0;
   }
 
@@ -54,9 +57,17 @@ struct Packets {
       return;
     }
     TORCHINIT_UNROLL
-    for (int i = 0; i < packets * size; ++i) {
-      const int at = first + i / size * step + i % size;
-      if (at >= low && at < high) memory[at] = values[i];
+    for (int i = 0; i < packets; ++i) {
+      const int start = first + i * step;
+      if (aligned && start >= low && start + size <= high) {
+        Packet packet;
+        memcpy(&packet, values + i * size, sizeof packet);
+        reinterpret_cast<Packet*>(memory)[number + i * kThreads] = packet;
+        continue;
+      }
+      TORCHINIT_UNROLL
+      for (int k = 0; k < size; ++k)
+        if (start + k >= low && start + k < high) memory[start + k] = values[i * size + k];
     }
   }
 };
@@ -107,6 +118,19 @@ struct IsDouble<Store, TORCHINIT_TARGET::Independent<TORCHINIT_TARGET::Widened<V
 template <class Sampler>
 struct IsDouble<void, Sampler> : std::false_type {};
 
+// What a thread does in one turn of its loop.
+template <class Store, class Sampler>
+struct Turn {
+  static constexpr int size = Packets<typename Store::Element>::size;
+  static constexpr int blocks = size / TORCHINIT_TARGET::block_size<Store>;  // of a packet
+  static constexpr int abreast = IsDouble<Store, Sampler>::value ? 2 : 4;    // counters in flight
+  static constexpr int packets = abreast > blocks ? abreast / blocks : 1;
+};
+template <class Sampler>
+struct Turn<void, Sampler> {
+  static constexpr int packets = 1;
+};
+
 // What visit_plan calls in the kernel of one store and sampler: for others it has no code.
 template <class OwnStore, class OwnSampler>
 struct FillChunk {
@@ -119,10 +143,8 @@ struct FillChunk {
   TORCHINIT_INLINE void run(const Sampler& sampler) const {
     if constexpr (std::is_same_v<Store, OwnStore> && std::is_same_v<Sampler, OwnSampler>) {
       using Element = typename Store::Element;
-      constexpr int size = Packets<Element>::size;
-      constexpr int blocks = size / TORCHINIT_TARGET::block_size<Store>;  // of a packet
-      constexpr int abreast = IsDouble<Store, Sampler>::value ? 2 : 4;    // counters in flight
-      constexpr int packets = abreast > blocks ? abreast / blocks : 1;
+      constexpr int size = Turn<Store, Sampler>::size, blocks = Turn<Store, Sampler>::blocks,
+                    packets = Turn<Store, Sampler>::packets;
       using Run = TORCHINIT_TARGET::BlockRun<L, blocks, uint64_t{kThreads} * blocks>;
 
       const auto keys = held_keys(job.key);
