@@ -1,4 +1,4 @@
-// Which compilation of the kernels runs.
+// Chooses the compilation of the kernels that runs.
 #include <atomic>
 #include <cstring>
 
@@ -24,7 +24,7 @@ struct Supported {
   Supported() {
     int count = 0;
 #if TORCHINIT_X86
-    __builtin_cpu_init();  // also asks the operating system whether it saves the registers
+    __builtin_cpu_init();  // also checks that the operating system saves the registers
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
       sets[count++] = &avx512_set;
