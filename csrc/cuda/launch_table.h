@@ -11,17 +11,17 @@
 namespace torchinit::cuda {
 
 constexpr int kThreads = 256;     // of a thread block, which takes a chunk at a time
-constexpr int kPacketBytes = 16;  // what one store of a thread writes
+constexpr int kPacketBytes = 16;  // written by one store of a thread
 
-// Elements first to first + count - 1 of a logical tensor. Packets are numbered in its order from
-// its element 0 on. Of a constant the elements are bytes, and memory begins at the packet boundary
-// before `data`: its packets are always aligned.
+// Elements first to first + count - 1 of a logical tensor. Packets are numbered in its order, from
+// its element 0 on. For a constant the elements are bytes, and packets are counted from the packet
+// boundary before `data`, so they are always aligned.
 struct TableJob {
   uint64_t key, first;
   int64_t count;
   void* data;
   int32_t plan;
-  int32_t end;  // chunks of this job and those before it
+  int32_t end;  // chunks of this job and earlier ones
 };
 
 struct Table {
@@ -46,7 +46,7 @@ struct Table {
     return low;
   }
 };
-// What every version of CUDA can pass to a kernel.
+// The size of arguments that every version of CUDA can pass to a kernel.
 static_assert(sizeof(Table) <= 4096, "too large for a kernel's argument");
 
 TORCHINIT_INLINE int elements_of_packet(const Plan& plan) {
@@ -60,19 +60,19 @@ TORCHINIT_INLINE int64_t packets_of(const TableJob& job, int elements) {
   return static_cast<int64_t>(last / elements - job.first / elements) + 1;
 }
 
-// Whether a box can be in a table: one run of neighbours, in memory and in the logical order.
+// Whether a box can be in a table: contiguous in memory and in the logical order.
 inline bool is_flat(const Box& box) {
   const Dimension& only = box.dimensions.front();
   return box.dimensions.size() == 1 && only.memory_stride == 1 && only.logical_stride == 1;
 }
 
-// What one kernel can fill: jobs of one transform and dtype. Constants are at home in any table.
+// The jobs that one kernel can fill: of one transform and dtype. Constants fit into any table.
 inline bool same_kernel(const Plan& a, const Plan& b) {
   return a.transform == b.transform && a.dtype == b.dtype;
 }
 
-// Cuts the jobs of a table into chunks, about as many as wanted: a device has to be kept busy by
-// few large tensors and by many small ones.
+// Cuts the jobs of a table into about the wanted number of chunks: few large tensors and many small
+// ones must both keep a device busy.
 inline void cut(Table& table, int64_t chunks_wanted) {
   constexpr int64_t kLeast = 4 * kThreads, kMost = 32 * kThreads;  // packets of a chunk
   const auto packets = [&](const TableJob& job) {
@@ -93,9 +93,9 @@ inline void cut(Table& table, int64_t chunks_wanted) {
 // Tables of all flat jobs that are not empty.
 inline std::vector<Table> make_tables(const std::vector<Job>& jobs, int64_t chunks_wanted) {
   std::vector<Table> tables;
-  std::vector<size_t> open;  // the table that each kernel's next job goes to
+  std::vector<size_t> open;  // the open table of each kernel
   const auto is_constant = [](const Plan& plan) { return plan.transform == Transform::Constant; };
-  // The open table for a plan: of its own kernel, for a constant any.
+  // The open table for a plan: its own kernel's, or any for a constant.
   const auto find_open = [&](const Plan& plan) {
     for (size_t i = 0; i < open.size(); ++i)
       if (is_constant(plan) || same_kernel(tables[open[i]].plans[0], plan)) return i;
@@ -107,7 +107,7 @@ inline std::vector<Table> make_tables(const std::vector<Job>& jobs, int64_t chun
     return i;
   };
 
-  // Constants last, when the tables that have room for them are there.
+  // Constants go last, into tables that still have room.
   for (const bool constants : {false, true}) {
     for (const Job& job : jobs) {
       const Plan& plan = job.plan;

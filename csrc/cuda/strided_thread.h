@@ -1,5 +1,5 @@
-// What one thread does for a box that is no single run of memory, as a function of its number and
-// the number of threads: the host runs it too, in tests/native/cuda_on_host.cpp.
+// The work of one thread for a box that is not contiguous, as a function of its number and the
+// number of threads. The host runs it too, in tests/native/cuda_on_host.cpp.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,7 @@ TORCHINIT_INLINE int64_t blocks_of_row(const DeviceBox& box, int block_elements)
   return (box.row_size + 2 * (block_elements - 1)) / block_elements;
 }
 
-// Fills the thread's share: Philox blocks of the rows, in turns.
+// Fills the thread's share: every n-th Philox block of the rows.
 template <class Store, class Sampler>
 TORCHINIT_INLINE void fill_strided_thread(const Sampler& sampler,
                                           const TORCHINIT_TARGET::RoundKeys& keys,
@@ -86,7 +86,7 @@ TORCHINIT_INLINE void fill_strided_thread(const Sampler& sampler,
   }
 }
 
-// Fills the thread's share with a constant: elements in turns, neighbours in neighbouring threads.
+// Fills the thread's share with a constant; neighbouring threads fill neighbouring elements.
 template <class Element>
 TORCHINIT_INLINE void fill_constant_strided_thread(uint64_t pattern, const DeviceBox& box,
                                                    void* data, int64_t thread, int64_t threads) {
