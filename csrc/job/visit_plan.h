@@ -7,7 +7,7 @@
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// A sampler of float32 values, stored as the dtype says.
+// A sampler of float32 values, stored in the plan's dtype.
 TORCHINIT_ANY_SIDE
 template <class L, class Visitor, class Sampler>
 TORCHINIT_INLINE void visit_narrow(const Visitor& visit, const Plan& plan, const Sampler& sampler) {
