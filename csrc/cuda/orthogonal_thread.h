@@ -6,10 +6,10 @@
 #include <type_traits>
 
 #include "../job/orthogonal_job.h"
+#include "../job/visit_plan.h"
 #include "../math/reflector.h"
 #include "../math/samplers.h"
 #include "../math/step.h"
-#include "../simd/rounding.h"
 #include "../simd/scalar.h"
 #include "product_thread.h"
 
@@ -469,19 +469,12 @@ struct StoreThread {
       *reinterpret_cast<T*>(to) = value;
       return;
     }
-    const float x = static_cast<float>(value);
-    if (work.dtype == Dtype::Float16)
-      *reinterpret_cast<uint16_t*>(to) =
-          static_cast<uint16_t>(TORCHINIT_TARGET::round_to_small<L, TORCHINIT_TARGET::Float16>(x));
-    else if (work.dtype == Dtype::BFloat16)
-      *reinterpret_cast<uint16_t*>(to) =
-          static_cast<uint16_t>(TORCHINIT_TARGET::round_to_bfloat16(L::bits_of(x)) >> 16);
-    else if (work.dtype == Dtype::Float8E4M3)
-      *to = static_cast<unsigned char>(
-          TORCHINIT_TARGET::round_to_small<L, TORCHINIT_TARGET::Float8E4M3>(x));
+    const uint32_t bits =
+        TORCHINIT_TARGET::round_to_dtype<L>(work.dtype, static_cast<float>(value));
+    if (element_size(work.dtype) == 2)
+      *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(bits);
     else
-      *to = static_cast<unsigned char>(
-          TORCHINIT_TARGET::round_to_small<L, TORCHINIT_TARGET::Float8E5M2>(x));
+      *to = static_cast<unsigned char>(bits);
   }
 };
 

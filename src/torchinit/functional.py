@@ -34,6 +34,7 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.door import fill
 from torchinit.fill.positional import fill_dirac, fill_eye
@@ -262,7 +263,7 @@ def eye_(tensor: Tensor) -> Tensor:
         return _hand_over(eye_, tensor)
     if is_dtensor(tensor):
         if tensor.dim() != 2:
-            raise ValueError(f"eye_ fills matrices, not a tensor of shape {tuple(tensor.shape)}")
+            raise ArgumentError(f"eye_ fills matrices, not a tensor of shape {tuple(tensor.shape)}")
         _fill_by_place(tensor, fill_eye)
         return tensor
     return _fill_at_once(torch_init.eye_, tensor)
@@ -280,11 +281,11 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         return _hand_over(dirac_, tensor, groups=groups)
     if is_dtensor(tensor):
         if tensor.dim() not in (3, 4, 5):
-            raise ValueError(
+            raise ArgumentError(
                 f"dirac_ fills tensors of 3, 4 or 5 dimensions, not of shape {tuple(tensor.shape)}"
             )
         if tensor.shape[0] % groups:
-            raise ValueError(f"groups={groups} does not divide shape[0], {tensor.shape[0]}")
+            raise ArgumentError(f"groups={groups} does not divide shape[0], {tensor.shape[0]}")
         _fill_by_place(tensor, lambda piece, box: fill_dirac(piece, box, groups))
         return tensor
     return _fill_at_once(torch_init.dirac_, tensor, groups)

@@ -78,7 +78,7 @@ def fill_orthogonal_batch(
     """
     if isinstance(tensors, Tensor):
         if tensors.dim() < 3:
-            raise ValueError(
+            raise ArgumentError(
                 f"a stack of matrices needs 3 or more dimensions, got shape {tuple(tensors.shape)}"
             )
         _check_arguments(tensors, gain)
@@ -166,7 +166,7 @@ def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
 
 def _check_arguments(tensor: Tensor, gain: float, box: Box | None = None) -> None:
     if tensor.dim() < 2:
-        raise ValueError(
+        raise ArgumentError(
             f"Only tensors with 2 or more dimensions are supported, got shape {tuple(tensor.shape)}"
         )
     check_finite(gain=gain)

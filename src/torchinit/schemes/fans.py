@@ -45,7 +45,7 @@ def calculate_fans(shape: Sequence[int]) -> tuple[int, int]:
         ValueError: if the shape has fewer than two dimensions.
     """
     if len(shape) < 2:
-        raise ValueError(
+        raise ArgumentError(
             "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions, "
             f"got shape {tuple(shape)}"
         )
@@ -57,7 +57,9 @@ def calculate_fan(shape: Sequence[int], mode: str) -> int:
     """Returns the fan for a mode, ``fan_in`` or ``fan_out`` in upper or lower case."""
     lowered = mode.lower()
     if lowered not in ("fan_in", "fan_out"):
-        raise ValueError(f"Mode {lowered} not supported, please use one of ['fan_in', 'fan_out']")
+        raise ArgumentError(
+            f"Mode {lowered} not supported, please use one of ['fan_in', 'fan_out']"
+        )
     fan_in, fan_out = calculate_fans(shape)
     return fan_in if lowered == "fan_in" else fan_out
 

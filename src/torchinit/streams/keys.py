@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Generator, Tensor
 
+from torchinit.errors import ArgumentError
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import innermost_transform, jit_trace
 
@@ -74,7 +75,7 @@ def draw_keys(count: int, stream: Stream = None) -> Tensor:
         ValueError: if the stream is a key itself: all fills would share it.
     """
     if isinstance(stream, int | Tensor):
-        raise ValueError(
+        raise ArgumentError(
             f"the key {stream} is for one fill, but {count} are needed: give a generator"
         )
     device = _CPU if stream is None else stream.device
