@@ -1,5 +1,4 @@
-// Launches of what contiguous_thread.h has for one thread, and the way to the other boxes'
-// launches.
+// Launches the per-thread code of contiguous_thread.h, and passes other boxes to their launches.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -21,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, IsDouble<Store, Sampler>::value ? 1 
     fill_chunk<Store, Sampler>(table, chunk, static_cast<int>(threadIdx.x));
 }
 
-// What visit_table calls: cuts the table, and launches the kernel of a store and sampler.
+// Called by visit_table: cuts the table, and launches the kernel of a store and sampler.
 struct LaunchTable {
   Table& table;
   cudaStream_t stream;

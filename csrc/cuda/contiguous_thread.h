@@ -1,5 +1,5 @@
-// What one thread does for a chunk of a launch table (launch_table.h), as a function of its number:
-// the host runs it too, in tests/native/cuda_on_host.cpp.
+// The work of one thread for a chunk of a launch table (launch_table.h), as a function of its
+// number. The host runs it too, in tests/native/cuda_on_host.cpp.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace torchinit::cuda {
 
-// Consecutive packets of one job, and which of their elements belong to it.
+// Consecutive packets of one job, and the range of their elements that belongs to it.
 template <class Element>
 struct Packets {
   static constexpr int size = kPacketBytes / sizeof(Element);  // elements of one
@@ -21,7 +21,7 @@ struct Packets {
   };
 
   int count;
-  int low, high;    // elements from the first packet's first
+  int low, high;    // counted from the first element of the first packet
   Element* memory;  // of that element, whether or not it belongs to the job
   bool aligned;
 
@@ -32,7 +32,7 @@ struct Packets {
     const uint64_t left = end - start;
     low = job.first > start ? static_cast<int>(job.first - start) : 0;
     high = left < static_cast<uint64_t>(count) * size ? static_cast<int>(left) : count * size;
-    // As a number: the address of an element before the job's first is not a pointer.
+    // A number, because an address before the job's first element is not a valid pointer.
     const uintptr_t address = reinterpret_cast<uintptr_t>(job.data) +
                               static_cast<uintptr_t>((start - job.first) * sizeof(Element));
     memory = reinterpret_cast<Element*>(address);
@@ -95,8 +95,8 @@ struct Runs {
   }
 };
 
-// The keys of all rounds, in registers: the compiler would compute them anew in every pass of a
-// loop, but does not see through a shuffle.
+// The keys of all rounds, in registers. The compiler would recompute them in every pass of a loop,
+// but does not see through a shuffle.
 TORCHINIT_INLINE TORCHINIT_TARGET::RoundKeys held_keys(uint64_t key) {
   auto keys = TORCHINIT_TARGET::round_keys(key);
 #if TORCHINIT_DEVICE_PASS
@@ -131,7 +131,7 @@ struct Turn<void, Sampler> {
   static constexpr int packets = 1;
 };
 
-// What visit_plan calls in the kernel of one store and sampler: for others it has no code.
+// Called by visit_plan in the kernel of one store and sampler; has no code for others.
 template <class OwnStore, class OwnSampler>
 struct FillChunk {
   const TableJob& job;
@@ -189,7 +189,7 @@ TORCHINIT_INLINE void fill_chunk(const Table& table, int chunk, int thread) {
     TORCHINIT_TARGET::visit_plan<L, L>(plan, fill);
 }
 
-// Calls visit.run<L, Store>(sampler) for the kernel of a table; without a store if there are only
+// Calls visit.run<L, Store>(sampler) for the kernel of a table, without a store if it has only
 // constants.
 template <class Visitor>
 void visit_table(const Table& table, const Visitor& visit) {

@@ -1,4 +1,4 @@
-// What every launch needs.
+// Helpers of every launch.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,4 +1,4 @@
-// Launches of what orthogonal_thread.h has for one thread.
+// Launches the per-thread code of orthogonal_thread.h.
 #include <cuda_runtime.h>
 
 #include "launch.h"

@@ -1,4 +1,4 @@
-// Launches of what strided_thread.h has for one thread.
+// Launches the per-thread code of strided_thread.h.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kStridedThreads)
                                         int64_t{gridDim.x} * kStridedThreads);
 }
 
-// What visit_strided calls: launches the kernel of a store and sampler.
+// Called by visit_strided: launches the kernel of a store and sampler.
 struct LaunchStrided {
   const Job& job;
   cudaStream_t stream;
