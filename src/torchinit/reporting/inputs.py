@@ -25,7 +25,7 @@ from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
 from torchinit.values.kinds import DrawnValues, Values
-from torchinit.values.region import Part
+from torchinit.values.region import Part, Region
 
 # Buffers that a checkpoint has among the parameters, and no rule is for.
 _BUFFERS = (
@@ -54,24 +54,45 @@ class ReportInput(NamedTuple):
     Attributes:
         name: of the part, or of the whole parameter.
         parameter: the name of the parameter.
-        shape: of the logical tensor.
+        regions: of the parameter, with all the values.
         dtype: of the values.
         fan_in: the number of inputs of each output; 1 for a vector.
-        views: of the parameter, with all the values.
-        matrices: the same as matrices, each in blocks of rows; none for a vector.
         intended: by the rules; None without rules.
         load: reads the parameter.
+        has_norms: whether norms of its matrices are to be measured.
     """
 
     name: str
     parameter: str
-    shape: tuple[int, ...]
+    regions: Sequence[Region]
     dtype: torch.dtype
     fan_in: int
-    views: Callable[[Tensor], list[Tensor]]
-    matrices: Callable[[Tensor], list[list[Tensor]]]
     intended: Intended | None
     load: Callable[[], Tensor]
+    has_norms: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logical tensor."""
+        return self.regions[0].shape
+
+    def views(self, tensor: Tensor) -> list[Tensor]:
+        """The values that are not empty, as views of the parameter."""
+        found = [region.of(tensor) for region in self.regions]
+        return [view for view in found if view.numel()]
+
+    def matrices(self, tensor: Tensor) -> list[list[Tensor]]:
+        """The same as matrices, each in blocks of rows; none for a vector."""
+        region, found = self.regions[0], self.views(tensor)
+        if len(region.matrix_shape) < 2 or not self.has_norms:
+            return []
+        if region.offset is not None:  # blocks of one matrix, side by side
+            if region.cuts and region.cuts[-1][0] == 1:
+                found = [view.transpose(0, 1) for view in found]
+            return [[view.flatten(1) for view in found]]
+        for _ in range(region.stacked if region.number is None else 0):
+            found = [matrix for view in found for matrix in view.unbind()]
+        return [[view.flatten(1)] for view in found]
 
 
 class _Parameter(NamedTuple):
@@ -227,7 +248,13 @@ def _by_rule(parameter: _Parameter, assignment: Assignment) -> list[ReportInput]
     for part in parts:
         # Each matrix of a stack has a name of its own, with its number.
         pieces.setdefault(part.region.name.partition("\0")[0], []).append(part)
-    return [_part(parameter, name, found) for name, found in pieces.items()]
+    return [
+        _input(
+            parameter, name, [piece.region for piece in found],
+            _intended(found[0].values, found[0].region.matrix_shape),
+        )
+        for name, found in pieces.items()
+    ]  # fmt: skip
 
 
 def _intended(values: Values, shape: Sequence[int]) -> Intended:
@@ -235,56 +262,28 @@ def _intended(values: Values, shape: Sequence[int]) -> Intended:
 
 
 def _whole(parameter: _Parameter, intended: Intended | None) -> ReportInput:
+    named = parameter.named
+    name, shape, pads = named.name, tuple(named.tensor.shape), padding_rows(named)
+    if not pads or not shape:
+        stacked = int(len(shape) == 3 and "expert" in name)
+        return _input(parameter, name, [Region(name, shape, stacked)], intended)
+    edges = [-1, *sorted(row % shape[0] for row in pads), shape[0]]
+    regions = [
+        Region(
+            name, shape, cuts=((0, before + 1, stop - before - 1),),
+            offset=(before + 1, *[0] * (len(shape) - 1)),
+        )
+        for before, stop in itertools.pairwise(edges)
+    ]  # fmt: skip
+    return _input(parameter, name, regions, intended)
+
+
+def _input(
+    parameter: _Parameter, name: str, regions: Sequence[Region], intended: Intended | None
+) -> ReportInput:
     named, load, transposed, _ = parameter
-    shape, pads = tuple(named.tensor.shape), padding_rows(named)
-    stacked = int(len(shape) == 3 and "expert" in named.name)
-
-    def matrices(tensor: Tensor) -> list[list[Tensor]]:
-        if tensor.dim() < 2 or 0 in tensor.shape:
-            return []
-        if stacked:
-            return [[matrix] for matrix in tensor.unbind()]
-        return [_without(tensor.flatten(1), pads)]
-
-    return ReportInput(
-        named.name, named.name, shape, named.tensor.dtype, _fan_in(shape[stacked:], transposed),
-        lambda tensor: _without(tensor, pads), matrices, intended, load,
-    )  # fmt: skip
-
-
-def _part(parameter: _Parameter, name: str, pieces: list[Part]) -> ReportInput:
-    named, load, transposed, _ = parameter
-    region, values = pieces[0]
-    shape = tuple(region.matrix_shape)
-
-    def views(tensor: Tensor) -> list[Tensor]:
-        return [piece.region.of(tensor) for piece in pieces]
-
-    def matrices(tensor: Tensor) -> list[list[Tensor]]:
-        found = views(tensor)
-        if len(shape) < 2:
-            return []
-        if region.offset is not None:  # blocks of one matrix, side by side
-            if region.cuts and region.cuts[-1][0] == 1:
-                found = [view.transpose(0, 1) for view in found]
-            return [[view.flatten(1) for view in found]]
-        for _ in range(region.stacked if region.number is None else 0):
-            found = [matrix for view in found for matrix in view.unbind()]
-        return [[view.flatten(1)] for view in found if view.numel()]
-
-    return ReportInput(
-        name, named.name, tuple(region.shape), named.tensor.dtype, _fan_in(shape, transposed),
-        views, matrices, _intended(values, shape), load,
-    )  # fmt: skip
-
-
-def _without(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
-    """A tensor without its padding rows."""
-    if not rows or not tensor.dim():
-        return [tensor]
-    edges = [-1, *sorted(row % len(tensor) for row in rows), len(tensor)]
-    views = [tensor[start + 1 : stop] for start, stop in itertools.pairwise(edges)]
-    return [view for view in views if view.numel()]
+    fan_in = _fan_in(regions[0].matrix_shape, transposed)
+    return ReportInput(name, named.name, regions, named.tensor.dtype, fan_in, intended, load)
 
 
 def _fan_in(shape: Sequence[int], transposed: bool) -> int:

@@ -22,41 +22,23 @@ from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
 
 # The colour and the marker of each role.
+_BLACK, _GREY, _BLUE, _SKY = "#000000", "#7F7F7F", "#0072B2", "#56B4E9"
+_GREEN, _PURPLE, _ORANGE, _YELLOW = "#009E73", "#CC79A7", "#E69F00", "#D6C400"
 _STYLES = {
-    "embedding": ("#000000", "*"),
-    "q": ("#0072B2", "o"),
-    "k": ("#56B4E9", "v"),
-    "v": ("#009E73", "^"),
-    "qkv": ("#0072B2", "o"),
-    "o": ("#CC79A7", "D"),
-    "up": ("#E69F00", "s"),
-    "gate": ("#D6C400", "P"),
-    "gate_up": ("#D6C400", "P"),
-    "down": ("#000000", "X"),
-    "router": ("#7F7F7F", ">"),
-    "conv": ("#009E73", "h"),
-    "norm": ("#7F7F7F", "d"),
-    "bias": ("#7F7F7F", "_"),
-    "head": ("#000000", "p"),
-    "other": ("#7F7F7F", "<"),
-}
+    "embedding": (_BLACK, "*"), "q": (_BLUE, "o"), "k": (_SKY, "v"), "v": (_GREEN, "^"),
+    "qkv": (_BLUE, "o"), "o": (_PURPLE, "D"), "up": (_ORANGE, "s"), "gate": (_YELLOW, "P"),
+    "gate_up": (_YELLOW, "P"), "down": (_BLACK, "X"), "router": (_GREY, ">"),
+    "conv": (_GREEN, "h"), "norm": (_GREY, "d"), "bias": (_GREY, "_"), "head": (_BLACK, "p"),
+    "other": (_GREY, "<"),
+}  # fmt: skip
 _RED = "#C1121F"
 _SETTINGS = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.0,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "ytick.minor.size": 2.5,
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-}
+    "font.family": "DejaVu Sans", "font.size": 8.0, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "ytick.minor.size": 2.5,
+    "svg.fonttype": "none", "pdf.fonttype": 42,
+}  # fmt: skip
 # In points: the width of the depth axis, the largest marker; the smallest, relative to it.
 _WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.45
 # Beyond so many layers lines replace markers, but for so many of this size on each line.
@@ -115,7 +97,8 @@ def draw(results: ReportResults, figure: Any) -> None:
         0.085, 0.965, title, fontsize=10.0 if len(title) <= _TITLE else 7.5, fontweight="bold",
         va="center", parse_math=False,
     )  # fmt: skip
-    said = f"{len(results.rows)} parameters{values}, {count or 'no'} offender{'s'[: count != 1]}"
+    outliers = "1 offender" if count == 1 else f"{count or 'no'} offenders"
+    said = f"{len(results.rows)} parameters{values}, {outliers}"
     figure.text(0.985, 0.965, said, va="center", ha="right", color="#444444")
 
 

@@ -165,10 +165,9 @@ def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelRepor
 
 
 def _quick(source: ReportInput) -> ReportInput:
-    """The same to be measured quickly: on the CPU, without matrices where those judge nothing."""
-    if source.intended is None or not source.intended.orthogonal:
-        source = source._replace(matrices=lambda _: [])
-    return source._replace(load=lambda: source.load().cpu())
+    """The same to be measured quickly: on the CPU, without norms where those judge nothing."""
+    has_norms = source.intended is not None and source.intended.orthogonal
+    return source._replace(load=lambda: source.load().cpu(), has_norms=has_norms)
 
 
 def _measured(sources: Sequence[ReportInput]) -> list[ReportRow]:

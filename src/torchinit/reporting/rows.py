@@ -81,9 +81,8 @@ def row_of(source: ReportInput, threads: Executor) -> ReportRow:
     """
     with torch.no_grad():
         tensor = source.load()
-        views = [view for view in source.views(tensor) if view.numel()]
         try:
-            moments = measure(views, threads)
+            moments = measure(source.views(tensor), threads)
         except (RuntimeError, NotImplementedError) as error:
             said = str(error).partition("\n")[0]
             raise TypeError(
