@@ -58,7 +58,7 @@ class ReportResults(NamedTuple):
 
     title: str
     rows: Sequence[ReportRow]
-    offenders: Sequence[Outlier]
+    outliers: Sequence[Outlier]
     against: ReportResults | None
 
 

@@ -89,7 +89,7 @@ def draw(results: ReportResults, figure: Any) -> None:
     _draw_gains(results, gain, foot)
     _draw_survival(results, figure.add_subplot(places[:, 1], label="survival"))
     _draw_legend(results, figure)
-    title, count = _clip(results.title), len(results.offenders)
+    title, count = _clip(results.title), len(results.outliers)
     values = f", {_count(sum(row.moments.numel for row in results.rows))} values"
     if results.against is not None:
         title, values = f"{title} (filled), {_clip(results.against.title)} (hollow)", ""
@@ -213,7 +213,7 @@ class _Point(NamedTuple):
 
 
 def _draw_gains(results: ReportResults, gain: Any, foot: Any) -> None:
-    wrong = {outlier.name: outlier.short for outlier in results.offenders}
+    wrong = {outlier.name: outlier.short for outlier in results.outliers}
     others = {} if results.against is None else {row.name: row for row in results.against.rows}
     axis = depth_axis(results.rows)
     points = []
@@ -445,7 +445,7 @@ def _write_labels(labelled: Sequence[_Point], points: Sequence[_Point], within: 
 
 def _draw_survival(results: ReportResults, axes: Any) -> None:
     """Draws the share of values beyond so many std: for each role, and for each outlier."""
-    wrong = {outlier.name for outlier in results.offenders}
+    wrong = {outlier.name for outlier in results.outliers}
     smallest = _draw_roles([row for row in results.rows if row.name not in wrong], axes, "-")
     if results.against is not None:
         smallest = min(smallest, _draw_roles(results.against.rows, axes, (0, (2, 1.5))))
@@ -510,7 +510,7 @@ def _draw_legend(results: ReportResults, figure: Any) -> None:
     if any(row.intended_gain for row in results.rows):
         styles["intended"] = {"marker": "o", "mfc": "none", "mec": "#888888", "ms": 8, "mew": 0.7}
     styles["measured ± 5σ"] = {"marker": "|", "mec": "#555555", "ms": 8, "mew": 1.0}
-    if results.offenders:
+    if results.outliers:
         styles["offender"] = {"marker": "o", "mfc": _RED, "mec": "white", "ms": 5.2}
     styles["normal"] = {"ls": (0, (1, 1.2)), "color": "black", "lw": 1.0}
     figure.legend(

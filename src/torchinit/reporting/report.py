@@ -84,7 +84,7 @@ class ModelReport(Sequence[ReportRow]):
     @property
     def offenders(self) -> Sequence[Outlier]:
         """The outliers: parameters whose values are not as intended, or unlike their siblings'."""
-        return self._results.offenders
+        return self._results.outliers
 
     @property
     def false_alarm_rate(self) -> float:
