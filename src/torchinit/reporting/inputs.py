@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchinit.checkpoint.safetensors import read_checkpoint
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows, some
@@ -21,6 +21,7 @@ from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_
 from torchinit.models.prepare import prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
+from torchinit.reporting.stored import StoredTensor, Unmeasured, read_checkpoint
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
@@ -115,8 +116,8 @@ def inputs_of(
     model: nn.Module | str | Path | Callable[[], nn.Module],
     rules: Mapping[Any, Any] | None,
     called: str = "model",
-) -> list[ReportInput]:
-    """What to measure, in the order of the model.
+) -> tuple[list[ReportInput], list[Unmeasured]]:
+    """What to measure, in the order of the model, and what of a checkpoint cannot be measured.
 
     Args:
         model, rules: as ``report_model`` takes them.
@@ -130,25 +131,27 @@ def inputs_of(
             built = build_model(model, seed=0, device="meta")
             assignments = prepare(built, None, 0, device="cpu").assignments
             init_model_(built, seed=0, device="cpu")
-            return _by_assignments(_of_module(built), assignments)
+            return _by_assignments(_of_module(built), assignments), []
         model = build_model(model, seed=0)
+    unmeasured: list[Unmeasured] = []
     if isinstance(model, nn.Module):
         parameters = _of_module(model)
     elif isinstance(model, str | Path):
-        parameters = _of_checkpoint(Path(model))
+        stored, unmeasured = read_checkpoint(Path(model))
+        parameters = _of_checkpoint(Path(model), stored)
     else:
         raise TypeError(
             f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
     if rules is None:
-        return [_whole(one, None) for one in parameters]
+        return [_whole(one, None) for one in parameters], unmeasured
     chosen, strict = Rules(rules), isinstance(model, nn.Module)
     named = [one.named for one in parameters if not one.is_buffer]
     assignments = assign(named, chosen, None, strict=strict)
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assignments})
-    return _by_assignments(parameters, assignments)
+    return _by_assignments(parameters, assignments), unmeasured
 
 
 def inputs_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[ReportInput]:
@@ -180,16 +183,16 @@ def _of_module(model: nn.Module) -> list[_Parameter]:
     return [_Parameter(one, one.tensor.detach, is_conv1d(one.owner)) for one in parameters]
 
 
-def _of_checkpoint(path: Path) -> list[_Parameter]:
+def _of_checkpoint(path: Path, stored: Sequence[StoredTensor]) -> list[_Parameter]:
     """The tensors of a checkpoint as if of a model, without memory, for rules to match."""
-    stored, owner = read_checkpoint(path), nn.Module()
+    owner = nn.Module()
     transposed = conv1d_weights(path, {one.name: one.shape for one in stored})
     found = []
     for name, shape, dtype, load in stored:
         values = torch.zeros((), dtype=dtype).expand(shape)
         parameter = nn.Parameter(values, requires_grad=False)
         named = Named(name, parameter, owner, name.rpartition(".")[2], owner)
-        is_buffer = not dtype.is_floating_point or named.attribute in _BUFFERS
+        is_buffer = dtype not in ALL_DTYPES or named.attribute in _BUFFERS
         found.append(_Parameter(named, load, name in transposed, is_buffer))
     return found
 

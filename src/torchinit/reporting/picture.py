@@ -20,6 +20,7 @@ from torchinit.reporting.measure import grid
 from torchinit.reporting.outliers import ReportResults
 from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
+from torchinit.untrusted import printable
 
 # The colour and the marker of each role.
 _BLACK, _GREY, _BLUE, _SKY = "#000000", "#7F7F7F", "#0072B2", "#56B4E9"
@@ -103,6 +104,7 @@ def draw(results: ReportResults, figure: Any) -> None:
 
 
 def _clip(title: str) -> str:
+    title = printable(title)
     return title if len(title) <= _TITLE else f"{title[: _TITLE - 1]}…"
 
 
@@ -148,7 +150,7 @@ def depth_axis(rows: Sequence[ReportRow]) -> DepthAxis:
         if layers:
             edges.append(after)
             after += 1
-        name = f"\n{_short(stack, list(depths))}" if len(depths) > 1 else ""
+        name = f"\n{printable(_short(stack, list(depths)))}" if len(depths) > 1 else ""
         # A label every so many layers: at most nine in a stack, at round numbers.
         steps = (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9)
         every = next(step for step in steps if len(found) <= 9 * step)
@@ -225,7 +227,7 @@ def _draw_gains(results: ReportResults, gain: Any, foot: Any) -> None:
             row, gain if _varies(row) else foot, x, y, y / error, y * error,
             _shown(row.intended_gain) if row.intended_gain else None,
             _shown(other.gain) if other is not None and _varies(other) else None,
-            f"{_name(row)}  {wrong[row.name]}" if row.name in wrong else None,
+            printable(f"{_name(row)}  {wrong[row.name]}") if row.name in wrong else None,
         ))  # fmt: skip
     _dress(gain, foot, axis, points)
     size = min(1.0, max(_SMALLEST, 1.05 * _WIDTH * axis.apart / _MARKER))

@@ -16,7 +16,9 @@ from torchinit.progress import progress
 from torchinit.reporting.inputs import ReportInput, inputs_by_constructor, inputs_of
 from torchinit.reporting.outliers import FALSE_ALARMS, Outlier, ReportResults, find_outliers
 from torchinit.reporting.rows import ReportRow, row_of
+from torchinit.reporting.stored import Unmeasured
 from torchinit.text_table import text_table
+from torchinit.untrusted import printable
 
 WIDTH = 100  # of the table
 _HEADS = (
@@ -29,6 +31,9 @@ class ModelReport(Sequence[ReportRow]):
 
     Attributes:
         against: the report that this one is compared with; None without one.
+        unmeasured: tensors of a checkpoint that have no row, each with its name and the reason:
+            the index or the header names them and no file has them, a file has them and the index
+            does not, or their dtype is unknown; and files that the index does not name.
 
     >>> import torchinit
     >>> report = torchinit.report_model(torch.nn.LayerNorm(8))
@@ -37,9 +42,14 @@ class ModelReport(Sequence[ReportRow]):
     """
 
     def __init__(
-        self, title: str, rows: Sequence[ReportRow], against: ModelReport | None = None
+        self,
+        title: str,
+        rows: Sequence[ReportRow],
+        against: ModelReport | None = None,
+        unmeasured: Sequence[Unmeasured] = (),
     ) -> None:
         self.against = against
+        self.unmeasured = unmeasured
         other = None if against is None else against._results
         self._results: ReportResults = ReportResults(title, list(rows), find_outliers(rows), other)
 
@@ -57,7 +67,7 @@ class ModelReport(Sequence[ReportRow]):
         lines, stack = [heads], ""
         for row, line in zip(rows, found, strict=True):
             if row.place.stack not in ("", stack):
-                lines.append(f"{row.place.stack}:")
+                lines.append(f"{printable(row.place.stack)}:")
             stack = row.place.stack
             lines.append(line)
         return "\n".join([*lines, "", *self._verdict()])
@@ -69,12 +79,16 @@ class ModelReport(Sequence[ReportRow]):
         count = f"{len(self)} parameters and parts"
         odds = f"{1 / self.false_alarm_rate:,.0f}" if self else ""
         rate = f" (a right model has any in one of {odds})" if self else ""
-        if not self.offenders:
-            yield f"{count}, no offenders{rate}"
-            return
-        yield f"{len(self.offenders)} offenders of {count}{rate}:"
+        wrong = f"{len(self.offenders)} offenders of {count}{rate}:"
+        yield wrong if self.offenders else f"{count}, no offenders{rate}"
         for outlier in self.offenders:
-            yield from (f"  {outlier.name}", *(f"    {problem}" for problem in outlier.problems))
+            yield f"  {printable(outlier.name)}"
+            yield from (f"    {printable(problem)}" for problem in outlier.problems)
+        for report in (self, *([] if self.against is None else [self.against])):
+            if report.unmeasured:
+                of = "" if report is self else f" of {printable(report.title)}"
+                yield f"{len(report.unmeasured)}{of} not measured:"
+                yield from (f"  {printable(one)}" for one in report.unmeasured)
 
     @property
     def title(self) -> str:
@@ -120,18 +134,19 @@ def report_model(
     and no random state changes. Of a checkpoint, memory holds one tensor at a time.
 
     Args:
-        model: with values; or the path of a safetensors checkpoint, a file or a directory; or a
-            function that builds a model, as ``build_model`` takes it, whose parameters are then
-            tested against what their constructor intends.
+        model: with values; or the path of a safetensors checkpoint: a file, an index, or a
+            directory with one of them; or a function that builds a model, as ``build_model`` takes
+            it, whose parameters are then tested against what their constructor intends.
         rules: as ``init_model_`` takes them, to test parameters against; without rules, each is
             compared with its siblings at other depths. See docs/report.md.
         against: another model or checkpoint for the picture to show beside this one.
 
     Raises:
         ArgumentError: for parameters whose values are not in this process (on the meta device,
-            lazy, DTensors), a path without a checkpoint, rules that do not fit.
+            lazy, DTensors), a path without a checkpoint or with a damaged one, rules that do not
+            fit.
         TypeError: for any other argument; for sparse or quantised values.
-        ImportError: for a path, without safetensors, which the extra ``report`` installs.
+        OSError: for files that cannot be read.
 
     >>> import torchinit
     >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
@@ -143,11 +158,12 @@ def report_model(
     []
     """
     with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
-        sources = inputs_of(model, rules)
-        others = None if against is None else inputs_of(against, None, "against")
-        rows = _measured(sources)
-        other = None if others is None else ModelReport(_title(against), _measured(others))
-        return ModelReport(_title(model), rows, other)
+        sources, unmeasured = inputs_of(model, rules)
+        others, their = ([], []) if against is None else inputs_of(against, None, "against")
+        rows, other = _measured(sources), None
+        if against is not None:
+            other = ModelReport(_title(against), _measured(others), None, their)
+        return ModelReport(_title(model), rows, other, unmeasured)
 
 
 def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelReport:

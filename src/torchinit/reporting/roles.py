@@ -33,7 +33,7 @@ _PATTERNS = [(role, re.compile(pattern, re.IGNORECASE)) for role, pattern in (
     ("conv", r"(conv\d*\w*|downsample|\w*_conv)"),
 )]  # fmt: skip
 _ATTENTION = re.compile(r"(self_?|cross_?|enc_?dec_?)?att(n|ention)?\w*", re.IGNORECASE)
-_NUMBERED = re.compile(r"((layer|stage|block)s?_?)?\d+")
+_NUMBERED = re.compile(r"((layer|stage|block)s?_?)?\d{1,9}")
 _NESTED = (["blocks"], ["layers"], ["block"])
 
 
@@ -67,7 +67,7 @@ pattern='model.layers.*.mlp.experts.*.w1.weight')
     second = first + 1  # of layer1.0
     if components[first].isdecimal():  # of layers.1.blocks.0
         second = first + 2 if components[first + 1 : first + 2] in _NESTED else len(components)
-    is_number = second < len(components) and components[second].isdecimal()
+    is_number = second < len(components) and re.fullmatch(r"\d{1,9}", components[second])
     last = second if is_number else first
     stack = [*components[:first], re.sub(r"_?\d+$", "", components[first])]
     pattern = [
