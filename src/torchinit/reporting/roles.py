@@ -35,6 +35,8 @@ _PATTERNS = [(role, re.compile(pattern, re.IGNORECASE)) for role, pattern in (
 _ATTENTION = re.compile(r"(self_?|cross_?|enc_?dec_?)?att(n|ention)?\w*", re.IGNORECASE)
 _NUMBERED = re.compile(r"((layer|stage|block)s?_?)?\d{1,9}")
 _NESTED = (["blocks"], ["layers"], ["block"])
+# Characters of a component that are looked at: some patterns take cubic time.
+_LONGEST = 64
 
 
 class Depth(NamedTuple):
@@ -101,6 +103,7 @@ def role_of(name: str, dimensions: int) -> str:
     if last in ("weight", "original", "weight_v", "original0", "original1"):
         components = components[:-1]
     components = [part for part in components if not part.isdecimal()] or components[-1:]
+    components = [part[:_LONGEST] for part in components]
     if components and dimensions > 1 and (role := _in_context(components, name)):
         return role
     if dimensions < 2:
