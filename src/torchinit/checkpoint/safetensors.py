@@ -1,4 +1,4 @@
-"""The safetensors format: how a checkpoint is split into files, their headers, and reading them.
+"""The safetensors format: how a checkpoint is split into files, and their headers.
 
 A file is eight bytes with the length of the header, the header in JSON, and the values without
 gaps. The header is padded with spaces so that the values begin at a whole block of the file.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,14 +23,14 @@ SUFFIX = ".safetensors"
 INDEX = f"model{SUFFIX}.index.json"
 _METADATA = {"format": "pt"}
 _UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 # Writing.
@@ -170,90 +168,3 @@ def _shard(filename: str, tensors: Sequence[FileTensor]) -> Shard:
         for one, begin, end in zip(tensors, begins, ends, strict=True)
     ]
     return Shard(filename, header, placed, length + ends[-1])
-
-
-# Reading.
-
-
-class StoredTensor(NamedTuple):
-    """A tensor in a checkpoint, and what reads its values."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    load: Callable[[], Tensor]
-
-
-def read_checkpoint(path: Path) -> list[StoredTensor]:
-    """The tensors of a checkpoint, in the order of their files; no values are read yet.
-
-    Args:
-        path: a safetensors file, or a directory with one, or with shards and their index.
-
-    Raises:
-        ArgumentError: if there is no checkpoint at the path, or a shard is missing.
-        ImportError: without the safetensors library.
-    """
-    tensors = [one for file in _files(path) for one in _read(file)]
-    if len({one.name for one in tensors}) < len(tensors):
-        raise ArgumentError(f"{path} has tensors of one name in several files")
-    return tensors
-
-
-def _files(path: Path) -> Sequence[Path]:
-    if path.is_file():
-        if path.suffix != SUFFIX:
-            raise ArgumentError(f"{path} is no checkpoint: expected a directory or a file {SUFFIX}")
-        return [path]
-    if not path.is_dir():
-        raise ArgumentError(f"no such checkpoint: {path}")
-    indices = sorted(path.glob(f"*{SUFFIX}.index.json"))
-    if len(indices) > 1:
-        raise ArgumentError(f"{path} has {len(indices)} indices of shards: name one file")
-    if indices:
-        return _indexed(indices[0])
-    files = sorted(path.glob(f"*{SUFFIX}"))
-    if len(files) != 1:
-        what = f"{len(files)} files {SUFFIX} and no index" if files else f"no file {SUFFIX}"
-        raise ArgumentError(f"{path} is no checkpoint: it has {what}")
-    return files
-
-
-def _indexed(index: Path) -> Sequence[Path]:
-    try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ArgumentError(f"{index} is no index of shards: {error!r}") from None
-    missing = [name for name in shards if not (index.parent / name).is_file()]
-    if missing:
-        raise ArgumentError(f"{index} names shards that are not there: {', '.join(missing)}")
-    return [index.parent / name for name in shards]
-
-
-def _read(file: Path) -> list[StoredTensor]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise ImportError(
-            "reading checkpoints needs safetensors: pip install 'torchinit[report]'"
-        ) from None
-    tensors = []
-    try:
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                part = opened.get_slice(name)
-                kind = part.get_dtype()
-                if kind not in _DTYPES:
-                    raise ArgumentError(f"{file}: {name!r} has dtype {kind}, which torch lacks")
-                shape = tuple(part.get_shape())
-                tensors.append(StoredTensor(name, shape, _DTYPES[kind], partial(_load, file, name)))
-    except SafetensorError as error:
-        raise ArgumentError(f"{file} cannot be read: {error}") from None
-    return tensors
-
-
-def _load(file: Path, name: str) -> Tensor:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        return opened.get_tensor(name)  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
 """The command line: ``torchinit demo``, ``checkpoint``, ``report`` and ``info``.
 
-Exit codes: 0 success; 1 a parameter has wrong values, a checkpoint cannot be read or written,
-memory ran out, or the output could not be written; 2 bad usage; 130 interrupted; 141 the reader of
-the output is gone.
+Exit codes: 0 success; 1 a parameter has wrong values, a checkpoint cannot be written, memory ran
+out, or the output could not be written; 2 bad usage, or a report that could not judge everything;
+130 interrupted; 141 the reader of the output is gone.
 
 Each command imports what it needs itself. Importing torch takes a second: ``--help`` does not need
 it, and Ctrl-C during that second must end the process like any other.
@@ -182,7 +182,7 @@ def _add_report(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="MODEL_OR_CHECKPOINT",
-        help="a directory of safetensors files, or one such file",
+        help="a directory of safetensors files, their index, or one such file",
     )
     parser.add_argument(
         "--rules", metavar="FILE.py", help="a Python file that defines rules, as for checkpoint"

@@ -20,6 +20,7 @@ from torchinit.rules.scheme import Scheme, Target
 from torchinit.rules.structured import FromModel
 from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
+from torchinit.untrusted import printable
 from torchinit.values.region import Part, Region
 
 _SHOWN = 10  # names in an error
@@ -245,7 +246,7 @@ def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
 
 def some(names: Sequence[str]) -> str:
     """The first few names, for an error message."""
-    shown = ", ".join(names[:_SHOWN])
+    shown = printable(", ".join(names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
