@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -24,8 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchinit.checkpoint.fillers import FileTensor
-from torchinit.checkpoint.safetensors import BLOCK, PlacedTensor, Shard
+from torchinit.checkpoint.safetensors import BLOCK, FileTensor, PlacedTensor, Shard
 from torchinit.native import load
 
 PIECE = 1 << 26  # bytes
@@ -48,39 +47,23 @@ class FilePiece(NamedTuple):
     begin: int
     end: int
 
-
-class _Use(NamedTuple):
-    """A tensor in a piece that needs all values of its parameter."""
-
-    filename: str
-    begin: int
-    name: str
+    def tensors(self) -> Iterator[PlacedTensor]:
+        """The tensors that have bytes in it."""
+        placed = self.shard.placed
+        for number in range(bisect_right(placed, self.begin, key=_end), len(placed)):
+            if placed[number].begin >= self.end:
+                return
+            if placed[number].tensor.numel:
+                yield placed[number]
 
 
 class _StoppedError(Exception):
     """Another thread failed."""
 
 
-def pieces_of(shards: Sequence[Shard], size: int) -> Iterator[FilePiece]:
-    """The pieces of files, in order."""
-    for shard in shards:
-        for begin in range(0, shard.size, size):
-            yield FilePiece(shard, begin, min(begin + size, shard.size))
-
-
-def tensors_in(piece: FilePiece) -> Iterator[PlacedTensor]:
-    """The tensors that have bytes in a piece."""
-    placed = piece.shard.placed
-    for number in range(bisect_right(placed, piece.begin, key=_end), len(placed)):
-        if placed[number].begin >= piece.end:
-            return
-        if placed[number].tensor.numel:
-            yield placed[number]
-
-
 def write_shards(
+    folder: Path,
     shards: Sequence[Shard],
-    files: OpenFiles,
     tell: Callable[[int], object],
     *,
     piece_size: int = PIECE,
@@ -89,8 +72,8 @@ def write_shards(
     """Fills shards and writes them.
 
     Args:
+        folder: to write them into.
         shards: to be written.
-        files: opens them.
         tell: called from any thread with the number of bytes just written.
         piece_size: bytes filled and written together, a multiple of a block.
         threads: how many; None is one more than there are processors, at most three.
@@ -99,13 +82,17 @@ def write_shards(
         OSError: of the first write that fails. Unfinished files are removed.
         Exception: whatever making values raises, likewise.
     """
-    assert piece_size % BLOCK == 0
     if threads is None:
         threads = min((os.cpu_count() or 1) + 1, _MOST_THREADS)
+    pieces = [
+        FilePiece(shard, begin, min(begin + piece_size, shard.size))
+        for shard in shards
+        for begin in range(0, shard.size, piece_size)
+    ]
     before = torch.get_num_threads()
     is_forked = load.module is not None and load.module.is_forked()
-    writer = _Writer(shards, files, tell, piece_size, 1 if is_forked else before)
-    threads = min(threads, writer.count)
+    writer = _Writer(folder, pieces, tell, piece_size, 1 if is_forked else before)
+    threads = min(threads, len(pieces))
     pool = ThreadPoolExecutor(threads, "torchinit-checkpoint")
     try:
         running = [pool.submit(writer.run) for _ in range(threads)]
@@ -116,30 +103,35 @@ def write_shards(
         writer.stop()
         pool.shutdown()
         torch.set_num_threads(before)  # torch gives new threads the number that was set last
-        files.abandon()
-    writer.check()
+        writer.abandon()
+    if writer.error is not None:
+        raise writer.error
 
 
 class _Writer:
-    """What the threads share: the next piece, and the one tensor that is made as a whole."""
+    """What the threads share: the next piece, the open files, and the one tensor made as a whole.
+
+    Attributes:
+        error: the first of any thread.
+    """
 
     def __init__(
         self,
-        shards: Sequence[Shard],
-        files: OpenFiles,
+        folder: Path,
+        pieces: Sequence[FilePiece],
         tell: Callable[[int], object],
         piece_size: int,
         torch_threads: int,
     ) -> None:
-        self._files = files
+        self.error: BaseException | None = None
+        self._folder = folder
+        self._files: dict[str, OpenFile] = {}
+        self._buffered = threading.Lock()
         self._tell = tell
         self._size = piece_size
-        pieces = list(pieces_of(shards, piece_size))
-        self.count = len(pieces)
         self._left = Counter(piece.shard.filename for piece in pieces)
         self._pieces = iter(pieces)
         self._lock = threading.Lock()
-        self._error: BaseException | None = None
         self._stopped = threading.Event()
         self._wholes = _Wholes(pieces, self._stopped, torch_threads)
 
@@ -148,10 +140,10 @@ class _Writer:
         self._stopped.set()
         self._wholes.wake()
 
-    def check(self) -> None:
-        """Raises the first error of any thread."""
-        if self._error is not None:
-            raise self._error
+    def abandon(self) -> None:
+        """Removes unfinished files."""
+        for file in self._files.values():
+            file.abandon()
 
     def run(self) -> None:
         """Runs in each thread."""
@@ -162,7 +154,7 @@ class _Writer:
             pass
         except BaseException as error:
             with self._lock:
-                self._error = self._error or error
+                self.error = self.error or error
             self.stop()
 
     def _run(self, memory: memoryview) -> None:
@@ -182,23 +174,26 @@ class _Writer:
 
     def _take(self) -> tuple[FilePiece, OpenFile] | None:
         with self._lock:
-            if self._stopped.is_set():
+            piece = None if self._stopped.is_set() else next(self._pieces, None)
+            if piece is None:
                 return None
-            piece = next(self._pieces, None)
-            return None if piece is None else (piece, self._files.open(piece.shard.filename))
+            name = piece.shard.filename
+            if name not in self._files:
+                self._files[name] = OpenFile(self._folder / name, self._buffered)
+            return piece, self._files[name]
 
     def _fill(self, piece: FilePiece, buffer: Tensor) -> None:
         head = piece.shard.header[piece.begin : piece.end]
         if head:
             buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
-        for tensor, begin, end in tensors_in(piece):
+        for tensor, begin, end in piece.tensors():
             low, high = max(begin, piece.begin), min(end, piece.end)
             memory = buffer[low - piece.begin : high - piece.begin].view(tensor.dtype)
             first = (low - begin) // tensor.dtype.itemsize
-            if tensor.needs_whole:
+            if tensor.fill is None:
                 self._wholes.copy(piece, tensor, memory, first)
             else:
-                tensor.filler.fill(memory, tensor.first + first)
+                tensor.fill(memory, first)
 
 
 class _Wholes:
@@ -213,19 +208,18 @@ class _Wholes:
         self, pieces: Sequence[FilePiece], stopped: threading.Event, torch_threads: int
     ) -> None:
         uses = [
-            (_Use(piece.shard.filename, piece.begin, placed.tensor.name), placed.tensor.of)
+            ((piece.shard.filename, piece.begin, placed.tensor.name), placed.tensor.of)
             for piece in pieces
-            for placed in tensors_in(piece)
+            for placed in piece.tensors()
             if placed.tensor.needs_whole
         ]
-        self._run_of: dict[_Use, int] = {}
-        self._left: list[int] = []  # uses of each run
-        for number, (_, run) in enumerate(groupby(uses, key=itemgetter(1))):
-            numbers = dict.fromkeys((use for use, _ in run), number)
-            self._run_of.update(numbers)
-            self._left.append(len(numbers))
+        self._run_of: dict[tuple[str, int, str], int] = {}
+        self._left: Counter[int] = Counter()  # uses of each run
+        for run, (_, group) in enumerate(groupby(uses, key=itemgetter(1))):
+            for use, _ in group:
+                self._run_of[use] = run
+                self._left[run] += 1
         self._turn = 0
-        self._is_begun = False
         self._whole: Tensor | None = None
         self._stopped = stopped
         self._threads = torch_threads
@@ -238,42 +232,32 @@ class _Wholes:
 
     def copy(self, piece: FilePiece, tensor: FileTensor, memory: Tensor, first: int) -> None:
         """Copies values of a tensor from its parameter, which is made first if need be."""
-        run = self._run_of[_Use(piece.shard.filename, piece.begin, tensor.name)]
-        whole = self._get(run, tensor)
-        flat = _view(whole, tensor).reshape(-1)
+        run = self._run_of[piece.shard.filename, piece.begin, tensor.name]
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn == run or self._stopped.is_set())
+            if self._stopped.is_set():
+                raise _StoppedError
+            if self._whole is None:  # threads that need it too wait for the lock meanwhile
+                self._whole = self._make(tensor)
+            flat = self._whole.view(-1)
+        if tensor.strides is not None:
+            flat = flat.as_strided(tensor.shape, tensor.strides, tensor.first).reshape(-1)
+        else:
+            flat = flat[tensor.first : tensor.first + tensor.numel]
         memory.copy_(flat[first : first + memory.numel()])
-        del flat, whole
+        del flat
         with self._changed:
             self._left[run] -= 1
             if not self._left[run]:
-                self._turn, self._is_begun, self._whole = run + 1, False, None
+                self._turn, self._whole = run + 1, None
                 self._changed.notify_all()
 
-    def _get(self, run: int, tensor: FileTensor) -> Tensor:
-        with self._changed:
-            while self._turn != run or (self._is_begun and self._whole is None):
-                if self._stopped.is_set():
-                    raise _StoppedError
-                self._changed.wait()
-            if self._whole is not None:
-                return self._whole
-            self._is_begun = True
+    def _make(self, tensor: FileTensor) -> Tensor:
         torch.set_num_threads(self._threads)
         try:
-            whole = tensor.filler.make().contiguous()
+            return tensor.make().detach().contiguous()
         finally:
             torch.set_num_threads(1)
-        with self._changed:
-            self._whole = whole
-            self._changed.notify_all()
-        return whole
-
-
-def _view(whole: Tensor, tensor: FileTensor) -> Tensor:
-    flat = whole.detach().view(-1)
-    if tensor.strides is not None:
-        return flat.as_strided(tensor.shape, tensor.strides, tensor.first)
-    return flat[tensor.first : tensor.first + tensor.numel]
 
 
 # Files.
@@ -304,27 +288,6 @@ def sync_folder(folder: Path) -> None:
             os.close(number)
 
 
-class OpenFiles:
-    """The files of a folder that are being written."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, OpenFile] = {}
-        self._turn = threading.Lock()
-
-    def open(self, name: str) -> OpenFile:
-        """A file, opened under a temporary name on first use."""
-        file = self._files.get(name)
-        if file is None:
-            file = self._files[name] = OpenFile(self._folder / name, self._turn)
-        return file
-
-    def abandon(self) -> None:
-        """Removes unfinished files."""
-        for file in self._files.values():
-            file.abandon()
-
-
 class OpenFile:
     """A file that several threads write pieces of.
 
@@ -332,7 +295,7 @@ class OpenFile:
     one at a time: concurrent buffered writes to one file take several times as long.
 
     Args:
-        path: of the finished file.
+        path: of the finished file; until then it has a temporary name.
         turn: held while writing through the page cache.
     """
 
@@ -340,9 +303,8 @@ class OpenFile:
         self._path = path
         self._temporary = path.with_name(path.name + TEMPORARY)
         self._turn = turn
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
         self._direct = -1
-        self._buffered = os.open(self._temporary, flags, 0o666)
+        self._buffered = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         if _DIRECT:
             try:
                 self._direct = os.open(self._temporary, os.O_WRONLY | _DIRECT)
@@ -362,40 +324,32 @@ class OpenFile:
         Raises:
             OSError: naming the file.
         """
-        try:
+        with self._naming():
             done = 0
             if self._direct >= 0:
                 done = self._write_direct(memory, begin, -(-count // BLOCK) * BLOCK)
             if done < count:
                 with self._turn:
-                    _write_all(self._buffered, memory[done:count], begin + done)
-        except OSError as error:
-            error.filename = os.fspath(self._path)
-            raise
+                    while done < count:
+                        done += os.pwrite(self._buffered, memory[done:count], begin + done)
 
     def _write_direct(self, memory: memoryview, begin: int, count: int) -> int:
         """Writes whole blocks; returns the bytes written before the file system refused."""
         done = 0
-        while done < count:
+        while done < count and not done % BLOCK:
             try:
-                written = os.pwrite(self._direct, memory[done:count], begin + done)
+                done += os.pwrite(self._direct, memory[done:count], begin + done)
             except OSError as error:
                 if error.errno in _REFUSED:
                     return done
                 raise
-            done += written
-            if written % BLOCK:
-                return done
         return done
 
     def finish(self, size: int) -> None:
         """Flushes the file to the disk, and renames it."""
-        try:
+        with self._naming():
             os.ftruncate(self._buffered, size)
             os.fsync(self._buffered)
-        except OSError as error:
-            error.filename = os.fspath(self._path)
-            raise
         self._close()
         self._temporary.replace(self._path)
         sync_folder(self._path.parent)
@@ -406,14 +360,17 @@ class OpenFile:
             self._close()
             self._temporary.unlink(missing_ok=True)
 
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Adds the name of the file to errors of calls that know only its number."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = os.fspath(self._path)
+            raise
+
     def _close(self) -> None:
         for number in (self._direct, self._buffered):
             if number >= 0:
                 os.close(number)
         self._direct = self._buffered = -1
-
-
-def _write_all(number: int, memory: memoryview, begin: int) -> None:
-    done = 0
-    while done < len(memory):
-        done += os.pwrite(number, memory[done:], begin + done)
