@@ -31,7 +31,6 @@ from torchinit.models.prepare import Prepared, prepare
 from torchinit.native import load
 from torchinit.streams.named_keys import check_seed
 from torchinit.values.kinds import bytes_of, digest
-from torchinit.values.region import Part
 from torchinit.version import STREAM_VERSION, __version__
 
 Config: TypeAlias = "str | PathLike[str] | Callable[[], nn.Module]"
@@ -226,16 +225,10 @@ def _contents(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]
     """What decides the values of each tensor."""
     for one in prepared.assignments:
         yield repr((one.named.name, one.draw, list(one.pads))).encode()
-        for part in one.parts:
-            yield _content(part, rules_source)
+        for region, values in one.parts:
+            is_by_source = values.function is not None and rules_source is not None
+            said = rules_source if is_by_source else values.fingerprint()
+            yield repr((region, type(values).__name__, said)).encode()
     for named, value in prepared.filled:
         yield named.name.encode()
         yield bytes_of(value)
-
-
-def _content(part: Part, rules_source: bytes | None) -> bytes:
-    values = part.values
-    said = values.fingerprint()
-    if values.function is not None and rules_source is not None:
-        said = rules_source
-    return repr((part.region, type(values).__name__, said)).encode()
