@@ -7,15 +7,17 @@ folder that has it is complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from torchinit.checkpoint.safetensors import BLOCK, INDEX, Layout, Shard
-from torchinit.checkpoint.writer import TEMPORARY, sync_folder, write_file, write_shards
+from torchinit.checkpoint.safetensors import BLOCK, INDEX, LAST, Layout, Shard
+from torchinit.checkpoint.writer import finished_name, sync_folder, write_file, write_shards
 from torchinit.errors import ArgumentError
 from torchinit.progress import progress
 
@@ -25,6 +27,8 @@ except ImportError:  # not POSIX: two writers at once go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 RECORD = "torchinit.json"
+# Errors from file systems that have no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 # What errors call the fields of the record: those whose values they show, and digests.
 _VALUES = {
@@ -50,7 +54,7 @@ def write_folder(
     *,
     resume: bool,
     piece_size: int,
-) -> None:
+) -> bool:
     """Writes what a checkpoint still lacks.
 
     Args:
@@ -58,63 +62,141 @@ def write_folder(
         layout: of the weights.
         small: names and contents of the other files.
         record: what decides the bytes.
-        resume: whether complete shards are kept.
+        resume: whether complete files are kept.
         piece_size: bytes that are filled and written together.
+
+    Returns:
+        Whether anything was lacking.
 
     Raises:
         ArgumentError: for a folder with other files in it, or one that was begun with other
             arguments, or that another process is writing to; for too little room on the disk.
         OSError: for a folder that cannot be written to.
     """
-    is_new = not path.exists()
-    if not is_new and not path.is_dir():
-        raise ArgumentError(f"{path} is a file: a checkpoint is a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    sync_folder(path.parent)
-    try:
-        with _locked(path):
-            begun = _is_begun(path, record, resume=resume)
-            _write(path, layout, small, record, begun=begun, piece_size=piece_size)
-    finally:
-        if is_new:
-            with suppress(OSError):  # not empty
-                path.rmdir()
+    index = {} if layout.index_file is None else {INDEX: layout.index_file}
+    names = {RECORD, *small, *index, *(shard.filename for shard in layout.shards)}
+    with _made(path) as is_locked:
+        begun = _is_begun(path, names, record, resume=resume)
+        if is_locked:
+            for file in [one for one in path.iterdir() if finished_name(one.name) in names]:
+                file.unlink(missing_ok=True)
+        lacking = [
+            name for name, data in {**small, **index}.items() if not _holds(path / name, data)
+        ]
+        left = [shard for shard in layout.shards if not (begun and _is_complete(path, shard))]
+        if begun and not left and not lacking:
+            return False
+        _check_room(path, left, sum(len(data) for data in (*small.values(), *index.values())))
+        try:
+            if not begun:
+                _write_record(path, record, is_locked=is_locked)
+            if left:
+                for name in index:
+                    (path / name).unlink(missing_ok=True)
+            _write_lacking(path, small)
+            if left:
+                with progress("checkpoint", sum(shard.size for shard in left)) as advance:
+                    write_shards(path, left, advance, piece_size=piece_size)
+            _write_lacking(path, index)
+        except BaseException:
+            if is_locked and not begun:
+                with suppress(OSError):
+                    _undo(path, names, layout)
+            raise
+        return True
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from writing to the folder, if the file system has locks."""
-    number = os.open(path, os.O_RDONLY)
+def _made(path: Path) -> Iterator[bool]:
+    """Makes a folder, and keeps other processes from writing to it.
+
+    Yields:
+        Whether it does: some file systems have no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new, number, is_locked = _open(path)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ArgumentError(f"another process is writing to {path}") from None
-            except OSError:
-                pass  # a file system without locks
-        yield
+        yield is_locked
     finally:
-        os.close(number)
+        if is_new and is_locked:  # others would be writing to it without a lock
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        with suppress(OSError):
+            if is_locked:
+                fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough after a fork
+            os.close(number)
 
 
-def _is_begun(path: Path, record: Mapping[str, object], *, resume: bool) -> bool:
+def _open(path: Path) -> tuple[bool, int, bool]:
+    """Whether a folder is new, its file descriptor, and whether it is locked."""
+    for _ in range(9):
+        is_new = True
+        try:
+            path.mkdir()
+            sync_folder(path.parent)
+        except OSError as error:
+            if not path.is_dir():
+                if isinstance(error, FileExistsError):
+                    raise ArgumentError(f"{path} is a file: a checkpoint is a folder") from None
+                raise
+            is_new = False
+        with suppress(FileNotFoundError):
+            number = os.open(path, os.O_RDONLY)
+            try:
+                is_locked = _lock(number, path)
+                if os.path.samestat(os.fstat(number), path.stat()):
+                    return is_new, number, is_locked
+            except BaseException:
+                os.close(number)
+                raise
+            os.close(number)
+        # Another process that had made it failed, and has removed it.
+    raise ArgumentError(f"another process removes {path} again and again")
+
+
+def _lock(number: int, path: Path) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ArgumentError(f"another process is writing to {path}") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _is_begun(path: Path, ours: Set[str], record: Mapping[str, object], *, resume: bool) -> bool:
     """Whether an earlier run has begun the folder, with the same record."""
     names = sorted(one.name for one in path.iterdir())
-    if not names or names == [RECORD + TEMPORARY]:
+    if all(finished_name(name) in ours for name in names):
         return False
     some = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-    if not resume:
-        begun = ", which an earlier run has begun: resume goes on from it" * (RECORD in names)
-        raise ArgumentError(f"{path} is not empty ({some}){begun}. Give another path")
+    is_finished = any(name in names for name in LAST)
     if RECORD not in names:
+        if not resume:
+            raise ArgumentError(f"{path} is not empty ({some}). Give another path")
         raise ArgumentError(
             f"resume: {path} has files in it ({some}), and no {RECORD} that says how they "
             "were made. Give another path"
         )
+    if not resume:
+        standing = (
+            "holds a finished checkpoint"
+            if is_finished
+            else ("holds a checkpoint that an earlier run has begun, and resume goes on from")
+        )
+        raise ArgumentError(f"{path} {standing} ({some}). Give another path")
+    _check_record(path, record, is_finished=is_finished)
+    return True
+
+
+def _check_record(path: Path, record: Mapping[str, object], *, is_finished: bool) -> None:
     try:
         there = json.loads((path / RECORD).read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         there = None
     if not isinstance(there, dict):
         raise ArgumentError(
@@ -126,56 +208,55 @@ def _is_begun(path: Path, record: Mapping[str, object], *, resume: bool) -> bool
         if there.get(key) != asked
     )
     if differs:
-        raise ArgumentError(
-            f"resume: {path} was begun otherwise: {differs}. Repeat its arguments, or give "
-            "another path"
+        standing = (
+            "holds a finished checkpoint of other arguments"
+            if is_finished
+            else ("was begun with other arguments")
         )
-    return True
+        raise ArgumentError(
+            f"resume: {path} {standing}: {differs}. Repeat its arguments, or give another path"
+        )
 
 
-def _write(
-    path: Path,
-    layout: Layout,
-    small: Mapping[str, bytes],
-    record: Mapping[str, object],
-    *,
-    begun: bool,
-    piece_size: int,
-) -> None:
-    for shard in layout.shards:
-        (path / (shard.filename + TEMPORARY)).unlink(missing_ok=True)
-    left = [shard for shard in layout.shards if not (begun and is_complete(path, shard))]
-    index = {} if layout.index_file is None else {INDEX: layout.index_file}
-    others = {**small, **index}
-    _check_room(path, left, sum(map(len, others.values())))
+def _write_record(path: Path, record: Mapping[str, object], *, is_locked: bool) -> None:
+    data = (json.dumps(record, indent=2) + "\n").encode()
     try:
-        if not begun:
-            write_file(path / RECORD, (json.dumps(record, indent=2) + "\n").encode())
-        if left or not _holds(path / INDEX, layout.index_file):
-            (path / INDEX).unlink(missing_ok=True)
-        _write_missing(path, small)
-        if left:
-            with progress("checkpoint", sum(shard.size for shard in left)) as advance:
-                write_shards(path, left, advance, piece_size=piece_size)
-        _write_missing(path, index)
-    except BaseException:
-        if not any((path / shard.filename).exists() for shard in layout.shards):
-            for name in (*others, RECORD):
-                (path / name).unlink(missing_ok=True)
-        raise
+        write_file(path / RECORD, data, is_first=not is_locked)
+    except FileExistsError:  # of another process, which has begun meanwhile
+        _check_record(path, record, is_finished=False)
 
 
-def _write_missing(path: Path, files: Mapping[str, bytes]) -> None:
+def _write_lacking(path: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
-        if not (path / name).exists():
+        if not _holds(path / name, data):
+            if (path / name).exists():
+                warnings.warn(
+                    f"{path / name} had other contents, and is written again", stacklevel=2
+                )
             write_file(path / name, data)
 
 
-def _holds(file: Path, data: bytes | None) -> bool:
-    return file.exists() and file.read_bytes() == data
+def _holds(file: Path, data: bytes) -> bool:
+    try:
+        return file.read_bytes() == data
+    except FileNotFoundError:
+        return False
 
 
-def is_complete(path: Path, shard: Shard) -> bool:
+def _undo(path: Path, names: Set[str], layout: Layout) -> None:
+    """Removes what a run that has begun a folder wrote, unless a shard is complete.
+
+    The record goes last, and only if nothing else is left.
+    """
+    if any((path / shard.filename).exists() for shard in layout.shards):
+        return
+    for name in names - {RECORD}:
+        (path / name).unlink(missing_ok=True)
+    if [one.name for one in path.iterdir()] == [RECORD]:
+        (path / RECORD).unlink()
+
+
+def _is_complete(path: Path, shard: Shard) -> bool:
     """Whether a shard is on the disk: it has its name only once all of it is."""
     try:
         with (path / shard.filename).open("rb") as opened:

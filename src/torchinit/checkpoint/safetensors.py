@@ -23,6 +23,7 @@ from torchinit.errors import ArgumentError
 BLOCK = 4096  # bytes: O_DIRECT wants offsets, sizes and memory in multiples of it
 SUFFIX = ".safetensors"
 INDEX = f"model{SUFFIX}.index.json"
+LAST = (INDEX, f"model{SUFFIX}")  # what is written last: the index, or the only shard
 _METADATA = {"format": "pt"}
 _UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
 _DTYPES = {

@@ -88,7 +88,8 @@ def write_checkpoint(
     ['model.safetensors', 'torchinit.json']
     """
     plan = plan_checkpoint(config, rules, seed=seed, dtype=dtype, shard_size=shard_size)
-    return carry_out_plan(plan, Path(path), resume=resume)
+    carry_out_plan(plan, Path(path), resume=resume)
+    return Path(path)
 
 
 class CheckpointPlan(NamedTuple):
@@ -151,8 +152,8 @@ def plan_checkpoint(
 
 def carry_out_plan(
     plan: CheckpointPlan, path: Path, *, resume: bool = False, piece_size: int = PIECE
-) -> Path:
-    """Writes a planned checkpoint.
+) -> bool:
+    """Writes a planned checkpoint; returns whether anything was left to write.
 
     Args:
         plan: of it.
@@ -162,8 +163,9 @@ def carry_out_plan(
     Raises:
         ArgumentError, OSError: as ``write_checkpoint``.
     """
-    write_folder(path, plan.layout, plan.small, plan.record, resume=resume, piece_size=piece_size)
-    return path
+    return write_folder(
+        path, plan.layout, plan.small, plan.record, resume=resume, piece_size=piece_size
+    )
 
 
 def _model_on_meta(config: Config, seed: int, *, has_rules: bool) -> nn.Module:

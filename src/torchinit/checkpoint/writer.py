@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
+import secrets
 import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -28,11 +29,12 @@ from torchinit.checkpoint.safetensors import BLOCK, FileTensor, PlacedTensor, Sh
 from torchinit.native import load
 
 PIECE = 1 << 26  # bytes
-TEMPORARY = ".tmp"  # suffix of a file that is not complete
 _MOST_THREADS = 3  # more take more memory, and rarely less time
 _DIRECT = getattr(os, "O_DIRECT", 0)
 # Errors from file systems that do not support O_DIRECT, or not with this alignment.
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
+# Errors from those that cannot flush a folder.
+_NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 _end = attrgetter("end")
 
@@ -92,16 +94,10 @@ def write_shards(
     before = torch.get_num_threads()
     is_forked = load.module is not None and load.module.is_forked()
     writer = _Writer(folder, pieces, tell, piece_size, 1 if is_forked else before)
-    threads = min(threads, len(pieces))
-    pool = ThreadPoolExecutor(threads, "torchinit-checkpoint")
     try:
-        running = [pool.submit(writer.run) for _ in range(threads)]
-        done, _ = wait(running, return_when=FIRST_EXCEPTION)
-        for one in done:
-            one.result()
+        writer.start(min(threads, len(pieces)))
     finally:
         writer.stop()
-        pool.shutdown()
         torch.set_num_threads(before)  # torch gives new threads the number that was set last
         writer.abandon()
     if writer.error is not None:
@@ -132,30 +128,58 @@ class _Writer:
         self._left = Counter(piece.shard.filename for piece in pieces)
         self._pieces = iter(pieces)
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._begun = self._running = 0  # threads
         self._stopped = threading.Event()
         self._wholes = _Wholes(pieces, self._stopped, torch_threads)
 
+    def start(self, threads: int) -> None:
+        """Runs threads until all is written, or one fails."""
+        for _ in range(threads):
+            threading.Thread(target=self._work, name="torchinit-checkpoint").start()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.error or (self._begun == threads and not self._running)
+            )
+
     def stop(self) -> None:
-        """Makes the threads end before their next piece."""
+        """Has the threads end before their next piece, and waits for that.
+
+        A thread that has not begun yet never will: Ctrl-C can come while it is being started.
+        """
         self._stopped.set()
-        self._wholes.wake()
+        is_over = False
+        while not is_over:
+            with suppress(KeyboardInterrupt):  # files are still being written to
+                self._wholes.wake()
+                with self._changed:
+                    is_over = self._changed.wait_for(lambda: not self._running)
 
     def abandon(self) -> None:
         """Removes unfinished files."""
         for file in self._files.values():
             file.abandon()
 
-    def run(self) -> None:
-        """Runs in each thread."""
+    def _work(self) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._begun += 1
+            self._running += 1
         torch.set_num_threads(1)  # of this thread
+        error: BaseException | None = None
         try:
             self._run(memoryview(mmap.mmap(-1, self._size)))  # page-aligned
         except _StoppedError:
             pass
-        except BaseException as error:
-            with self._lock:
-                self.error = self.error or error
-            self.stop()
+        except BaseException as raised:
+            error = raised
+            self._stopped.set()
+            self._wholes.wake()
+        with self._changed:
+            self.error = self.error or error
+            self._running -= 1
+            self._changed.notify_all()
 
     def _run(self, memory: memoryview) -> None:
         buffer = torch.frombuffer(memory, dtype=torch.uint8)
@@ -263,29 +287,69 @@ class _Wholes:
 # Files.
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a small file, under a temporary name until it is on the disk."""
-    temporary = path.with_name(path.name + TEMPORARY)
+def temporary_name(name: str) -> str:
+    """A new name for a file that is not complete: another writer's are never touched."""
+    return f"{name}.{secrets.token_hex(4)}.tmp"
+
+
+def finished_name(temporary: str) -> str | None:
+    """The name that a file with a temporary name was to get; None for any other name."""
+    found = re.fullmatch(r"(.+)\.[0-9a-f]{8}\.tmp", temporary)
+    return None if found is None else found[1]
+
+
+def write_file(path: Path, data: bytes, *, is_first: bool = False) -> None:
+    """Writes a small file, under a temporary name until it is on the disk.
+
+    Args:
+        path, data: of the file.
+        is_first: whether to leave a file of that name alone.
+
+    Raises:
+        OSError: FileExistsError for a file that is left alone.
+    """
+    temporary = path.with_name(temporary_name(path.name))
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if is_first:
+            _name_first(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+def _name_first(temporary: Path, path: Path) -> None:
+    """Renames a file, unless there is one of the new name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
 def sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to the disk."""
-    with suppress(OSError):  # some file systems refuse fsync of a folder
+    """Flushes the names in a folder to the disk, where the file system can."""
+    try:
         number = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(number)
         finally:
             os.close(number)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 class OpenFile:
@@ -301,10 +365,10 @@ class OpenFile:
 
     def __init__(self, path: Path, turn: threading.Lock) -> None:
         self._path = path
-        self._temporary = path.with_name(path.name + TEMPORARY)
+        self._temporary: Path | None = path.with_name(temporary_name(path.name))
         self._turn = turn
         self._direct = -1
-        self._buffered = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._buffered = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if _DIRECT:
             try:
                 self._direct = os.open(self._temporary, os.O_WRONLY | _DIRECT)
@@ -331,14 +395,14 @@ class OpenFile:
             if done < count:
                 with self._turn:
                     while done < count:
-                        done += os.pwrite(self._buffered, memory[done:count], begin + done)
+                        done += _write(self._buffered, memory[done:count], begin + done)
 
     def _write_direct(self, memory: memoryview, begin: int, count: int) -> int:
         """Writes whole blocks; returns the bytes written before the file system refused."""
         done = 0
         while done < count and not done % BLOCK:
             try:
-                done += os.pwrite(self._direct, memory[done:count], begin + done)
+                done += _write(self._direct, memory[done:count], begin + done)
             except OSError as error:
                 if error.errno in _REFUSED:
                     return done
@@ -347,18 +411,22 @@ class OpenFile:
 
     def finish(self, size: int) -> None:
         """Flushes the file to the disk, and renames it."""
+        assert self._temporary is not None
         with self._naming():
             os.ftruncate(self._buffered, size)
             os.fsync(self._buffered)
-        self._close()
+            self._close()
         self._temporary.replace(self._path)
+        self._temporary = None
         sync_folder(self._path.parent)
 
     def abandon(self) -> None:
-        """Removes the file, unless it is finished."""
-        if self._buffered >= 0:
+        """Removes the file, unless it is finished; a disk that fails is left as it is."""
+        with suppress(OSError):
             self._close()
-            self._temporary.unlink(missing_ok=True)
+        if self._temporary is not None:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -370,7 +438,16 @@ class OpenFile:
             raise
 
     def _close(self) -> None:
-        for number in (self._direct, self._buffered):
-            if number >= 0:
-                os.close(number)
+        # A number is closed even by a close that fails, and may be another file's then.
+        numbers = [number for number in (self._direct, self._buffered) if number >= 0]
         self._direct = self._buffered = -1
+        with ExitStack() as stack:
+            for number in numbers:
+                stack.callback(os.close, number)
+
+
+def _write(number: int, memory: memoryview, begin: int) -> int:
+    written = os.pwrite(number, memory, begin)
+    if not written:
+        raise OSError(errno.EIO, "the file system wrote nothing")
+    return written

@@ -47,5 +47,6 @@ def _run(arguments: Namespace) -> str:
     )
     if arguments.dry_run:
         return f"{plan.table}\n\n{totals}"
-    carry_out_plan(plan, Path(arguments.out), resume=arguments.resume)
-    return f"{Path(arguments.out)}: {totals}"
+    out = Path(arguments.out)
+    is_new = carry_out_plan(plan, out, resume=arguments.resume)
+    return f"{out}: {'' if is_new else 'was finished already: '}{totals}"
