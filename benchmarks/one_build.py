@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import torchinit
-from torchinit.cli.demo.catalog import Build
-from torchinit.cli.demo.ways import forget
+from torchinit.cli.demo import forget
+from torchinit.cli.demo_models import Build
 from zoo import CASES, SMOKE
 
 _SEED = 0

@@ -34,7 +34,7 @@ from torch import Tensor
 import torchinit
 from report import spread, table
 from run import machine
-from torchinit.cli.demo.decoder import Decoder
+from torchinit.cli.decoder import Decoder
 
 STD = 0.02
 CUT = 2.0  # stds

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchinit.cli.demo.catalog import MODELS, Build, DemoModel, builder
+from torchinit.cli.demo_models import MODELS, Build, DemoModel, builder
 
 
 @dataclass(frozen=True)
