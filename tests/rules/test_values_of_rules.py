@@ -12,8 +12,7 @@ from torch import nn
 import torchinit
 from made import fill, law, model_of
 from torchinit import ArgumentError, UnknownSchemeError
-from torchinit.rules.read import as_scheme
-from torchinit.rules.rules import Rules
+from torchinit.rules.rules import Rules, as_scheme
 
 SHAPE = (12, 8)
 STD = {

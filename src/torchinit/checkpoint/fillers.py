@@ -20,9 +20,8 @@ from torchinit.placement.mesh import ShardPiece
 from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.named_keys import KeyOfName
 from torchinit.values.apply import fill_local
-from torchinit.values.fragments import as_cuts
 from torchinit.values.kinds import DrawnValues
-from torchinit.values.region import Part, Region
+from torchinit.values.region import Part, Region, as_cuts
 
 
 class Filler:

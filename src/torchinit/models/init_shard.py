@@ -21,7 +21,7 @@ from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.mesh import ShardPiece
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.read import as_scheme
+from torchinit.rules.rules import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number

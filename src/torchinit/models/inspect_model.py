@@ -23,7 +23,7 @@ from torchinit.placement.distributed import (
     reshard_all,
 )
 from torchinit.placement.overlap import overlapping
-from torchinit.rules.pattern import translate
+from torchinit.rules.rules import translate
 from torchinit.streams.canonical import Named, Rename, gather
 
 # Names or globs of the tensors to fill; None means all.

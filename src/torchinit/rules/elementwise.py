@@ -46,8 +46,6 @@ class _Fixed(Elementwise):
 
     _draw: Draw = field(init=False, repr=False, compare=False)
 
-    is_uniform = True
-
     def draw(self, shape: Shape) -> Draw:  # noqa: ARG002
         """The fixed draw."""
         return self._draw
