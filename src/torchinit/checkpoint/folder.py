@@ -19,10 +19,10 @@ import torch
 from torchinit.checkpoint.safetensors import BLOCK, INDEX, Layout, Shard
 from torchinit.checkpoint.writer import TEMPORARY, sync_folder, write_file
 from torchinit.errors import ArgumentError
-from torchinit.models.prepare import Prepared
+from torchinit.models.init_model import Prepared
 from torchinit.native import load
 from torchinit.streams.named_keys import check_seed
-from torchinit.values.kinds import bytes_of, digest
+from torchinit.values.kinds import digest
 from torchinit.values.region import Part
 from torchinit.version import STREAM_VERSION, __version__
 
@@ -260,9 +260,9 @@ def _contents(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]
         yield repr((one.named.name, one.draw, list(one.pads))).encode()
         for part in one.parts:
             yield _content(part, rules_source)
-    for named, value in prepared.filled:
-        yield named.name.encode()
-        yield bytes_of(value)
+    for one in prepared.filled:
+        yield one.named.name.encode()
+        yield from (_content(part, rules_source) for part in one.parts)
 
 
 def _content(part: Part, rules_source: bytes | None) -> bytes:

@@ -29,8 +29,8 @@ from torchinit.frameworks.transformers import (
 )
 from torchinit.models.build_model import build_model
 from torchinit.models.carry_out import whole_of
+from torchinit.models.init_model import Prepared, prepare
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import Prepared, prepare
 from torchinit.native.torch_private import storage_number
 from torchinit.progress import progress
 from torchinit.streams.named_keys import keys_of_names
@@ -228,8 +228,8 @@ def _fillers(found: Prepared, seed: int) -> dict[int, Filler]:
     for named in found.buffers:
         if not named.tensor.is_meta:
             fillers[storage_number(named.tensor)] = CopyFiller(named.tensor)
-    for named, after in found.filled:
-        fillers[storage_number(named.tensor)] = CopyFiller(after)
+    for one in found.filled:
+        fillers[storage_number(one.named.tensor)] = CopyFiller(whole_of(one, _CPU, key_of_name))
     return fillers
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from torchinit.dtypes import ALL_DTYPES
@@ -49,16 +49,22 @@ class Assignment(NamedTuple):
 
 def assignment_of(
     named: Named,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     draw: Draw | None,
     parts: Sequence[Part],
     pads: Sequence[int],
     rule: str,
 ) -> Assignment:
-    """Makes an assignment and works out whether it is plain."""
+    """Makes an assignment, and works out whether it is plain and its final dtype."""
     tensor = named.tensor
     is_plain = draw is not None and tensor.is_meta and type(tensor) is Parameter and not pads
-    return Assignment(named, dtype, draw, is_plain, parts, pads, rule)
+    return Assignment(named, final_dtype(tensor, dtype), draw, is_plain, parts, pads, rule)
+
+
+def final_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of a parameter after initialisation: the one asked for, or its own."""
+    takes = dtype is not None and tensor.is_meta and tensor.dtype.is_floating_point
+    return dtype if takes else tensor.dtype  # type: ignore[return-value]
 
 
 def assign(
@@ -68,7 +74,7 @@ def assign(
     *,
     strict: bool,
     own: Callable[..., list[Assignment]] | None = None,
-) -> list[Assignment]:
+) -> Sequence[Assignment]:
     """Assigns each parameter the scheme of the first rule that matches it.
 
     Args:
@@ -104,12 +110,10 @@ def assign(
             owns.setdefault(scheme.how, []).append((len(assignments), named))
             assignments.append(None)  # type: ignore[arg-type]
             continue
-        dtype_ = tensor.dtype
-        if dtype is not None and tensor.is_meta and dtype_.is_floating_point:
-            dtype_ = dtype
+        dtype_ = final_dtype(tensor, dtype)
         draw = draws[number]
         if draw is None or type(tensor) is not Parameter:
-            assignments.append(_assign_one(named, titles[number], chosen[number].scheme, dtype_))
+            assignments.append(_assign_one(named, titles[number], scheme, dtype_))
             continue
         if (number, dtype_) not in checked:
             _check_draw(named, draw, dtype_)
@@ -132,7 +136,7 @@ def assign(
     if strict and len(used) < len(chosen):
         check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
     _check_part_names(assignments)
-    return assignments
+    return join_names(assignments)
 
 
 def _check_part_names(assignments: Sequence[Assignment]) -> None:
@@ -183,64 +187,79 @@ def _agree(named: Named, rules: Rules, used: set[int]) -> int:
 
 
 def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> Assignment:
-    name, tensor = named.name, named.tensor
-    shape = tuple(tensor.shape)
-    where = f"parameter {name!r} of shape {shape} and its rule {rule}"
+    name, shape = named.name, tuple(named.tensor.shape)
     try:
-        target = Target(name, shape, dtype, named.owner)
-        region = Region(name, shape)
+        target, region = Target(name, shape, dtype, named.owner), Region(name, shape)
         if isinstance(scheme, By):
             scheme = scheme.scheme(region, target)
         parts = scheme.parts(region, target)
     except Exception as error:
-        said = (
-            str(error) if isinstance(error, ArgumentError) else f"{type(error).__name__}: {error}"
-        )
-        raise ArgumentError(f"{where}: {said}") from error
+        kind = "" if isinstance(error, ArgumentError) else f"{type(error).__name__}: "
+        raise ArgumentError(
+            f"parameter {name!r} of shape {shape} and its rule {rule}: {kind}{error}"
+        ) from error
     for part in parts:
         _check_part(named, part, dtype, rule)
     draw = None
     if len(parts) == 1 and isinstance(scheme, Elementwise):
-        draw = parts[0].values.draw
-        parts = []
-    pads = padding_rows(named)
-    return assignment_of(named, dtype, draw, parts, pads, rule)
+        draw, parts = parts[0].values.draw, []
+    return assignment_of(named, dtype, draw, parts, padding_rows(named), rule)
 
 
 def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None:
-    values = part.values
+    tensor, values = named.tensor, part.values
+    if values.keeps and tensor.is_meta:
+        raise ArgumentError(
+            f"parameter {named.name!r} is on the meta device and has no values to keep "
+            f"(rule {rule})"
+        )
     if values.keeps:
-        if named.tensor.is_meta:
-            raise ArgumentError(
-                f"parameter {named.name!r} is on the meta device and has no values to keep "
-                f"(rule {rule})"
-            )
         return
-    if type(named.tensor) not in PLAIN_TYPES and not is_dtensor(named.tensor):
+    if type(tensor) not in PLAIN_TYPES and not is_dtensor(tensor):
         raise TypeError(
-            f"parameter {named.name!r} is a {type(named.tensor).__name__}, which torchinit cannot "
+            f"parameter {named.name!r} is a {type(tensor).__name__}, which torchinit cannot "
             "fill: give it the rule 'keep' and fill it with its own methods"
         )
-    if values.draw is not None:
+    if values.function is None:
         _check_draw(named, values.draw, dtype)
-    elif values.function is None:
-        _check_dtype(named, dtype)
 
 
-def _check_dtype(named: Named, dtype: torch.dtype) -> None:
+def _check_draw(named: Named, draw: Draw | None, dtype: torch.dtype) -> None:
     if dtype not in ALL_DTYPES:
         raise TypeError(
             f"parameter {named.name!r} has unsupported dtype {dtype}: give it the rule 'keep' or "
             "a callable"
         )
-
-
-def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
-    _check_dtype(named, dtype)
     try:
-        check_draw(draw, dtype)
+        if draw is not None:
+            check_draw(draw, dtype)
     except ArgumentError as error:
         raise ArgumentError(f"parameter {named.name!r}: {error}") from None
+
+
+def join_names(assignments: Sequence[Assignment]) -> Sequence[Assignment]:
+    """Has parameters that rename gives one name share all their padding rows.
+
+    Raises:
+        ArgumentError: if two of them get different values.
+    """
+    if len({one[0][0] for one in assignments}) == len(assignments):
+        return assignments
+    first: dict[str, Assignment] = {}
+    rows: dict[str, set[int]] = {}
+    for one in assignments:
+        other = first.setdefault(one.named.name, one)
+        if (one.draw, one.parts) != (other.draw, other.parts):
+            raise ArgumentError(
+                f"rename gives the name {one.named.name!r} to two parameters that get different "
+                f"values, from {other.rule} and from {one.rule}: put a rule first that matches both"
+            )
+        rows.setdefault(one.named.name, set()).update(one.pads)
+    return [
+        one._replace(pads=sorted(pads), is_plain=one.is_plain and not pads)
+        for one in assignments
+        for pads in (rows[one.named.name],)
+    ]
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchinit.errors import ArgumentError
+from torchinit.models.assign import Assignment, assign, join_names
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
-from torchinit.models.inspect_model import Only
-from torchinit.models.materialise import attach_buffer, shard_like
+from torchinit.models.inspect_model import Only, inspect_model
+from torchinit.models.own import Own
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import prepare
-from torchinit.placement.distributed import local_memory
+from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
 
@@ -74,9 +75,7 @@ def init_model_(
     found = prepare(
         model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only
     )
-    carry_out(found.assignments, found.device, keys_of_names(seed))
-    for named, value in found.filled:
-        _put_buffer(named, value, found.device)
+    carry_out([*found.assignments, *found.filled], found.device, keys_of_names(seed))
     found.own.end()
     return model
 
@@ -115,11 +114,62 @@ def plan_model(
     return Plan(prepare(model, rules, 0, device="cpu", strict=strict, rename=rename).assignments)
 
 
-def _put_buffer(named: Named, value: Tensor, device: torch.device) -> None:
-    """Writes a buffer's values, in its own memory if it has any."""
-    before: Tensor = named.tensor
-    if before.is_meta:
-        attach_buffer(named, value.to(device, before.dtype, copy=True))
-        return
-    with torch.no_grad():
-        local_memory(before).copy_(local_memory(shard_like(value, before, before.device)))
+class Prepared(NamedTuple):
+    """What a model will be filled with.
+
+    Attributes:
+        assignments: one for each parameter, in the model's order.
+        buffers: all of the model's buffers.
+        filled: one for each buffer to write.
+        own: finds the default initialisation.
+        device: the final device of tensors on the meta device.
+    """
+
+    assignments: Sequence[Assignment]
+    buffers: Sequence[Named]
+    filled: Sequence[Assignment]
+    own: Own
+    device: torch.device
+
+
+def prepare(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None,
+    seed: int,
+    *,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    strict: bool = True,
+    rename: Rename = None,
+    only: Only = None,
+) -> Prepared:
+    """Works out what ``init_model_`` will do, and checks that it can; nothing is written.
+
+    Args:
+        model, rules, seed, device, dtype, strict, rename, only: as for ``init_model_``.
+
+    Raises:
+        ArgumentError, TypeError: as ``init_model_``.
+    """
+    found = inspect_model(model, device, dtype, rename, only)
+    own = Own(model, found, seed, rename)
+    if rules is None:
+        assignments = join_names(own.assign(found.parameters, dtype))
+        filled = own.assign_buffers(found.buffers)
+    else:
+        strict = strict and only is None
+        chosen = Rules(rules)
+        assignments = assign(found.parameters, chosen, dtype, strict=strict, own=own.assign)
+        filled = own.assign_buffers([named for named in found.buffers if named.tensor.is_meta])
+    broken = {
+        tie.names[1]: tie.names[0] for tie in found.broken_ties
+        if rules is not None or not own.are_alike(*tie.tensors)
+    }  # fmt: skip
+    if broken:
+        said = "; ".join(f"{one!r} and {other!r}" for other, one in broken.items())
+        warnings.warn(
+            "parameters that the model declares as tied are not tied, and get different values: "
+            f"{said}. Tie them again, or give both the same values with rename={broken!r}",
+            stacklevel=3,
+        )
+    return Prepared(assignments, found.buffers, filled, own, found.device)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.transformers import declared_ties
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import (
     check_no_flat_piece,
     device_of_mesh,
+    has_dtensors,
     has_fsdp,
     is_dtensor,
     local_memory,
@@ -24,10 +26,21 @@ from torchinit.placement.distributed import (
 )
 from torchinit.placement.overlap import overlapping
 from torchinit.rules.rules import translate
-from torchinit.streams.canonical import Named, Rename, gather
+from torchinit.streams.canonical import Named, Rename, gather, renamer
 
 # Names or globs of the tensors to fill; None means all.
 Only: TypeAlias = "str | Sequence[str] | None"
+
+
+class BrokenTie(NamedTuple):
+    """Two parameters that a model declares as tied, but that are separate tensors.
+
+    Tensor parallelism, ``fully_shard`` of only one of the modules, and ``to_empty`` break ties
+    silently, and the copies would get different values.
+    """
+
+    names: tuple[str, str]
+    tensors: tuple[Tensor, Tensor]
 
 
 class Inspected(NamedTuple):
@@ -36,6 +49,7 @@ class Inspected(NamedTuple):
     Attributes:
         parameters, buffers: those to fill.
         all_parameters, all_buffers: all of the model's.
+        broken_ties: those that ``rename`` does not join.
         device: the final device of tensors on the meta device.
     """
 
@@ -43,39 +57,65 @@ class Inspected(NamedTuple):
     buffers: list[Named]
     all_parameters: list[Named]
     all_buffers: list[Named]
+    broken_ties: list[BrokenTie]
     device: torch.device
 
 
 def inspect_model(
-    model: nn.Module, device: Any = None, rename: Rename = None, only: Only = None
+    model: nn.Module,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    rename: Rename = None,
+    only: Only = None,
 ) -> Inspected:
     """Finds the tensors of a model, and checks that they can be filled.
 
     Args:
-        model, device, rename, only: as for ``init_model_``.
+        model, device, dtype, rename, only: as for ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
     """
-    check_model(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    check_dtype(dtype)
     reshard_all(model)
     found, all_buffers = gather(model, rename)
-    all_parameters = joined(found)
+    all_parameters, groups = _joined(found)
     parameters, buffers = all_parameters, all_buffers
     if only is not None:
         parameters, buffers = _chosen(model, parameters, buffers, only)
     _check_kinds(parameters)
-    _check_apart(parameters)
+    _check_apart(groups, parameters)
     final = torch.device("cpu")
     if any(named.tensor.is_meta for named in (*parameters, *buffers)):
         final = _target_device(device, parameters)
-    return Inspected(parameters, buffers, all_parameters, all_buffers, final)
+    ties = _broken_ties(model, rename)
+    return Inspected(parameters, buffers, all_parameters, all_buffers, ties, final)
 
 
-def check_model(model: object) -> None:
-    """Raises TypeError unless model is a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises TypeError or ArgumentError unless dtype is None or a floating-point dtype."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype={dtype!r} must be a torch.dtype, not {type(dtype).__name__}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ArgumentError(f"dtype={dtype} must be a floating-point dtype")
+
+
+def _broken_ties(model: nn.Module, rename: Rename) -> list[BrokenTie]:
+    if not hasattr(model, "config") and not has_dtensors(model):
+        return []
+    declared = [sorted(pair) for pair in dict(declared_ties(model)).items()]
+    if not declared:
+        return []
+    tensors = {slot.name: named.tensor for named in gather(model)[0] for slot in named.slots}
+    change = renamer(rename) or str
+    return [
+        BrokenTie((one, other), (tensors[one], tensors[other]))
+        for one, other in declared
+        if one in tensors and other in tensors
+        and tensors[one] is not tensors[other] and change(one) != change(other)
+    ]  # fmt: skip
 
 
 def _chosen(
@@ -133,17 +173,19 @@ def _check_kinds(parameters: Sequence[Named]) -> None:
             raise ArgumentError(f"parameter {name!r}: {error}") from None
 
 
-def joined(parameters: Sequence[Named]) -> list[Named]:
+def _joined(parameters: Sequence[Named]) -> tuple[list[Named], list[list[Named]]]:
     """Joins parameters that are the same elements of one storage into one with several names.
 
-    ``load_state_dict(assign=True)`` splits tied parameters into such pairs.
+    ``load_state_dict(assign=True)`` splits tied parameters into such pairs. The second result is
+    the groups of other parameters that share a storage.
     """
     if any(is_lazy(named.tensor) for named in parameters):
-        return list(parameters)  # lazy ones have no storage
+        return list(parameters), []  # lazy ones have no storage
     numbers = list(map(storage_number, map(_memory, parameters)))
     if len(set(numbers)) == len(numbers):
-        return list(parameters)
+        return list(parameters), []
     found: dict[Any, Named] = {}
+    by_storage: dict[int, list[Any]] = {}
     for number, named in zip(numbers, parameters, strict=True):
         memory = _memory(named)
         place: Any = (number, memory.shape, memory.stride(), memory.storage_offset(), memory.dtype)
@@ -152,26 +194,23 @@ def joined(parameters: Sequence[Named]) -> list[Named]:
         first = found.get(place)
         if first is None:
             found[place] = named
+            by_storage.setdefault(number, []).append(place)
         else:
             ties = (*first.slots, *named.slots)
             found[place] = first._replace(name=min(slot.name for slot in ties), ties=ties)
-    return list(found.values())
+    groups = [[found[place] for place in places] for places in by_storage.values()]
+    return list(found.values()), [group for group in groups if len(group) > 1]
 
 
-def _check_apart(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for parameters that overlap in memory.
+def _check_apart(groups: Sequence[Sequence[Named]], wanted: Sequence[Named]) -> None:
+    """Raises ArgumentError if a parameter to fill overlaps another one in memory.
 
     One would overwrite the other. On the meta device it raises for any two views of one storage,
     which would become separate storages.
     """
-    numbers = list(map(storage_number, map(_memory, parameters)))
-    if len(set(numbers)) == len(numbers):
-        return
-    by_storage: dict[int, list[Named]] = {}
-    for number, named in zip(numbers, parameters, strict=True):
-        by_storage.setdefault(number, []).append(named)
-    for group in by_storage.values():
-        if len(group) == 1:
+    names = {named.name for named in wanted}
+    for group in groups:
+        if names.isdisjoint(named.name for named in group):
             continue
         if group[0].tensor.is_meta:
             raise ArgumentError(

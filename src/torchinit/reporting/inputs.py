@@ -18,8 +18,7 @@ from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
-from torchinit.models.init_model import init_model_
-from torchinit.models.prepare import prepare
+from torchinit.models.init_model import init_model_, prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
