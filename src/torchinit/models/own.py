@@ -63,18 +63,15 @@ class ProgramValues(ComputedValues):
         self.has_boxes = self._program.can_box()
 
     def make(self) -> Tensor:
-        """Computes all values on the CPU."""
         with alone():
             return self._program.make(self._keys.of(self._program, self._name))
 
     def make_box(self, offset: Sequence[int], into: Tensor) -> None:
-        """Computes a box of the values."""
         with alone():
             key_of_draw = self._keys.of(self._program, self._name)
             self._program.make_box(key_of_draw, offset, into)
 
     def describe(self) -> Iterator[bytes]:
-        """Everything that determines the values."""
         names = self._keys
         yield from self._program.describe(
             lambda number: names.name_of(self._program, number, self._name)

@@ -21,7 +21,6 @@ class By(Scheme):
     function: Callable[[Target], Any]
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """The parts of the scheme that the function returns."""
         return self.scheme(region, target).parts(region, target)
 
     def scheme(self, region: Region, target: Target) -> Scheme:
@@ -76,7 +75,6 @@ class Stack(Scheme):
         object.__setattr__(self, "scheme", as_scheme(self.scheme))
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """The parts of the scheme; the first dimension is the stack's."""
         if len(region.matrix_shape) < 2:
             raise ArgumentError(f"shape {region.shape} is not a stack: it needs one more dimension")
         return as_scheme(self.scheme).parts(region._replace(stacked=region.stacked + 1), target)
@@ -146,7 +144,6 @@ class Blocks(Scheme):
         self.sizes, self.dim, self.groups = dict(sizes), dim, groups
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """The parts of every block's scheme, group by group."""
         if region.offset is not None:
             raise ArgumentError(
                 "Blocks cannot be used in Blocks with groups, which give it only a share"

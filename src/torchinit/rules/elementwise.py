@@ -36,7 +36,6 @@ class Elementwise(Scheme):
         raise NotImplementedError
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One part: the full region."""
         return [Part(region, DrawnValues(self.draw(region.matrix_shape)))]
 
 
@@ -47,7 +46,6 @@ class _Fixed(Elementwise):
     _draw: Draw = field(init=False, repr=False, compare=False)
 
     def draw(self, shape: Shape) -> Draw:  # noqa: ARG002
-        """The fixed draw."""
         return self._draw
 
 
@@ -236,7 +234,6 @@ class VarianceScaling(Elementwise):
         )
 
     def draw(self, shape: Shape) -> Draw:
-        """The draw for a logical tensor; a fan of 0 gives zeros."""
         fan_in, fan_out = self.fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         std = math.sqrt(self.scale / fan) if fan else 0.0
@@ -268,7 +265,6 @@ class Called(Elementwise):
     call: Call
 
     def draw(self, shape: Shape) -> Draw:
-        """The call's draw."""
         draw = draw_of(self.call, shape)
         if draw is None:
             raise ArgumentError(f"{self.call.name} does not draw its values independently")

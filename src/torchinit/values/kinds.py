@@ -87,18 +87,16 @@ class DrawnValues(Values):
     takes_key = is_random
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
-        """Fills it in one call."""
         fill(self.draw, tensor, stream)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """Fills the box in one call."""
         fill(self.draw, tensor, stream, box)
 
     def __str__(self) -> str:
         return draw_in_words(self.draw)
 
     def statistics(self, shape: Sequence[int]) -> Law | None:  # noqa: ARG002
-        """Those of the distribution; None for random words, which have none."""
+        # Random words are not numbers.
         return None if DISTRIBUTIONS[self.draw[0]].law is None else law_of(self.draw)
 
 
@@ -110,18 +108,15 @@ class MatrixValues(Values):
     is_random = takes_key = by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
-        """Fills it with the matrix."""
         fill_orthogonal(tensor, self.gain, stream)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """Fills it with a box of the matrix."""
         fill_orthogonal(tensor, self.gain, stream, box)
 
     def __str__(self) -> str:
         return f"orthogonal(gain={self.gain:g})"
 
     def statistics(self, shape: Sequence[int]) -> Law | None:
-        """Those of a single element of the matrix."""
         rows, *rest = shape
         return law_of_orthogonal(rows, torch.Size(rest).numel(), self.gain)
 
@@ -134,11 +129,9 @@ class PatternValues(Values):
     by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Calls the function."""
         getattr(functional, self.call.name)(tensor, **self.call.arguments)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Writes the box of the pattern."""
         with torch.no_grad():
             PATTERNS[self.call.name](tensor, box, **self.call.arguments)
 
@@ -155,14 +148,12 @@ class FunctionValues(Values):
     has_boxes = False
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Calls the callable."""
         self.function(tensor)
 
     def __str__(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
     def fingerprint(self) -> object:
-        """The callable's name and source text, without its closure."""
         return _source_of(self.function)
 
 
@@ -184,19 +175,16 @@ class ComputedValues(Values):
         raise NotImplementedError
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Computes and copies the values."""
         with torch.no_grad():
             tensor.copy_(self.make())
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Computes the values of the box."""
         self.make_box(box.offset, tensor.detach())
 
     def __str__(self) -> str:
         return "computed"
 
     def fingerprint(self) -> object:
-        """A digest of the computation."""
         return digest(self.describe())
 
 
@@ -208,12 +196,10 @@ class GivenValues(Values):
     by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Copies the values."""
         with torch.no_grad():
             tensor.copy_(self.tensor)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Copies the values of the box."""
         with torch.no_grad():
             tensor.copy_(cut_out(self.tensor, box.offset, tensor.shape))
 
@@ -221,7 +207,6 @@ class GivenValues(Values):
         return "computed values"
 
     def fingerprint(self) -> object:
-        """A digest of the values."""
         return digest([bytes_of(self.tensor)])
 
 
@@ -267,6 +252,7 @@ def bytes_of(tensor: Tensor) -> bytes:
 
 
 def _source_of(function: Callable[..., Any]) -> str:
+    """A callable's name and source text, without its closure."""
     if isinstance(function, functools.partial):
         return f"{_source_of(function.func)} {function.args!r} {function.keywords!r}"
     text = ""
