@@ -20,8 +20,7 @@ from torchinit.placement.mesh import ShardPiece
 from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.named_keys import KeyOfName
 from torchinit.values.apply import fill_local
-from torchinit.values.kinds import DrawnValues
-from torchinit.values.region import Part, Region, as_cuts
+from torchinit.values.region import Part, as_cuts
 
 
 class Filler:
@@ -149,15 +148,15 @@ def filler_of(one: Assignment, key_of_name: KeyOfName, make: Callable[[], Tensor
     if parts is None or not _can_fill(one.dtype, parts):
         return WholeFiller(one.dtype, make)
     if one.draw is not None:
-        return DrawFiller(one, _key(parts[0], key_of_name))
-    return PartsFiller(one, [(part, _key(part, key_of_name)) for part in parts])
+        return DrawFiller(one, parts[0].key(key_of_name))
+    return PartsFiller(one, [(part, part.key(key_of_name)) for part in parts])
 
 
 def _cut_parts(one: Assignment) -> list[Part] | None:
     """The parts of a parameter if all are cuts that are drawn independently; else None."""
     tensor = one.named.tensor
     if one.draw is not None:
-        return [Part(Region(one.named.name, tuple(tensor.shape)), DrawnValues(one.draw))]
+        return list(one.all_parts)
     if not one.parts or not tensor.is_contiguous():
         return None
     first = one.parts[0].region.geometry
@@ -187,10 +186,6 @@ def _can_fill(dtype: torch.dtype, parts: Sequence[Part]) -> bool:
 def _is_constant(part: Part) -> bool:
     draw = part.values.draw
     return draw is not None and draw[0] == CONSTANT
-
-
-def _key(part: Part, key_of_name: KeyOfName) -> int:
-    return 0 if _is_constant(part) else key_of_name(part.region.name)
 
 
 class FileTensor(NamedTuple):

@@ -18,8 +18,9 @@ from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.rules import Rules, check_unused
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.rules.structured import FromModel
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.schemes.distributions import Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
+from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part, Region
 
 _SHOWN = 10  # names in an error
@@ -45,6 +46,14 @@ class Assignment(NamedTuple):
     parts: Sequence[Part]
     pads: Sequence[int]
     rule: str
+
+    @property
+    def all_parts(self) -> Sequence[Part]:
+        """Its parts, or the one that the draw fills."""
+        if self.draw is None:
+            return self.parts
+        shape = tuple(self.named.tensor.shape)
+        return [Part(Region(self.named.name, shape), DrawnValues(self.draw))]
 
 
 def assignment_of(
@@ -146,12 +155,10 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
     owners: dict[str, str] = {}
     for one in assignments:
         name = one.named.name
-        filled: list[tuple[str, bool, Any]] = [
-            (p.region.name, p.values.is_random, p.region.offset) for p in one.parts
-        ] or [(name, one.draw is None or one.draw[0] != CONSTANT, None)]
         placed: set[tuple[str, Any]] = set()
-        for part, is_random, offset in filled:
-            if not is_random:
+        for region, values in one.all_parts:
+            part, offset = region.name, region.offset
+            if not values.is_random:
                 continue
             if owners.setdefault(part, name) != name:
                 raise ArgumentError(

@@ -114,13 +114,8 @@ def _fill_plain(
         keys.append(0 if draw[0] == CONSTANT else key_of_name(name))  # type: ignore[index]
     for some in batches("init_model_", memory):
         if not (whole and fill_fresh(draws[some], memory[some], keys[some])):
-            parts = [
-                (home, Part(Region(one[0][0], tuple(home.shape)), DrawnValues(draw)))
-                for one, home, draw in zip(
-                    assignments[some], memory[some], draws[some], strict=True
-                )
-            ]
-            fill_parts(parts, keys[some])
+            pairs = zip(memory[some], assignments[some], strict=True)
+            fill_parts([(home, one.all_parts[0]) for home, one in pairs], keys[some])
     return memory
 
 
@@ -172,14 +167,12 @@ def _fill_others(ready: Sequence[tuple[Assignment, Tensor]], key_of_name: KeyOfN
     together: list[tuple[Tensor, Part]] = []
     in_order: list[tuple[Tensor, Part]] = []
     for one, home in ready:
-        parts = one.parts
-        if one.draw is not None:
-            parts = [Part(Region(one.named.name, tuple(home.shape)), DrawnValues(one.draw))]
+        parts = one.all_parts
         views = any(part.region.geometry is not None for part in parts)
         (in_order if views else together).extend((home, part) for part in parts)
-    fill_parts(together, [_key(part, key_of_name) for _, part in together])
-    for pair in in_order:
-        fill_parts([pair], [_key(pair[1], key_of_name)])
+    fill_parts(together, [part.key(key_of_name) for _, part in together])
+    for home, part in in_order:
+        fill_parts([(home, part)], [part.key(key_of_name)])
     for one, home in ready:
         if _may_leave_gaps(one):
             check_written(one.named.name, local_memory(home), one.rule)
@@ -188,11 +181,6 @@ def _fill_others(ready: Sequence[tuple[Assignment, Tensor]], key_of_name: KeyOfN
             rows = [Region(one.named.name, shape, cuts=((0, row, 1),)) for row in one.pads]
             zero = DrawnValues(constant_draw(0.0))
             fill_parts([(home, Part(row, zero)) for row in rows], [0] * len(rows))
-
-
-def _key(part: Part, key_of_name: KeyOfName) -> int:
-    draw = part.values.draw
-    return 0 if draw and draw[0] == CONSTANT else key_of_name(part.region.name)
 
 
 # Callables.

@@ -13,6 +13,8 @@ from torchinit.fill.sharded import view_of
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
+from torchinit.schemes.distributions import CONSTANT
+from torchinit.streams.named_keys import KeyOfName
 from torchinit.values.kinds import Values
 
 Shape: TypeAlias = tuple[int, ...]
@@ -67,6 +69,11 @@ class Part(NamedTuple):
 
     region: Region
     values: Values
+
+    def key(self, key_of_name: KeyOfName) -> int:
+        """The key of its values; constants have none."""
+        draw = self.values.draw
+        return 0 if draw and draw[0] == CONSTANT else key_of_name(self.region.name)
 
 
 def part_name(name: str, part: str) -> str:
