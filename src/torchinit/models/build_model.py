@@ -17,6 +17,7 @@ from torchinit.fill.door import fill, fill_fresh
 from torchinit.fill.route import is_native
 from torchinit.models.carry_out import attach, is_buffer
 from torchinit.models.inspect_model import check_dtype
+from torchinit.models.left_out import left_out, tell
 from torchinit.native.torch_private import storage_users
 from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
@@ -85,6 +86,9 @@ def build_model(
         with alone():
             programs = programs_of(recorded)
             _finish(recorded, programs, where, dtype)
+    if where is None or where.type != "meta":
+        tensors = (named.tensor for named in (*recorded.parameters, *recorded.buffers))
+        tell(left_out(recorded.model, [one for one in tensors if not one.is_meta]), stacklevel=2)
     names = [name for name, program in programs.items() if program.is_torchs]
     if names:
         shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")

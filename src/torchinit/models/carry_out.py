@@ -20,7 +20,7 @@ from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
 from torchinit.models.keyed import run_callable
 from torchinit.native import kernels
-from torchinit.native.torch_private import make_parameter
+from torchinit.native.torch_private import make_parameter, storage_number
 from torchinit.placement.distributed import empty_sharded, is_dtensor, local_memory
 from torchinit.progress import batches
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
@@ -37,7 +37,7 @@ _set_attribute = nn.Module.__setattr__
 @without_batch()
 def carry_out(
     assignments: Sequence[Assignment], device: torch.device, key_of_name: KeyOfName
-) -> None:
+) -> list[Tensor]:
     """Fills parameters and buffers, allocating memory for those on the meta device.
 
     An open ``batch()`` collects none of these fills, since their values are read at once.
@@ -46,6 +46,9 @@ def carry_out(
         assignments: one for each tensor.
         device: the final device of tensors on the meta device.
         key_of_name: maps names to keys under the seed.
+
+    Returns:
+        The tensors that the model should have now.
     """
     plain: list[Assignment] = []  # on the meta device and filled by one draw
     others: list[Assignment] = []
@@ -63,14 +66,18 @@ def carry_out(
         else:
             for slot in one[0].slots:
                 put_parameter(slot, parameter)
+    done: list[Tensor] = [*fresh]
     for one, home in ready:
         old = one.named.tensor
         if old.is_meta:
-            attach(one.named, home)
-        elif home is not old:
+            done.append(attach(one.named, home))
+            continue
+        done += [slot.tensor for slot in one.named.slots]
+        if home is not old:
             with torch.no_grad():
                 local_memory(old).copy_(local_memory(home))
             kernels.count_write(old)
+    return done
 
 
 @without_batch()
@@ -220,7 +227,7 @@ def _call(
         mark_unwritten(scratch)
     if not is_dtensor(tensor):
         scratch.__dict__.update(tensor.__dict__)
-    kind, version = _kind(scratch), _version(scratch)
+    kind, version, storage = _kind(scratch), _version(scratch), storage_number(scratch)
     try:
         run_callable(function, scratch, region.name, key_of_name)
     except Exception as error:
@@ -228,6 +235,8 @@ def _call(
             f"the rule {one.rule} raised {type(error).__name__} for parameter {name!r}: {error}"
         ) from error
     scratch = scratch.detach()
+    if storage_number(scratch) != storage:  # it may be in use elsewhere
+        scratch = scratch.clone()
     by = f"the rule {one.rule}"
     if _kind(scratch) != kind:
         shape, dtype, where = _kind(scratch)
@@ -258,7 +267,8 @@ def _version(tensor: Tensor) -> int:
 
 def _allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uninitialised memory of a meta tensor's shape and strides; of a DTensor, the full tensor."""
-    if meta.is_contiguous() or 0 in meta.stride():  # the elements of expanded ones become distinct
+    is_expanded_buffer = 0 in meta.stride() and not isinstance(meta, Parameter)
+    if meta.is_contiguous() or is_expanded_buffer:
         return torch.empty(meta.shape, dtype=dtype, device=device)
     return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
 
@@ -275,14 +285,22 @@ def is_buffer(named: Named) -> bool:
     return named.attribute in named.module.__dict__.get("_buffers", ())
 
 
-def attach(named: Named, memory: Tensor) -> None:
+def attach(named: Named, memory: Tensor) -> Tensor:
     """Replaces a tensor everywhere it is registered by memory that takes its attributes."""
-    if is_buffer(named):
-        _attach_buffer(named, memory)
-        return
-    new = _parameter_like(named.tensor, memory)
+    old = named.tensor
+    if not is_buffer(named):
+        memory = new = _parameter_like(old, memory)
+        for slot in named.slots:
+            put_parameter(slot, new)
+        return new
+    if isinstance(old, Buffer):
+        memory = Buffer(memory, persistent=old.persistent)
+    elif type(old) is Parameter:
+        memory = _parameter_like(old, memory)
+    memory.__dict__.update(old.__dict__)
     for slot in named.slots:
-        put_parameter(slot, new)
+        slot.module._buffers[slot.attribute] = memory
+    return memory
 
 
 def put_parameter(slot: Slot, parameter: Parameter) -> None:
@@ -301,14 +319,3 @@ def _parameter_like(old: Tensor, memory: Tensor) -> Parameter:
         new = make_parameter(Parameter, memory, old.requires_grad)
     new.__dict__.update(old.__dict__)
     return new
-
-
-def _attach_buffer(named: Named, memory: Tensor) -> None:
-    old = named.tensor
-    if isinstance(old, Buffer):
-        memory = Buffer(memory, persistent=old.persistent)
-    elif type(old) is Parameter:
-        memory = _parameter_like(old, memory)
-    memory.__dict__.update(old.__dict__)
-    for slot in named.slots:
-        slot.module._buffers[slot.attribute] = memory

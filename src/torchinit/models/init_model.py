@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, join_names
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
-from torchinit.models.inspect_model import Only, inspect_model
+from torchinit.models.inspect_model import Inspected, Only, inspect_model
+from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
 from torchinit.rules.rules import Rules
@@ -75,8 +76,9 @@ def init_model_(
     found = prepare(
         model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only
     )
-    carry_out([*found.assignments, *found.filled], found.device, keys_of_names(seed))
+    done = carry_out([*found.assignments, *found.filled], found.device, keys_of_names(seed))
     found.own.end()
+    tell([*found.unwritten, *left_out(model, [*done, *found.rest])], stacklevel=2)
     return model
 
 
@@ -121,6 +123,8 @@ class Prepared(NamedTuple):
         assignments: one for each parameter, in the model's order.
         buffers: all of the model's buffers.
         filled: one for each buffer to write.
+        unwritten: buffers whose memory holds nothing that is known.
+        rest: tensors that stay as they are.
         own: finds the default initialisation.
         device: the final device of tensors on the meta device.
     """
@@ -128,6 +132,8 @@ class Prepared(NamedTuple):
     assignments: Sequence[Assignment]
     buffers: Sequence[Named]
     filled: Sequence[Assignment]
+    unwritten: Sequence[LeftOut]
+    rest: Sequence[Tensor]
     own: Own
     device: torch.device
 
@@ -155,12 +161,21 @@ def prepare(
     own = Own(model, found, seed, rename)
     if rules is None:
         assignments = join_names(own.assign(found.parameters, dtype))
-        filled = own.assign_buffers(found.buffers)
     else:
         strict = strict and only is None
         chosen = Rules(rules)
         assignments = assign(found.parameters, chosen, dtype, strict=strict, own=own.assign)
-        filled = own.assign_buffers([named for named in found.buffers if named.tensor.is_meta])
+    new = _in_new_memory(found, assignments)
+    buffers = [one for one in found.buffers if rules is None or one.tensor.is_meta or one in new]
+    filled = own.assign_buffers(buffers)
+    assigned = {id(one.named.tensor) for one in filled}
+    unwritten = [
+        LeftOut(named.name, "buffer", UNWRITTEN) for named in new
+        if id(named.tensor) not in assigned
+    ]  # fmt: skip
+    rest = [named.tensor for named in found.all_buffers]
+    if only is not None:
+        rest += [slot.tensor for named in found.all_parameters for slot in named.slots]
     broken = {
         tie.names[1]: tie.names[0] for tie in found.broken_ties
         if rules is not None or not own.are_alike(*tie.tensors)
@@ -172,4 +187,23 @@ def prepare(
             f"{said}. Tie them again, or give both the same values with rename={broken!r}",
             stacklevel=3,
         )
-    return Prepared(assignments, found.buffers, filled, own, found.device)
+    return Prepared(assignments, found.buffers, filled, unwritten, rest, own, found.device)
+
+
+def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[Named]:
+    """The buffers in memory that nothing has written to, if that is so of all parameters to fill.
+
+    So it is after ``to_empty``; of a copy or a model that was loaded, it cannot be told.
+    """
+    if not assignments or not found.buffers:
+        return []
+    if not all(map(_is_unwritten, found.parameters)):
+        return []
+    if any(part.values.keeps for one in assignments for part in one.parts):
+        return []
+    return [named for named in found.buffers if _is_unwritten(named)]
+
+
+def _is_unwritten(named: Named) -> bool:
+    tensor = named.tensor
+    return not tensor.is_meta and not tensor.is_inference() and tensor._version == 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.offload import is_partitioned, offloaded
 from torchinit.frameworks.transformers import declared_ties
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
@@ -85,6 +86,7 @@ def inspect_model(
     parameters, buffers = all_parameters, all_buffers
     if only is not None:
         parameters, buffers = _chosen(model, parameters, buffers, only)
+    _check_in_place(model, parameters, buffers)
     _check_kinds(parameters)
     _check_apart(groups, parameters)
     final = torch.device("cpu")
@@ -108,7 +110,8 @@ def _broken_ties(model: nn.Module, rename: Rename) -> list[BrokenTie]:
     declared = [sorted(pair) for pair in dict(declared_ties(model)).items()]
     if not declared:
         return []
-    tensors = {slot.name: named.tensor for named in gather(model)[0] for slot in named.slots}
+    present = _joined(gather(model)[0])[0]
+    tensors = {slot.name: named.tensor for named in present for slot in named.slots}
     change = renamer(rename) or str
     return [
         BrokenTie((one, other), (tensors[one], tensors[other]))
@@ -152,6 +155,31 @@ def _chosen(
         what = some(sorted(unused)) if unused else repr(only)
         raise ArgumentError(f"only: {what} matches no parameter or buffer of the model")
     return found
+
+
+def _check_in_place(
+    model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named]
+) -> None:
+    """Raises ArgumentError for tensors whose values are kept elsewhere than in the model."""
+    modules = set(map(id, offloaded(model)))
+    if modules:
+        names = [
+            named.name for named in (*parameters, *buffers)
+            if any(id(slot.module) in modules for slot in named.slots)
+        ]  # fmt: skip
+        if names:
+            raise ArgumentError(
+                f"Accelerate offloads {len(names)} tensors, and would overwrite what is filled in: "
+                f"{some(names)}. Initialise the model before cpu_offload, disk_offload or "
+                "dispatch_model, or first call accelerate.hooks.remove_hook_from_submodules"
+            )
+    names = [named.name for named in parameters if is_partitioned(named.tensor)]
+    if names:
+        raise ArgumentError(
+            f"DeepSpeed has partitioned {len(names)} parameters, whose values are not in the "
+            f"model: {some(names)}. Call init_model_ in a block of "
+            "deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)"
+        )
 
 
 def _check_kinds(parameters: Sequence[Named]) -> None:
@@ -219,13 +247,15 @@ def _check_apart(groups: Sequence[Sequence[Named]], wanted: Sequence[Named]) -> 
                 "make them one parameter"
             )
         dense = [one for one in group if _memory(one).layout is torch.strided]
-        pair = overlapping([_memory(one) for one in dense])
-        if pair is not None:
+        while pair := overlapping([_memory(one) for one in dense]):
             one, other = (dense[number] for number in pair)
-            raise ArgumentError(
-                f"parameters {one.name!r} and {other.name!r} share memory, so that filling one "
-                "overwrites the other: make them one parameter, or give each its own storage"
-            )
+            if one.name in names or other.name in names:
+                raise ArgumentError(
+                    f"parameters {one.name!r} and {other.name!r} share memory, so that filling "
+                    "one overwrites the other: make them one parameter, or give each its own "
+                    "storage"
+                )
+            dense.remove(other)
 
 
 def _memory(named: Named) -> Tensor:

@@ -126,7 +126,7 @@ class Own:
         if not wanted:
             return []
         found = self._known
-        others = [one for one in wanted if one.tensor.is_meta and id(one.tensor) not in found]
+        others = [one for one in wanted if id(one.tensor) not in found]
         if others:
             found = {**found, **self._by_methods(others)}
         assignments, unknown = [], []
@@ -161,7 +161,7 @@ class Own:
         for named, program in self._used:
             for slot in named.slots:
                 remember(slot.module, slot.attribute, program)
-            now = getattr(named.module, named.attribute)
+            now = named.slots[0].tensor
             if not now.is_meta:
                 program.give_up(now)
 
@@ -273,9 +273,10 @@ class Own:
         self, calls: Sequence[Callable[[], object]], by: str, *, exactly: bool = False
     ) -> dict[int, _Known]:
         """Records calls on stand-ins for the model's tensors."""
+        twins: dict[int, Tensor] = {}
 
         def build() -> nn.Module:
-            put_twins(self._found.all_parameters, self._found.all_buffers)
+            twins.update(put_twins(self._found.all_parameters, self._found.all_buffers))
             for call in calls:
                 call()
             return self._model
@@ -294,7 +295,11 @@ class Own:
                 self._why[named.name] = f"{by} does not fill it"
             elif exactly and was_written_to(named.tensor, now[named.name].tensor):
                 self._why[named.name] = "other code has written to it"
-            elif program.entries or now[named.name].tensor is not named.tensor:
+            elif (
+                program.entries
+                or now[named.name].tensor is not twins.get(id(named.tensor))
+                or now[named.name].tensor._version
+            ):
                 found[id(named.tensor)] = _Known(program, keys, by)
         return found
 

@@ -44,8 +44,13 @@ def bound(module: nn.Module, method: str) -> Callable[[], object] | None:
     return functools.partial(function, **arguments)
 
 
-def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
-    """Replaces a model's parameters by unwritten tensors on the CPU, and its buffers by copies."""
+def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> dict[int, Tensor]:
+    """Replaces a model's parameters by unwritten tensors on the CPU, and its buffers by copies.
+
+    Returns:
+        What stands for each tensor, by its id.
+    """
+    twins: dict[int, Tensor] = {}
     for named in parameters:
         old = named.tensor
         if is_lazy(old) or not (type(old) in PLAIN_TYPES or is_dtensor(old)):
@@ -54,6 +59,7 @@ def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
         twin.__dict__.update(
             {name: x for name, x in old.__dict__.items() if name != INITIALIZED_FLAG}
         )
+        twins[id(old)] = twin
         for slot in named.slots:
             put_parameter(slot, twin)
     for named in buffers:
@@ -61,8 +67,10 @@ def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
         # Of a shard, only what modules write is known.
         is_unknown = old.is_meta or here.shape != old.shape
         copy_ = _on_cpu(old) if is_unknown else here.clone()
+        twins[id(old)] = copy_
         for slot in named.slots:
             slot.module._buffers[slot.attribute] = copy_
+    return twins
 
 
 def _on_cpu(like: Tensor) -> Tensor:

@@ -82,6 +82,11 @@ class Slot(NamedTuple):
     attribute: str
     owner: nn.Module
 
+    @property
+    def tensor(self) -> Any:
+        """What is registered there now."""
+        return getattr(self.module, self.attribute)
+
 
 class Named(NamedTuple):
     """A parameter or buffer, and where it is registered.
