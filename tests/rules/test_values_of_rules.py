@@ -76,7 +76,7 @@ def test_keep_on_meta_is_an_error():
 @pytest.mark.parametrize(
     ("name", "arguments", "scheme"),
     [
-        ("normal_", {"std": 0.3, "mean": 1.0}, torchinit.Normal(0.3, 1.0)),
+        ("normal_", {"std": 0.3, "mean": 1.0}, torchinit.Normal(0.3, mean=1.0)),
         ("uniform_", {"a": -2.0, "b": 3.0}, torchinit.Uniform(-2, 3)),
         ("trunc_normal_", {"std": 0.5, "a": -1.0, "b": 1.0}, torchinit.TruncNormal(0.5, cut=2)),
         ("constant_", {"val": 0.7}, torchinit.Constant(0.7)),
