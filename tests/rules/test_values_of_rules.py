@@ -128,7 +128,7 @@ def test_a_negative_std_of_a_function_names_the_parameter():
         fill({"w": SHAPE}, partial(torchinit.normal_, std=-1.0))
 
 
-@pytest.mark.parametrize("value", [3, 0.02, None, torch.ones(3), ["zeros"], {"std": 1}])
+@pytest.mark.parametrize("value", [3, 0.02, None, ["zeros"], {"std": 1}])
 def test_other_values_are_no_schemes(value):
     with pytest.raises(TypeError, match=r"the rule for 'w': .*is not a scheme"):
         Rules({"w": value})

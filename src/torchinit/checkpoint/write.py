@@ -147,7 +147,9 @@ def plan_checkpoint(
         config=small.get("config.json"),
         rules_source=rules_source,
     )
-    return CheckpointPlan(parameters, layout, small, fingerprint, Plan(found.assignments))
+    return CheckpointPlan(
+        parameters, layout, small, fingerprint, Plan([*found.assignments, *found.ruled])
+    )
 
 
 def carry_out_plan(

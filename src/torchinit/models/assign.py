@@ -15,12 +15,18 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.rules import Rules, check_unused
+from torchinit.rules.rules import (
+    FOR_BUFFERS,
+    NameAndOwner,
+    Rules,
+    check_unused,
+    is_for_buffers,
+)
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.rules.structured import FromModel
+from torchinit.rules.structured import Custom, FromModel, Given, Keep
 from torchinit.schemes.distributions import Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
-from torchinit.values.kinds import DrawnValues
+from torchinit.values.kinds import DrawnValues, ReturnedValues
 from torchinit.values.region import Part, Region
 
 _SHOWN = 10  # names in an error
@@ -83,8 +89,11 @@ def assign(
     *,
     strict: bool,
     own: Callable[..., list[Assignment]] | None = None,
-) -> Sequence[Assignment]:
+    buffers: Sequence[Named] = (),
+) -> tuple[Sequence[Assignment], list[Assignment]]:
     """Assigns each parameter the scheme of the first rule that matches it.
+
+    Rules that match no parameter, but the name of a buffer, are for buffers.
 
     Args:
         parameters: the model's parameters.
@@ -92,6 +101,10 @@ def assign(
         dtype: for parameters on the meta device; None keeps each one's dtype.
         strict: whether an unused rule is an error.
         own: assigns parameters their default initialisation, as ``Own.assign`` does.
+        buffers: those that rules may match.
+
+    Returns:
+        One assignment for each parameter; one for each buffer that a rule matches.
 
     Raises:
         ArgumentError: for unmatched parameters (all are listed), unused rules (if strict), a tied
@@ -142,10 +155,59 @@ def assign(
         found = own([named for _, named in places], dtype, how)
         for (place, _), assignment in zip(places, found, strict=True):
             assignments[place] = assignment
-    if strict and len(used) < len(chosen):
-        check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
+    of_buffers: list[Assignment] = []
+    if len(used) < len(chosen):
+        names = [(slot.name, slot.owner) for named in parameters for slot in named.slots]
+        if buffers:
+            of_buffers = _assign_buffers(buffers, rules, used, names)
+        if strict:
+            check_unused(rules, used, names, [named.name for named in buffers])
     _check_part_names(assignments)
-    return join_names(assignments)
+    return join_names(assignments), of_buffers
+
+
+def _assign_buffers(
+    buffers: Sequence[Named], rules: Rules, used: set[int], parameters: Sequence[NameAndOwner]
+) -> list[Assignment]:
+    """Assigns buffers the values of the first rule that matches them and no parameter."""
+    numbers = [
+        number for number, (key, scheme) in enumerate(rules.rules)
+        if number not in used and is_for_buffers(key)
+        and isinstance(scheme, Given | Keep | Custom | By)
+        and not any(rules.matches(number, *one) for one in parameters)
+    ]  # fmt: skip
+    found = []
+    for named in buffers:
+        slots = [(slot.name, slot.owner) for slot in named.slots]
+        matching = (n for n in numbers if any(rules.matches(n, *one) for one in slots))
+        number = next(matching, None)
+        if number is None:
+            continue
+        used.add(number)
+        if isinstance(rules.rules[number].scheme, Keep) and named.tensor.is_meta:
+            continue  # there is nothing to keep: the model's own code fills it
+        rule, name, shape = rules.rules[number], named.name, tuple(named.tensor.shape)
+        scheme = rule.scheme
+        region, target = Region(name, shape), Target(name, shape, named.tensor.dtype, named.owner)
+        where = f"buffer {name!r} of shape {shape} and its rule {rule.title}"
+        try:
+            if isinstance(scheme, By):
+                scheme = scheme.scheme(region, target)
+            if isinstance(scheme, Custom):
+                parts = [Part(region, ReturnedValues(scheme.function))]
+            elif isinstance(scheme, Given | Keep):
+                parts = scheme.parts(region, target)
+            else:
+                raise ArgumentError(f"{scheme!r} is not for a buffer, {FOR_BUFFERS}")
+        except Exception as error:
+            raise _refused(where, error) from error
+        found.append(assignment_of(named, None, None, parts, (), rule.title))
+    return found
+
+
+def _refused(where: str, error: Exception) -> ArgumentError:
+    kind = "" if isinstance(error, ArgumentError) else f"{type(error).__name__}: "
+    return ArgumentError(f"{where}: {kind}{error}")
 
 
 def _check_part_names(assignments: Sequence[Assignment]) -> None:
@@ -201,10 +263,7 @@ def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> 
             scheme = scheme.scheme(region, target)
         parts = scheme.parts(region, target)
     except Exception as error:
-        kind = "" if isinstance(error, ArgumentError) else f"{type(error).__name__}: "
-        raise ArgumentError(
-            f"parameter {name!r} of shape {shape} and its rule {rule}: {kind}{error}"
-        ) from error
+        raise _refused(f"parameter {name!r} of shape {shape} and its rule {rule}", error) from error
     for part in parts:
         _check_part(named, part, dtype, rule)
     draw = None

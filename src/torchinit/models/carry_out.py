@@ -134,7 +134,11 @@ def _check_target(one: Assignment) -> None:
         try:
             checks.check_target(memory)
         except ArgumentError as error:
-            raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
+            raise ArgumentError(f"{_what(one)}: {error}") from None
+
+
+def _what(one: Assignment) -> str:
+    return f"{'buffer' if is_buffer(one.named) else 'parameter'} {one.named.name!r}"
 
 
 def _is_kept(one: Assignment) -> bool:
@@ -232,7 +236,7 @@ def _call(
         run_callable(function, scratch, region.name, key_of_name)
     except Exception as error:
         raise ArgumentError(
-            f"the rule {one.rule} raised {type(error).__name__} for parameter {name!r}: {error}"
+            f"the rule {one.rule} raised {type(error).__name__} for {_what(one)}: {error}"
         ) from error
     scratch = scratch.detach()
     if storage_number(scratch) != storage:  # it may be in use elsewhere
@@ -241,14 +245,14 @@ def _call(
     if _kind(scratch) != kind:
         shape, dtype, where = _kind(scratch)
         raise ArgumentError(
-            f"{by} turned parameter {name!r} into a tensor of shape {shape} and {dtype} on "
+            f"{by} turned {_what(one)} into a tensor of shape {shape} and {dtype} on "
             f"{where}: it must fill its argument in place"
         )
     if before is None and (scratch.dtype.is_floating_point or count_unwritten(scratch)):
         check_written(name, scratch, by)
     elif _version(scratch) == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(
-            f"{by} wrote nothing to parameter {name!r}: it must fill its argument in place"
+            f"{by} wrote nothing to {_what(one)}: it must fill its argument in place"
         )
     return scratch
 

@@ -13,7 +13,7 @@ from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment, assign, join_names
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
-from torchinit.models.inspect_model import Inspected, Only, inspect_model
+from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart, inspect_model
 from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
@@ -41,10 +41,12 @@ def init_model_(
 
     Args:
         model: any module. Parameters on the meta device get memory; ties, ``requires_grad`` and
-            attributes are kept. Buffers on the meta device are filled by the model's own code.
-        rules: a mapping from name patterns or module types to schemes; the first match wins. None
-            reproduces the model's default initialisation, if it is known exactly: see
-            docs/models.md.
+            attributes are kept. Buffers on the meta device are filled by rules of their own, or by
+            the model's own code.
+        rules: a mapping from name patterns or module types to schemes; the first match wins. A
+            pattern that matches no parameter, but buffers, gives these a tensor, or what a function
+            of the shape returns. None reproduces the model's default initialisation, if it is known
+            exactly: see docs/models.md.
         seed: as for ``torch.manual_seed``.
         device: the final device of tensors on the meta device; None is torch's default device.
         dtype: for floating-point parameters on the meta device; None keeps theirs.
@@ -61,7 +63,7 @@ def init_model_(
         ArgumentError: without rules, if the model's default initialisation is not known; for an
             unmatched or unfilled parameter, an unused rule, a scheme that cannot fill a parameter,
             a callable that raises or writes nothing, or a buffer without known values. The model
-            is then unchanged.
+            is then unchanged. Also, after the fill, if a module does not use what was filled.
         TypeError: for an invalid model, rule, scheme or seed; for a parameter of an unsupported
             subclass or dtype.
 
@@ -113,7 +115,8 @@ def plan_model(
                 "or leave out rules"
             )
         model = build_model(model, seed=0, device="meta", rename=rename)
-    return Plan(prepare(model, rules, 0, device="cpu", strict=strict, rename=rename).assignments)
+    found = prepare(model, rules, 0, device="cpu", strict=strict, rename=rename)
+    return Plan([*found.assignments, *found.ruled])
 
 
 class Prepared(NamedTuple):
@@ -121,6 +124,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         assignments: one for each parameter, in the model's order.
+        ruled: one for each buffer that a rule matches.
         buffers: all of the model's buffers.
         filled: one for each buffer to write.
         unwritten: buffers whose memory holds nothing that is known.
@@ -130,6 +134,7 @@ class Prepared(NamedTuple):
     """
 
     assignments: Sequence[Assignment]
+    ruled: Sequence[Assignment]
     buffers: Sequence[Named]
     filled: Sequence[Assignment]
     unwritten: Sequence[LeftOut]
@@ -159,20 +164,30 @@ def prepare(
     """
     found = inspect_model(model, device, dtype, rename, only)
     own = Own(model, found, seed, rename)
+    ruled: list[Assignment] = []
     if rules is None:
         assignments = join_names(own.assign(found.parameters, dtype))
     else:
         strict = strict and only is None
         chosen = Rules(rules)
-        assignments = assign(found.parameters, chosen, dtype, strict=strict, own=own.assign)
-    new = _in_new_memory(found, assignments)
-    buffers = [one for one in found.buffers if rules is None or one.tensor.is_meta or one in new]
-    filled = own.assign_buffers(buffers)
-    assigned = {id(one.named.tensor) for one in filled}
+        assignments, ruled = assign(
+            found.parameters, chosen, dtype, strict=strict, own=own.assign, buffers=found.buffers
+        )
+        written = [one.named for one in ruled if not one.parts[0].values.keeps]
+        check_buffers_apart(found.parameters, written)
+    settled = {id(one.named.tensor) for one in ruled}
+    new = set(map(id, _in_new_memory(found, assignments)))
+    filled = own.assign_buffers([
+        named for named in found.buffers
+        if id(named.tensor) not in settled
+        and (rules is None or named.tensor.is_meta or id(named.tensor) in new)
+    ])  # fmt: skip
+    settled |= {id(one.named.tensor) for one in filled}
     unwritten = [
-        LeftOut(named.name, "buffer", UNWRITTEN) for named in new
-        if id(named.tensor) not in assigned
+        LeftOut(named.name, "buffer", UNWRITTEN) for named in found.buffers
+        if id(named.tensor) in new - settled
     ]  # fmt: skip
+    filled += [one for one in ruled if not one.parts[0].values.keeps]
     rest = [named.tensor for named in found.all_buffers]
     if only is not None:
         rest += [slot.tensor for named in found.all_parameters for slot in named.slots]
@@ -187,10 +202,10 @@ def prepare(
             f"{said}. Tie them again, or give both the same values with rename={broken!r}",
             stacklevel=3,
         )
-    return Prepared(assignments, found.buffers, filled, unwritten, rest, own, found.device)
+    return Prepared(assignments, ruled, found.buffers, filled, unwritten, rest, own, found.device)
 
 
-def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[Named]:
+def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[Tensor]:
     """The buffers in memory that nothing has written to, if that is so of all parameters to fill.
 
     So it is after ``to_empty``; of a copy or a model that was loaded, it cannot be told.
@@ -201,7 +216,7 @@ def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[
         return []
     if any(part.values.keeps for one in assignments for part in one.parts):
         return []
-    return [named for named in found.buffers if _is_unwritten(named)]
+    return [named.tensor for named in found.buffers if _is_unwritten(named)]
 
 
 def _is_unwritten(named: Named) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -246,16 +246,34 @@ def _check_apart(groups: Sequence[Sequence[Named]], wanted: Sequence[Named]) -> 
                 "the meta device, and would be separated: build the model on another device, or "
                 "make them one parameter"
             )
-        dense = [one for one in group if _memory(one).layout is torch.strided]
-        while pair := overlapping([_memory(one) for one in dense]):
-            one, other = (dense[number] for number in pair)
-            if one.name in names or other.name in names:
-                raise ArgumentError(
-                    f"parameters {one.name!r} and {other.name!r} share memory, so that filling "
-                    "one overwrites the other: make them one parameter, or give each its own "
-                    "storage"
-                )
-            dense.remove(other)
+        _check_group(group, names)
+
+
+def check_buffers_apart(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
+    """Raises ArgumentError if a buffer to fill, in memory, overlaps another tensor to fill."""
+    by_storage: dict[int, list[Named]] = {}
+    for named in buffers:
+        if not named.tensor.is_meta:
+            by_storage.setdefault(storage_number(_memory(named)), []).append(named)
+    for named in parameters if by_storage else ():
+        if (group := by_storage.get(storage_number(_memory(named)))) is not None:
+            group.append(named)
+    names = {named.name for named in buffers}
+    for group in by_storage.values():
+        _check_group(group, names)
+
+
+def _check_group(group: Sequence[Named], names: Set[str]) -> None:
+    """Raises ArgumentError if a tensor of these names overlaps another one of its storage."""
+    dense = [one for one in group if _memory(one).layout is torch.strided]
+    while pair := overlapping([_memory(one) for one in dense]):
+        one, other = (dense[number] for number in pair)
+        if one.name in names or other.name in names:
+            raise ArgumentError(
+                f"{one.name!r} and {other.name!r} share memory, so that filling one overwrites "
+                "the other: make them one parameter, or give each its own storage"
+            )
+        del dense[pair[1]]
 
 
 def _memory(named: Named) -> Tensor:

@@ -114,7 +114,7 @@ def inputs_of(
         return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
     judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]
     strict, chosen = isinstance(model, nn.Module), Rules(rules)
-    assigned = {one.named.name: one for one in assign(judged, chosen, None, strict=strict)}
+    assigned = {one.named.name: one for one in assign(judged, chosen, None, strict=strict)[0]}
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assigned.values()})
     found: list[ReportInput] = []

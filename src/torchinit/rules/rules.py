@@ -11,19 +11,25 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import init as torch_init
 
 from torchinit import functional
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.rules.elementwise import Called
 from torchinit.rules.scheme import Scheme
-from torchinit.rules.structured import ByFunction, Custom, FromModel, Keep, Orthogonal
+from torchinit.rules.structured import ByFunction, Custom, FromModel, Given, Keep, Orthogonal
 from torchinit.schemes.calls import FUNCTIONS, Call, read_call
 
 Key: TypeAlias = "str | re.Pattern[str] | type[nn.Module]"
 # Returns the index of the rule for a name and its owner, or -1.
 _Matcher: TypeAlias = Callable[[str, nn.Module], int]
+
+# A name, and the module that owns what has it.
+NameAndOwner: TypeAlias = "tuple[str, nn.Module]"
+# What a buffer takes, in errors.
+FOR_BUFFERS = "which takes a tensor, a function of the shape, or 'keep'"
+_NOBODY = nn.Module()
 
 # Strings for functions of torch.nn.init with their default arguments, and for other schemes.
 _STRINGS = (
@@ -83,6 +89,7 @@ class Rules:
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise type(error)(f"the rule for {key!r}: {error}") from error
         self._matchers = _matchers(list(rules))
+        self._alone: dict[int, _Matcher] = {}
         self._alike = _alike(rules)
         self._memory: dict[tuple[bytes, type], int] = {}
 
@@ -99,6 +106,12 @@ class Rules:
             if case is not None:
                 self._memory[case] = found
         return found
+
+    def matches(self, number: int, name: str, owner: nn.Module) -> bool:
+        """Whether a rule matches a name or its owner, whatever the earlier ones do."""
+        if number not in self._alone:
+            (self._alone[number],) = _matchers([self.rules[number].key])
+        return self._alone[number](name, owner) == 0
 
 
 def _alike(keys: Iterable[Any]) -> bytes | None:
@@ -156,18 +169,44 @@ def _by_type(kind: type[nn.Module], number: int) -> _Matcher:
     return lambda _name, owner: number if isinstance(owner, kind) else -1
 
 
-def check_unused(rules: Rules, used: Iterable[int], names: Sequence[str]) -> None:
-    """Raises ArgumentError if a rule matched nothing."""
-    unused = [rules.rules[n] for n in range(len(rules.rules)) if n not in set(used)]
-    if unused:
-        said = []
-        for rule in unused:
-            near = _nearest(rule, names)
-            said.append(f"{rule.title!r}" + (f" (nearest: {near})" if near else ""))
-        raise ArgumentError(
-            f"{len(unused)} of {len(rules.rules)} rules match no parameter: {'; '.join(said)}. "
-            "strict=False allows this, as for a pipeline stage"
+def check_unused(
+    rules: Rules, used: Iterable[int], parameters: Sequence[NameAndOwner], buffers: Iterable[str]
+) -> None:
+    """Raises ArgumentError if a rule is used for nothing, and says why.
+
+    Args:
+        rules: all of them.
+        used: the indices of those that are used.
+        parameters, buffers: all names, those of parameters with the modules that own them.
+    """
+    unmatched, late = [], []
+    for number in sorted({*range(len(rules.rules))} - {*used}):
+        rule = rules.rules[number]
+        match = next((one for one in parameters if rules.matches(number, *one)), None)
+        if match is not None:
+            earlier = rules.rules[rules.find(*match)].title
+            late.append(f"{rule.title!r} (the earlier rule {earlier!r} takes {match[0]})")
+            continue
+        hint, near = "", _nearest(rule, [name for name, _ in parameters])
+        if is_for_buffers(rule.key):
+            names = (name for name in buffers if rules.matches(number, name, _NOBODY))
+            hint = next((f" (but the buffer {name}, {FOR_BUFFERS})" for name in names), "")
+        unmatched.append(repr(rule.title) + (hint or (near and f" (nearest: {near})") or ""))
+    said = []
+    if unmatched:
+        said.append(
+            f"{len(unmatched)} of {len(rules.rules)} rules match no parameter: "
+            f"{'; '.join(unmatched)}"
         )
+    if late:
+        said.append(f"{len(late)} of {len(rules.rules)} rules come too late: {'; '.join(late)}")
+    if said:
+        raise ArgumentError(f"{'. '.join(said)}. strict=False allows this, as for a pipeline stage")
+
+
+def is_for_buffers(key: Key) -> bool:
+    """Whether a key may match buffers: by their names, but not all names."""
+    return isinstance(key, re.Pattern) or (isinstance(key, str) and key.strip("*?.") != "")
 
 
 def _nearest(rule: Rule, names: Iterable[str]) -> str | None:
@@ -193,7 +232,8 @@ def as_scheme(value: Any) -> Scheme:
 
     Args:
         value: a scheme; the name of one that needs no numbers; a function of ``torchinit`` or
-            ``torch.nn.init``, or a ``functools.partial`` of one; any other callable of a tensor.
+            ``torch.nn.init``, or a ``functools.partial`` of one; any other callable of a tensor;
+            a tensor.
 
     Raises:
         UnknownSchemeError: for an unknown name, or the name of a scheme that needs numbers.
@@ -204,12 +244,14 @@ def as_scheme(value: Any) -> Scheme:
         return value
     if isinstance(value, str):
         return _named(value)
+    if isinstance(value, Tensor):
+        return Given(value)
     if isinstance(value, type) and issubclass(value, Scheme):
         raise TypeError(f"{value.__name__} is a class: call it, as in {value.__name__}(...)")
     if not callable(value):
         raise TypeError(
             f"{value!r} is not a scheme: expected one (torchinit.Normal(0.02), ...), its name "
-            f"({', '.join(_STRINGS)}), or a callable of a tensor"
+            f"({', '.join(_STRINGS)}), a callable of a tensor, or a tensor"
         )
     function, args, kwargs = value, (), {}
     if isinstance(value, functools.partial):

@@ -14,10 +14,12 @@ from torchinit.schemes.distributions import as_float, check_finite
 from torchinit.streams.named_keys import part_of
 from torchinit.values.kinds import (
     FunctionValues,
+    GivenValues,
     KeptValues,
     MatrixValues,
     PatternValues,
     Values,
+    converted,
 )
 from torchinit.values.region import Part, Region
 
@@ -120,6 +122,20 @@ class Custom(_Each):
 
     def __repr__(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Scheme):
+    """The values of a tensor."""
+
+    tensor: Tensor
+
+    def parts(self, region: Region, target: Target) -> list[Part]:
+        values = converted(self.tensor, region.shape, target.dtype)
+        return [Part(region, GivenValues(values))]
+
+    def __repr__(self) -> str:
+        return f"a tensor of shape {tuple(self.tensor.shape)}"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchinit import functional
+from torchinit.errors import ArgumentError
 from torchinit.fill.door import fill
 from torchinit.fill.positional import PATTERNS
 from torchinit.orthogonal import fill_orthogonal
@@ -151,10 +152,31 @@ class FunctionValues(Values):
         self.function(tensor)
 
     def __str__(self) -> str:
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        return _name_of(self.function)
 
     def fingerprint(self) -> object:
         return _source_of(self.function)
+
+
+@dataclass(frozen=True)
+class ReturnedValues(Values):
+    """The tensor that a function of the shape returns."""
+
+    returns: Callable[[Any], object]
+    has_boxes = False
+
+    def function(self, tensor: Tensor) -> None:
+        """Calls the function, and copies what it returns."""
+        tensor.copy_(converted(self.returns(tensor.shape), tensor.shape, tensor.dtype))
+
+    def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
+        self.function(tensor)
+
+    def __str__(self) -> str:
+        return _name_of(self.returns)
+
+    def fingerprint(self) -> object:
+        return _source_of(self.returns)
 
 
 class ComputedValues(Values):
@@ -249,6 +271,27 @@ def bytes_of(tensor: Tensor) -> bytes:
     """The bytes of a tensor's elements, in row-major order."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def converted(value: object, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor in another dtype, without loss but for rounding.
+
+    Raises:
+        ArgumentError: if it is no tensor, or not of this shape, or loses more.
+    """
+    if not isinstance(value, Tensor):
+        raise ArgumentError(f"{value!r} is a {type(value).__name__} and no tensor")
+    if tuple(value.shape) != tuple(shape):
+        raise ArgumentError(f"a tensor of shape {tuple(value.shape)} must be of {tuple(shape)}")
+    value = value.detach()
+    new = value.to(dtype)
+    if not torch.can_cast(value.dtype, dtype) and not torch.equal(new.to(value.dtype), value):
+        raise ArgumentError(f"a tensor of {value.dtype} has values that {dtype} has not")
+    return new
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def _source_of(function: Callable[..., Any]) -> str:
