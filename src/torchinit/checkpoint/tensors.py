@@ -17,8 +17,8 @@ from torchinit.fill.door import fill, fill_all
 from torchinit.frameworks.transformers import as_published, is_transformers_model, without_unsaved
 from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import whole_of
+from torchinit.models.init_model import Prepared
 from torchinit.models.init_shard import boxes_of_range
-from torchinit.models.prepare import Prepared
 from torchinit.native import load
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.box import Box
@@ -27,9 +27,7 @@ from torchinit.placement.mesh import ShardPiece
 from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.named_keys import KeyOfName, keys_of_names
 from torchinit.values.apply import fill_local
-from torchinit.values.fragments import as_cuts
-from torchinit.values.kinds import DrawnValues
-from torchinit.values.region import Part, Region
+from torchinit.values.region import Part, Region, as_cuts
 
 # Fills a contiguous vector with the values of a parameter from an index on, in row-major order.
 Filler: TypeAlias = "Callable[[Tensor, int], object]"
@@ -56,8 +54,9 @@ def file_tensors(model: nn.Module, found: Prepared, seed: int) -> Iterator[FileT
         make: _Make = partial(whole_of, one, _CPU, key_of_name)
         fillers[storage_number(one.named.tensor)] = one.dtype, make, filler_of(one, key_of_name)
     held = [(named, named.tensor) for named in found.buffers if not named.tensor.is_meta]
+    made = [(one.named, whole_of(one, _CPU, key_of_name)) for one in found.filled]
     copied: dict[int, tuple[int, ...]] = {}  # the shapes of tensors that are in memory
-    for named, tensor in (*held, *found.filled):
+    for named, tensor in (*held, *made):
         number, values = storage_number(named.tensor), tensor.detach().cpu().contiguous().view(-1)
         fillers[number] = tensor.dtype, values.detach, partial(_copy, values)
         copied[number] = tuple(tensor.shape)
@@ -124,7 +123,7 @@ def filler_of(one: Assignment, key_of_name: KeyOfName) -> Filler | None:
         return None
     if load.module is None and not all(map(_is_constant, parts)):
         return None  # torch draws it all at once
-    keys = [0 if _is_constant(part) else key_of_name(part.region.name) for part in parts]
+    keys = [part.key(key_of_name) for part in parts]
     shape = tuple(one.named.tensor.shape)
     filler: Filler
     if one.draw is not None:
@@ -138,7 +137,7 @@ def _drawn_cuts(one: Assignment) -> list[Part] | None:
     """The parts of a parameter if all are cuts that are drawn independently; else None."""
     tensor = one.named.tensor
     if one.draw is not None:
-        return [Part(Region(one.named.name, tuple(tensor.shape)), DrawnValues(one.draw))]
+        return list(one.all_parts)
     if not one.parts or not tensor.is_contiguous():
         return None
     first = one.parts[0].region.geometry

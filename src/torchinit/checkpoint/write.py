@@ -7,7 +7,7 @@ each, and the files. Whatever is wrong is found before anything is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -26,11 +26,12 @@ from torchinit.frameworks.transformers import (
     saved_configs,
 )
 from torchinit.models.build_model import build_model
+from torchinit.models.init_model import Prepared, prepare
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import Prepared, prepare
 from torchinit.native import load
 from torchinit.streams.named_keys import check_seed
-from torchinit.values.kinds import bytes_of, digest
+from torchinit.values.kinds import digest
+from torchinit.values.region import Part
 from torchinit.version import STREAM_VERSION, __version__
 
 Config: TypeAlias = "str | PathLike[str] | Callable[[], nn.Module]"
@@ -147,7 +148,9 @@ def plan_checkpoint(
         "tensors": digest(headers),
         "rules": digest(_contents(found, rules_source)),
     }
-    return CheckpointPlan(parameters, layout, small, record, Plan(found.assignments))
+    return CheckpointPlan(
+        parameters, layout, small, record, Plan([*found.assignments, *found.ruled])
+    )
 
 
 def carry_out_plan(
@@ -227,10 +230,14 @@ def _contents(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]
     """What decides the values of each tensor."""
     for one in prepared.assignments:
         yield repr((one.named.name, one.draw, list(one.pads))).encode()
-        for region, values in one.parts:
-            is_by_source = values.function is not None and rules_source is not None
-            said = rules_source if is_by_source else values.fingerprint()
-            yield repr((region, type(values).__name__, said)).encode()
-    for named, value in prepared.filled:
-        yield named.name.encode()
-        yield bytes_of(value)
+        yield from _contents_of_parts(one.parts, rules_source)
+    for one in prepared.filled:
+        yield one.named.name.encode()
+        yield from _contents_of_parts(one.parts, rules_source)
+
+
+def _contents_of_parts(parts: Iterable[Part], rules_source: bytes | None) -> Iterator[bytes]:
+    for region, values in parts:
+        is_by_source = values.function is not None and rules_source is not None
+        said = rules_source if is_by_source else values.fingerprint()
+        yield repr((region, type(values).__name__, said)).encode()
