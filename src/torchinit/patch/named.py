@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
-from torch import Generator, Tensor
+import torch
+from torch import Generator, Tensor, UntypedStorage
 
 from torchinit.fill.door import fill
+from torchinit.native.torch_private import StorageWeakRef
 from torchinit.orthogonal import fill_orthogonal
 from torchinit.patch.eager import (
     WITHOUT_KEYS,
@@ -16,47 +18,58 @@ from torchinit.patch.eager import (
     serves,
     warn_as_functional,
 )
-from torchinit.patch.frames import FactoryCall, module_that_draws
-from torchinit.patch.regions import Names, byte_range_of, storage_of
+from torchinit.patch.frames import FactoryCall
+from torchinit.placement.distributed import local_memory
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.streams.keys import Stream
-from torchinit.streams.named_keys import keys_of_names, part_of
+from torchinit.streams.named_keys import DrawNames, Elements, KeyOfName, elements_of
 
 _EXAMPLES = 3
 
 
 class FillByName(FillAtOnce):
-    """Fills with keys derived from a seed and the tensors' names.
+    """Fills with keys derived from the names of tensors, by section 7 of docs/streams.md.
 
-    Every draw into a full named tensor takes the name's own key. Draws into parts of it take the
-    keys of parts 0, 1, … in order; draws into unnamed tensors, those of the parts of the module
-    whose method draws. Draws outside the model's modules, or left to torch, are keyed as without
-    names, and counted. If calls with a generator are served, named draws ignore the generator.
+    Every draw into a full named tensor takes the name's own key. Draws that no name is found for,
+    or that are left to torch, are keyed as without names, and counted. If calls with a generator
+    are served, named draws ignore the generator.
     """
 
     def __init__(
         self,
-        seed: int,
-        names: Callable[[], Iterable[tuple[str, Tensor]]],
+        key_of_name: KeyOfName,
+        named: Callable[[], Iterable[tuple[str, Tensor]]],
         *,
-        modules: Callable[[], Mapping[int, str]] = dict,
+        name_elsewhere: Callable[[], str | None] = lambda: None,
         generators: bool = False,
     ) -> None:
         """Makes a handler.
 
         Args:
-            seed: for the keys.
-            names: returns names and their tensors. It is called now, and again for a draw into an
+            key_of_name: maps names to keys under the seed.
+            named: returns names and their tensors. It is called now, and again for a draw into an
                 unknown tensor, which may be a new parameter of the model.
-            modules: returns the names of modules by their ``id``.
+            name_elsewhere: returns the name of which draws into any other tensor are parts; None
+                if there is none.
             generators: as for ``FillAtOnce``.
         """
         super().__init__(generators=generators)
-        self._key_of_name = keys_of_names(seed)
-        self._list_names, self._list_modules = names, modules
-        self._names = Names(names())
-        self._parts: Counter[str] = Counter()
+        self._key_of_name = key_of_name
+        self._named, self._name_elsewhere = named, name_elsewhere
+        # While a reference is held, no other storage gets the same identity.
+        self._held: list[StorageWeakRef] = []
+        self._names = DrawNames(self._list())
         self._unnamed: Counter[tuple[tuple[int, ...], str]] = Counter()
+
+    def _list(self) -> Iterator[tuple[str, Elements]]:
+        held: dict[int, StorageWeakRef] = {}
+        for name, tensor in self._named():
+            storage = _storage_of(tensor)
+            if storage is not None:
+                if storage._cdata not in held:
+                    held[storage._cdata] = StorageWeakRef(storage)
+                yield name, _elements(tensor, storage)
+        self._held = list(held.values())
 
     def fill(self, call: Call, tensor: Tensor, generator: Generator | None) -> bool:
         """Fills like ``FillAtOnce``, with keys from names."""
@@ -85,22 +98,18 @@ class FillByName(FillAtOnce):
 
     def stream_of(self, call: Call, tensor: Tensor, generator: Generator | None) -> Stream:
         """The key of a random fill, or the generator to draw it from; counts unnamed fills."""
-        storage = storage_of(tensor)
-        if storage is not None and not isinstance(call, FactoryCall):
-            region = byte_range_of(tensor, storage)
-            for attempt in range(2):
-                if (name := self._names.whole(region)) is not None:
-                    return self._key_of_name(name)
-                if (name := self._names.holding(region)) is not None:
-                    self._parts[name] += 1
-                    return self._key_of_name(part_of(name, self._parts[name] - 1))
-                if attempt == 0:
-                    self._names = Names(self._list_names())
-        module = module_that_draws()
-        name = None if module is None else self._list_modules().get(id(module))
+        name = None
+        storage = None if isinstance(call, FactoryCall) else _storage_of(tensor)
+        if storage is not None:
+            drawn = _elements(tensor, storage)
+            name = self._names.of(drawn)
+            if name is None:
+                self._names.rename(self._list())
+                name = self._names.of(drawn)
+        if name is None and (base := self._name_elsewhere()) is not None:
+            name = self._names.part(base)
         if name is not None:
-            self._parts[name] += 1
-            return self._key_of_name(part_of(name, self._parts[name] - 1))
+            return self._key_of_name(name.text)
         self._count(tensor)
         return super().stream_of(call, tensor, generator)
 
@@ -124,3 +133,20 @@ class FillByName(FillAtOnce):
             "generator, or torch fills such tensors: " + ", ".join(examples),
             stacklevel=stacklevel + 1,
         )
+
+
+def _storage_of(tensor: Tensor) -> UntypedStorage | None:
+    """The storage of a dense tensor or local shard, also on meta; None if it has none."""
+    try:
+        tensor = local_memory(tensor)
+        return tensor.untyped_storage() if tensor.layout is torch.strided else None
+    except (RuntimeError, NotImplementedError):  # a subclass, or a transform's wrapper
+        return None
+
+
+def _elements(tensor: Tensor, storage: UntypedStorage) -> Elements:
+    local = local_memory(tensor)
+    found = elements_of(
+        storage._cdata, local.shape, local.stride(), int(local.storage_offset()), local.itemsize
+    )
+    return found if local is tensor else found._replace(nbytes=tensor.numel() * local.itemsize)

@@ -12,8 +12,7 @@ from torchinit.errors import ArgumentError
 from torchinit.native.torch_private import StorageWeakRef
 from torchinit.placement.distributed import local_memory
 from torchinit.schemes.distributions import Draw
-from torchinit.streams.named_keys import KeyOfName
-from torchinit.tape.naming import Name
+from torchinit.streams.named_keys import KeyOfName, Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
 from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref, inputs_of
 from torchinit.values.kinds import DrawnValues, MatrixValues, Values
