@@ -11,7 +11,7 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from torchinit.fill.door import fill
-from torchinit.patch.named import FillByName
+from torchinit.patch.handlers import FillByName
 from torchinit.patch.swap import intercept
 from torchinit.schemes.distributions import normal_draw
 from torchinit.streams.named_keys import keys_of_names, part_of

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import init as torch_init
 from torch.overrides import TorchFunctionMode
 
-from torchinit.patch.named import FillByName
-from torchinit.patch.swap import Handler, intercept
+from torchinit.patch.frames import Handler
+from torchinit.patch.handlers import FillByName
+from torchinit.patch.swap import intercept
 from torchinit.schemes.calls import FUNCTIONS, read_call
 from torchinit.streams.named_keys import KeyOfName
 from torchinit.values.kinds import seeded

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
-from torchinit.patch.eager import FillAtOnce
 from torchinit.patch.frames import Frame, module_that_draws
-from torchinit.patch.named import FillByName
+from torchinit.patch.handlers import FillAtOnce, FillByName
 from torchinit.patch.swap import enter, leave
 from torchinit.streams.canonical import gather, module_names
 from torchinit.streams.named_keys import check_seed, keys_of_names

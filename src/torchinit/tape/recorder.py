@@ -23,7 +23,7 @@ from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import kernels
 from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
 from torchinit.patch.frames import Frame, module_that_draws
-from torchinit.patch.methods import read_method_call
+from torchinit.patch.hooks import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
 from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw

@@ -19,7 +19,7 @@ from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 from torchinit.streams.canonical import new_tuple
 
-# The original methods, which patch/methods.py replaces during recording.
+# The original methods, which patch/hooks.py replaces during recording.
 storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
 
 
