@@ -22,10 +22,9 @@ from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
-from torchinit.tape.play import alone, do_fill
+from torchinit.tape.play import alone, do_fill, write_into
 from torchinit.tape.program import Program, remember
 from torchinit.tape.programs import programs_of
-from torchinit.tape.recorder import write_into
 from torchinit.tape.run import Recorded, record
 from torchinit.tape.tape import Cell, Fill, is_plain_memory
 

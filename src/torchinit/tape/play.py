@@ -19,7 +19,7 @@ from torchinit.native.torch_private import unseen
 from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.tape.facts import is_pinned
-from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref
+from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref, Tape
 from torchinit.values.kinds import seeded
 
 # Returns the key of a draw, by its number.
@@ -59,6 +59,16 @@ def play(
                 if last[cell] is entry and cell not in kept:
                     memory.pop(cell, None)
     return memory
+
+
+def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> None:
+    """Executes the pending entries of storages in their memory."""
+    memory = play(tape.entries_for(cells), key_of_draw, cells)
+    for cell in cells:
+        storage = cell.storage()
+        if storage is not None:
+            storage.copy_(memory[cell], False)
+        cell.is_pending, cell.watched = False, ""
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from torch import Tensor
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named
+from torchinit.tape.memory import count_unwritten
 from torchinit.tape.program import Program
 from torchinit.tape.run import Recorded
-from torchinit.tape.scratch import count_unwritten
 from torchinit.tape.tape import (
     Cell,
     Entry,

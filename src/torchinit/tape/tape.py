@@ -6,21 +6,33 @@ weak references: unused memory is freed, and a reused address is not taken for t
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import StorageWeakRef, storage_number, storage_of_reference
+from torchinit.native.torch_private import (
+    StorageWeakRef,
+    dispatch_modes,
+    storage_number,
+    storage_of_reference,
+)
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 from torchinit.streams.canonical import new_tuple
 
 # The original methods, which patch/hooks.py replaces during recording.
 storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
+
+
+def unseen_by_modes() -> Any:
+    """A block that no mode observes; usually none is active, a recorder being off inside."""
+    return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
 
 
 def is_plain_memory(tensor: Any) -> bool:
