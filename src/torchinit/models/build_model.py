@@ -24,7 +24,6 @@ from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone, do_fill, write_into
 from torchinit.tape.program import Program, remember
-from torchinit.tape.programs import programs_of
 from torchinit.tape.run import Recorded, record
 from torchinit.tape.tape import Cell, Fill, is_plain_memory
 
@@ -82,7 +81,7 @@ def build_model(
     with without_batch():
         recorded = record(build, seed, rename)
         with alone():
-            programs = programs_of(recorded)
+            programs = recorded.programs()
             _finish(recorded, programs, where, dtype)
     names = [name for name, program in programs.items() if program.is_torchs]
     if names:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 _aten = torch.ops.aten
 
@@ -174,9 +174,7 @@ def number_of(function: Any, args: tuple[Any, ...]) -> float | None:
 def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
     """Whether an operator is pointwise, and exact or rounded as IEEE 754 defines.
 
-    Args:
-        function: the overload.
-        numbers: its non-tensor arguments by name.
+    ``numbers`` are its non-tensor arguments by name.
     """
     if facts_of(function).name.rstrip("_") not in _PINNED:
         return False
@@ -186,9 +184,45 @@ def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
     return numbers.get("alpha", 1) == 1 and numbers.get("rounding_mode") is None
 
 
-def is_training(facts: Facts, args: Sequence[Any]) -> bool:
-    """Whether a batch norm is in training, where it writes arguments that its schema omits."""
-    return facts.name in ("native_batch_norm", "cudnn_batch_norm") and bool(args[5])
+class OperatorCall:
+    """One call of an operator.
+
+    Attributes:
+        function, args, kwargs: the overload and its arguments.
+        facts: about the overload.
+        tensors: its arguments that are tensors.
+        targets: those that it writes to.
+    """
+
+    __slots__ = ("args", "facts", "function", "kwargs", "targets", "tensors")
+
+    def __init__(self, function: Any, facts: Facts, args: Any, kwargs: Any) -> None:
+        self.function, self.facts, self.args, self.kwargs = function, facts, args, kwargs
+        has_containers = any(isinstance(one, list | tuple | dict) for one in args)
+        flat = tree_leaves((args, kwargs)) if kwargs or has_containers else args
+        self.tensors = [one for one in flat if isinstance(one, Tensor)]
+        self.targets: list[Tensor] = []
+        if facts.name.endswith("_batch_norm") and not _is_training(facts, args):
+            return
+        for place, name in facts.written:
+            value = args[place] if place < len(args) else kwargs.get(name)
+            values = value if isinstance(value, list | tuple) else (value,)
+            self.targets += [one for one in values if isinstance(one, Tensor)]
+
+    def flat(self) -> tuple[list[Any], Any]:
+        """The leaves of its arguments, and their structure as ``tree_unflatten`` takes it."""
+        return tree_flatten((self.args, self.kwargs))
+
+    def execute(self) -> Any:
+        """Calls the operator."""
+        return self.function(*self.args, **self.kwargs)
+
+    def number(self) -> float | None:
+        """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
+        if self.facts.name == "zero_":
+            return 0.0
+        value = self.args[1]
+        return float(value) if isinstance(value, int | float) else None
 
 
 class NewTensor(NamedTuple):
@@ -221,12 +255,7 @@ _known: dict[Any, Returned | None] = {}
 
 
 def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
-    """What an operator returns for arguments on the CPU; None if that depends on values.
-
-    Args:
-        function: the overload.
-        flat, spec: its arguments, from ``tree_flatten``.
-    """
+    """What an operator returns for arguments on the CPU; None if that depends on values."""
     key: Any = None
     try:
         leaves = [_key(one, flat) for one in flat]
@@ -294,3 +323,8 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
         # In evaluation, the CPU returns empty statistics.
         leaves[1:] = [one._replace(size=torch.Size([0]), stride=(1,)) for one in leaves[1:]]
     return Returned(leaves, made_spec)
+
+
+def _is_training(facts: Facts, args: Sequence[Any]) -> bool:
+    """Whether a batch norm writes arguments that its schema omits."""
+    return facts.name in ("native_batch_norm", "cudnn_batch_norm") and bool(args[5])

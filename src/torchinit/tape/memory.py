@@ -69,28 +69,15 @@ class Memory:
         if self._table >= 0:
             os.close(self._table)
 
-    def empty(
-        self, size: Sequence[int], stride: Sequence[int] | None, dtype: torch.dtype
-    ) -> Tensor:
-        """A new tensor on the CPU, in an untouched mapping if it is large.
-
-        Args:
-            size, stride: of the tensor; without strides it is contiguous.
-            dtype: of the tensor.
-        """
-        if stride is None:
-            nbytes = math.prod(size) * dtype.itemsize
-        else:
-            last = sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
-            nbytes = 0 if 0 in size else last * dtype.itemsize
+    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A new tensor on the CPU, in an untouched mapping if it is large."""
+        last = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+        nbytes = 0 if 0 in size else (last + 1) * dtype.itemsize
         pages = _map(nbytes) if self.has_pages and nbytes >= LARGE else None
         if pages is None:
-            if stride is None:
-                return torch.empty(size, dtype=dtype, device="cpu")
             return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
         storage = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes).untyped_storage()
-        made = torch.empty(0, dtype=dtype, device="cpu")
-        return made.set_(storage, 0, size, () if stride is None else stride)
+        return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size, stride)
 
     def empty_for(self, function: Any, args: Any, kwargs: Any, least: int = LARGE) -> Tensor | None:
         """What a factory returns, unfilled in a new mapping; None if that is not worth it."""

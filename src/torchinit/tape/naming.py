@@ -27,13 +27,10 @@ class Naming(NamedTuple):
 def name_draws(
     tape: Tape, tensors: Iterable[tuple[str, Tensor]], early: Iterable[int], model: nn.Module
 ) -> Naming:
-    """Names the draws that affect a live tensor, or that the code read.
+    """Names the draws that affect a live tensor, or (``early``) that the code read.
 
-    Args:
-        tape: the complete tape.
-        tensors: names and tensors in plain memory; a tensor may have several names.
-        early: numbers of draws whose values the code read.
-        model: its modules name the draws that no named tensor depends on.
+    ``tensors`` may be in the list by several names; modules of the model name the draws that no
+    named tensor depends on.
     """
     homes: dict[Cell, list[tuple[str, Ref]]] = {}
     for name, tensor in tensors:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
@@ -25,15 +25,14 @@ from torchinit.patch.frames import Frame, module_that_draws
 from torchinit.patch.hooks import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
-from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
+from torchinit.schemes.distributions import CONSTANT, check_draw, constant_draw
 from torchinit.streams.keys import is_scratch
 from torchinit.streams.named_keys import part_of
 from torchinit.tape.facts import (
-    Facts,
     Given,
     NewTensor,
+    OperatorCall,
     facts_of,
-    is_training,
     number_of,
     results_of,
 )
@@ -74,46 +73,6 @@ _QUICK: dict[Any, Any] = {
 _MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
 
 
-class _Op:
-    """One call of an operator.
-
-    Attributes:
-        function, args, kwargs: the overload and its arguments.
-        facts: about the overload.
-        tensors: its arguments that are tensors.
-        targets: those that it writes to.
-    """
-
-    __slots__ = ("args", "facts", "function", "kwargs", "targets", "tensors")
-
-    def __init__(self, function: Any, facts: Facts, args: Any, kwargs: Any) -> None:
-        self.function, self.facts, self.args, self.kwargs = function, facts, args, kwargs
-        has_containers = any(isinstance(one, list | tuple | dict) for one in args)
-        flat = tree_leaves((args, kwargs)) if kwargs or has_containers else args
-        self.tensors = [one for one in flat if isinstance(one, Tensor)]
-        self.targets: list[Tensor] = []
-        if facts.name.endswith("_batch_norm") and not is_training(facts, args):
-            return
-        for place, name in facts.written:
-            value = args[place] if place < len(args) else kwargs.get(name)
-            values = value if isinstance(value, list | tuple) else (value,)
-            self.targets += [one for one in values if isinstance(one, Tensor)]
-
-    def flat(self) -> tuple[list[Any], Any]:
-        """The leaves of its arguments, and their structure as ``tree_unflatten`` takes it."""
-        return tree_flatten((self.args, self.kwargs))
-
-    def execute(self) -> Any:
-        return self.function(*self.args, **self.kwargs)
-
-    def number(self) -> float | None:
-        """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
-        if self.facts.name == "zero_":
-            return 0.0
-        value = self.args[1]
-        return float(value) if isinstance(value, int | float) else None
-
-
 class Recorder(TorchDispatchMode):
     """Records what code in this thread calls, while active.
 
@@ -128,12 +87,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, key_of_name: Any, names: Sequence[tuple[Any, str]] | None) -> None:
-        """Makes a recorder.
-
-        Args:
-            key_of_name: maps names to keys under the seed.
-            names: (law, name) of the previous run's draws, in order; None in the first run.
-        """
+        """Takes (law, name) of the previous run's draws, in order; None in the first run."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
         self.memory = Memory()
@@ -165,17 +119,12 @@ class Recorder(TorchDispatchMode):
                 check_draw(law, tensor.dtype)
         except (TypeError, ValueError):
             return False  # torch raises the error
-        is_random = (
-            DISTRIBUTIONS[law[0]].is_random if law else call.name in ("orthogonal_", "sparse_")
-        )
-        if (is_random and self._is_torchs(generator)) or (
-            law is None and call.name != "orthogonal_"
-        ):
+        is_random = law[0] != CONSTANT if law else call.name in ("orthogonal_", "sparse_")
+        if (is_random and self._is_torchs(generator)) or not (law or call.name == "orthogonal_"):
             return False
         with unseen():
             cell = self.tape.find(tensor)
-            is_constant = law is not None and law[0] == CONSTANT
-            if is_constant and (cell is None or not (cell.is_fresh or cell.writes)):
+            if not is_random and (cell is None or not (cell.is_fresh or cell.writes)):
                 return False  # torch's fill_, which reaches the mode
             if tensor.numel():
                 self._record_fill(call, tensor, law, is_random=is_random)
@@ -233,7 +182,7 @@ class Recorder(TorchDispatchMode):
             return self._make_fresh(function, args, kwargs)
         if facts.kind == "filled":
             return self._make_filled(function, args, kwargs)
-        op = _Op(function, facts, args, kwargs)
+        op = OperatorCall(function, facts, args, kwargs)
         if facts.fills and self._fill_again(op):
             return args[0]
         if facts.namespace == "torchinit":
@@ -341,7 +290,8 @@ class Recorder(TorchDispatchMode):
         with torch.no_grad(), unseen_by_modes():
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
             whole.set_(storage_of(tensor))
-            self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone().cpu()))
+            held = Input(whole.clone().cpu(), is_torchs=cell.is_torchs)
+            self.tape.add(Bytes((self.tape.ref(whole, cell),), (True,), (), None, held))
         cell.is_pending = False
         return ref
 
@@ -351,7 +301,7 @@ class Recorder(TorchDispatchMode):
         if is_random:
             said = law or (call.name, *call.arguments.values())
             number = self._note_draw((said, ref.size, ref.dtype), ref, tensor)
-        self._add(Fill(ref, call, law, number))
+        self._add(Fill.of(ref, call, law, number))
 
     def _record_constant(self, tensor: Tensor, number: float) -> None:
         call = Call("constant_", {"val": number})
@@ -396,7 +346,7 @@ class Recorder(TorchDispatchMode):
             cell.has_gaps = False
         cell.is_fresh, cell.constant = False, None
 
-    def _fill_again(self, op: _Op) -> bool:
+    def _fill_again(self, op: OperatorCall) -> bool:
         """Fills a tensor that has values but no entries with a number; returns whether it did.
 
         Layers that reset their statistics do this.
@@ -414,7 +364,7 @@ class Recorder(TorchDispatchMode):
         cell.constant = number if is_known else None
         return True
 
-    def _fill_fresh(self, op: _Op) -> bool:
+    def _fill_fresh(self, op: OperatorCall) -> bool:
         """Records a fill of unwritten memory, or a part of it, with a number."""
         number, target = op.number(), op.targets[0]
         if number is None or len(op.tensors) != 1 or not is_plain_memory(target):
@@ -456,7 +406,7 @@ class Recorder(TorchDispatchMode):
             self.tape.cell(tensor).held.append(constant)
         return constant
 
-    def _operation(self, op: _Op, draw: int | None = None) -> Operation:
+    def _operation(self, op: OperatorCall, draw: int | None = None) -> Operation:
         """Makes the entry of an operator, without its results; not yet on the tape."""
         flat, spec = op.flat()
         targets = [one for one in op.targets if is_plain_memory(one)]
@@ -472,7 +422,7 @@ class Recorder(TorchDispatchMode):
         whole = [overwrites and ref.is_all for ref in writes]
         gone = [ref.cell for ref, is_whole in zip(writes, whole, strict=True) if is_whole]
         reads = [one for one in arguments if isinstance(one, Ref) and one.cell not in gone]
-        return Operation(op.function, arguments, spec, writes, whole, reads, draw)
+        return Operation(writes, whole, reads, draw, op.function, arguments, spec)
 
     # Random operators that were not intercepted.
 
@@ -484,7 +434,7 @@ class Recorder(TorchDispatchMode):
         self.used_own_seed = True
         return True
 
-    def _by_torch(self, op: _Op) -> Any:
+    def _by_torch(self, op: OperatorCall) -> Any:
         """Executes torch's own draw at once."""
         taped = [self.tape.cell(one) for one in op.tensors if self._is_taped(one)]
         if any(cell.is_pending for cell in taped):
@@ -501,7 +451,7 @@ class Recorder(TorchDispatchMode):
             cell.is_torchs, cell.is_fresh, cell.constant = True, False, None
         return result
 
-    def _torchinits(self, op: _Op) -> Any:
+    def _torchinits(self, op: OperatorCall) -> Any:
         """Records the operators of torchinit's own functions."""
         name, args = op.facts.name.removeprefix("torchinit::"), op.args
         if name == "draw_key" and not self._is_torchs(op.kwargs.get("generator")):
@@ -526,7 +476,7 @@ class Recorder(TorchDispatchMode):
             )
         return NotImplemented
 
-    def _random(self, op: _Op) -> Any:
+    def _random(self, op: OperatorCall) -> Any:
         device = op.kwargs.get("device")
         if not all(map(is_plain_memory, op.tensors)) or (
             device is not None and torch.device(device).type == "meta"
@@ -550,7 +500,7 @@ class Recorder(TorchDispatchMode):
         self._add(entry)
         return real
 
-    def _draw_now(self, op: _Op) -> Any:
+    def _draw_now(self, op: OperatorCall) -> Any:
         """Lets torch draw at once with the draw's key, if its results are not known in advance."""
         with _disable_current_modes():
             self.do([self.tape.cell(one) for one in op.tensors if self._is_taped(one)])
@@ -569,7 +519,7 @@ class Recorder(TorchDispatchMode):
         self._add_done(entry)
         return result
 
-    def _random_in_place(self, op: _Op) -> Any:
+    def _random_in_place(self, op: OperatorCall) -> Any:
         target, name = op.targets[0], op.facts.name
         if len(op.targets) > 1 or not target.numel():
             return NotImplemented
@@ -592,7 +542,7 @@ class Recorder(TorchDispatchMode):
 
     # Operators that have an argument on the tape.
 
-    def _overwrites(self, op: _Op) -> bool:
+    def _overwrites(self, op: OperatorCall) -> bool:
         """Whether an entire storage is overwritten with values that depend on no draw."""
         tensors, targets = op.tensors, op.targets
         if len(targets) != 1 or not op.facts.overwrites:
@@ -610,7 +560,7 @@ class Recorder(TorchDispatchMode):
         self.tape.renew(target)
         return True
 
-    def _wait(self, op: _Op) -> Any:
+    def _wait(self, op: OperatorCall) -> Any:
         """Records a pending operator, with untouched memory for its results."""
         target = op.targets[0] if op.targets else None
         in_place = (
@@ -656,7 +606,7 @@ class Recorder(TorchDispatchMode):
             return one
         return torch.zeros((), dtype=one.dtype).expand(one.shape)
 
-    def _draw_copy(self, op: _Op) -> Tensor | None:
+    def _draw_copy(self, op: OperatorCall) -> Tensor | None:
         """Records a copy of a tensor filled by one draw as that draw; None if it is not one."""
         into, source = op.args[:2] if op.facts.name == "copy_" else (None, op.args[0])
         if not is_plain_memory(source) or op.kwargs.get("memory_format") not in _KEEPING:
@@ -681,7 +631,8 @@ class Recorder(TorchDispatchMode):
             or not into.is_contiguous()
         ):
             return None
-        self._add(Fill(self._target(into, overwrites=True), fill.call, fill.law, fill.draw))
+        ref = self._target(into, overwrites=True)
+        self._add(Fill.of(ref, fill.call, fill.law, fill.draw))
         return into
 
     def _real(self, shape: NewTensor) -> Tensor:
@@ -691,7 +642,7 @@ class Recorder(TorchDispatchMode):
         self.memory.watch(self.tape.cell(real), real)
         return real
 
-    def _do_now(self, op: _Op) -> Any:
+    def _do_now(self, op: OperatorCall) -> Any:
         """Executes an operator at once, after the entries that determine its arguments.
 
         It is recorded too, for later entries that depend on it.
@@ -768,7 +719,7 @@ def _begin(tensor: Tensor) -> int:
     return address_of(tensor) - int(tensor.storage_offset()) * tensor.dtype.itemsize
 
 
-def _can_wait(op: _Op) -> bool:
+def _can_wait(op: OperatorCall) -> bool:
     """Whether an operator can be pending, its memory untouched."""
     if any(0 in target.stride() for target in op.targets):
         return False  # expanded: torch raises the error
