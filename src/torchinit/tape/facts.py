@@ -171,6 +171,13 @@ def number_of(function: Any, args: tuple[Any, ...]) -> float | None:
     return float(number) if isinstance(number, int | float) else None
 
 
+def fills_with(facts: Facts, args: Sequence[Any]) -> float | None:
+    """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
+    if facts.name == "zero_":
+        return 0.0
+    return float(args[1]) if isinstance(args[1], int | float) else None
+
+
 def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
     """Whether an operator is pointwise, and exact or rounded as IEEE 754 defines.
 
@@ -216,13 +223,6 @@ class OperatorCall:
     def execute(self) -> Any:
         """Calls the operator."""
         return self.function(*self.args, **self.kwargs)
-
-    def number(self) -> float | None:
-        """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
-        if self.facts.name == "zero_":
-            return 0.0
-        value = self.args[1]
-        return float(value) if isinstance(value, int | float) else None
 
 
 class NewTensor(NamedTuple):

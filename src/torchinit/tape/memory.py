@@ -81,14 +81,12 @@ class Memory:
 
     def empty_for(self, function: Any, args: Any, kwargs: Any, least: int = LARGE) -> Tensor | None:
         """What a factory returns, unfilled in a new mapping; None if that is not worth it."""
+        like, size = (args[0], args[0].shape) if isinstance(args[0], Tensor) else (None, args[0])
+        if like is not None and len(args) > 1 and isinstance(args[1], list | tuple):
+            size = args[1]  # torch's new_empty
+        if math.prod(size) * 8 < least:
+            return None  # the quick check first
         if not self.has_pages or kwargs.get("pin_memory"):
-            return None
-        like = args[0] if args and isinstance(args[0], Tensor) else None
-        sizes = [one for one in args if isinstance(one, list | tuple)]
-        if not sizes and like is None:
-            return None
-        # The quick check first.
-        if math.prod(sizes[0] if sizes else like.shape) * 8 < least:  # type: ignore[union-attr]
             return None
         device = kwargs.get("device") or ("cpu" if like is None else like.device)
         if torch.device(device).type != "cpu" or not (like is None or is_plain_memory(like)):

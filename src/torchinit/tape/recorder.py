@@ -31,6 +31,7 @@ from torchinit.tape.facts import (
     NewTensor,
     OperatorCall,
     facts_of,
+    fills_with,
     number_of,
     results_of,
 )
@@ -158,9 +159,9 @@ class Recorder(PendingEntries, TorchDispatchMode):
             return self._make_fresh(function, args, kwargs)
         if facts.kind == "filled":
             return self._make_filled(function, args, kwargs)
-        op = OperatorCall(function, facts, args, kwargs)
-        if facts.fills and self._fill_again(op):
+        if facts.fills and self._fill_again(function, args, fills_with(facts, args)):
             return args[0]
+        op = OperatorCall(function, facts, args, kwargs)
         if facts.namespace == "torchinit":
             done = self._torchinits(op)
             if done is not NotImplemented:
@@ -186,12 +187,12 @@ class Recorder(PendingEntries, TorchDispatchMode):
             if self.used_own_seed:
                 self._pass_on(op.tensors, (*op.targets, *tree_leaves(result)))
             if facts.fills:
-                self._note_constant(op.targets[0], op.number())
+                self._note_constant(op.targets[0], fills_with(op.facts, op.args))
             return result
         if self._overwrites(op):
             result = op.execute()
             if len(op.tensors) == 1:
-                self._note_constant(op.targets[0], op.number())
+                self._note_constant(op.targets[0], fills_with(op.facts, op.args))
             return result
         if facts.name == "index" and not _has_mask(args[1]):
             op.facts = facts._replace(gives_numbers=False, must_be_done=False)
@@ -228,17 +229,16 @@ class Recorder(PendingEntries, TorchDispatchMode):
         self._record_constant(large, number)
         return large
 
-    def _fill_again(self, op: OperatorCall) -> bool:
+    def _fill_again(self, function: Any, args: Any, number: float | None) -> bool:
         """Fills a tensor that has values but no entries with a number; returns whether it did.
 
         Layers that reset their statistics do this.
         """
-        target: Tensor = op.args[0]
+        target: Tensor = args[0]
         cell = self.tape.find(target) if is_plain_memory(target) else None
-        number = op.number()
         if cell is None or cell.writes or cell.is_fresh or cell.held or number is None:
             return False
-        op.execute()
+        function(*args)
         is_all = self.tape.ref(target, cell).is_all
         cell.watched = ""
         cell.has_gaps = cell.has_gaps and not is_all
@@ -248,7 +248,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
 
     def _fill_fresh(self, op: OperatorCall) -> bool:
         """Records a fill of unwritten memory, or a part of it, with a number."""
-        number, target = op.number(), op.targets[0]
+        number, target = fills_with(op.facts, op.args), op.targets[0]
         if number is None or len(op.tensors) != 1 or not is_plain_memory(target):
             return False
         cell = self.tape.find(target)
@@ -405,7 +405,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
             and len(op.targets) == len(op.tensors) == len(op.function._schema.returns) == 1
         )
         if in_place and op.facts.fills and target.dtype in FLOAT_NUMBERS:  # type: ignore[union-attr]
-            number = op.number()
+            number = fills_with(op.facts, op.args)
             if number is None:
                 return NotImplemented  # torch raises the error
             self._record_constant(target, number)  # type: ignore[arg-type]
