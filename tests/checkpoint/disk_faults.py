@@ -16,8 +16,6 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import torchinit
-
 HERE = Path(__file__).parent
 SMALL = {"config.json": b'{"model_type": "small"}\n', "generation_config.json": b"{}\n"}
 LAST = "model.safetensors.index.json"
@@ -53,8 +51,8 @@ class Disk:
         )
         if done.returncode:
             raise FileNotFoundError(f"{compiler}: {done.stderr}")
-        path = [str(HERE), str(HERE.parent), str(Path(torchinit.__file__).parents[1])]
-        environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": ":".join(path)}
+        path = os.pathsep.join(filter(None, sys.path))
+        environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": path}
         self._server = subprocess.Popen(
             [sys.executable, __file__, library],
             stdin=subprocess.PIPE,
