@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from disk_faults import LAST, Disk
 from written import RULES, contents, small, write
 
 from conftest import long
+from torchinit.checkpoint import writer
 from torchinit.checkpoint.folder import RECORD
 
 FAULTS = {
@@ -189,20 +189,19 @@ def test_a_close_that_fails_is_not_repeated(tmp_path, monkeypatch):
 def test_an_interrupt_while_a_thread_is_started(tmp_path, monkeypatch):
     """A thread that nobody waits for opens no file any more."""
     begun = []
-    real = threading.Thread.start
+    real = writer.start_new_thread
 
-    def start(self):
-        begun.append(self)
+    def start(*thread):
+        begun.append(thread)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        real(self)
+        real(*thread)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(KeyboardInterrupt):
-            write(small, tmp_path / "a", RULES)
-    real(begun[1])
-    begun[1].join()
+    monkeypatch.setattr(writer, "start_new_thread", start)
+    with pytest.raises(KeyboardInterrupt):
+        write(small, tmp_path / "a", RULES)
+    function, arguments = begun[1]
+    function(*arguments)
     assert not (tmp_path / "a").exists()
 
 
