@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
+from typing import TextIO
 
 FAILED = 1
 INTERRUPTED = 128 + 2  # what shells report for a process killed by SIGINT
@@ -58,9 +59,24 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 def say(text: str) -> None:
     """Writes a line to standard error, if that can be written to."""
     try:
-        print(f"torchinit: {text}", file=sys.stderr, flush=True)
+        print(
+            _shown(f"torchinit: {' '.join(text.split())}", sys.stderr), file=sys.stderr, flush=True
+        )
     except OSError:
         _silence()
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    """A text with escapes for what a stream cannot encode and what a terminal would obey.
+
+    Names of tensors, errors of other code and paths can have any characters.
+    """
+    shown = "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
@@ -105,7 +121,7 @@ def _write(text: str) -> int:
     """Writes to standard output; returns the exit code of a failure, else 0."""
     try:
         if text:
-            print(text, flush=True)
+            print(_shown(text, sys.stdout), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
