@@ -9,13 +9,11 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, write
+from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, tmpfs, write
 
 import torchinit
 from made import model_of
@@ -188,19 +186,6 @@ def test_room_is_asked_for_what_is_left(tmp_path, monkeypatch, whole):
         folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 50_000)
     )
     assert contents(write(small, path, RULES, resume=True)) == whole
-
-
-@contextmanager
-def tmpfs(disk, option):
-    """A disk of its own, mounted with an option."""
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", option, "none", disk]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
 def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, whole):

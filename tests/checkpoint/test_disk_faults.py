@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from disk_faults import LAST, Disk
-from written import RULES, contents, small, write
+from written import RULES, contents, small, tmpfs, write
 
 from conftest import long
-from torchinit.checkpoint import writer
+from torchinit.checkpoint import folder, writer
 from torchinit.checkpoint.folder import RECORD
 
 FAULTS = {
@@ -222,6 +223,38 @@ def test_a_folder_is_removed_only_by_who_made_it(tmp_path, monkeypatch):
     whole = contents(write(small, tmp_path / "b", RULES))
     assert contents(write(small, path, RULES)) == whole
     assert refused
+
+
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_lock(tmp_path, monkeypatch):
+    children = []
+    real = writer.write_file
+
+    def fork(*arguments, **named):
+        if not children:
+            children.append(os.fork())
+            if not children[0]:
+                signal.pause()
+        real(*arguments, **named)
+
+    monkeypatch.setattr(folder, "write_file", fork)
+    path = tmp_path / "a"
+    try:
+        write(small, path, RULES)
+        write(small, path, RULES, resume=True)
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+
+
+def test_a_finished_checkpoint_on_a_read_only_disk(tmp_path):
+    with tmpfs(tmp_path / "disk", "rw") as mounted:
+        write(small, mounted / "a", RULES)
+        remount = ["mount", "-o", "remount,ro", mounted]
+        if subprocess.run(remount, capture_output=True, check=False).returncode:
+            pytest.skip("remounting is not permitted here")
+        write(small, mounted / "a", RULES, resume=True)
+        with pytest.raises(OSError, match="Read-only"):
+            write(small, mounted / "b", RULES, resume=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", LAST])
