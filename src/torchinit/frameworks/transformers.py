@@ -136,9 +136,10 @@ def _check_config_dtype(said: Mapping[str, Any], where: str, file: Path) -> None
         name = said.get(key)
         dtype = getattr(torch, name, None) if isinstance(name, str) else None
         if name is not None and dtype not in FLOATING_DTYPES:
+            known = ", ".join(str(one).removeprefix("torch.") for one in FLOATING_DTYPES)
             raise ArgumentError(
-                f"{file} says {where}{key}={name!r}: it must be float32, bfloat16, float16 or "
-                "float64. Other dtypes are arguments, beside a config without one"
+                f"{file} says {where}{key}={name!r}: it must be one of {known}. Other dtypes are "
+                "arguments, beside a config without one"
             )
 
 
