@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -168,6 +169,22 @@ def test_what_a_terminal_would_obey_is_escaped(encoding):
     )
     assert said == f"{shown}\nsecond\n"
     assert err == f"torchinit: {shown} second\n".replace(r"\r", " ")
+
+
+def test_warnings_are_one_line():
+    shown = []
+
+    def warn():
+        shown.append(warnings.formatwarning(UserWarning(f"{HOSTILE}\nsecond"), UserWarning, "f", 1))
+        return "", 0
+
+    before = warnings.formatwarning
+    assert shell.run(warn) == 0
+    assert warnings.formatwarning is before
+    (line,) = shown
+    assert line.startswith(r"torchinit: a\x1b[31mred")
+    assert line.endswith("second\n")
+    assert line.count("\n") == 1
 
 
 # Interrupts

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
@@ -35,7 +36,7 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
     Args:
         command: returns what to write to standard output, and the exit code.
     """
-    with _standard_error():
+    with _standard_error(), _short_warnings():
         if sys.stdout is None:  # closed when Python started
             say("standard output is closed")
             return FAILED
@@ -59,11 +60,13 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 def say(text: str) -> None:
     """Writes a line to standard error, if that can be written to."""
     try:
-        print(
-            _shown(f"torchinit: {' '.join(text.split())}", sys.stderr), file=sys.stderr, flush=True
-        )
+        print(_line(text), file=sys.stderr, flush=True)
     except OSError:
         _silence()
+
+
+def _line(text: object) -> str:
+    return _shown(f"torchinit: {' '.join(str(text).split())}", sys.stderr)
 
 
 def _shown(text: str, stream: TextIO) -> str:
@@ -142,6 +145,17 @@ def _standard_error() -> Iterator[None]:
         return
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123 (not a path)
         yield
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Shows a warning as one line, without the line of code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _silence() -> None:
