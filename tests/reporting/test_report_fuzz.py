@@ -207,7 +207,7 @@ def test_checkpoints(folder, rules, first, second, index, config, how):
 
 
 @long
-@settings(max_examples=5000)
+@settings(max_examples=2000)
 @given(**CASES)
 def test_many_checkpoints(folder, rules, first, second, index, config, how):
     run_one(folder, rules, first, second, index, config, how)

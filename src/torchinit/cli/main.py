@@ -177,7 +177,7 @@ def _add_report(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="measure, check and draw every parameter of a checkpoint",
         description="Measures every parameter of a safetensors checkpoint, one at a time, and "
         "lists those with wrong values: by the rules, or without rules, compared with the same "
-        "parameter of other layers. Needs an extra: pip install 'torchinit[report]'.",
+        "parameter of other layers. Pictures need an extra: pip install 'torchinit[report]'.",
     )
     parser.add_argument(
         "checkpoint",

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
 
+from torchinit.untrusted import printable
+
 FAILED = 1
 INTERRUPTED = 128 + 2  # what shells report for a process killed by SIGINT
 UNREAD = 128 + 13  # and by SIGPIPE
@@ -63,9 +65,10 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if that can be written to."""
+    """Writes a line to standard error, if that can be written to; names in it may be hostile."""
+    lines = "\n".join(map(printable, text.split("\n")))
     try:
-        print(f"torchinit: {text}", file=sys.stderr, flush=True)
+        print(f"torchinit: {lines}", file=sys.stderr, flush=True)
     except OSError:
         _silence()
 
