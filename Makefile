@@ -37,8 +37,8 @@ test-rest: $(STAMP)
 
 # Without the native module `make test` runs these: they cover every line that is run only then. (The
 # plus below lets output through as it comes.)
-FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py test_batch.py \
-  test_structure.py test_errors.py test_bounds.py test_schemes.py test_orthogonal.py test_recipes_doc.py \
+FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py fill/test_batch.py \
+  project/test_structure.py test_errors.py contract/test_bounds.py schemes/test_schemes.py test_orthogonal.py project/test_recipes_doc.py \
   distributed/test_sharded_functions.py distributed/test_rank_errors.py distributed/test_same_generator.py cli/test_demo.py \
   checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
 tests: $(STAMP)
@@ -178,7 +178,7 @@ sdist: $(STAMP)
 	$(BIN)/python setup.py --quiet sdist
 
 wheel-check: $(WHEEL) $(STAMP) $(OTHER)/.made
-	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/test_wheel.py
+	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/project/test_wheel.py
 
 # The suite with another torch, on the wheel: the binary that everybody gets.
 test-torch: $(WHEEL) $(OTHER)/.made

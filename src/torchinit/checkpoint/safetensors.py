@@ -6,21 +6,22 @@ gaps. The header is padded with spaces so that the values begin at a whole block
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchinit.checkpoint.fillers import FileTensor
 from torchinit.errors import ArgumentError
 
 BLOCK = 4096  # bytes: O_DIRECT wants offsets, sizes and memory in multiples of it
 SUFFIX = ".safetensors"
 INDEX = f"model{SUFFIX}.index.json"
+LAST = (INDEX, f"model{SUFFIX}")  # what is written last: the index, or the only shard
 _METADATA = {"format": "pt"}
 _UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
 DTYPES = {
@@ -34,6 +35,41 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 # Writing.
+
+
+class FileTensor(NamedTuple):
+    """A tensor of a file: all of a parameter or buffer, or a view of it.
+
+    Attributes:
+        name: in the file.
+        shape: in the file.
+        dtype: of the values.
+        of: the name of the parameter or buffer.
+        make: makes all its values.
+        fill: fills a contiguous vector with the tensor's values from an index on, in row-major
+            order; None if that takes all values of the parameter.
+        first: index of the tensor's first value in the parameter.
+        strides: of a view that is not contiguous; else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    of: str
+    make: Callable[[], Tensor]
+    fill: Callable[[Tensor, int], object] | None = None
+    first: int = 0
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def numel(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether all values of the parameter are made for it."""
+        return self.fill is None and self.numel > 0
 
 
 class PlacedTensor(NamedTuple):
@@ -76,25 +112,19 @@ class Layout(NamedTuple):
         """Of all shards."""
         return sum(shard.size for shard in self.shards)
 
-    @property
-    def tensors(self) -> Iterator[FileTensor]:
-        """All tensors, in order."""
-        return (placed.tensor for shard in self.shards for placed in shard.placed)
 
-
-def lay_out(tensors: Sequence[FileTensor], shard_size: int | str, parameters: int) -> Layout:
+def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> Layout:
     """Splits tensors into shards, as Transformers does, and finds the place of each.
 
     Wide dtypes come first, so that all tensors are aligned; with one dtype the order is kept.
 
     Args:
         tensors: of the checkpoint; those of one parameter are neighbours.
-        shard_size: bytes of values in a file, or a string such as ``"5GB"``; a larger tensor gets a
-            file of its own.
+        shard_size: bytes of values in a file; a larger tensor gets a file of its own.
         parameters: how many values all parameters have, for the index.
 
     Raises:
-        ArgumentError: for no tensors, a dtype that safetensors lacks, a bad shard_size.
+        ArgumentError: for no tensors, or a dtype that safetensors lacks.
         ImportError: without huggingface_hub.
     """
     try:
@@ -114,7 +144,7 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int | str, parameters: in
         for name, one in by_name.items()
     }
     split = split_torch_state_dict_into_shards(
-        metas, filename_pattern=f"model{{suffix}}{SUFFIX}", max_shard_size=checked_size(shard_size)
+        metas, filename_pattern=f"model{{suffix}}{SUFFIX}", max_shard_size=shard_size
     )
     shards = [
         _shard(filename, [by_name[name] for name in names])
@@ -152,19 +182,14 @@ def checked_size(shard_size: int | str) -> int:
 
 
 def _shard(filename: str, tensors: Sequence[FileTensor]) -> Shard:
-    ends = list(itertools.accumulate(one.nbytes for one in tensors))
-    begins = [0, *ends[:-1]]
+    ends = list(accumulate((one.numel * one.dtype.itemsize for one in tensors), initial=0))
+    ranges = list(zip(tensors, pairwise(ends), strict=True))
     entries = {
-        one.name: {
-            "dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": [begin, end],
-        }
-        for one, begin, end in zip(tensors, begins, ends, strict=True)
-    }  # fmt: skip
+        one.name: {"dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": offsets}
+        for one, offsets in ranges
+    }
     said = json.dumps({"__metadata__": _METADATA, **entries}, separators=(",", ":")).encode()
     length = -(-(8 + len(said)) // BLOCK) * BLOCK
     header = (length - 8).to_bytes(8, "little") + said.ljust(length - 8)
-    placed = [
-        PlacedTensor(one, length + begin, length + end)
-        for one, begin, end in zip(tensors, begins, ends, strict=True)
-    ]
+    placed = [PlacedTensor(one, length + begin, length + end) for one, (begin, end) in ranges]
     return Shard(filename, header, placed, length + ends[-1])

@@ -18,8 +18,7 @@ from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
-from torchinit.models.init_model import init_model_
-from torchinit.models.prepare import prepare
+from torchinit.models.init_model import init_model_, prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
 from torchinit.reporting.stored import StoredTensor, Unmeasured, read_checkpoint
 from torchinit.rules.rules import Rules
@@ -148,7 +147,7 @@ def inputs_of(
         return [_whole(one, None) for one in parameters], unmeasured
     chosen, strict = Rules(rules), isinstance(model, nn.Module)
     named = [one.named for one in parameters if not one.is_buffer]
-    assignments = assign(named, chosen, None, strict=strict)
+    assignments, _ = assign(named, chosen, None, strict=strict)
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assignments})
     return _by_assignments(parameters, assignments), unmeasured
