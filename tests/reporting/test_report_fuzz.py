@@ -105,7 +105,7 @@ def places(tree: object) -> list[tuple[object, object]]:
 def mutated(draw: st.DrawFn, tree: object, values: st.SearchStrategy[object] = JSON) -> bytes:
     """The text of a tree, with parts replaced, and perhaps bytes of the text."""
     root = [copy.deepcopy(tree)]
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3]))):
         where, key = draw(st.sampled_from(places(root)))
         how = draw(st.sampled_from(["value", "value", "delete", "name"]))
         if how == "value" or where is root:
@@ -115,7 +115,7 @@ def mutated(draw: st.DrawFn, tree: object, values: st.SearchStrategy[object] = J
         elif isinstance(where, dict):
             where[draw(NAMES)] = where.pop(key)
     text = bytearray(json.dumps(root[0]).encode()) if root else bytearray()
-    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+    for _ in range(draw(st.sampled_from([0] * 8 + [1, 2]))):
         begin = draw(st.integers(0, len(text)))
         end = min(len(text), begin + draw(st.integers(0, 8)))
         text[begin:end] = draw(st.one_of(
@@ -131,18 +131,18 @@ def files(draw: st.DrawFn) -> bytes:
     names = draw(st.lists(NAMES, min_size=len(dtypes), max_size=len(dtypes), unique=True))
     header, size = valid_header(dtypes, names)
     text = draw(mutated(header))
-    length = draw(st.sampled_from([len(text)] * 8 + [0, 1, len(text) + 8, 2**63, 100_000_001]))
+    length = draw(st.sampled_from([len(text)] * 30 + [0, 1, len(text) + 8, 2**63, 100_000_001]))
     values = draw(st.binary(min_size=size, max_size=size)) + draw(
-        st.sampled_from([b"", b"", b"", b"x"])
+        st.sampled_from([b""] * 20 + [b"x"])
     )
     whole = length.to_bytes(8, "little") + text + values
-    return whole[: draw(st.sampled_from([len(whole)] * 8 + [0, 4, 8, len(whole) // 2]))]
+    return whole[: draw(st.sampled_from([len(whole)] * 30 + [0, 4, 8, len(whole) // 2]))]
 
 
 @st.composite
 def indices(draw: st.DrawFn) -> bytes:
     """An index, nearly."""
-    shards = draw(st.dictionaries(NAMES, st.sampled_from(FILES), max_size=4))
+    shards = draw(st.dictionaries(NAMES, st.sampled_from(FILES[:1] * 20 + FILES), max_size=4))
     tree = {"metadata": {"total_size": 3}, "weight_map": {"layers.0.w": "a.safetensors", **shards}}
     return draw(mutated(tree, st.one_of(JSON, st.sampled_from(FILES))))
 
@@ -184,7 +184,7 @@ def run_one(
         (folder / name).unlink(missing_ok=True)
         if content is not None:
             (folder / name).write_bytes(content)
-    path = (folder, folder / "a.safetensors", folder / INDEX)[how % 3]
+    path = (folder, folder / INDEX, folder / "a.safetensors")[how % 3 if index is not None else 2]
     check(path, *(["--rules", rules] if how >= 3 else []), inside=folder)
 
 
@@ -207,7 +207,7 @@ def test_checkpoints(folder, rules, first, second, index, config, how):
 
 
 @long
-@settings(max_examples=5000)
+@settings(max_examples=2000)
 @given(**CASES)
 def test_many_checkpoints(folder, rules, first, second, index, config, how):
     run_one(folder, rules, first, second, index, config, how)

@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure, check and draw every parameter of a checkpoint",
         description="Measures every parameter of a safetensors checkpoint, one at a time, and "
         "lists those with wrong values: by the rules, or without rules, compared with the same "
-        "parameter of other layers. Needs an extra: pip install 'torchinit[report]'.",
+        "parameter of other layers. Pictures need an extra: pip install 'torchinit[report]'.",
     )
     report.add_argument(
         "checkpoint",

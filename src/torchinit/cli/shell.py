@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
 
+from torchinit.untrusted import printable
+
 FAILED = 1
 INTERRUPTED = 128 + 2  # what shells report for a process killed by SIGINT
 UNREAD = 128 + 13  # and by SIGPIPE
@@ -58,7 +60,7 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if that can be written to."""
+    """Writes a line to standard error, if that can be written to; names in it may be hostile."""
     try:
         print(_line(text), file=sys.stderr, flush=True)
     except OSError:
@@ -70,14 +72,8 @@ def _line(text: object) -> str:
 
 
 def _shown(text: str, stream: TextIO) -> str:
-    """A text with escapes for what a stream cannot encode and what a terminal would obey.
-
-    Names of tensors, errors of other code and paths can have any characters.
-    """
-    shown = "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
+    """A text with escapes for what a stream cannot encode and what a terminal would obey."""
+    shown = "\n".join(map(printable, text.split("\n")))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -152,7 +152,7 @@ def _off(ratio: float, count: int, kurtosis: float, resolution: float) -> float:
         is_right = abs(ratio - 1) <= max(resolution, 1e-6)
         return 0.0 if is_right else math.copysign(math.inf, ratio - 1)
     spread = 2 / (9 * max(2 * count / (kurtosis - 1), 1.0))
-    squared, slack = ratio**2, resolution**2
+    squared, slack = ratio * ratio, resolution * resolution  # not **, which raises for infinity
     squared += min(max(1 - squared, -slack), slack)
     return float((squared ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
 
@@ -206,7 +206,7 @@ def _by_std(group: Sequence[NumberedRow]) -> Iterator[tuple[int, Problem]]:
     centre, spread = _centre(logs)
     usual, kurtosis = math.exp(centre), median(row.moments.kurtosis for _, row in group)
     for (number, row), log in zip(group, logs, strict=True):
-        ratio = math.exp(log - centre)
+        ratio = math.exp(min(log - centre, 700.0))
         off = _off(ratio, row.moments.finite, kurtosis, row.resolution)
         if abs(off) > SIGMAS * _of_median(group) and abs(log - centre) > SIGMAS * spread:
             said = f"std {row.moments.std:.4g}, its siblings {usual:.4g} ({ratio:.3g} times)"

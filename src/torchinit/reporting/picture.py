@@ -46,8 +46,8 @@ _WIDTH, _MARKER, _SMALLEST = 330.0, 5.2, 0.45
 _DENSE, _MARKED, _SPARSE = 64, 10, 0.75
 # The part of a layer's width over which its roles are spread.
 _SPREAD = 0.8
-# The smallest gain on the axis.
-_LEAST = 1e-200
+# The smallest gain on the axis; the largest is its inverse, and float64 has their ratio.
+_LEAST = 1e-150
 # A curve that ends with more values than this was cut off, and falls.
 _LAST = 8
 # Characters of the longest title; labelled outliers, as the table names all.
