@@ -200,3 +200,30 @@ def test_rules_without_a_parameter_are_named_with_the_nearest():
     with pytest.raises(ArgumentError, match=said):
         torchinit.plan_model(model, rules)
     assert len(torchinit.plan_model(model, rules, strict=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (
+            ["**.weight", "b.weight", "**"],
+            "'b.weight' (the earlier rule '**.weight' takes b.weight)",
+        ),
+        (["**", nn.Linear], "'Linear' (the earlier rule '**' takes a.weight)"),
+        ([nn.Linear, "a.bias", "**"], "'a.bias' (the earlier rule 'Linear' takes a.bias)"),
+        (["**", re.compile("b.*")], "\"re.compile('b.*')\" (the earlier rule '**' takes b.weight)"),
+        (["{a,b}.*", "?.bias", "**"], "2 of 3 rules come too late: '?.bias' (the earlier rule"),
+        (
+            ["**", "c.weight", "a.weight"],
+            "1 of 3 rules match no parameter: 'c.weight' (nearest: b.weight). 1 of 3 rules come",
+        ),
+    ],
+    ids=str,
+)
+def test_rules_that_come_too_late_are_told_from_those_that_match_nothing(rules, said):
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.LayerNorm(2)})
+    rules = dict.fromkeys(rules, "ones") | ({"**": "zeros"} if "**" in rules else {})
+    with pytest.raises(ArgumentError) as error:
+        torchinit.plan_model(model, {key: torchinit.Constant(1) for key in rules})
+    assert said in str(error.value)
+    torchinit.plan_model(model, {key: torchinit.Constant(1) for key in rules}, strict=False)
