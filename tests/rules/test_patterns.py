@@ -13,11 +13,15 @@ from torch import nn
 import torchinit
 from made import fill, model_of
 from torchinit import ArgumentError
-from torchinit.rules.rules import Rules, translate
+from torchinit.rules.globs import _TOKEN, glob_matcher, match_tokens, translate
+from torchinit.rules.rules import Rules
 
 
 def matches(glob, name):
-    return re.fullmatch(translate(glob), name, re.DOTALL) is not None
+    """By the regular expression, by the places in the name, and by the one that is chosen."""
+    found = re.fullmatch(translate(glob), name, re.DOTALL) is not None
+    assert match_tokens(_TOKEN.findall(glob), name) == glob_matcher(glob)(name) == found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,22 @@ NAMES = st.text("ab.", max_size=9)
 @given(GLOBS, NAMES)
 def test_globs_against_a_slow_matcher(glob, name):
     assert matches(glob, name) == (len(name) in places(tokens_of(glob), name, 0))
+
+
+@pytest.mark.parametrize(
+    "glob",
+    ["{*,*}" * 20, "*a" * 20, "**a" * 20, "{a*,b*,*}" * 15 + "c", "**.*." * 15, "*" + "?*" * 20,
+     "**.{*,?*}" * 15],
+)  # fmt: skip
+def test_many_stars_take_no_time(glob):
+    """A regular expression would try each way to share out the name."""
+    model = model_of({"a" * 60 + "." + "a." * 30 + "a": (2,)})
+    rules = {f"{glob}!": "zeros", nn.Linear: "zeros", "**": "ones"}
+    assert len(torchinit.plan_model(model, rules, strict=False)) == 1
+    rules = {"b": "zeros", "**a" * 10: "ones", "*": "ones", "**": "ones"}
+    assert torchinit.plan_model(model, rules, strict=False)[0].rule == "**a" * 10
+    with pytest.raises(ArgumentError, match="only: "):
+        torchinit.init_model_(model, {"**": "ones"}, seed=0, only=f"{glob}!")
 
 
 @given(st.lists(GLOBS, min_size=1, max_size=5, unique=True), NAMES, st.integers(0, 5))

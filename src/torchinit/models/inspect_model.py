@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,7 +25,7 @@ from torchinit.placement.distributed import (
     reshard_all,
 )
 from torchinit.placement.overlap import overlapping
-from torchinit.rules.rules import translate
+from torchinit.rules.globs import glob_matcher
 from torchinit.streams.canonical import Named, Rename, gather, renamer
 
 # Names or globs of the tensors to fill; None means all.
@@ -139,14 +138,14 @@ def _chosen(
         for name, tensor in register(remove_duplicate=False):
             names.setdefault(id(tensor), []).append(name)
     found: tuple[list[Named], list[Named]] = [], []
-    patterns = {glob: re.compile(translate(glob), re.DOTALL) for glob in globs}
+    patterns = {glob: glob_matcher(glob) for glob in globs}
     unused = set(globs)
     for group, kept in zip((parameters, buffers), found, strict=True):
         for named in group:
             said = (*(slot.name for slot in named.slots), *names[id(named.tensor)])
             matching = {
                 glob for glob, pattern in patterns.items()
-                if any(map(pattern.fullmatch, said))
+                if any(map(pattern, said))
             }  # fmt: skip
             unused -= matching
             if matching:
