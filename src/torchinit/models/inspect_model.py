@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.offload import is_partitioned, offloaded
-from torchinit.frameworks.transformers import declared_ties
+from torchinit.frameworks.transformers import declared_ties, has_config
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import (
@@ -104,7 +104,7 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 
 
 def _broken_ties(model: nn.Module, rename: Rename) -> list[BrokenTie]:
-    if not hasattr(model, "config") and not has_dtensors(model):
+    if not has_config(model) and not has_dtensors(model):
         return []
     declared = [sorted(pair) for pair in dict(declared_ties(model)).items()]
     if not declared:
