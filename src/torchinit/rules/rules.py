@@ -19,7 +19,7 @@ from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.rules.elementwise import Called
 from torchinit.rules.globs import glob_matcher, is_slow, translate
 from torchinit.rules.scheme import Scheme
-from torchinit.rules.structured import ByFunction, Custom, FromModel, Given, Keep, Orthogonal
+from torchinit.rules.structured import ByFunction, Custom, FromModel, GivenTensor, Keep, Orthogonal
 from torchinit.schemes.calls import FUNCTIONS, Call, read_call
 
 Key: TypeAlias = "str | re.Pattern[str] | type[nn.Module]"
@@ -251,7 +251,7 @@ def as_scheme(value: Any) -> Scheme:
     if isinstance(value, str):
         return _named(value)
     if isinstance(value, Tensor):
-        return Given(value)
+        return GivenTensor(value)
     if isinstance(value, type) and issubclass(value, Scheme):
         raise TypeError(f"{value.__name__} is a class: call it, as in {value.__name__}(...)")
     if not callable(value):
