@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.conventions import attribute
 from torchinit.native.torch_private import storage_number
 from torchinit.streams.canonical import places_of
 from torchinit.untrusted import check_inside, parse_json, printable
@@ -32,9 +33,14 @@ _CONV1D_WEIGHTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weig
 def is_transformers_model(module: nn.Module) -> bool:
     """Whether a module is a ``PreTrainedModel``, told without importing Transformers."""
     return all(
-        callable(getattr(module, name, None))
+        callable(attribute(module, name))
         for name in ("initialize_weights", "_initialize_weights", "_init_weights")
-    ) and hasattr(module, "config")
+    ) and has_config(module)
+
+
+def has_config(module: nn.Module) -> bool:
+    """Whether a module has a config, as all models of Transformers do."""
+    return attribute(module, "config") is not None
 
 
 # Configs.
@@ -217,9 +223,12 @@ def _looks_like_gpt2(shapes: Mapping[str, Sequence[int]]) -> bool:
 def declared_ties(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of parameter names that a model, or a model in it, declares to be tied."""
     for prefix, module in places_of(model):
-        config = getattr(module, "config", None)
-        if getattr(config, "tie_word_embeddings", False):
-            for one, other in _ties_of(module):
+        if attribute(attribute(module, "config"), "tie_word_embeddings"):
+            try:
+                ties = list(_ties_of(module))
+            except Exception:  # models of other people have such methods too
+                continue
+            for one, other in ties:
                 yield prefix + one, prefix + other
 
 
