@@ -172,7 +172,10 @@ WAYS_OF_A_SEED = {
 def test_what_code_makes_from_a_seed_of_its_own_is_the_same_inside(way):
     expected, found = Projections(7), way()
     for name, buffer in expected.named_buffers():
-        assert torch.equal(found.get_buffer(name), buffer), name
+        if name == "orthogonal":  # by LAPACK, whose rounding depends on the number of threads
+            torch.testing.assert_close(found.get_buffer(name), buffer, rtol=0, atol=1e-6)
+        else:
+            assert torch.equal(found.get_buffer(name), buffer), name
     assert torch.equal(found.state, expected.state)
 
 
