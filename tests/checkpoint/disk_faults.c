@@ -1,6 +1,8 @@
-/* Fails, or is sent a signal at, the n-th call that concerns one folder: loaded by LD_PRELOAD, armed by arm().
+/* Fails, or is sent a signal at, the n-th call that concerns one folder: loaded by LD_PRELOAD,
+   armed by arm().
 
-   Counted are the calls by which a writer makes, changes, names, locks, flushes and removes files. */
+   Counted are the calls by which a writer makes, changes, names, locks, flushes and removes files.
+ */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,7 +26,7 @@ static char names[1 << 16];
 
 /* From now on, call number `call` fails with `error`, or is made after signal `-error`; all later
    ones fail too if `for_good`. A negative `call` is never made. */
-void arm(const char *path, long call, int error, int for_good) {
+void arm(const char* path, long call, int error, int for_good) {
   length = strlen(path);
   memcpy(folder, path, length + 1);
   made = 0, at = call, code = error, lasting = for_good, names[0] = 0;
@@ -32,9 +34,9 @@ void arm(const char *path, long call, int error, int for_good) {
 
 void disarm(void) { length = 0; }
 long calls(void) { return made; }
-const char *called(void) { return names; } /* the names of the calls so far */
+const char* called(void) { return names; } /* the names of the calls so far */
 
-static int fails(const char *name) {
+static int fails(const char* name) {
   pthread_mutex_lock(&turn);
   long number = made++;
   if (strlen(names) + strlen(name) + 2 < sizeof names) strcat(strcat(names, name), " ");
@@ -45,7 +47,7 @@ static int fails(const char *name) {
   return is_hit;
 }
 
-static int is_in(const char *path) {
+static int is_in(const char* path) {
   char whole[PATH_MAX];
   if (!length || !path) return 0;
   if (path[0] != '/') {
@@ -73,20 +75,20 @@ static int is_of(int number) {
     return REAL(name) passed;                          \
   }
 
-WRAP(int, rename, (const char *a, const char *b), (a, b), is_in(b))
-WRAP(int, link, (const char *a, const char *b), (a, b), is_in(b))
-WRAP(int, unlink, (const char *path), (path), is_in(path))
-WRAP(int, mkdir, (const char *path, mode_t mode), (path, mode), is_in(path))
-WRAP(int, rmdir, (const char *path), (path), is_in(path))
+WRAP(int, rename, (const char* a, const char* b), (a, b), is_in(b))
+WRAP(int, link, (const char* a, const char* b), (a, b), is_in(b))
+WRAP(int, unlink, (const char* path), (path), is_in(path))
+WRAP(int, mkdir, (const char* path, mode_t mode), (path, mode), is_in(path))
+WRAP(int, rmdir, (const char* path), (path), is_in(path))
 WRAP(int, fsync, (int number), (number), is_of(number))
 WRAP(int, flock, (int number, int how), (number, how), is_of(number))
 WRAP(int, ftruncate, (int number, off_t size), (number, size), is_of(number))
 WRAP(int, ftruncate64, (int number, off64_t size), (number, size), is_of(number))
-WRAP(ssize_t, write, (int number, const void *data, size_t count), (number, data, count),
+WRAP(ssize_t, write, (int number, const void* data, size_t count), (number, data, count),
      is_of(number))
-WRAP(ssize_t, pwrite, (int number, const void *data, size_t count, off_t begin),
+WRAP(ssize_t, pwrite, (int number, const void* data, size_t count, off_t begin),
      (number, data, count, begin), is_of(number))
-WRAP(ssize_t, pwrite64, (int number, const void *data, size_t count, off64_t begin),
+WRAP(ssize_t, pwrite64, (int number, const void* data, size_t count, off64_t begin),
      (number, data, count, begin), is_of(number))
 
 /* A file that is closed is closed, whatever close says. */
@@ -99,7 +101,7 @@ int close(int number) {
 }
 
 #define WRAP_OPEN(name)                                       \
-  int name(const char *path, int flags, ...) {                \
+  int name(const char* path, int flags, ...) {                \
     va_list rest;                                             \
     va_start(rest, flags);                                    \
     mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0; \
