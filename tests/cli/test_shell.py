@@ -143,7 +143,8 @@ HOSTILE = "\x1b[31mred\r\u202e"
 @pytest.mark.parametrize("arguments", [
     ["report", HOSTILE], ["report", ".", "-o", f"{HOSTILE}.jpg"],
     ["report", ".", "--rules", HOSTILE], ["checkpoint", HOSTILE, "out"],
-    ["checkpoint", "--build", HOSTILE, "out"], ["checkpoint", "--build", f"os.path:{HOSTILE}", "out"],
+    ["checkpoint", "--build", HOSTILE, "out"],
+    ["checkpoint", "--build", f"os.path:{HOSTILE}", "out"],
 ])  # fmt: skip
 def test_names_in_errors_are_escaped(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
