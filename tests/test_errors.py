@@ -333,6 +333,7 @@ CALLS = {
     "plan_model": lambda model: torchinit.plan_model(model, {"a": "zeros"}),
     "xavier_normal_": lambda model: torchinit.xavier_normal_(model.bias),
     "orthogonal_": lambda model: torchinit.orthogonal_(model.bias),
+    "patch_nn_init": lambda _: torchinit.patch_nn_init(seed=-1),
     "init_shard_": lambda model: torchinit.init_shard_(
         model.bias, "zeros", seed=0, name="bias", global_shape=(2,), offset=(0,)
     ),

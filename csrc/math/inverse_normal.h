@@ -4,13 +4,34 @@
 // logarithm. float64: Wichura 1988, Algorithm AS 241 (PPND16).
 #pragma once
 
+#include <type_traits>
+
+#include "../simd/scalar.h"
 #include "elementary.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
+// a / b by an approximate reciprocal of b, as a GPU divides where nothing can overflow or become
+// subnormal. Correctly rounded for all arguments of the rational functions below, whichever of the
+// seven floats around 1 / b the reciprocal is: tests/native/division.cpp tries them all.
+TORCHINIT_INLINE float divide_by_reciprocal(float a, float b, float reciprocal) {
+  using L = ScalarLanes;
+  const float r = L::fma(L::fma(-b, reciprocal, 1.0f), reciprocal, reciprocal);
+  const float quotient = a * r;
+  return L::fma(L::fma(-b, quotient, a), r, quotient);
+}
+
 template <class L, class P, class Q, class F>
 TORCHINIT_INLINE F rational(F x) {
-  return horner<L, P>(x) / horner<L, Q>(x);
+  const F a = horner<L, P>(x), b = horner<L, Q>(x);
+#if TORCHINIT_DEVICE_PASS
+  if constexpr (std::is_same_v<F, float>) {
+    float reciprocal;  // a division would check ranges first, for a tenth more instructions a value
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(b));
+    return divide_by_reciprocal(a, b, reciprocal);
+  }
+#endif
+  return a / b;
 }
 
 // Phi^-1(1/2 + q), |q| <= Phi(sigmas) - 1/2, sigmas two or three. The variable 1/4 - q^2 keeps its

@@ -115,7 +115,15 @@ struct ScalarLanes {
 #endif
   }
   static TORCHINIT_INLINE f32 sqrt(f32 x) {
-#if TORCHINIT_DEVICE_PASS
+#if TORCHINIT_DEVICE_PASS && defined(TORCHINIT_SQRT_BY_RECIPROCAL)
+    // Without the check of ranges. Not in use: right for all arguments if the reciprocal root is
+    // correctly rounded, which only a GPU can tell.
+    float r;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    r = fminf(r, 0x1.fffffep127f);  // of zero
+    const float s = __fmul_rn(x, r);
+    return __fmaf_rn(__fmaf_rn(-s, s, x), __fmul_rn(0.5f, r), s);
+#elif TORCHINIT_DEVICE_PASS
     return __fsqrt_rn(x);
 #else
     return __builtin_sqrtf(x);

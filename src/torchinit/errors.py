@@ -50,11 +50,9 @@ def _called(trace: TracebackType | None) -> str:
         trace = trace.tb_next
     if trace is None or _is_ours(trace.tb_frame.f_back):
         return ""
-    frame = trace.tb_frame
-    name = frame.f_code.co_name
-    if name == "__init__":
-        name = type(frame.f_locals.get("self")).__name__
-    return name if name in sys.modules["torchinit"].__all__ else ""
+    frame, public = trace.tb_frame, sys.modules["torchinit"].__all__
+    names = frame.f_code.co_name, type(frame.f_locals.get("self")).__name__
+    return next((name for name in names if name in public), "")
 
 
 _FOLDER = str(Path(__file__).parent) + os.sep

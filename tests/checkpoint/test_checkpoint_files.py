@@ -9,17 +9,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, write
+from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, tmpfs, write
 
 import torchinit
 from made import model_of
-from torchinit.checkpoint import folder, writer
+from torchinit.checkpoint import folder, safetensors, writer
 from torchinit.checkpoint.folder import RECORD
 from torchinit.errors import ArgumentError
 
@@ -128,6 +126,44 @@ def test_a_folder_with_files_in_it(tmp_path, whole):
     assert contents(written) == whole
 
 
+class Named(torch.nn.Module):
+    """Holds one tensor under any name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        self.weight = torch.nn.Parameter(torch.empty(5, 3, device="meta"))
+
+    def state_dict(self, *_, **__):
+        return {self.name: self.weight}
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800", "a.\udcff", 3, None, ("a",)])
+@pytest.mark.parametrize("shard_size", [1, "5GB"])
+def test_names_that_nobody_could_read(name, shard_size, tmp_path):
+    with pytest.raises(ArgumentError, match="is no name for a tensor: "):
+        write(lambda: Named(name), tmp_path / "a", {"**": "ones"}, shard_size=shard_size)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.__metadata__", "", "\0", "\x1b[31m\n", '"', "é\U0001f600", "a" * 5000]
+)
+def test_names_that_look_odd(name, tmp_path):
+    path = write(lambda: Named(name), tmp_path / "a", {"**": "ones"})
+    assert_equal(read(path), {name: torch.ones(5, 3)})
+
+
+def test_a_header_longer_than_readers_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors, "_MOST_HEADER", 10_000)
+    with pytest.raises(
+        ArgumentError, match=r"4,\d* bytes: readers take 10,000|would have 1 tensors"
+    ):
+        write(lambda: Named("a" * 10_000), tmp_path / "a", {"**": "ones"})
+    assert not (tmp_path / "a").exists()
+    write(lambda: Named("a" * 1000), tmp_path / "a", {"**": "ones"})
+
+
 def test_a_path_that_is_a_file(tmp_path):
     (tmp_path / "a").write_text("mine")
     with pytest.raises(ArgumentError, match="a is a file"):
@@ -150,19 +186,6 @@ def test_room_is_asked_for_what_is_left(tmp_path, monkeypatch, whole):
         folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 50_000)
     )
     assert contents(write(small, path, RULES, resume=True)) == whole
-
-
-@contextmanager
-def tmpfs(disk, option):
-    """A disk of its own, mounted with an option."""
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", option, "none", disk]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
 def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, whole):
@@ -284,7 +307,8 @@ def test_what_is_whole_stays(tmp_path, whole):
 def test_resume_mends_an_index(tmp_path, whole):
     path = write(small, tmp_path / "a", RULES)
     (path / "model.safetensors.index.json").write_text("{")
-    write(small, path, RULES, resume=True)
+    with pytest.warns(UserWarning, match=r"index\.json had other contents, and is written again"):
+        write(small, path, RULES, resume=True)
     assert contents(path) == whole
 
 

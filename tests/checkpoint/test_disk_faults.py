@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
+import subprocess
 from pathlib import Path
 
 import pytest
 from disk_faults import LAST, Disk
-from written import RULES, contents, small, write
+from written import RULES, contents, small, tmpfs, write
 
 from conftest import long
+from torchinit.checkpoint import folder, writer
 from torchinit.checkpoint.folder import RECORD
 
 FAULTS = {
@@ -189,20 +190,19 @@ def test_a_close_that_fails_is_not_repeated(tmp_path, monkeypatch):
 def test_an_interrupt_while_a_thread_is_started(tmp_path, monkeypatch):
     """A thread that nobody waits for opens no file any more."""
     begun = []
-    real = threading.Thread.start
+    real = writer.start_new_thread
 
-    def start(self):
-        begun.append(self)
+    def start(*thread):
+        begun.append(thread)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        real(self)
+        real(*thread)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(KeyboardInterrupt):
-            write(small, tmp_path / "a", RULES)
-    real(begun[1])
-    begun[1].join()
+    monkeypatch.setattr(writer, "start_new_thread", start)
+    with pytest.raises(KeyboardInterrupt):
+        write(small, tmp_path / "a", RULES)
+    function, arguments = begun[1]
+    function(*arguments)
     assert not (tmp_path / "a").exists()
 
 
@@ -223,6 +223,38 @@ def test_a_folder_is_removed_only_by_who_made_it(tmp_path, monkeypatch):
     whole = contents(write(small, tmp_path / "b", RULES))
     assert contents(write(small, path, RULES)) == whole
     assert refused
+
+
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_lock(tmp_path, monkeypatch):
+    children = []
+    real = writer.write_file
+
+    def fork(*arguments, **named):
+        if not children:
+            children.append(os.fork())
+            if not children[0]:
+                signal.pause()
+        real(*arguments, **named)
+
+    monkeypatch.setattr(folder, "write_file", fork)
+    path = tmp_path / "a"
+    try:
+        write(small, path, RULES)
+        write(small, path, RULES, resume=True)
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+
+
+def test_a_finished_checkpoint_on_a_read_only_disk(tmp_path):
+    with tmpfs(tmp_path / "disk", "rw") as mounted:
+        write(small, mounted / "a", RULES)
+        remount = ["mount", "-o", "remount,ro", mounted]
+        if subprocess.run(remount, capture_output=True, check=False).returncode:
+            pytest.skip("remounting is not permitted here")
+        write(small, mounted / "a", RULES, resume=True)
+        with pytest.raises(OSError, match="Read-only"):
+            write(small, mounted / "b", RULES, resume=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", LAST])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import time
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -162,6 +165,43 @@ def test_bad_usage_with_a_closed_error():
 @each_short_command
 def test_all_streams_closed(arguments):
     assert run_in_shell(arguments, "<&- >&- 2>&-") == (1, "", "")
+
+
+# Text that others wrote
+
+
+HOSTILE = "a\x1b[31mred\x1b[0m\r\x07 \ud800 \u202e\x9b …"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_what_a_terminal_would_obey_is_escaped(encoding):
+    """And what it cannot show: as in the names of tensors, which a checkpoint can have."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        assert shell.run(lambda: (f"{HOSTILE}\nsecond", 0)) == 0
+        shell.say(f"{HOSTILE}\nsecond")
+    said, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+    shown = r"a\x1b[31mred\x1b[0m\r\x07 \ud800 \u202e\x9b " + (
+        "…" if encoding == "utf-8" else r"\u2026"
+    )
+    assert said == f"{shown}\nsecond\n"
+    assert err == f"torchinit: {shown} second\n".replace(r"\r", " ")
+
+
+def test_warnings_are_one_line():
+    shown = []
+
+    def warn():
+        shown.append(warnings.formatwarning(UserWarning(f"{HOSTILE}\nsecond"), UserWarning, "f", 1))
+        return "", 0
+
+    before = warnings.formatwarning
+    assert shell.run(warn) == 0
+    assert warnings.formatwarning is before
+    (line,) = shown
+    assert line.startswith(r"torchinit: a\x1b[31mred")
+    assert line.endswith("second\n")
+    assert line.count("\n") == 1
 
 
 # Interrupts

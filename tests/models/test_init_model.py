@@ -360,7 +360,7 @@ def test_meta_parameters_alone_take_device_and_dtype():
     model = Model()
     with torch.device("meta"):
         model.layers.append(Block())
-    init_model_(model, RULES, seed=0, device="cpu", dtype=torch.float64)
+    init_model_(model, RULES, seed=0, device="cpu", dtype=torch.float64, only="layers.3.**")
     assert model.layers[0].q.weight.dtype == torch.float32
     assert model.layers[3].q.weight.dtype == torch.float64
     with pytest.raises(torchinit.ArgumentError, match="meta"):
@@ -379,6 +379,49 @@ def test_strides_survive():
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
     plain = init_model_(nn.Conv2d(3, 4, 3), {"bias": "zeros", "weight": Normal(1.0)}, seed=0)
     assert torch.equal(model.weight, plain.weight)
+
+
+IN_MEMORY = {
+    "dtype": (lambda: nn.Linear(2, 2), {"dtype": torch.bfloat16}, r"model\.to\(torch\.bfloat16\)"),
+    "wider dtype": (lambda: nn.Linear(2, 2).half(), {"dtype": torch.float32}, "torch.float16"),
+    "device": (
+        lambda: nn.Linear(2, 2),
+        {"device": "cuda"},
+        r"device='cuda' .* model\.to\('cuda'\)",
+    ),
+    "index": (
+        lambda: nn.Linear(2, 2),
+        {"device": torch.device("cuda", 1)},
+        "'weight' is in memory",
+    ),
+    "partly": (
+        lambda: nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2)),
+        {"device": "cpu", "dtype": torch.bfloat16},
+        r"'1\.weight' is in memory, with torch\.float32",
+    ),
+    "only": (lambda: nn.Linear(2, 2), {"dtype": torch.float64, "only": "bias"}, "'bias' is in mem"),
+    "kept": (lambda: nn.Linear(2, 2), {"rules": {"**": "keep"}, "dtype": torch.float64}, "weight"),
+    "own": (lambda: nn.Linear(2, 2), {"rules": None, "dtype": torch.float64}, "weight"),
+}
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_a_device_or_dtype_that_parameters_in_memory_do_not_have_is_an_error(name):
+    make, options, said = IN_MEMORY[name]
+    model = make()
+    before = values(model)
+    with pytest.raises(torchinit.ArgumentError, match=said):
+        init_model_(model, **{"rules": {"**": Normal(1.0)}, "seed": 0, **options})
+    after = values(model)
+    assert all(after[n].is_meta or torch.equal(after[n], one) for n, one in before.items())
+
+
+def test_a_device_and_dtype_that_parameters_in_memory_have_are_no_error():
+    model = nn.Sequential(nn.Linear(2, 2).double(), nn.Linear(2, 2, device="meta"))
+    model[0].table = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+    rules = {"**.table": "keep", "**": Normal(1.0)}
+    init_model_(model, rules, seed=0, device=torch.device("cpu", 0), dtype=torch.float64)
+    assert {one.dtype for one in model.parameters()} == {torch.float64, torch.int64}
 
 
 def test_buffers_come_from_the_model_s_own_code():

@@ -188,6 +188,42 @@ void compare_list(const std::vector<Plan>& plans) {
     require_equal(expected[i], got[i], jobs[i].plan, "a list on the CPU");
 }
 
+// Called by visit_table: how much more than its share the busiest multiprocessor gets.
+struct CutAlone {
+  cuda::Table& table;
+  int64_t processors;
+  double& excess;
+
+  template <class L, class Store, class Sampler>
+  void run(const Sampler&) const {
+    const int64_t pass = cuda::Turn<Store, Sampler>::packets * cuda::kThreads;
+    cuda::cut(table, pass, processors, 3 * processors);
+    const int64_t packets =
+        cuda::packets_of(table.jobs[0], cuda::elements_of_packet(table.plans[0]));
+    std::vector<int64_t> passes(static_cast<size_t>(processors));
+    for (int64_t chunk = 0; chunk < table.chunks; ++chunk) {
+      const int64_t left = packets - chunk * table.chunk_packets;
+      const int64_t some = std::min<int64_t>(table.chunk_packets, left);
+      passes[static_cast<size_t>(chunk % processors)] += (some + pass - 1) / pass;
+    }
+    const int64_t most = *std::max_element(passes.begin(), passes.end());
+    excess = static_cast<double>(most * pass * processors) / static_cast<double>(packets);
+  }
+};
+
+// The matrices of a Llama 8B keep all multiprocessors of an H100 and a B200 equally busy.
+void check_shares(const std::vector<Plan>& plans) {
+  for (const Plan& plan : plans)
+    for (const int64_t processors : {132, 148})
+      for (const int64_t elements : {int64_t{4096} * 4096, int64_t{1024} * 4096,
+                                     int64_t{14336} * 4096, int64_t{128256} * 4096}) {
+        auto tables = cuda::make_tables({{plan, 1, flat_box(elements), nullptr}});
+        double excess = 0;
+        cuda::visit_table(tables[0], CutAlone{tables[0], processors, excess});
+        if (excess > 1.05) tests::stop("a multiprocessor has more than 1.05 of its share to do");
+      }
+}
+
 // What orthogonal_launches.h launches: thread block by thread block, its threads in turn between
 // the barriers.
 struct RunBlocks {
@@ -280,6 +316,7 @@ int main(int count, char** words) {
     compare_long(plan);
   }
   compare_most_dimensions(some[0]);
+  check_shares(plans);
   compare_list(plans);
   compare_list({some[0], some[1], some[2]});  // two kernels, and constants with them
   using TORCHINIT_TARGET::StoreFloat32;

@@ -13,11 +13,15 @@ from torch import nn
 import torchinit
 from made import fill, model_of
 from torchinit import ArgumentError
-from torchinit.rules.rules import Rules, translate
+from torchinit.rules.globs import _TOKEN, glob_matcher, match_tokens, translate
+from torchinit.rules.rules import Rules
 
 
 def matches(glob, name):
-    return re.fullmatch(translate(glob), name, re.DOTALL) is not None
+    """By the regular expression, by the places in the name, and by the one that is chosen."""
+    found = re.fullmatch(translate(glob), name, re.DOTALL) is not None
+    assert match_tokens(_TOKEN.findall(glob), name) == glob_matcher(glob)(name) == found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,22 @@ def test_globs_against_a_slow_matcher(glob, name):
     assert matches(glob, name) == (len(name) in places(tokens_of(glob), name, 0))
 
 
+@pytest.mark.parametrize(
+    "glob",
+    ["{*,*}" * 20, "*a" * 20, "**a" * 20, "{a*,b*,*}" * 15 + "c", "**.*." * 15, "*" + "?*" * 20,
+     "**.{*,?*}" * 15],
+)  # fmt: skip
+def test_many_stars_take_no_time(glob):
+    """A regular expression would try each way to share out the name."""
+    model = model_of({"a" * 60 + "." + "a." * 30 + "a": (2,)})
+    rules = {f"{glob}!": "zeros", nn.Linear: "zeros", "**": "ones"}
+    assert len(torchinit.plan_model(model, rules, strict=False)) == 1
+    rules = {"b": "zeros", "**a" * 10: "ones", "*": "ones", "**": "ones"}
+    assert torchinit.plan_model(model, rules, strict=False)[0].rule == "**a" * 10
+    with pytest.raises(ArgumentError, match="only: "):
+        torchinit.init_model_(model, {"**": "ones"}, seed=0, only=f"{glob}!")
+
+
 @given(st.lists(GLOBS, min_size=1, max_size=5, unique=True), NAMES, st.integers(0, 5))
 def test_the_first_rule_that_matches_wins(globs, name, number):
     keys = list(globs)
@@ -200,3 +220,30 @@ def test_rules_without_a_parameter_are_named_with_the_nearest():
     with pytest.raises(ArgumentError, match=said):
         torchinit.plan_model(model, rules)
     assert len(torchinit.plan_model(model, rules, strict=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (
+            ["**.weight", "b.weight", "**"],
+            "'b.weight' (the earlier rule '**.weight' takes b.weight)",
+        ),
+        (["**", nn.Linear], "'Linear' (the earlier rule '**' takes a.weight)"),
+        ([nn.Linear, "a.bias", "**"], "'a.bias' (the earlier rule 'Linear' takes a.bias)"),
+        (["**", re.compile("b.*")], "\"re.compile('b.*')\" (the earlier rule '**' takes b.weight)"),
+        (["{a,b}.*", "?.bias", "**"], "2 of 3 rules come too late: '?.bias' (the earlier rule"),
+        (
+            ["**", "c.weight", "a.weight"],
+            "1 of 3 rules match no parameter: 'c.weight' (nearest: b.weight). 1 of 3 rules come",
+        ),
+    ],
+    ids=str,
+)
+def test_rules_that_come_too_late_are_told_from_those_that_match_nothing(rules, said):
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.LayerNorm(2)})
+    rules = dict.fromkeys(rules, "ones") | ({"**": "zeros"} if "**" in rules else {})
+    with pytest.raises(ArgumentError) as error:
+        torchinit.plan_model(model, {key: torchinit.Constant(1) for key in rules})
+    assert said in str(error.value)
+    torchinit.plan_model(model, {key: torchinit.Constant(1) for key in rules}, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 import types
 import warnings
@@ -152,6 +153,50 @@ def test_a_class_of_another_library_of_that_name_changes_names_as_any():
     inner = Model()
     model = _FabricModule(inner, inner)
     assert names_of(model) == [f"_forward_module.{name}" for name in NAMES]
+
+
+def cyclic(kind):
+    model = Model()
+    if kind == "a child that knows its parent":
+        model.norm.up = model
+    elif kind == "itself":
+        model.me = model
+    elif kind == "a list that holds itself":
+        model.list = nn.ModuleList([nn.Identity()])
+        model.list.append(model.list)
+    elif kind == "through a wrapper":
+        model.norm.up = torch.compile(model)
+    elif kind == "a wrapper of itself":
+        model._orig_mod = model
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["a child that knows its parent", "itself", "a list that holds itself",
+     "through a wrapper", "a wrapper of itself"],
+)  # fmt: skip
+def test_cycles_of_modules_do_not_change_names(kind):
+    model = cyclic(kind)
+    assert names_of(model) == NAMES
+    assert_same_values(model, dict(model.named_parameters()))
+    assert {prefix for prefix, _ in places_of(model)} >= {"", "wte.", "norm."}
+    built = torchinit.build_model(lambda: cyclic(kind), seed=0, device="meta")
+    init_model_(built, seed=1)
+    assert not any(one.is_meta for one in (*built.parameters(), *built.buffers()))
+
+
+def test_modules_that_know_each_other_are_tied():
+    """Each is reached through the others too, but never through itself."""
+    layers = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(3))
+    for one, other in itertools.pairwise(layers):
+        one.next, other.before = other, one
+    first = next(named for named in gather(layers)[0] if named.tensor is layers[0].weight)
+    assert sorted(slot.name for slot in first.slots) == [
+        "0.weight", "1.before.weight", "2.before.before.weight"
+    ]  # fmt: skip
+    init_model_(layers, {"**": "ones"}, seed=0)
+    assert all((one == 1).all() for one in layers.parameters())
 
 
 def test_buffers_of_a_wrapper_have_names():

@@ -116,6 +116,8 @@ def _made(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new, number, is_locked = _open(path)
     try:
+        if is_new:
+            sync_folder(path.parent)
         yield is_locked
     finally:
         if is_new and is_locked:  # others would be writing to it without a lock
@@ -133,7 +135,6 @@ def _open(path: Path) -> tuple[bool, int, bool]:
         is_new = True
         try:
             path.mkdir()
-            sync_folder(path.parent)
         except OSError as error:
             if not path.is_dir():
                 if isinstance(error, FileExistsError):
@@ -183,11 +184,9 @@ def _is_begun(path: Path, ours: Set[str], record: Mapping[str, object], *, resum
             "were made. Give another path"
         )
     if not resume:
-        standing = (
-            "holds a finished checkpoint"
-            if is_finished
-            else ("holds a checkpoint that an earlier run has begun, and resume goes on from")
-        )
+        standing = "holds a checkpoint that an earlier run has begun, and resume goes on from"
+        if is_finished:
+            standing = "holds a finished checkpoint"
         raise ArgumentError(f"{path} {standing} ({some}). Give another path")
     _check_record(path, record, is_finished=is_finished)
     return True
@@ -208,11 +207,9 @@ def _check_record(path: Path, record: Mapping[str, object], *, is_finished: bool
         if there.get(key) != asked
     )
     if differs:
-        standing = (
-            "holds a finished checkpoint of other arguments"
-            if is_finished
-            else ("was begun with other arguments")
-        )
+        standing = "was begun with other arguments"
+        if is_finished:
+            standing = "holds a finished checkpoint of other arguments"
         raise ArgumentError(
             f"resume: {path} {standing}: {differs}. Repeat its arguments, or give another path"
         )

@@ -23,6 +23,7 @@ SUFFIX = ".safetensors"
 INDEX = f"model{SUFFIX}.index.json"
 LAST = (INDEX, f"model{SUFFIX}")  # what is written last: the index, or the only shard
 _METADATA = {"format": "pt"}
+_MOST_HEADER = 100_000_000  # bytes that readers take
 _UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -136,6 +137,7 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> 
     if not tensors:
         raise ArgumentError("the model has no parameters: there is nothing to write")
     for one in tensors:
+        _check_name(one.name)
         if one.dtype not in _NAMES:
             raise ArgumentError(f"{one.name!r} has dtype {one.dtype}, which safetensors lacks")
     by_name = {one.name: one for one in sorted(tensors, key=lambda one: -one.dtype.itemsize)}
@@ -168,7 +170,9 @@ def checked_size(shard_size: int | str) -> int:
     """
     number = shard_size
     if isinstance(number, str):
-        found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([TGMK]B)\s*", number, re.IGNORECASE)
+        found = re.fullmatch(
+            r"\s*(\d{1,18}(?:\.\d*)?)\s*([TGMK]B)\s*", number, re.ASCII | re.IGNORECASE
+        )
         if found is None:
             raise ArgumentError(
                 f"shard_size={shard_size!r} must be a number and TB, GB, MB or KB, such as '5GB'"
@@ -181,6 +185,18 @@ def checked_size(shard_size: int | str) -> int:
     return number
 
 
+def _check_name(name: str) -> None:
+    """Raises ArgumentError for a name that no reader would find again."""
+    if not isinstance(name, str):
+        raise ArgumentError(f"{name!r} is no name for a tensor: it is no string")
+    if name == "__metadata__":
+        raise ArgumentError(f"{name!r} is no name for a tensor: safetensors has another use for it")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(f"{name!r} is no name for a tensor: it is not Unicode") from None
+
+
 def _shard(filename: str, tensors: Sequence[FileTensor]) -> Shard:
     ends = list(accumulate((one.numel * one.dtype.itemsize for one in tensors), initial=0))
     ranges = list(zip(tensors, pairwise(ends), strict=True))
@@ -190,6 +206,11 @@ def _shard(filename: str, tensors: Sequence[FileTensor]) -> Shard:
     }
     said = json.dumps({"__metadata__": _METADATA, **entries}, separators=(",", ":")).encode()
     length = -(-(8 + len(said)) // BLOCK) * BLOCK
+    if length - 8 > _MOST_HEADER:
+        raise ArgumentError(
+            f"{filename} would have {len(tensors):,} tensors, and a header of {length:,} bytes: "
+            f"readers take {_MOST_HEADER:,}. Give a smaller shard_size"
+        )
     header = (length - 8).to_bytes(8, "little") + said.ljust(length - 8)
     placed = [PlacedTensor(one, length + begin, length + end) for one, (begin, end) in ranges]
     return Shard(filename, header, placed, length + ends[-1])

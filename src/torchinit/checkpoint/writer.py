@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import threading
+from _thread import start_new_thread
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
+from queue import SimpleQueue
+from time import sleep
 from typing import NamedTuple
 
 import torch
@@ -95,20 +98,17 @@ def write_shards(
     is_forked = load.module is not None and load.module.is_forked()
     writer = _Writer(folder, pieces, tell, piece_size, 1 if is_forked else before)
     try:
-        writer.start(min(threads, len(pieces)))
+        writer.run(min(threads, len(pieces)))
     finally:
         writer.stop()
         torch.set_num_threads(before)  # torch gives new threads the number that was set last
         writer.abandon()
-    if writer.error is not None:
-        raise writer.error
 
 
 class _Writer:
     """What the threads share: the next piece, the open files, and the one tensor made as a whole.
 
-    Attributes:
-        error: the first of any thread.
+    The calling thread takes no lock, not even that of ``Thread.start``: Ctrl-C could leave it so.
     """
 
     def __init__(
@@ -119,7 +119,6 @@ class _Writer:
         piece_size: int,
         torch_threads: int,
     ) -> None:
-        self.error: BaseException | None = None
         self._folder = folder
         self._files: dict[str, OpenFile] = {}
         self._buffered = threading.Lock()
@@ -128,32 +127,29 @@ class _Writer:
         self._left = Counter(piece.shard.filename for piece in pieces)
         self._pieces = iter(pieces)
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._begun = self._running = 0  # threads
-        self._stopped = threading.Event()
-        self._wholes = _Wholes(pieces, self._stopped, torch_threads)
+        self._running = 0
+        self._is_stopped = False
+        self._ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._wholes = _Wholes(pieces, lambda: self._is_stopped, torch_threads)
 
-    def start(self, threads: int) -> None:
-        """Runs threads until all is written, or one fails."""
+    def run(self, threads: int) -> None:
+        """Runs threads until all is written; raises the first error of any."""
         for _ in range(threads):
-            threading.Thread(target=self._work, name="torchinit-checkpoint").start()
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self.error or (self._begun == threads and not self._running)
-            )
+            start_new_thread(self._work, ())
+        for _ in range(threads):
+            error = self._ended.get()
+            if error is not None:
+                raise error
 
     def stop(self) -> None:
         """Has the threads end before their next piece, and waits for that.
 
         A thread that has not begun yet never will: Ctrl-C can come while it is being started.
         """
-        self._stopped.set()
-        is_over = False
-        while not is_over:
+        self._is_stopped = True
+        while self._running:
             with suppress(KeyboardInterrupt):  # files are still being written to
-                self._wholes.wake()
-                with self._changed:
-                    is_over = self._changed.wait_for(lambda: not self._running)
+                sleep(0.01)
 
     def abandon(self) -> None:
         """Removes unfinished files."""
@@ -162,31 +158,27 @@ class _Writer:
 
     def _work(self) -> None:
         with self._lock:
-            if self._stopped.is_set():
-                return
-            self._begun += 1
             self._running += 1
-        torch.set_num_threads(1)  # of this thread
         error: BaseException | None = None
         try:
-            self._run(memoryview(mmap.mmap(-1, self._size)))  # page-aligned
+            torch.set_num_threads(1)  # of this thread
+            if not self._is_stopped:
+                self._run(memoryview(mmap.mmap(-1, self._size)))  # page-aligned
         except _StoppedError:
             pass
         except BaseException as raised:
             error = raised
-            self._stopped.set()
-            self._wholes.wake()
-        with self._changed:
-            self.error = self.error or error
+            self._is_stopped = True
+        with self._lock:
             self._running -= 1
-            self._changed.notify_all()
+        self._ended.put(error)
 
     def _run(self, memory: memoryview) -> None:
         buffer = torch.frombuffer(memory, dtype=torch.uint8)
         while (taken := self._take()) is not None:
             piece, file = taken
             self._fill(piece, buffer)
-            if self._stopped.is_set():
+            if self._is_stopped:
                 return
             file.write(memory, piece.begin, piece.end - piece.begin)
             self._tell(piece.end - piece.begin)
@@ -198,7 +190,7 @@ class _Writer:
 
     def _take(self) -> tuple[FilePiece, OpenFile] | None:
         with self._lock:
-            piece = None if self._stopped.is_set() else next(self._pieces, None)
+            piece = None if self._is_stopped else next(self._pieces, None)
             if piece is None:
                 return None
             name = piece.shard.filename
@@ -229,7 +221,7 @@ class _Wholes:
     """
 
     def __init__(
-        self, pieces: Sequence[FilePiece], stopped: threading.Event, torch_threads: int
+        self, pieces: Sequence[FilePiece], is_stopped: Callable[[], bool], torch_threads: int
     ) -> None:
         uses = [
             ((piece.shard.filename, piece.begin, placed.tensor.name), placed.tensor.of)
@@ -245,21 +237,17 @@ class _Wholes:
                 self._left[run] += 1
         self._turn = 0
         self._whole: Tensor | None = None
-        self._stopped = stopped
+        self._is_stopped = is_stopped
         self._threads = torch_threads
         self._changed = threading.Condition()
-
-    def wake(self) -> None:
-        """Makes waiting threads check whether to stop."""
-        with self._changed:
-            self._changed.notify_all()
 
     def copy(self, piece: FilePiece, tensor: FileTensor, memory: Tensor, first: int) -> None:
         """Copies values of a tensor from its parameter, which is made first if need be."""
         run = self._run_of[piece.shard.filename, piece.begin, tensor.name]
         with self._changed:
-            self._changed.wait_for(lambda: self._turn == run or self._stopped.is_set())
-            if self._stopped.is_set():
+            while self._turn != run and not self._is_stopped():
+                self._changed.wait(0.1)
+            if self._is_stopped():
                 raise _StoppedError
             if self._whole is None:  # threads that need it too wait for the lock meanwhile
                 self._whole = self._make(tensor)

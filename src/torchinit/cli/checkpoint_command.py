@@ -9,7 +9,7 @@ import torch
 
 from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
-from torchinit.cli.user_code import import_function, run_rules_file
+from torchinit.cli.user_code import import_function, run_rules_file, users_line
 from torchinit.errors import ArgumentError
 
 
@@ -21,10 +21,20 @@ def run(arguments: Namespace) -> tuple[str, int]:
     """
     try:
         return _run(arguments), 0
-    except (ArgumentError, TypeError, ValueError, NotImplementedError, ImportError) as error:
-        shell.say(str(error))
-    except OSError as error:
-        shell.say(f"{error.filename or arguments.out}: {error.strerror or error}")
+    except (Exception, SystemExit) as error:
+        place = None
+        if not isinstance(error, ArgumentError) and not shell.out_of_memory(error):
+            place = users_line(error, arguments.rules, arguments.build)
+        if place is not None:
+            shell.say(f"{place} raised {type(error).__name__}: {error}")
+        elif isinstance(error, OSError):
+            shell.say(f"{error.filename or arguments.out}: {error.strerror or error}")
+        elif isinstance(
+            error, ArgumentError | TypeError | ValueError | NotImplementedError | ImportError
+        ):
+            shell.say(str(error))
+        else:
+            raise
     return "", shell.FAILED
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -222,10 +223,7 @@ def _device(text: str | None) -> torch.device:
 
 
 def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if not 0 <= seed < 2**64:
+    is_number = re.fullmatch("[0-9]{1,20}", text) is not None
+    if not is_number or int(text) >= 2**64:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 2**64 - 1")
-    return seed
+    return int(text)

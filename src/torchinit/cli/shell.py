@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
+from typing import TextIO
 
 from torchinit.untrusted import printable
 
@@ -36,7 +38,7 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
     Args:
         command: returns what to write to standard output, and the exit code.
     """
-    with _standard_error():
+    with _standard_error(), _short_warnings():
         if sys.stdout is None:  # closed when Python started
             say("standard output is closed")
             return FAILED
@@ -59,11 +61,21 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 
 def say(text: str) -> None:
     """Writes a line to standard error, if that can be written to; names in it may be hostile."""
-    lines = "\n".join(map(printable, text.split("\n")))
     try:
-        print(f"torchinit: {lines}", file=sys.stderr, flush=True)
+        print(_line(text), file=sys.stderr, flush=True)
     except OSError:
         _silence()
+
+
+def _line(text: object) -> str:
+    return _shown(f"torchinit: {' '.join(str(text).split())}", sys.stderr)
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    """A text with escapes for what a stream cannot encode and what a terminal would obey."""
+    shown = "\n".join(map(printable, text.split("\n")))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
@@ -108,7 +120,7 @@ def _write(text: str) -> int:
     """Writes to standard output; returns the exit code of a failure, else 0."""
     try:
         if text:
-            print(text, flush=True)
+            print(_shown(text, sys.stdout), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -129,6 +141,17 @@ def _standard_error() -> Iterator[None]:
         return
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123 (not a path)
         yield
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Shows a warning as one line, without the line of code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _silence() -> None:

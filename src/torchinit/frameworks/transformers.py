@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.conventions import attribute
 from torchinit.native.torch_private import storage_number
 from torchinit.streams.canonical import places_of
 from torchinit.untrusted import check_inside, parse_json, printable
@@ -31,9 +33,14 @@ _CONV1D_WEIGHTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weig
 def is_transformers_model(module: nn.Module) -> bool:
     """Whether a module is a ``PreTrainedModel``, told without importing Transformers."""
     return all(
-        callable(getattr(module, name, None))
+        callable(attribute(module, name))
         for name in ("initialize_weights", "_initialize_weights", "_init_weights")
-    ) and hasattr(module, "config")
+    ) and has_config(module)
+
+
+def has_config(module: nn.Module) -> bool:
+    """Whether a module has a config, as all models of Transformers do."""
+    return attribute(module, "config") is not None
 
 
 # Configs.
@@ -89,16 +96,57 @@ def model_of_config(file: Path) -> nn.Module:
             "out, and quantise the model after training"
         )
     kind = _model_class(architectures[0], file)
+    _check_model_type(said, kind, file)
+    for where, part in {"": said, **_inner_configs(said)}.items():
+        _check_config_dtype(part, where, file)
     try:
         config = kind.config_class.from_pretrained(file, local_files_only=True)
         with torch.device("meta"):
             model: nn.Module = kind._from_config(config)
         _move_to_meta(model)
     except Exception as error:
+        why = " ".join(str(error).split())
         raise ArgumentError(
-            f"{file}: {architectures[0]} cannot be built of it: {type(error).__name__}: {error}"
+            f"{file}: {architectures[0]} cannot be built of it: {type(error).__name__}: {why}"
         ) from error
     return model
+
+
+def _inner_configs(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configs in a config, as a model of text and images has them."""
+    return {f"{key}.": inner for key, inner in said.items() if isinstance(inner, dict)}
+
+
+def _check_model_type(said: Mapping[str, Any], kind: Any, file: Path) -> None:
+    """Raises ArgumentError for a config of another family than the class that it names."""
+    from transformers.models.auto import modeling_auto
+
+    declared, expected = said.get("model_type"), kind.config_class.model_type
+    types = [part.get("model_type") for part in (said, *_inner_configs(said).values())]
+    if declared is None or expected in types:
+        return
+    for table, classes in vars(modeling_auto).items():  # a few families have another's classes
+        if table.endswith("_MAPPING_NAMES") and isinstance(declared, str):
+            named = classes.get(declared, ())
+            if kind.__name__ in ((named,) if isinstance(named, str) else named):
+                return
+    raise ArgumentError(
+        f"{file} says model_type={declared!r} and architectures[0]={kind.__name__!r}, whose "
+        f"model_type is {expected!r}: correct one of them, or take model_type out"
+    )
+
+
+def _check_config_dtype(said: Mapping[str, Any], where: str, file: Path) -> None:
+    """Raises ArgumentError for a dtype that no model can be built in."""
+    for key in ("dtype", "torch_dtype"):
+        name = said.get(key)
+        dtype = getattr(torch, name, None) if isinstance(name, str) else None
+        if name is not None and dtype not in FLOATING_DTYPES:
+            known = ", ".join(str(one).removeprefix("torch.") for one in FLOATING_DTYPES)
+            raise ArgumentError(
+                f"{file} says {where}{key}={name!r}: it must be one of {known}. Other dtypes are "
+                "arguments, beside a config without one"
+            )
 
 
 def _model_class(name: str, file: Path) -> Any:
@@ -175,9 +223,12 @@ def _looks_like_gpt2(shapes: Mapping[str, Sequence[int]]) -> bool:
 def declared_ties(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of parameter names that a model, or a model in it, declares to be tied."""
     for prefix, module in places_of(model):
-        config = getattr(module, "config", None)
-        if getattr(config, "tie_word_embeddings", False):
-            for one, other in _ties_of(module):
+        if attribute(attribute(module, "config"), "tie_word_embeddings"):
+            try:
+                ties = list(_ties_of(module))
+            except Exception:  # models of other people have such methods too
+                continue
+            for one, other in ties:
                 yield prefix + one, prefix + other
 
 

@@ -23,7 +23,7 @@ from torchinit.rules.rules import (
     is_for_buffers,
 )
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.rules.structured import Custom, FromModel, FromTensor, Keep
+from torchinit.rules.structured import Custom, FromModel, GivenTensor, Keep
 from torchinit.schemes.distributions import Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
 from torchinit.untrusted import printable
@@ -174,7 +174,7 @@ def _assign_buffers(
     numbers = [
         number for number, (key, scheme) in enumerate(rules.rules)
         if number not in used and is_for_buffers(key)
-        and isinstance(scheme, FromTensor | Keep | Custom | By)
+        and isinstance(scheme, GivenTensor | Keep | Custom | By)
         and not any(rules.matches(number, *one) for one in parameters)
     ]  # fmt: skip
     found = []
@@ -196,7 +196,7 @@ def _assign_buffers(
                 scheme = scheme.scheme(region, target)
             if isinstance(scheme, Custom):
                 parts = [Part(region, ReturnedValues(scheme.function))]
-            elif isinstance(scheme, FromTensor | Keep):
+            elif isinstance(scheme, GivenTensor | Keep):
                 parts = scheme.parts(region, target)
             else:
                 raise ArgumentError(f"{scheme!r} is not for a buffer, {FOR_BUFFERS}")

@@ -17,6 +17,7 @@ from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart,
 from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
+from torchinit.placement.distributed import local_memory
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
@@ -49,7 +50,9 @@ def init_model_(
             exactly: see docs/models.md.
         seed: as for ``torch.manual_seed``.
         device: the final device of tensors on the meta device; None is torch's default device.
-        dtype: for floating-point parameters on the meta device; None keeps theirs.
+            Parameters in memory must be there.
+        dtype: for floating-point parameters on the meta device; None keeps theirs. Those in memory
+            must have it.
         strict: whether a rule that matches no parameter is an error.
         rename: a mapping or function from canonical names to the names used for keys and rules,
             for models whose parts have other names elsewhere.
@@ -60,7 +63,8 @@ def init_model_(
         model.
 
     Raises:
-        ArgumentError: without rules, if the model's default initialisation is not known; for an
+        ArgumentError: if parameters in memory have another device or dtype than given. Without
+            rules, if the model's default initialisation is not known. For an
             unmatched or unfilled parameter, an unused rule, a scheme that cannot fill a parameter,
             a callable that raises or writes nothing, or a buffer without known values. The model
             is then unchanged. Also, after the fill, if a module does not use what was filled.
@@ -78,10 +82,39 @@ def init_model_(
     found = prepare(
         model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only
     )
+    _check_in_memory(found.assignments, device, dtype)
     done = carry_out([*found.assignments, *found.filled], found.device, keys_of_names(seed))
     found.own.end()
     tell([*found.unwritten, *left_out(model, [*done, *found.rest])], stacklevel=2)
     return model
+
+
+def _check_in_memory(
+    assignments: Sequence[Assignment],
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """Raises ArgumentError for a parameter in memory of another device or dtype than asked for."""
+    if device is None and dtype is None:
+        return
+    wanted = None if device is None else torch.device(device)
+    for one in assignments:
+        tensor = one.named.tensor
+        if tensor.is_meta:
+            continue
+        here = local_memory(tensor).device
+        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+            asked, has, way = f"{dtype=}", tensor.dtype, f"model.to({dtype})"
+        elif wanted is not None and (
+            wanted.type != here.type or (wanted.index or here.index or 0) != (here.index or 0)
+        ):
+            asked, has, way = f"device={device!r}", here, f"model.to({str(wanted)!r})"
+        else:
+            continue
+        raise ArgumentError(
+            f"{asked} is for parameters on the meta device, and {one.named.name!r} is in memory, "
+            f"with {has}: leave it out, or call {way} first"
+        )
 
 
 def plan_model(

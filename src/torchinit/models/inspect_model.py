@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +11,7 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.offload import is_partitioned, offloaded
-from torchinit.frameworks.transformers import declared_ties
+from torchinit.frameworks.transformers import declared_ties, has_config
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import (
@@ -26,7 +25,7 @@ from torchinit.placement.distributed import (
     reshard_all,
 )
 from torchinit.placement.overlap import overlapping
-from torchinit.rules.rules import translate
+from torchinit.rules.globs import glob_matcher
 from torchinit.streams.canonical import Named, Rename, gather, renamer
 
 # Names or globs of the tensors to fill; None means all.
@@ -105,7 +104,7 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 
 
 def _broken_ties(model: nn.Module, rename: Rename) -> list[BrokenTie]:
-    if not hasattr(model, "config") and not has_dtensors(model):
+    if not has_config(model) and not has_dtensors(model):
         return []
     declared = [sorted(pair) for pair in dict(declared_ties(model)).items()]
     if not declared:
@@ -139,14 +138,14 @@ def _chosen(
         for name, tensor in register(remove_duplicate=False):
             names.setdefault(id(tensor), []).append(name)
     found: tuple[list[Named], list[Named]] = [], []
-    patterns = {glob: re.compile(translate(glob), re.DOTALL) for glob in globs}
+    patterns = {glob: glob_matcher(glob) for glob in globs}
     unused = set(globs)
     for group, kept in zip((parameters, buffers), found, strict=True):
         for named in group:
             said = (*(slot.name for slot in named.slots), *names[id(named.tensor)])
             matching = {
                 glob for glob, pattern in patterns.items()
-                if any(map(pattern.fullmatch, said))
+                if any(map(pattern, said))
             }  # fmt: skip
             unused -= matching
             if matching:

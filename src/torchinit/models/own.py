@@ -146,7 +146,8 @@ class Own:
             raise ArgumentError(
                 f"{len(unknown)} buffers on the meta device have no known values: no init method "
                 f"fills {some(unknown)}{self._reason()}. Build the model with "
-                "torchinit.build_model, or first give them memory and values"
+                "torchinit.build_model, give them rules of their own (a tensor, or a function of "
+                "the shape), or first give them memory and values"
             )
         return assignments
 
@@ -219,8 +220,7 @@ class Own:
         """Records the constructor of a Transformers model, called with its config."""
         kind = own_class(root)
         by = f"{kind.__name__}(config)"
-        config = copy.deepcopy(root.config)
-        recorded, programs = self._record(lambda: kind(config), by)
+        recorded, programs = self._record(lambda: kind(copy.deepcopy(root.config)), by)
         if recorded is None:
             return {}
         built = {
@@ -291,7 +291,11 @@ class Own:
         for named in self._wanted:
             program = programs.get(now[named.name].name) if named.name in now else None
             if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
-                self._why[named.name] = f"{by} does not fill it"
+                is_original = named.owner is not named.module
+                self._why[named.name] = (
+                    f"{own_class(named.owner).__name__} is parametrized, and what {by} writes does "
+                    "not reach it" if is_original else f"{by} does not fill it"
+                )  # fmt: skip
             elif exactly and was_written_to(named.tensor, now[named.name].tensor):
                 self._why[named.name] = "other code has written to it"
             elif (
@@ -346,7 +350,7 @@ class Own:
         return f" ({self._why['']})" if "" in self._why else ""
 
     def _refusal(self, left: Sequence[Named], count: int, how: str) -> str:
-        kind = type(unwrapped(self._model)).__name__
+        kind = own_class(unwrapped(self._model)).__name__
         whys = {self._why[named.name]: None for named in left if named.name in self._why}
         reason = f" ({'; '.join(list(whys)[:3])})" if whys else self._reason()
         names = some([named.name for named in left])

@@ -14,7 +14,7 @@ from torch.nn.parameter import Parameter, is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.frameworks.conventions import RESETS
+from torchinit.frameworks.conventions import RESETS, parameters_of_method
 from torchinit.frameworks.transformers import INITIALIZED_FLAG
 from torchinit.models.carry_out import put_parameter
 from torchinit.placement.distributed import is_dtensor, local_memory
@@ -31,17 +31,17 @@ def resets_of(module: nn.Module) -> list[Callable[[], object]]:
 
 def bound(module: nn.Module, method: str) -> Callable[[], object] | None:
     """A method as a call without arguments, buffers on the CPU; None if it needs arguments."""
-    function = getattr(module, method, None)
-    if isinstance(module, torch.jit.ScriptModule) or not callable(function):
+    parameters = parameters_of_method(module, method)
+    if isinstance(module, torch.jit.ScriptModule) or parameters is None:
         return None
-    signature, arguments = inspect.signature(function), {}
-    if "buffer_device" in signature.parameters:
+    arguments = {}
+    if "buffer_device" in parameters:
         arguments["buffer_device"] = torch.device("cpu")
     try:
-        signature.bind(**arguments)
+        inspect.Signature(list(parameters.values())).bind(**arguments)
     except TypeError:
         return None
-    return functools.partial(function, **arguments)
+    return functools.partial(getattr(module, method), **arguments)
 
 
 def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> dict[int, Tensor]:
@@ -102,11 +102,19 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 def own_class(module: nn.Module) -> Any:
-    """The class of a module, without the subclasses of ``fully_shard`` and ``replicate``."""
+    """The class of a module, without the subclasses that torch makes of it.
+
+    Those of ``fully_shard``, ``replicate`` and parametrizations.
+    """
     kind: Any = type(module)
-    while len(kind.__bases__) == 2 and kind.__bases__[0].__module__.startswith("torch.distributed"):
-        kind = kind.__bases__[1]
-    return kind
+    while True:
+        above = kind.__bases__
+        if len(above) == 2 and above[0].__module__.startswith("torch.distributed"):
+            kind = above[1]
+        elif kind.__module__ == "torch.nn.utils.parametrize" and len(above) == 1:
+            kind = above[0]
+        else:
+            return kind
 
 
 def why_not_by_resets(model: nn.Module) -> str:

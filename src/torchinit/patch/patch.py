@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
+from torchinit.errors import ArgumentError
 from torchinit.patch.frames import Frame, module_that_draws
 from torchinit.patch.handlers import FillAtOnce, FillByName
 from torchinit.patch.swap import enter, leave
@@ -74,7 +75,7 @@ class Patch:
 
     def __init__(self, seed: int | None, names_from: Module | None, generators: bool) -> None:
         if (seed is None) != (names_from is None):
-            raise ValueError(
+            raise ArgumentError(
                 f"seed={seed!r} and names_from={type(names_from).__name__} must be given "
                 "together: keys are derived from both"
             )

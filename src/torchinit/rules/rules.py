@@ -17,8 +17,9 @@ from torch.nn import init as torch_init
 from torchinit import functional
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.rules.elementwise import Called
+from torchinit.rules.globs import glob_matcher, is_slow, translate
 from torchinit.rules.scheme import Scheme
-from torchinit.rules.structured import ByFunction, Custom, FromModel, FromTensor, Keep, Orthogonal
+from torchinit.rules.structured import ByFunction, Custom, FromModel, GivenTensor, Keep, Orthogonal
 from torchinit.schemes.calls import FUNCTIONS, Call, read_call
 
 Key: TypeAlias = "str | re.Pattern[str] | type[nn.Module]"
@@ -135,12 +136,17 @@ def _matchers(keys: Sequence[Any]) -> list[_Matcher]:
     globs: list[str] = []
     for number, key in enumerate(keys):
         if isinstance(key, str):
-            globs.append(translate(key))
-            if not isinstance((*keys, None)[number + 1], str):
+            regex = translate(key)
+            if is_slow(key):
+                matchers.append(_by_match(glob_matcher(key), number))
+                continue
+            globs.append(regex)
+            following = (*keys, None)[number + 1]
+            if not isinstance(following, str) or is_slow(following):
                 matchers.append(_by_globs(globs, number + 1 - len(globs)))
                 globs = []
         elif isinstance(key, re.Pattern) and isinstance(key.pattern, str):
-            matchers.append(_by_pattern(key, number))
+            matchers.append(_by_match(key.fullmatch, number))
         elif isinstance(key, type) and issubclass(key, nn.Module):
             matchers.append(_by_type(key, number))
         else:
@@ -161,8 +167,8 @@ def _by_globs(globs: list[str], first: int) -> _Matcher:
     return find
 
 
-def _by_pattern(pattern: re.Pattern[str], number: int) -> _Matcher:
-    return lambda name, _owner: number if pattern.fullmatch(name) else -1
+def _by_match(match: Callable[[str], object], number: int) -> _Matcher:
+    return lambda name, _owner: number if match(name) else -1
 
 
 def _by_type(kind: type[nn.Module], number: int) -> _Matcher:
@@ -245,7 +251,7 @@ def as_scheme(value: Any) -> Scheme:
     if isinstance(value, str):
         return _named(value)
     if isinstance(value, Tensor):
-        return FromTensor(value)
+        return GivenTensor(value)
     if isinstance(value, type) and issubclass(value, Scheme):
         raise TypeError(f"{value.__name__} is a class: call it, as in {value.__name__}(...)")
     if not callable(value):
@@ -290,51 +296,3 @@ def _named(name: str) -> Scheme:
     if plain in _NEED_NUMBERS:
         raise UnknownSchemeError(f"{name!r} needs numbers: write {_NEED_NUMBERS[plain]}")
     raise UnknownSchemeError(f"scheme {name!r} is unknown, choose one of {', '.join(_STRINGS)}")
-
-
-# Globs. "**." is one token only where a component begins.
-
-_TOKEN = re.compile(r"\*\*\*|(?:^|(?<=\.))\*\*\.|\*\*|.", re.DOTALL)
-_REGEX = {"**.": r"(?:.*\.)?", "**": ".*", "*": "[^.]*", "?": "[^.]", "{": "(?:", "}": ")"}
-
-
-def translate(glob: str) -> str:
-    """Returns a regular expression without capturing groups for a glob over a full name.
-
-    ``**`` matches any characters, including dots and none; ``**.`` at the start of a component also
-    matches an empty prefix. Within one component, ``*`` matches any characters, ``?`` one
-    character, and ``{a,b}`` either alternative, which may contain ``*`` and ``?``. Everything else
-    is literal.
-
-    Raises:
-        ArgumentError: for an empty glob, unbalanced or nested braces, an alternative with a dot or
-            ``**``, or three stars.
-    """
-    if not glob:
-        raise ArgumentError("the pattern '' matches no name: use '**' to match every name")
-    parts, in_braces = [], False
-    for token in _TOKEN.findall(glob):
-        why = ""
-        if token == "***":
-            why = "has three stars: use '**' for any characters, '*' without dots"
-        elif in_braces and token in ("**", "**."):
-            why = "has '**' in braces: an alternative is within one name component"
-        elif in_braces and token == ".":
-            why = (
-                "has a dot in braces: an alternative is within one name component. Write one rule "
-                "for each, or a compiled re.Pattern"
-            )
-        elif token == "{" and in_braces:
-            why = "has nested braces"
-        elif token == "}" and not in_braces:
-            why = "has '}' without '{'"
-        if why:
-            raise ArgumentError(f"the pattern {glob!r} {why}")
-        in_braces = token == "{" or (in_braces and token != "}")
-        if token == "," and in_braces:
-            parts.append("|")
-        else:
-            parts.append(_REGEX.get(token) or re.escape(token))
-    if in_braces:
-        raise ArgumentError(f"the pattern {glob!r} has '{{' without '}}'")
-    return "".join(parts)

@@ -125,7 +125,7 @@ class Custom(_Each):
 
 
 @dataclass(frozen=True, eq=False)
-class FromTensor(Scheme):
+class GivenTensor(Scheme):
     """The values of a tensor."""
 
     tensor: Tensor

@@ -11,6 +11,8 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Any, NamedTuple, TypeAlias
 
+from torchinit.errors import ArgumentError
+
 # A seed's function from a name to its key.
 KeyOfName: TypeAlias = Callable[[str], int]
 
@@ -22,13 +24,13 @@ def check_seed(seed: Any) -> int:
 
     Raises:
         TypeError: if it is not an integer.
-        ValueError: if it is outside -2^63 to 2^64 - 1.
+        ArgumentError: if it is outside -2^63 to 2^64 - 1.
     """
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"seed={seed!r} must be an integer, not {type(seed).__name__}")
     number = seed.__index__()
     if not -(2**63) <= number < 2**64:
-        raise ValueError(f"seed={seed} must be within -2**63 and 2**64 - 1")
+        raise ArgumentError(f"seed={seed} must be within -2**63 and 2**64 - 1")
     return int(number) % 2**64
 
 
