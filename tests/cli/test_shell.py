@@ -140,6 +140,23 @@ def test_notes_for_a_closed_error_go_nowhere(monkeypatch, capsys):
     assert sys.stderr is None
 
 
+HOSTILE = "\x1b[31mred\u202e"
+
+
+@pytest.mark.parametrize("arguments", [
+    ["report", HOSTILE], ["report", ".", "-o", f"{HOSTILE}.jpg"],
+    ["report", ".", "--rules", HOSTILE], ["checkpoint", HOSTILE, "out"],
+    ["checkpoint", "--build", HOSTILE, "out"],
+    ["checkpoint", "--build", f"os.path:{HOSTILE}", "out"],
+])  # fmt: skip
+def test_names_in_errors_are_escaped(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) in (1, 2)
+    said = capsys.readouterr().err
+    assert r"\x1b[31mred\u202e" in said
+    assert all(line.isprintable() for line in said.split("\n"))
+
+
 def test_bad_usage_with_a_closed_error():
     code, out, _ = run_in_shell(["demo", "--model", "gpt5"], "2>&-")
     assert (code, out) == (2, "")

@@ -211,9 +211,9 @@ def test_errors_of_the_command(arguments, said, capsys, tmp_path, monkeypatch):
 def test_rules_in_a_file(tmp_path):
     path = tmp_path / "rules.py"
     write(path, RULES_FILE)
-    assert list(read_rules(path, None)) == ["**norm.weight", "**"]
+    assert list(read_rules(path, lambda: None)) == ["**norm.weight", "**"]
     write(path, "def rules(config): return {'**': config}")
-    assert read_rules(path, "ones") == {"**": "ones"}
+    assert read_rules(path, lambda: "ones") == {"**": "ones"}
     for text, said in [
         ("def rules(config): return {}", "there is none"),
         ("x = 1", "defines no rules"),
@@ -225,10 +225,22 @@ def test_rules_in_a_file(tmp_path):
     ]:
         write(path, text)
         with pytest.raises(ArgumentError, match=said):
-            read_rules(path, None)
+            read_rules(path, lambda: None)
     write(path, "def rules(config): raise OSError('x')")
     with pytest.raises(ArgumentError, match="raised OSError"):
-        read_rules(path, 1)
+        read_rules(path, lambda: 1)
+
+
+def test_a_config_is_read_for_rules_that_are_a_function(tmp_path, capsys):
+    """Any other config, even one that Transformers refuses, is nothing to rules that are none."""
+    folder = save(llama(3), tmp_path / "checkpoint")
+    (folder / "config.json").write_text('{"model_type": ["llama"]}')
+    rules = write(tmp_path / "rules.py", RULES_FILE)
+    assert main(["report", str(folder), "--rules", str(rules)]) == 0
+    write(rules, f"{RULES_FILE}\nby_name = rules\ndef rules(config): return by_name")
+    capsys.readouterr()
+    assert main(["report", str(folder), "--rules", str(rules)]) == 2
+    assert "config.json" in capsys.readouterr().err
 
 
 def test_default_devices_and_contexts(tmp_path):

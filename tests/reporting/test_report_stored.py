@@ -160,7 +160,7 @@ def test_unknown_dtypes_are_listed_and_the_rest_is_measured(tmp_path, dtype):
     write(tmp_path / "a.safetensors", {"a": "F32", "scale": dtype, "b": "BF16"})
     report = torchinit.report_model(tmp_path, {"**": torchinit.Normal(0.02)})
     assert [row.name for row in report] == ["a", "b"]
-    assert report.unmeasured == [("scale", f"has dtype {dtype}, not known here")]
+    assert report.unmeasured == [("scale", f"has dtype {dtype}, which is not measured")]
     assert main(["report", str(tmp_path)]) == 2
 
 

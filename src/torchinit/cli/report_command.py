@@ -34,7 +34,7 @@ def run(
     try:
         if picture is not None:
             _check_picture(picture)
-        chosen = None if rules is None else read_rules(rules, _config(Path(path)))
+        chosen = None if rules is None else read_rules(rules, lambda: _config(Path(path)))
         report = report_model(path, chosen, against=against)
         if picture is not None:
             report.save(picture)

@@ -57,13 +57,13 @@ def run_rules_file(path: str | Path) -> Any:
     return defined["rules"]
 
 
-def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
+def read_rules(path: str | Path, read_config: Callable[[], Any]) -> Mapping[Any, Any]:
     """Runs a rules file, and calls what it defines if that is a function of the config.
 
     Args:
         path: of a Python file whose ``rules`` are a mapping as ``init_model_`` takes it, or a
             function of the config that returns one.
-        config: of the model; None if it has none.
+        read_config: returns the config of the model, or None; called only for such a function.
 
     Raises:
         ArgumentError: as ``run_rules_file``; for a function that raises or has no config to be
@@ -71,7 +71,7 @@ def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
     """
     rules = run_rules_file(path)
     if callable(rules) and not isinstance(rules, Mapping):
-        if config is None:
+        if (config := read_config()) is None:
             raise ArgumentError(f"rules in {path} is a function of the config, and there is none")
         try:
             rules = rules(config)

@@ -99,7 +99,9 @@ def read_checkpoint(path: Path) -> tuple[list[StoredTensor], list[Unmeasured]]:
                 reason = f"is in {file.name}, and in {index[entry.name]} by the index"
             unmeasured.append(Unmeasured(entry.name, reason))
         elif entry.dtype not in _DTYPES:
-            unmeasured.append(Unmeasured(entry.name, f"has dtype {entry.dtype}, not known here"))
+            unmeasured.append(
+                Unmeasured(entry.name, f"has dtype {entry.dtype}, which is not measured")
+            )
         else:
             dtype = _DTYPES[entry.dtype]
             load = partial(_load, file, entry.begin, entry.end - entry.begin, dtype, entry.shape)
