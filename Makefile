@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # Containers set this; then every process that a test starts would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all golden \
+.PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all division golden \
   arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-cuda wheel-check sdist test-torch \
   benchmark docs clean
 
@@ -33,12 +33,12 @@ test-all: test
 	$(MAKE) --no-print-directory test-rest
 
 test-rest: $(STAMP)
-	$(PARALLEL) tests-rest sanitize-all arm-check
+	$(PARALLEL) tests-rest sanitize-all division arm-check
 
 # Without the native module `make test` runs these: they cover every line that is run only then. (The
 # plus below lets output through as it comes.)
-FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py test_batch.py \
-  test_structure.py test_errors.py test_bounds.py test_schemes.py test_orthogonal.py test_recipes_doc.py \
+FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py fill/test_batch.py \
+  project/test_structure.py test_errors.py contract/test_bounds.py schemes/test_schemes.py test_orthogonal.py project/test_recipes_doc.py \
   distributed/test_sharded_functions.py distributed/test_rank_errors.py distributed/test_same_generator.py cli/test_demo.py \
   checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
 tests: $(STAMP)
@@ -99,10 +99,19 @@ $(SANITIZED)/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
 	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@ $(OPENMP)
 
 .SECONDARY: $(CPU_OBJECTS)
-sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/digest
+sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/digest $(SANITIZED)/division
 	$(SANITIZED)/sanitized_fills $(CASES)
 	$(SANITIZED)/cuda_on_host $(CASES)
 	$(SANITIZED)/digest $(CASES) --check $(CASES)/golden.csv
+	$(SANITIZED)/division 1009
+
+# All arguments that the divisions of CUDA kernels can have, under no sanitiser: a minute.
+division: build/division
+	build/division
+
+build/division: tests/native/division.cpp $(SOURCES)
+	@mkdir -p $(@D)
+	$(CXX) $(BIT_FLAGS) -O2 -Wall -Wextra -Werror $< -o $@
 
 sanitize-all:
 	$(MAKE) --no-print-directory SANITIZED=build/sanitized-all SCOPE_CHECKS= sanitize
@@ -178,7 +187,7 @@ sdist: $(STAMP)
 	$(BIN)/python setup.py --quiet sdist
 
 wheel-check: $(WHEEL) $(STAMP) $(OTHER)/.made
-	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/test_wheel.py
+	TORCHINIT_OTHER_PYTHON=$(abspath $(OTHER)/bin/python) $(BIN)/python -m pytest tests/project/test_wheel.py
 
 # The suite with another torch, on the wheel: the binary that everybody gets.
 test-torch: $(WHEEL) $(OTHER)/.made

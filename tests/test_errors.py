@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import torchinit
 from conftest import native_only
-from torchinit import cast_init_type, init_
+from torchinit import ArgumentError, cast_init_type, init_
 from torchinit.native import load as native
 from torchinit.schemes.init_table import INIT_SCHEMES as SCHEMES
 
@@ -322,3 +322,39 @@ def test_one_class_for_unknown_schemes(name):
     ):
         with pytest.raises(torchinit.UnknownSchemeError, match="choose one of"):
             call()
+
+
+# Calls that fail, at whatever depth, and the public name that the message begins with.
+CALLS = {
+    "uniform_": lambda model: torchinit.uniform_(model.weight, 2, 1),
+    "init_": lambda model: torchinit.init_(model.weight, None, "normal", std=-1.0),
+    "Normal": lambda _: torchinit.Normal(-1.0),
+    "init_model_": lambda model: torchinit.init_model_(model, {"weihgt": "zeros"}, seed=0),
+    "plan_model": lambda model: torchinit.plan_model(model, {"a": "zeros"}),
+    "xavier_normal_": lambda model: torchinit.xavier_normal_(model.bias),
+    "orthogonal_": lambda model: torchinit.orthogonal_(model.bias),
+    "patch_nn_init": lambda _: torchinit.patch_nn_init(seed=-1),
+    "init_shard_": lambda model: torchinit.init_shard_(
+        model.bias, "zeros", seed=0, name="bias", global_shape=(2,), offset=(0,)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_message_begins_with_the_public_function(name):
+    with pytest.raises(ArgumentError) as caught:
+        CALLS[name](torch.nn.Linear(3, 3))
+    assert str(caught.value).startswith(f"{name}: ")
+    assert str(caught.value).count(f"{name}: ") == 1
+
+
+def test_a_message_inside_another_has_no_prefix():
+    def rule(weight):
+        torchinit.normal_(weight, std=-1.0)
+
+    with pytest.raises(ValueError, match=r"^init_model_: .*'weight': std=-1\.0 must not be"):
+        torchinit.init_model_(torch.nn.Linear(3, 3), {"**": rule}, seed=0)
+
+
+def test_an_error_that_was_not_raised_has_no_prefix():
+    assert str(ArgumentError("std=-1")) == "std=-1"

@@ -1,4 +1,4 @@
-// Which compilation of the kernels runs.
+// Chooses the compilation of the kernels that runs.
 #include <atomic>
 #include <cstring>
 
@@ -18,22 +18,38 @@ bool has_f16c() {
 }
 #endif
 
+struct Candidate {
+  const InstructionSet* set;
+  bool (*runs_here)();
+};
+
+// Fastest first.
+constexpr Candidate kCandidates[] = {
+#if TORCHINIT_X86
+    {&avx512_set,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+     }},
+    {&avx2_set,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
+#elif TORCHINIT_ARM64
+    {&neon_set, [] { return true; }},
+#endif
+    {&portable_set, [] { return true; }},
+};
+
+// The sets that this processor runs, ended by a null pointer.
 struct Supported {
-  const InstructionSet* sets[4] = {};
+  const InstructionSet* sets[sizeof kCandidates / sizeof *kCandidates + 1] = {};
 
   Supported() {
-    int count = 0;
 #if TORCHINIT_X86
-    __builtin_cpu_init();  // also asks the operating system whether it saves the registers
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-      sets[count++] = &avx512_set;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
-      sets[count++] = &avx2_set;
-#elif TORCHINIT_ARM64
-    sets[count++] = &neon_set;
+    __builtin_cpu_init();  // also checks that the operating system saves the registers
 #endif
-    sets[count++] = &portable_set;
+    int count = 0;
+    for (const Candidate& candidate : kCandidates)
+      if (candidate.runs_here()) sets[count++] = candidate.set;
   }
 };
 

@@ -3,11 +3,35 @@
 
 #include "../math/samplers.h"
 #include "../math/step.h"
+#include "../simd/rounding.h"
 #include "plan.h"
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// A sampler of float32 values, stored as the dtype says.
+// Rounds float32: gives the bits of a 16- or 8-bit dtype in the lowest bits of each 32-bit lane,
+// and float32 bits for any other dtype. Not for NaN.
+template <class L>
+TORCHINIT_INLINE typename L::u32 round_to_dtype(Dtype dtype, typename L::f32 x) {
+  using U = typename L::u32;
+  switch (dtype) {
+    case Dtype::Float16:
+      return round_to_small<L, Float16>(x);
+    case Dtype::BFloat16:
+      return round_to_bfloat16(U(L::bits(x))) >> 16;
+    case Dtype::Float8E4M3:
+      return round_to_small<L, Float8E4M3>(x);
+    case Dtype::Float8E5M2:
+      return round_to_small<L, Float8E5M2>(x);
+    case Dtype::Float64:
+    case Dtype::Float32:
+    case Dtype::Int32:
+    case Dtype::Int64:
+      break;
+  }
+  return U(L::bits(x));
+}
+
+// A sampler of float32 values, stored in the plan's dtype.
 TORCHINIT_ANY_SIDE
 template <class L, class Visitor, class Sampler>
 TORCHINIT_INLINE void visit_narrow(const Visitor& visit, const Plan& plan, const Sampler& sampler) {
@@ -15,16 +39,22 @@ TORCHINIT_INLINE void visit_narrow(const Visitor& visit, const Plan& plan, const
   if constexpr (L::may_convert_bfloat16)
     if (dtype == Dtype::BFloat16 && plan.never_subnormal && L::converts_bfloat16())
       return visit.template run<L, StoreNormalBFloat16>(sampler);
-  if (dtype == Dtype::Float32)
-    visit.template run<L, StoreFloat32>(sampler);
-  else if (dtype == Dtype::Float16)
-    visit.template run<L, StoreFloat16>(sampler);
-  else if (dtype == Dtype::BFloat16)
-    visit.template run<L, StoreBFloat16>(sampler);
-  else if (dtype == Dtype::Float8E4M3)
-    visit.template run<L, StoreFloat8<Float8E4M3>>(sampler);
-  else
-    visit.template run<L, StoreFloat8<Float8E5M2>>(sampler);
+  switch (dtype) {
+    case Dtype::Float32:
+      return visit.template run<L, StoreFloat32>(sampler);
+    case Dtype::Float16:
+      return visit.template run<L, StoreFloat16>(sampler);
+    case Dtype::BFloat16:
+      return visit.template run<L, StoreBFloat16>(sampler);
+    case Dtype::Float8E4M3:
+      return visit.template run<L, StoreFloat8<Float8E4M3>>(sampler);
+    case Dtype::Float8E5M2:
+      return visit.template run<L, StoreFloat8<Float8E5M2>>(sampler);
+    case Dtype::Float64:
+    case Dtype::Int32:
+    case Dtype::Int64:
+      break;  // not stored from float32
+  }
 }
 
 // Calls visit.run<Lanes, Store>(sampler) for any transform but Constant. L: the backend of choice;

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+
 
 class ArgumentError(ValueError, RuntimeError):
     """An argument out of range.
@@ -9,11 +14,18 @@ class ArgumentError(ValueError, RuntimeError):
     Also a ``RuntimeError``, which is what torch raises in the same places (``normal_`` with
     ``std < 0``, ``uniform_`` with ``a > b``), so code that catches torch's error still does.
 
+    The message begins with the public function that was called, however deep the argument was
+    refused.
+
     >>> import torch, torchinit
     >>> torchinit.normal_(torch.empty(3), std=-1)
     Traceback (most recent call last):
-    torchinit.errors.ArgumentError: std=-1.0 must not be negative
+    torchinit.errors.ArgumentError: normal_: std=-1.0 must not be negative
     """
+
+    def __str__(self) -> str:
+        called = _called(self.__traceback__)
+        return f"{called}: {super().__str__()}" if called else super().__str__()
 
 
 class RankError(RuntimeError):
@@ -30,3 +42,26 @@ class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):
     Traceback (most recent call last):
     torchinit.errors.UnknownSchemeError: initialization type 'kaiming' is unknown, choose one of ...
     """
+
+
+def _called(trace: TracebackType | None) -> str:
+    """The public function or class whose call by code outside torchinit leads to an error."""
+    while trace is not None and not _is_ours(trace.tb_frame):
+        trace = trace.tb_next
+    if trace is None or _is_ours(trace.tb_frame.f_back):
+        return ""
+    frame, public = trace.tb_frame, sys.modules["torchinit"].__all__
+    names = frame.f_code.co_name, type(frame.f_locals.get("self")).__name__
+    return next((name for name in names if name in public), "")
+
+
+_FOLDER = str(Path(__file__).parent) + os.sep
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    if frame is None:
+        return False
+    file = frame.f_code.co_filename
+    if file == "<string>":  # of a dataclass
+        return str(frame.f_globals.get("__name__")).startswith(f"{__package__}.")
+    return file.startswith(_FOLDER)

@@ -12,14 +12,14 @@ and all are made before anything is written:
 * Memory mapped read-only is an error, where torch crashes.
 * A tensor whose elements share memory (expanded) is an error for constants too.
 
-These errors, and those for ``std < 0`` and ``a > b``, are ``ValueError`` and ``RuntimeError`` both.
+These errors, and those for ``std < 0`` and ``a > b``, are both ``ValueError`` and ``RuntimeError``.
 
 Every function fills float8 tensors, which torch refuses: values are rounded, and saturate at the
-largest finite one.
+largest finite value.
 
-A ``TorchFunctionMode`` gets to see each function, as it does torch's, in the form of a twin whose
-``__module__`` is ``torch.nn.init``: device contexts keep our bits, and modes that skip
-initialisation (Lightning's ``_EmptyInit``) skip ours too.
+A ``TorchFunctionMode`` sees each function, as it does torch's, as a twin whose ``__module__`` is
+``torch.nn.init``. So device contexts keep our bits, and modes that skip initialisation (Lightning's
+``_EmptyInit``) skip ours too.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch import Generator, Tensor
 from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from torchinit.errors import ArgumentError
 from torchinit.fill import checks
 from torchinit.fill.door import fill
 from torchinit.fill.positional import fill_dirac, fill_eye
@@ -171,8 +172,8 @@ def trunc_normal_(
 ) -> Tensor:
     """Fills with N(mean, std^2) truncated to [a, b], by inverse CDF, in one pass.
 
-    Exact for any bounds, remote and one-sided ones too, though the warning of torch for a mean more
-    than two std outside [a, b] is kept. The bounds are values, not multiples of std: with a
+    Exact for any bounds, even remote and one-sided ones, but keeps torch's warning for a mean more
+    than two std outside [a, b]. The bounds are values, not multiples of std: with a
     std of 0.02 the defaults truncate nothing.
 
     Args:
@@ -262,7 +263,7 @@ def eye_(tensor: Tensor) -> Tensor:
         return _hand_over(eye_, tensor)
     if is_dtensor(tensor):
         if tensor.dim() != 2:
-            raise ValueError(f"eye_ fills matrices, not a tensor of shape {tuple(tensor.shape)}")
+            raise ArgumentError(f"eye_ fills matrices, not a tensor of shape {tuple(tensor.shape)}")
         _fill_by_place(tensor, fill_eye)
         return tensor
     return _fill_at_once(torch_init.eye_, tensor)
@@ -280,11 +281,11 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         return _hand_over(dirac_, tensor, groups=groups)
     if is_dtensor(tensor):
         if tensor.dim() not in (3, 4, 5):
-            raise ValueError(
+            raise ArgumentError(
                 f"dirac_ fills tensors of 3, 4 or 5 dimensions, not of shape {tuple(tensor.shape)}"
             )
         if tensor.shape[0] % groups:
-            raise ValueError(f"groups={groups} does not divide shape[0], {tensor.shape[0]}")
+            raise ArgumentError(f"groups={groups} does not divide shape[0], {tensor.shape[0]}")
         _fill_by_place(tensor, lambda piece, box: fill_dirac(piece, box, groups))
         return tensor
     return _fill_at_once(torch_init.dirac_, tensor, groups)
@@ -399,11 +400,11 @@ def kaiming_normal_(
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
     """Fills with a (semi-)orthogonal matrix, uniformly distributed (Saxe et al. 2014).
 
-    By random Householder reflectors (Stewart 1980), without a factorisation, with products whose
-    order is pinned: the same key gives the same bits everywhere. Beyond the tensor's memory it
-    takes, of a matrix of at least 2^20 elements, an eighth of its float32 [float64] size and a
-    megabyte a thread; on a GPU a quarter. (A matrix of less than 256 columns and as many elements
-    takes its float32 size where it is rounded, or a box of one.)
+    Uses random Householder reflectors (Stewart 1980) and no factorisation. The order of products is
+    pinned: the same key gives the same bits everywhere. A matrix of at least 2^20 elements takes
+    extra memory of an eighth of its float32 [float64] size and a megabyte a thread; on a GPU a
+    quarter. (With less than 256 columns, if rounded to a narrower dtype or a box, it takes its
+    float32 size.)
 
     Args:
         tensor: at least two dimensions; rows are shape[0], columns the rest. 16- and 8-bit floats
@@ -467,8 +468,8 @@ def sparse_(
 ) -> Tensor:
     """Fills a matrix with N(0, std^2), a fraction of each column zero (Martens 2010).
 
-    ``torch.nn.init.sparse_`` does it, and draws from torch's streams. For a DTensor it fills the
-    full tensor on every rank, which keeps its own shard.
+    Calls ``torch.nn.init.sparse_``, which draws from torch's streams. For a DTensor every rank
+    fills the full tensor and keeps its own shard.
 
     >>> import torch, torchinit
     >>> torchinit.sparse_(torch.empty(4, 3), sparsity=0.5).eq(0).sum(0)

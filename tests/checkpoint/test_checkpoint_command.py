@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,14 +63,19 @@ def test_the_command(config, tmp_path, capsys):
     assert_equal(read(out), model.state_dict())
     before = contents(out)
     assert run(capsys, config, out, "--seed", 3, *options)[0] == 1
-    assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
+    status, again, _ = run(capsys, config, out, "--seed", 3, *options, "--resume")
+    assert (status, again) == (0, said.replace(": ", ": was finished already: ", 1))
     status, said, err = run(capsys, config, out, "--seed", 4, *options, "--resume")
     assert (status, said) == (1, "")
-    assert err.startswith(f"torchinit: resume: {out} was begun otherwise: the seed (3 there, 4")
+    assert err.startswith(
+        f"torchinit: resume: {out} holds a finished checkpoint of other arguments: the seed (3 "
+        "there, 4"
+    )
     assert contents(out) == before
     (out / "config.json").write_text(json.dumps(SAID | {"bos_token_id": 7}))
-    assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
-    assert json.loads((out / "config.json").read_text())["bos_token_id"] == 7
+    with pytest.warns(UserWarning, match=r"out/config\.json had other contents"):
+        assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
+    assert contents(out) == before
 
 
 def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys):
@@ -99,7 +106,10 @@ def test_dry_run(config, tmp_path, capsys):
     [
         [],
         ["config.json"],
-        ["config.json", "out", "--seed", "-1"],
+        *(
+            ["config.json", "out", "--seed", text]
+            for text in ("-1", "\u0663", "1_0", " 7", "+7", "9" * 99)
+        ),
         ["config.json", "out", "--dtype", "int8"],
     ],
 )
@@ -118,6 +128,49 @@ BAD = {
         "architectures\\[0\\]='GPT9ForCausalLM', which Transformers .* has no model of",
     ),
     "no model": (json.dumps(SAID | {"architectures": ["LlamaConfig"]}), "has no model of"),
+    "nested": ("[" * 100_000, "nested too deeply"),
+    "nested objects": ('{"a":' * 100_000, "nested too deeply"),
+    "a long number": ('{"a": ' + "1" * 5000 + "}", "config.json is no JSON"),
+    "another family": (
+        json.dumps(SAID | {"model_type": "gpt2"}),
+        r"model_type='gpt2' and architectures\[0\]='LlamaForCausalLM', whose model_type is 'llama'",
+    ),
+    "another class": (
+        json.dumps(SAID | {"architectures": ["GPT2LMHeadModel"]}),
+        r"model_type='llama' and architectures\[0\]='GPT2LMHeadModel', whose model_type is 'gpt2'",
+    ),
+    "a longer name": (
+        json.dumps({"architectures": ["T5Model"], "model_type": "mt5"}),
+        "model_type='mt5' and .* whose model_type is 't5'",
+    ),
+    "no such family": (json.dumps(SAID | {"model_type": "lama"}), "model_type='lama' and"),
+    "no name of a family": (
+        json.dumps(SAID | {"model_type": ["llama"]}),
+        r"model_type=\['llama'\]",
+    ),
+    **{
+        f"{key} {value!r}": (
+            json.dumps(SAID | {key: value}),
+            f"says {key}={re.escape(repr(value))}: it must be one of float32, bfloat16, ",
+        )
+        for key, value in [
+            ("dtype", "auto"),
+            ("torch_dtype", "auto"),
+            ("dtype", "torch.bfloat16"),
+            ("dtype", "float8_e4m3fn"),
+            ("dtype", "int8"),
+            ("dtype", "Tensor"),
+            ("dtype", "nn"),
+            ("dtype", ""),
+            ("dtype", 3),
+            ("dtype", []),
+            ("torch_dtype", {}),
+        ]
+    },
+    "an inner dtype": (
+        json.dumps(SAID | {"text_config": {"dtype": "auto"}}),
+        "says text_config.dtype='auto'",
+    ),
     "quantised": (
         json.dumps(SAID | {"quantization_config": {"quant_method": "fp8"}}),
         "has a quantization_config",
@@ -143,8 +196,37 @@ def test_bad_configs(name, tmp_path, capsys):
     status, out, err = run(capsys, tmp_path, tmp_path / "out")
     assert (status, out) == (1, "")
     assert err.startswith("torchinit: ")
-    assert err.count("Traceback") == 0
+    assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("LlamaForCausalLM", None),
+        ("LlamaForCausalLM", "exaone"),  # a family that has the classes of another
+        ("LlamaModel", "llama"),
+    ],
+)
+def test_families_that_fit(kind, family, config, capsys):
+    config.write_text(json.dumps(SAID | {"architectures": [kind], "model_type": family}))
+    status, _, err = run(capsys, config, "--dry-run")
+    assert (status, err) == (0, "")
+
+
+MUTATED = ["", None, True, -1, 0, 1.5, float("nan"), "a\x1b[31m\nb", [], {}, [[]], {"a": {}}]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("key", SAID)
+def test_mutated_configs_end_in_one_sentence(key, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    for value in [*MUTATED, *([10**30] if key != "num_hidden_layers" else [])]:
+        path.write_text(json.dumps(SAID | {key: value}))
+        status, _, err = run(capsys, path, "--dry-run")
+        assert status in (0, 1)
+        assert err.count("\n") == status
+        assert "\x1b" not in err
 
 
 def test_what_is_not_there(config, tmp_path, capsys):
@@ -164,6 +246,15 @@ def test_what_is_not_there(config, tmp_path, capsys):
         ("raise KeyError(3)", "raised KeyError: 3"),
         ("rules = {'**.weight': 'normal'}", "needs numbers"),
         ("rules = {'**.q_proj.weight': 'zeros'}", "no rule matches"),
+        ("rules = None", "defines no rules"),
+        ("raise SystemExit", "exited with None"),
+        ("rules = " + "[" * 500 + "]" * 500, "raised SyntaxError"),
+        ("def rules(config):\n    return config.nope", "rules.py:2 raised AttributeError: "),
+        ("def rules(config): raise SystemExit(0)", "rules.py:1 raised SystemExit: 0"),
+        ("def rules(config): return rules(config)", "rules.py:1 raised RecursionError"),
+        ("def rules(config): raise RuntimeError('a\\nb\\x1b')", r"raised RuntimeError: a b\x1b"),
+        ("rules = {'**': lambda tensor: exit(0)}", "rules.py:1 raised SystemExit: 0"),
+        ("def rules(config): raise MemoryError", "out of memory"),
     ],
 )
 def test_bad_rules(text, said, config, tmp_path, capsys):
@@ -171,7 +262,31 @@ def test_bad_rules(text, said, config, tmp_path, capsys):
     status, _, err = run(capsys, config, tmp_path / "out", "--rules", tmp_path / "rules.py")
     assert status == 1
     assert said in err
-    assert "Traceback" not in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nope_nope", "ModuleNotFoundError: No module named 'nope_nope'"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("build = 3", "is a int, not a function"),
+        ("def build(): raise SystemExit(0)", ".py:1 raised SystemExit: 0"),
+        ("def build(): raise KeyError('x')", ".py:1 raised KeyError: 'x'"),
+        ("def build():\n    return build()", ".py:2 raised RecursionError"),
+        ("import torch\ndef build(): return torch.nn.Linear(3, -2)", ".py:2 raised RuntimeError"),
+        ("def build(): open('/nope/nope')", ".py:1 raised FileNotFoundError"),
+    ],
+)
+def test_bad_builds(text, said, tmp_path, capsys, monkeypatch, request):
+    name = f"build_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err = run(capsys, "--build", f"{name}:build", tmp_path / "out")
+    assert status == 1
+    assert said in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -180,6 +295,11 @@ def test_bad_rules(text, said, config, tmp_path, capsys):
     [
         ("5", ValueError),
         ("5 apples", ValueError),
+        ("\u0663GB", ValueError),
+        ("\uff15GB", ValueError),
+        ("5\u212aB", ValueError),  # the sign of kelvin, which is K where case does not matter
+        ("1_0MB", ValueError),
+        ("9" * 400 + "GB", ValueError),
         (0, ValueError),
         (-1, ValueError),
         (1.5, TypeError),
@@ -218,7 +338,7 @@ def test_bad_models(tmp_path):
 def python(*arguments, **environment):
     """Runs Python, where a network may not be looked for."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    environment["PYTHONPATH"] = str(Path(torchinit.__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     done = warm.run(*arguments, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -249,8 +369,8 @@ def test_torchs_reader_of_such_checkpoints(config, tmp_path):
 
 def test_without_the_native_module(tmp_path):
     """The numbers are torch's then, as those of init_model_; and no run goes on from ours."""
-    program = f"""
-import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+    program = """
+import sys
 from written import RULES, assert_equal, read, small, write
 from pathlib import Path
 import torchinit

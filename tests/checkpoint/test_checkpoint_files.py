@@ -9,19 +9,16 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, write
+from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, tmpfs, write
 
 import torchinit
 from made import model_of
-from torchinit.checkpoint import folder, writer
+from torchinit.checkpoint import folder, safetensors, writer
 from torchinit.checkpoint.folder import RECORD
-from torchinit.checkpoint.writer import TEMPORARY
 from torchinit.errors import ArgumentError
 
 
@@ -124,9 +121,47 @@ def test_a_folder_with_files_in_it(tmp_path, whole):
         write(small, path, RULES, resume=True)
     assert contents(path) == {"mine": b"mine"}
     written = write(small, tmp_path / "b", RULES)
-    with pytest.raises(ArgumentError, match=r"b is not empty .* earlier run has begun"):
+    with pytest.raises(ArgumentError, match=r"b holds a finished checkpoint \(model"):
         write(small, written, RULES)
     assert contents(written) == whole
+
+
+class Named(torch.nn.Module):
+    """Holds one tensor under any name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        self.weight = torch.nn.Parameter(torch.empty(5, 3, device="meta"))
+
+    def state_dict(self, *_, **__):
+        return {self.name: self.weight}
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800", "a.\udcff", 3, None, ("a",)])
+@pytest.mark.parametrize("shard_size", [1, "5GB"])
+def test_names_that_nobody_could_read(name, shard_size, tmp_path):
+    with pytest.raises(ArgumentError, match="is no name for a tensor: "):
+        write(lambda: Named(name), tmp_path / "a", {"**": "ones"}, shard_size=shard_size)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.__metadata__", "", "\0", "\x1b[31m\n", '"', "é\U0001f600", "a" * 5000]
+)
+def test_names_that_look_odd(name, tmp_path):
+    path = write(lambda: Named(name), tmp_path / "a", {"**": "ones"})
+    assert_equal(read(path), {name: torch.ones(5, 3)})
+
+
+def test_a_header_longer_than_readers_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors, "_MOST_HEADER", 10_000)
+    with pytest.raises(
+        ArgumentError, match=r"4,\d* bytes: readers take 10,000|would have 1 tensors"
+    ):
+        write(lambda: Named("a" * 10_000), tmp_path / "a", {"**": "ones"})
+    assert not (tmp_path / "a").exists()
+    write(lambda: Named("a" * 1000), tmp_path / "a", {"**": "ones"})
 
 
 def test_a_path_that_is_a_file(tmp_path):
@@ -151,19 +186,6 @@ def test_room_is_asked_for_what_is_left(tmp_path, monkeypatch, whole):
         folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 50_000)
     )
     assert contents(write(small, path, RULES, resume=True)) == whole
-
-
-@contextmanager
-def tmpfs(disk, option):
-    """A disk of its own, mounted with an option."""
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", option, "none", disk]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
 def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch, whole):
@@ -206,7 +228,7 @@ def test_an_error_of_a_callable(tmp_path):
 
     with pytest.raises(ArgumentError, match=r"raised KeyError for parameter 'layers\.2\.weight'"):
         write(small, tmp_path / "a", {"layers.2.*": fail, **RULES})
-    assert not list(tmp_path.rglob("*" + TEMPORARY))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
@@ -237,7 +259,7 @@ def assert_not_whole(path, whole):
         assert "model.safetensors.index.json" not in found
         named = {name: data for name, data in found.items() if name.endswith(".safetensors")}
         assert named.items() <= whole.items()
-        assert not [name for name in found if name.endswith(TEMPORARY)]
+        assert not [name for name in found if name.endswith(".tmp")]
 
 
 def test_bytes_are_on_the_disk_before_their_name_and_names_after_all(tmp_path, monkeypatch):
@@ -285,7 +307,8 @@ def test_what_is_whole_stays(tmp_path, whole):
 def test_resume_mends_an_index(tmp_path, whole):
     path = write(small, tmp_path / "a", RULES)
     (path / "model.safetensors.index.json").write_text("{")
-    write(small, path, RULES, resume=True)
+    with pytest.warns(UserWarning, match=r"index\.json had other contents, and is written again"):
+        write(small, path, RULES, resume=True)
     assert contents(path) == whole
 
 
@@ -320,7 +343,7 @@ def test_resume_refuses_what_was_begun_otherwise(name, tmp_path, whole):
     (path / "model.safetensors.index.json").unlink()
     changed, said = OTHERS[name]
     arguments = {"build": small, "rules": RULES} | changed
-    with pytest.raises(ArgumentError, match=f"a was begun otherwise: .*{said}"):
+    with pytest.raises(ArgumentError, match=f"a was begun with other arguments: .*{said}"):
         write(arguments.pop("build"), path, arguments.pop("rules"), resume=True, **arguments)
     assert contents(path) == {n: d for n, d in whole.items() if not n.endswith("index.json")}
 
@@ -421,7 +444,7 @@ def test_killed_at_random_moments(tmp_path, whole, monkeypatch):
         assert run_child(path, chosen.randrange(calls)) == -1
         for _ in range(2):
             found = contents(path) if path.exists() else {}
-            named = {n: data for n, data in found.items() if not n.endswith(TEMPORARY)}
+            named = {n: data for n, data in found.items() if not n.endswith(".tmp")}
             assert named.items() <= whole.items()
             assert last not in named or named == whole
             partly += 0 < len(named) < len(whole)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -55,7 +59,8 @@ def write(
 ):
     """Writes a checkpoint in small pieces."""
     plan = plan_checkpoint(build, rules, seed=seed, dtype=dtype, shard_size=shard_size)
-    return carry_out_plan(plan, Path(path), resume=resume, piece_size=piece_size)
+    carry_out_plan(plan, Path(path), resume=resume, piece_size=piece_size)
+    return Path(path)
 
 
 def read(path):
@@ -97,3 +102,16 @@ def assert_equal(found, wanted):
 def bits(tensor):
     """The bytes of a tensor."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+@contextmanager
+def tmpfs(disk, option):
+    """A disk of its own, mounted with an option."""
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", option, "none", disk]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=False)

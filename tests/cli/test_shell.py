@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import time
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,7 @@ from processes import BARE, TINY, environment, finish, lines_but_of_torch, start
 
 import warm
 from conftest import long
-from torchinit.cli import shell
-from torchinit.cli.demo import demo
+from torchinit.cli import demo, shell
 from torchinit.cli.main import main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams and signals as POSIX has them")
@@ -148,6 +150,43 @@ def test_all_streams_closed(arguments):
     assert run_in_shell(arguments, "<&- >&- 2>&-") == (1, "", "")
 
 
+# Text that others wrote
+
+
+HOSTILE = "a\x1b[31mred\x1b[0m\r\x07 \ud800 \u202e\x9b …"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_what_a_terminal_would_obey_is_escaped(encoding):
+    """And what it cannot show: as in the names of tensors, which a checkpoint can have."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        assert shell.run(lambda: (f"{HOSTILE}\nsecond", 0)) == 0
+        shell.say(f"{HOSTILE}\nsecond")
+    said, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+    shown = r"a\x1b[31mred\x1b[0m\r\x07 \ud800 \u202e\x9b " + (
+        "…" if encoding == "utf-8" else r"\u2026"
+    )
+    assert said == f"{shown}\nsecond\n"
+    assert err == f"torchinit: {shown} second\n".replace(r"\r", " ")
+
+
+def test_warnings_are_one_line():
+    shown = []
+
+    def warn():
+        shown.append(warnings.formatwarning(UserWarning(f"{HOSTILE}\nsecond"), UserWarning, "f", 1))
+        return "", 0
+
+    before = warnings.formatwarning
+    assert shell.run(warn) == 0
+    assert warnings.formatwarning is before
+    (line,) = shown
+    assert line.startswith(r"torchinit: a\x1b[31mred")
+    assert line.endswith("second\n")
+    assert line.count("\n") == 1
+
+
 # Interrupts
 
 
@@ -181,7 +220,7 @@ def test_interrupt_from_outside():
     program = (
         "import sys, time\n"
         "from torchinit.cli.main import main\n"
-        "from torchinit.cli.demo import demo\n"
+        "from torchinit.cli import demo\n"
         "def slow(*_):\n"
         "    print('building', flush=True)\n"
         "    time.sleep(60)\n"
@@ -287,7 +326,7 @@ def test_address_space_that_is_limited():
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "limit = used + 2**29\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-        "from torchinit.cli.demo import demo\n"
+        "from torchinit.cli import demo\n"
         "demo.available_memory = lambda _device: float('inf')\n"
         "sys.exit(main(['demo', '--model', 'decoder', '--device', 'cpu']))\n"
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch.distributed as dist
 from launch import needs_gloo, torchrun
 from worlds import in_worlds
 
+import checkpoints
 from conftest import long, native_only
 
 pytestmark = [native_only, needs_gloo]
@@ -20,29 +19,21 @@ pytestmark = [native_only, needs_gloo]
 PROGRAM = Path(__file__).parents[1] / "programs" / "checkpoints.py"
 
 
-def program():
-    if str(PROGRAM.parent) not in sys.path:
-        sys.path.append(str(PROGRAM.parent))
-    return importlib.import_module("checkpoints")
-
-
 def assert_loads_without_ranks(path):
-    ours = program()
-    model = ours.initialised(ours.build(path.name.split()[0]))
-    assert not ours.load(path, model, no_dist=True)
+    model = checkpoints.initialised(checkpoints.build(path.name.split()[0]))
+    assert not checkpoints.load(path, model, no_dist=True)
 
 
 @in_worlds(2, 4)
 def test_they_load_in_every_layout():
-    ours = program()
     folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
     dist.broadcast_object_list(folder)
-    for name, (_, _, layouts) in ours.MODELS.items():
+    for name, (_, _, layouts) in checkpoints.MODELS.items():
         for saved in layouts:
             path = Path(*folder, f"{name} {saved}")
-            ours.save(path, name, saved)
+            checkpoints.save(path, name, saved)
             for layout in layouts:
-                ours.load_as(layout, path, name)
+                checkpoints.load_as(layout, path, name)
             assert_loads_without_ranks(path)
     dist.barrier()
     if dist.get_rank() == 0:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -130,6 +131,49 @@ def test_a_generator_that_is_given_means_torchs_own_values():
     assert torch.equal(found[0], expected[0])
     assert all(map(torch.equal, found[1], expected[1]))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Projections(nn.Module):
+    """In the manner of VeRA: matrices that a checkpoint leaves out, made again from a seed."""
+
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        init = torch.nn.init
+        for name, fill in {
+            "normal": init.normal_,
+            "truncated": init.trunc_normal_,
+            "he": init.kaiming_uniform_,
+            "glorot": init.xavier_normal_,
+            "orthogonal": init.orthogonal_,
+            "uniform": lambda tensor, generator: tensor.uniform_(generator=generator),
+            "copied": lambda tensor, generator: tensor.copy_(
+                torch.rand(tensor.shape, generator=generator)
+            ),
+        }.items():
+            self.register_buffer(name, fill(torch.empty(SHAPE), generator=generator))
+        self.state = generator.get_state()
+
+
+WAYS_OF_A_SEED = {
+    "patch": lambda: torchinit.patch_nn_init()(partial(Projections, 7))(),
+    "names": lambda: torchinit.patch_nn_init(seed=1, names_from=Projections(7))(
+        partial(Projections, 7)
+    )(),
+    "build": lambda: torchinit.build_model(lambda: Projections(7), seed=1),
+    "nested": lambda: torchinit.patch_nn_init(generators=True)(
+        lambda: torchinit.patch_nn_init()(partial(Projections, 7))()
+    )(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", WAYS_OF_A_SEED.values(), ids=WAYS_OF_A_SEED)
+def test_what_code_makes_from_a_seed_of_its_own_is_the_same_inside(way):
+    expected, found = Projections(7), way()
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(found.get_buffer(name), buffer), name
+    assert torch.equal(found.state, expected.state)
 
 
 @native_only

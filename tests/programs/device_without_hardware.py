@@ -1,7 +1,7 @@
 """Fills tensors of a device that torch offers without hardware, and compares with the CPU's.
 
 Its tensors are torch's own plain ones, whose storage reports no bytes; what they hold lies in CPU
-tensors beside them. Run by tests/test_via_host.py in a process of its own: the device stays.
+tensors beside them. Run by tests/fill/test_via_host.py in a process of its own: the device stays.
 """
 
 from __future__ import annotations

@@ -174,6 +174,27 @@ def test_what_a_callable_gives_is_held_against_siblings():
     assert names(torchinit.report_model(model, rules)) == ["layers.2.w.weight"]
 
 
+@pytest.mark.parametrize("rules", [
+    None, {"**": Normal(0.02)}, {"**": Normal(1e-300)}, {"**": Uniform(-1e300, 1e300)},
+    {"**": Orthogonal()},
+])  # fmt: skip
+def test_values_at_the_ends_of_the_range(tmp_path, rules):
+    """Squares and ratios of such values are infinite: an outlier is named, and none is an error."""
+    sizes = [1e300, 1e-300, 1e300, 1e-320, 1e150, 1e-45, 1e307, 1.0]
+    shapes = {f"layers.{n}.q.weight": (8, 8) for n in range(len(sizes))}
+    model = model_of(shapes, torch.float64).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter, size in zip(model.parameters(), sizes, strict=True):
+            parameter.copy_(torch.randn(8, 8, generator=generator, dtype=torch.float64) * size)
+    report = torchinit.report_model(model, rules)
+    if rules is not None:
+        assert len(report.offenders) >= 7
+    assert str(report)
+    pytest.importorskip("matplotlib", reason="comes with the extra report")
+    report.save(tmp_path / "report.png")
+
+
 def test_tables_fit():
     model = llama(3)
     report = torchinit.report_model(model)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from torchinit.checkpoint.write import CheckpointPlan, carry_out_plan, plan_checkpoint
+from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
-from torchinit.cli.user_code import import_function, run_rules_file
+from torchinit.cli.user_code import import_function, run_rules_file, users_line
 from torchinit.errors import ArgumentError
 
 
@@ -21,10 +21,20 @@ def run(arguments: Namespace) -> tuple[str, int]:
     """
     try:
         return _run(arguments), 0
-    except (ArgumentError, TypeError, ValueError, NotImplementedError, ImportError) as error:
-        shell.say(str(error))
-    except OSError as error:
-        shell.say(f"{error.filename or arguments.out}: {error.strerror or error}")
+    except (Exception, SystemExit) as error:
+        place = None
+        if not isinstance(error, ArgumentError) and not shell.out_of_memory(error):
+            place = users_line(error, arguments.rules, arguments.build)
+        if place is not None:
+            shell.say(f"{place} raised {type(error).__name__}: {error}")
+        elif isinstance(error, OSError):
+            shell.say(f"{error.filename or arguments.out}: {error.strerror or error}")
+        elif isinstance(
+            error, ArgumentError | TypeError | ValueError | NotImplementedError | ImportError
+        ):
+            shell.say(str(error))
+        else:
+            raise
     return "", shell.FAILED
 
 
@@ -32,25 +42,21 @@ def _run(arguments: Namespace) -> str:
     rules, source = None, None
     if arguments.rules is not None:
         rules, source = run_rules_file(arguments.rules), arguments.rules.read_bytes()
-    config = arguments.config if arguments.build is None else import_function(arguments.build)
     plan = plan_checkpoint(
-        config,
+        arguments.config if arguments.build is None else import_function(arguments.build),
         rules,
         seed=arguments.seed,
         dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),
         shard_size=arguments.shard_size,
         rules_source=source,
     )
-    if arguments.dry_run:
-        return f"{plan.table}\n\n{_totals(plan)}"
-    out = Path(arguments.out)
-    carry_out_plan(plan, out, resume=arguments.resume)
-    return f"{out}: {_totals(plan)}"
-
-
-def _totals(plan: CheckpointPlan) -> str:
     count = len(plan.layout.shards)
-    return (
+    totals = (
         f"{plan.parameters:,} parameters, {plan.layout.nbytes:,} bytes in {count} "
         f"file{'s' * (count > 1)}"
     )
+    if arguments.dry_run:
+        return f"{plan.table}\n\n{totals}"
+    out = Path(arguments.out)
+    is_new = carry_out_plan(plan, out, resume=arguments.resume)
+    return f"{out}: {'' if is_new else 'was finished already: '}{totals}"

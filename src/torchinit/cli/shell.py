@@ -10,9 +10,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
+
+from torchinit.untrusted import printable
 
 FAILED = 1
 INTERRUPTED = 128 + 2  # what shells report for a process killed by SIGINT
@@ -35,25 +38,19 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
     Args:
         command: returns what to write to standard output, and the exit code.
     """
-    with _standard_error():
+    with _standard_error(), _short_warnings():
         if sys.stdout is None:  # closed when Python started
             say("standard output is closed")
             return FAILED
         try:
             text, status = command()
-            if text:
-                _write(text)
-            return status
+            return _write(text) or status
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
         except BrokenPipeError:
             _silence()
             return UNREAD
-        except _CannotWriteError as error:
-            say(f"cannot write the output: {error}")
-            _silence()
-            return FAILED
         except (MemoryError, RuntimeError, ImportError) as error:
             why = out_of_memory(error)
             if not why:
@@ -63,11 +60,22 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if that can be written to."""
+    """Writes a line to standard error, if that can be written to; names in it may be hostile."""
     try:
-        print(f"torchinit: {text}", file=sys.stderr, flush=True)
+        print(_line(text), file=sys.stderr, flush=True)
     except OSError:
         _silence()
+
+
+def _line(text: object) -> str:
+    return _shown(f"torchinit: {' '.join(str(text).split())}", sys.stderr)
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    """A text with escapes for what a stream cannot encode and what a terminal would obey."""
+    shown = "\n".join(map(printable, text.split("\n")))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
@@ -97,7 +105,7 @@ def importing() -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Returns a one-line message if an error means that memory ran out, else an empty string."""
+    """A one-line message if an error means that memory ran out, else an empty string."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
     if isinstance(error, MemoryError):
@@ -108,17 +116,18 @@ def out_of_memory(error: BaseException) -> str:
     return f"out of memory: {first_line.rpartition('DefaultCPUAllocator: ')[2]}"
 
 
-class _CannotWriteError(Exception):
-    """Standard output is open but cannot be written to."""
-
-
-def _write(text: str) -> None:
+def _write(text: str) -> int:
+    """Writes to standard output; returns the exit code of a failure, else 0."""
     try:
-        print(text, flush=True)
+        if text:
+            print(_shown(text, sys.stdout), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _CannotWriteError(error.strerror) from None
+        say(f"cannot write the output: {error.strerror}")
+        _silence()
+        return FAILED
+    return 0
 
 
 @contextmanager
@@ -134,19 +143,24 @@ def _standard_error() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Shows a warning as one line, without the line of code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _silence() -> None:
     """Stops Python from flushing at exit what it could not write before: that would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        if not _can_flush(stream):
+        try:
+            stream.flush()
+        except OSError:
             with suppress(OSError, ValueError):  # not a file: a caller replaced it
                 os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def _can_flush(stream: TextIO) -> bool:
-    try:
-        stream.flush()
-    except OSError:
-        return False
-    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -30,7 +31,7 @@ def import_function(where: str) -> Callable[..., Any]:
         sys.path.insert(0, "")
     try:
         found = reduce(getattr, name.split("."), importlib.import_module(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArgumentError(f"{where!r}: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ArgumentError(f"{where!r} is a {type(found).__name__}, not a function")
@@ -43,21 +44,17 @@ def run_rules_file(path: str | Path) -> Any:
     Raises:
         ArgumentError: if there is no such file, it raises, or it defines no ``rules``.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ArgumentError(f"no such rules file: {path}")
     try:
-        return runpy.run_path(str(path))["rules"]
-    except KeyError as error:
-        if error.args != ("rules",):
-            raise _raised(path, error) from error
+        defined = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
+        raise _raised(path, error) from error
+    if defined.get("rules") is None:
         raise ArgumentError(
             f"{path} defines no rules: write rules = {{pattern: scheme, ...}}, or def rules(config)"
-        ) from None
-    except Exception as error:
-        raise _raised(path, error) from error
-    except SystemExit as error:
-        raise ArgumentError(f"{path} exited with {error.code!r}") from error
+        )
+    return defined["rules"]
 
 
 def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
@@ -72,13 +69,13 @@ def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
         ArgumentError: as ``run_rules_file``; for a function that raises or has no config to be
             called with; and for anything but a mapping.
     """
-    path, rules = Path(path), run_rules_file(path)
+    rules = run_rules_file(path)
     if callable(rules) and not isinstance(rules, Mapping):
         if config is None:
             raise ArgumentError(f"rules in {path} is a function of the config, and there is none")
         try:
             rules = rules(config)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _raised(path, error) from error
     if not isinstance(rules, Mapping):
         raise ArgumentError(
@@ -88,5 +85,25 @@ def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
     return rules
 
 
-def _raised(path: Path, error: Exception) -> ArgumentError:
+def users_line(error: BaseException, rules: Path | None, build: str | None) -> str | None:
+    """The line of a rules file, or of a module that builds the model, that an error came through.
+
+    Args:
+        error: that was raised.
+        rules: the path of the file.
+        build: as ``import_function`` takes it.
+    """
+    module = None if build is None else sys.modules.get(build.partition(":")[0])
+    files = {str(rules), getattr(module, "__file__", None)}
+    lines = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename in files
+    ]
+    return lines[-1] if lines else None
+
+
+def _raised(path: str | Path, error: BaseException) -> ArgumentError:
+    if isinstance(error, SystemExit):
+        return ArgumentError(f"{path} exited with {error.code!r}")
     return ArgumentError(f"{path} raised {type(error).__name__}: {error}")

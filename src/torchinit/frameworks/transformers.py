@@ -6,7 +6,6 @@ downloaded.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.conventions import attribute
 from torchinit.native.torch_private import storage_number
 from torchinit.streams.canonical import places_of
+from torchinit.untrusted import check_inside, parse_json, printable
 
 # The attribute of modules and parameters that Transformers has initialised.
 INITIALIZED_FLAG = "_is_hf_initialized"
@@ -52,12 +53,11 @@ def read_config(file: Path) -> dict[str, Any]:
         ArgumentError: unless it is a JSON object.
         OSError: if it cannot be read.
     """
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ArgumentError(f"{file} is no JSON: {error}") from None
+    config = parse_json(file.read_bytes(), file, strict=False)
     if not isinstance(config, dict):
-        raise ArgumentError(f"{file} must hold an object of JSON, not a {type(config).__name__}")
+        raise ArgumentError(
+            f"{printable(file)} must hold an object of JSON, not a {type(config).__name__}"
+        )
     return config
 
 
@@ -65,7 +65,10 @@ def config_beside(checkpoint: Path) -> dict[str, Any]:
     """What ``config.json`` in or beside a checkpoint says; empty if there is none."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     file = folder / "config.json"
-    return read_config(file) if file.exists() else {}
+    if not file.is_file():
+        return {}
+    check_inside(file, folder)
+    return read_config(file)
 
 
 def model_of_config(file: Path) -> nn.Module:
@@ -93,16 +96,57 @@ def model_of_config(file: Path) -> nn.Module:
             "out, and quantise the model after training"
         )
     kind = _model_class(architectures[0], file)
+    _check_model_type(said, kind, file)
+    for where, part in {"": said, **_inner_configs(said)}.items():
+        _check_config_dtype(part, where, file)
     try:
         config = kind.config_class.from_pretrained(file, local_files_only=True)
         with torch.device("meta"):
             model: nn.Module = kind._from_config(config)
         _move_to_meta(model)
     except Exception as error:
+        why = " ".join(str(error).split())
         raise ArgumentError(
-            f"{file}: {architectures[0]} cannot be built of it: {type(error).__name__}: {error}"
+            f"{file}: {architectures[0]} cannot be built of it: {type(error).__name__}: {why}"
         ) from error
     return model
+
+
+def _inner_configs(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configs in a config, as a model of text and images has them."""
+    return {f"{key}.": inner for key, inner in said.items() if isinstance(inner, dict)}
+
+
+def _check_model_type(said: Mapping[str, Any], kind: Any, file: Path) -> None:
+    """Raises ArgumentError for a config of another family than the class that it names."""
+    from transformers.models.auto import modeling_auto
+
+    declared, expected = said.get("model_type"), kind.config_class.model_type
+    types = [part.get("model_type") for part in (said, *_inner_configs(said).values())]
+    if declared is None or expected in types:
+        return
+    for table, classes in vars(modeling_auto).items():  # a few families have another's classes
+        if table.endswith("_MAPPING_NAMES") and isinstance(declared, str):
+            named = classes.get(declared, ())
+            if kind.__name__ in ((named,) if isinstance(named, str) else named):
+                return
+    raise ArgumentError(
+        f"{file} says model_type={declared!r} and architectures[0]={kind.__name__!r}, whose "
+        f"model_type is {expected!r}: correct one of them, or take model_type out"
+    )
+
+
+def _check_config_dtype(said: Mapping[str, Any], where: str, file: Path) -> None:
+    """Raises ArgumentError for a dtype that no model can be built in."""
+    for key in ("dtype", "torch_dtype"):
+        name = said.get(key)
+        dtype = getattr(torch, name, None) if isinstance(name, str) else None
+        if name is not None and dtype not in FLOATING_DTYPES:
+            known = ", ".join(str(one).removeprefix("torch.") for one in FLOATING_DTYPES)
+            raise ArgumentError(
+                f"{file} says {where}{key}={name!r}: it must be one of {known}. Other dtypes are "
+                "arguments, beside a config without one"
+            )
 
 
 def _model_class(name: str, file: Path) -> Any:
@@ -162,7 +206,7 @@ def is_conv1d(module: nn.Module) -> bool:
 def conv1d_weights(checkpoint: Path, shapes: Mapping[str, Sequence[int]]) -> set[str]:
     """The names of the Conv1D weights in a checkpoint: by its config, else by their shapes."""
     kind = config_beside(checkpoint).get("model_type")
-    if kind not in _CONV1D_MODELS if kind else not _looks_like_gpt2(shapes):
+    if str(kind) not in _CONV1D_MODELS if kind else not _looks_like_gpt2(shapes):
         return set()
     return {name for name in shapes if name.endswith(_CONV1D_WEIGHTS)}
 

@@ -26,6 +26,7 @@ from torchinit.rules.scheme import Scheme, Target
 from torchinit.rules.structured import Custom, FromModel, GivenTensor, Keep
 from torchinit.schemes.distributions import Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
+from torchinit.untrusted import printable
 from torchinit.values.kinds import DrawnValues, ReturnedValues
 from torchinit.values.region import Part, Region
 
@@ -330,7 +331,7 @@ def join_names(assignments: Sequence[Assignment]) -> Sequence[Assignment]:
 
 def some(names: Sequence[str]) -> str:
     """The first few names, for an error message."""
-    shown = ", ".join(names[:_SHOWN])
+    shown = printable(", ".join(names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 

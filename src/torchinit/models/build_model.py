@@ -23,10 +23,8 @@ from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
-from torchinit.tape.play import alone, do_fill
+from torchinit.tape.play import alone, do_fill, write_into
 from torchinit.tape.program import Program, remember
-from torchinit.tape.programs import programs_of
-from torchinit.tape.recorder import write_into
 from torchinit.tape.run import Recorded, record
 from torchinit.tape.tape import Cell, Fill, is_plain_memory
 
@@ -84,7 +82,7 @@ def build_model(
     with without_batch():
         recorded = record(build, seed, rename)
         with alone():
-            programs = programs_of(recorded)
+            programs = recorded.programs()
             _finish(recorded, programs, where, dtype)
     if where is None or where.type != "meta":
         tensors = (named.tensor for named in (*recorded.parameters, *recorded.buffers))

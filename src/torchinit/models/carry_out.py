@@ -26,7 +26,7 @@ from torchinit.progress import batches
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Slot
 from torchinit.streams.named_keys import KeyOfName
-from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
+from torchinit.tape.memory import check_written, count_unwritten, mark_unwritten
 from torchinit.values.apply import fill_parts
 from torchinit.values.kinds import DrawnValues, GivenValues
 from torchinit.values.region import Part, Region

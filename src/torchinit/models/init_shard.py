@@ -26,7 +26,7 @@ from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 from torchinit.streams.named_keys import KeyOfName, keys_of_names
-from torchinit.tape.scratch import check_written, mark_unwritten
+from torchinit.tape.memory import check_written, mark_unwritten
 from torchinit.values.apply import fill_local, filling_order, streams_of
 from torchinit.values.kinds import GivenValues
 from torchinit.values.region import Part, Region

@@ -35,7 +35,6 @@ from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
 from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone
 from torchinit.tape.program import Keys, Program, recall, remember
-from torchinit.tape.programs import programs_of
 from torchinit.tape.run import Recorded, record
 from torchinit.values.kinds import ComputedValues, GivenValues, KeptValues
 from torchinit.values.region import Part, Region
@@ -317,7 +316,7 @@ class Own:
             self._why[""] = f"{by} raised {type(error).__name__}: {error}"
             return None, {}
         with alone():
-            return recorded, programs_of(recorded)
+            return recorded, recorded.programs()
 
     # Assignments.
 

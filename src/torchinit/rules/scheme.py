@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from torchinit.errors import ArgumentError
 from torchinit.values.apply import fill_parts, streams_of
 from torchinit.values.region import Part, Region, Shape
 
@@ -37,7 +38,7 @@ class Target(NamedTuple):
         for atom in self.name.split("."):
             if re.fullmatch(r"[0-9]+", atom):
                 return int(atom)
-        raise ValueError(f"the name {self.name!r} has no number, so it has no depth")
+        raise ArgumentError(f"the name {self.name!r} has no number, so it has no depth")
 
 
 class Scheme:

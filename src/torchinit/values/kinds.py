@@ -40,12 +40,13 @@ class Values:
         by_shape: whether they depend on the region's shape as well as the index.
         has_boxes: whether any box can be filled without the full tensor.
         is_shared: whether the shares of one full tensor are cut from one copy.
+        is_orthogonal: whether they are an orthogonal matrix, times a gain.
     """
 
     draw: Draw | None = None
     function: Callable[[Tensor], object] | None = None
     keeps = False
-    is_random = takes_key = by_shape = False
+    is_random = takes_key = by_shape = is_orthogonal = False
     has_boxes = is_shared = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
@@ -106,7 +107,7 @@ class MatrixValues(Values):
     """One (semi-)orthogonal matrix, times gain."""
 
     gain: float
-    is_random = takes_key = by_shape = True
+    is_random = takes_key = by_shape = is_orthogonal = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
         fill_orthogonal(tensor, self.gain, stream)
