@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -22,8 +22,7 @@ def offloaded(model: nn.Module) -> Iterator[nn.Module]:
                     yield from module.modules()
 
 
-def is_partitioned(tensor: Any) -> bool:
-    """Whether a parameter is one of DeepSpeed ZeRO-3 that is not gathered, and has no elements."""
-    if "deepspeed" not in sys.modules:
-        return False
-    return bool(getattr(tensor, "ds_numel", 0) > tensor.numel())
+def partitioned(parameters: Iterable[Any]) -> Iterator[Any]:
+    """Those of DeepSpeed ZeRO-3 that are not gathered, and so have no elements."""
+    if "deepspeed" in sys.modules:
+        yield from (one for one in parameters if getattr(one, "ds_numel", 0) > one.numel())

@@ -79,8 +79,8 @@ def assignment_of(
 
 def final_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of a parameter after initialisation: the one asked for, or its own."""
-    takes = dtype is not None and tensor.is_meta and tensor.dtype.is_floating_point
-    return dtype if takes else tensor.dtype  # type: ignore[return-value]
+    is_taken = tensor.is_meta and tensor.dtype.is_floating_point
+    return tensor.dtype if dtype is None or not is_taken else dtype
 
 
 def assign(
@@ -133,7 +133,7 @@ def assign(
             owns.setdefault(scheme.how, []).append((len(assignments), named))
             assignments.append(None)  # type: ignore[arg-type]
             continue
-        dtype_ = final_dtype(tensor, dtype)
+        dtype_ = tensor.dtype if dtype is None else final_dtype(tensor, dtype)
         draw = draws[number]
         if draw is None or type(tensor) is not Parameter:
             assignments.append(_assign_one(named, titles[number], scheme, dtype_))
@@ -157,7 +157,7 @@ def assign(
         for (place, _), assignment in zip(places, found, strict=True):
             assignments[place] = assignment
     of_buffers: list[Assignment] = []
-    if len(used) < len(chosen):
+    if len(used) < len(chosen) and (strict or buffers):
         names = [(slot.name, slot.owner) for named in parameters for slot in named.slots]
         if buffers:
             of_buffers = _assign_buffers(buffers, rules, used, names)

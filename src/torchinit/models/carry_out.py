@@ -72,7 +72,7 @@ def carry_out(
         if old.is_meta:
             done.append(attach(one.named, home))
             continue
-        done += [slot.tensor for slot in one.named.slots]
+        done += [slot.tensor for slot in one.named.slots] if one.named.ties else [old]
         if home is not old:
             with torch.no_grad():
                 local_memory(old).copy_(local_memory(home))
@@ -142,7 +142,7 @@ def _what(one: Assignment) -> str:
 
 
 def _is_kept(one: Assignment) -> bool:
-    return any(part.values.keeps for part in one.parts)
+    return one.draw is None and any(part.values.keeps for part in one.parts)
 
 
 def _with_memory(
@@ -150,7 +150,7 @@ def _with_memory(
 ) -> tuple[Assignment, Tensor]:
     """Runs callables, and finds the tensor to fill: a new one, or the parameter itself."""
     tensor = one.named.tensor
-    if any(part.values.function is not None for part in one.parts):
+    if one.draw is None and any(part.values.function is not None for part in one.parts):
         one = _run_callables(one, device, key_of_name)
         made = one.parts[0].values
         if (
@@ -179,7 +179,7 @@ def _fill_others(ready: Sequence[tuple[Assignment, Tensor]], key_of_name: KeyOfN
     in_order: list[tuple[Tensor, Part]] = []
     for one, home in ready:
         parts = one.all_parts
-        views = any(part.region.geometry is not None for part in parts)
+        views = one.draw is None and any(part.region.geometry is not None for part in parts)
         (in_order if views else together).extend((home, part) for part in parts)
     fill_parts(together, [part.key(key_of_name) for _, part in together])
     for home, part in in_order:

@@ -98,9 +98,10 @@ def _check_in_memory(
     if device is None and dtype is None:
         return
     wanted = None if device is None else torch.device(device)
+    fine: set[tuple[torch.device, torch.dtype]] = set()
     for one in assignments:
         tensor = one.named.tensor
-        if tensor.is_meta:
+        if tensor.is_meta or (tensor.device, tensor.dtype) in fine:
             continue
         here = local_memory(tensor).device
         if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
@@ -110,6 +111,7 @@ def _check_in_memory(
         ):
             asked, has, way = f"device={device!r}", here, f"model.to({str(wanted)!r})"
         else:
+            fine.add((tensor.device, tensor.dtype))
             continue
         raise ArgumentError(
             f"{asked} is for parameters on the meta device, and {one.named.name!r} is in memory, "

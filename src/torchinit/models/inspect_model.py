@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
-from torchinit.frameworks.offload import is_partitioned, offloaded
+from torchinit.frameworks.offload import offloaded, partitioned
 from torchinit.frameworks.transformers import declared_ties, has_config
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
@@ -172,8 +172,9 @@ def _check_in_place(
                 f"{some(names)}. Initialise the model before cpu_offload, disk_offload or "
                 "dispatch_model, or first call accelerate.hooks.remove_hook_from_submodules"
             )
-    names = [named.name for named in parameters if is_partitioned(named.tensor)]
-    if names:
+    apart = set(map(id, partitioned(named.tensor for named in parameters)))
+    if apart:
+        names = [named.name for named in parameters if id(named.tensor) in apart]
         raise ArgumentError(
             f"DeepSpeed has partitioned {len(names)} parameters, whose values are not in the "
             f"model: {some(names)}. Call init_model_ in a block of "

@@ -37,8 +37,7 @@ def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[LeftOut]:
         model: after a fill.
         done: what was filled, kept or not asked for, as the model should have it now.
     """
-    known = set(map(id, done))
-    others: set[int] = set()
+    there: list[int] = []
     todo: list[nn.Module | None] = [model]
     seen: set[int] = set()
     while todo:  # without names, which take longer than all else
@@ -47,10 +46,12 @@ def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[LeftOut]:
             continue
         seen.add(id(module))
         own = module.__dict__
-        for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
-            if tensor is not None and id(tensor) not in known:
-                others.add(id(tensor))
-        todo += own["_modules"].values()
+        there += map(id, own["_parameters"].values())
+        if own["_buffers"]:
+            there += map(id, own["_buffers"].values())
+        if own["_modules"]:
+            todo += own["_modules"].values()
+    others = set(there).difference(map(id, done), (id(None),))
     if not others:
         return []
     groups = ("parameter", model.named_parameters()), ("buffer", model.named_buffers())

@@ -99,14 +99,17 @@ class Rules:
 
         Results are cached, since many layers match the same rules.
         """
-        case = None if self._alike is None else (name.encode().translate(self._alike), type(owner))
-        found = None if case is None else self._memory.get(case)
+        if self._alike is None:
+            return self._search(name, owner)
+        case = name.encode().translate(self._alike), type(owner)
+        found = self._memory.get(case)
         if found is None:
-            results = (matcher(name, owner) for matcher in self._matchers)
-            found = next((number for number in results if number >= 0), -1)
-            if case is not None:
-                self._memory[case] = found
+            found = self._memory[case] = self._search(name, owner)
         return found
+
+    def _search(self, name: str, owner: nn.Module) -> int:
+        results = (matcher(name, owner) for matcher in self._matchers)
+        return next((number for number in results if number >= 0), -1)
 
     def matches(self, number: int, name: str, owner: nn.Module) -> bool:
         """Whether a rule matches a name or its owner, whatever the earlier ones do."""
