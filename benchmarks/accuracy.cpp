@@ -2,10 +2,10 @@
 //
 //     accuracy STRIDE THREADS SAMPLES FACTOR
 //
-// float32 functions: every STRIDE-th argument of the interval, one for all of them. float64
-// functions: SAMPLES arguments, spread evenly over the bit patterns of the interval. Results are
-// multiplied by FACTOR first: 1, or something else to see that errors are found. Prints a line a
-// function: name, interval, arguments tried, largest error, the argument that has it.
+// float32 functions: every STRIDE-th argument of the interval; 1 tries all. float64 functions:
+// SAMPLES arguments, spread evenly over the bit patterns of the interval. Results are multiplied by
+// FACTOR first: 1, or another value to show that errors are found. Prints one line for each
+// function: name, interval, arguments tried, largest error, and its argument.
 #include <algorithm>
 #include <atomic>
 #include <cmath>

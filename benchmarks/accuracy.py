@@ -20,7 +20,7 @@ from report import table
 SOURCE = Path(__file__).with_name("accuracy.cpp")
 CSRC = SOURCE.parent.parent / "csrc"
 COMPILER = (os.environ.get("CXX", "c++"), "-O2", "-march=native", "-pthread")
-# The bits of the functions depend on these, as those of the kernels do.
+# The bits of the functions, like those of the kernels, depend on these.
 FLAGS = [
     line.split()[1]
     for line in (CSRC / "flags.txt").read_text().splitlines()
@@ -45,7 +45,7 @@ def measure(stride: int, threads: int, samples: int, factor: float = 1.0) -> lis
         stride: of the float32 bit patterns tried; 1 tries all.
         threads: how many.
         samples: of each float64 function.
-        factor: what results are multiplied by first; not 1 to see that errors are found.
+        factor: multiplies results first; a value other than 1 shows that errors are found.
     """
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "accuracy")

@@ -1,12 +1,12 @@
-"""The raw words of the kernels as bytes on standard output, and dieharder's verdict on them.
+"""Writes the kernels' raw words to standard output, and tabulates dieharder's verdict on them.
 
     python benchmarks/battery.py words sequential --key 7 | dieharder -a -g 200 -Y 1 -k 2
     python benchmarks/battery.py words neighbours --key 0 | dieharder -a -g 200 -Y 1 -k 2
     python benchmarks/battery.py report sequential.txt ... > benchmarks/results/battery.md
 
 ``sequential`` is one key's stream, element after element. ``neighbours`` takes one element of each
-of 256 successive keys in turn, then the next element of each: what models see whose layers draw
-from keys that are alike.
+of 256 successive keys in turn, then the next element of each, as in a model whose layers use
+similar keys.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torchinit  # noqa: F401  (registers the operators)
 
 CHUNK = 1 << 20  # words
 KEYS = 1 << 8  # successive keys that take turns
-_LARGE = 2**62  # the logical length: any, beyond what is read
+_LARGE = 2**62  # the logical length: anything longer than what is read
 
 
 def words(stream: str, key: int, chunk: int) -> torch.Tensor:
-    """The chunk of CHUNK words that comes after ``chunk`` others."""
+    """Chunk number ``chunk``, of CHUNK words."""
     keys, length = (1, CHUNK) if stream == "sequential" else (KEYS, CHUNK // KEYS)
     rows = torch.empty((keys, length), dtype=torch.int32)
     for row in range(keys):
@@ -44,7 +44,7 @@ def write(stream: str, key: int) -> None:
             sys.stdout.buffer.write(words(stream, key, chunk).numpy().data)
             chunk += 1
     except BrokenPipeError:
-        sys.stderr.close()  # or the interpreter complains of the pipe once more
+        sys.stderr.close()  # or the interpreter reports the closed pipe again
 
 
 def assessments(text: str) -> list[list[str]]:

@@ -1,11 +1,11 @@
-"""Times fills of column shards against a contiguous fill of as many elements, on one thread.
+"""Times fills of column shards against a contiguous fill of the same size, on one thread.
 
     python benchmarks/boxes.py                                  # a Markdown table
     python benchmarks/boxes.py --markdown benchmarks/results/boxes.md
 
-A shard of R rows and `inner` columns, in contiguous memory, is a box whose rows are `inner`
-elements of a wider matrix each. Both fills take turns on the same memory, in short rounds; the best
-round of each is compared, in the thread's own processor time, which other programs disturb less.
+A shard of R rows and `inner` columns, in contiguous memory, is a box with `inner` elements of each
+row of a wider matrix. Both fills take turns on the same memory, in short rounds. The best rounds
+are compared, in the thread's own processor time, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DRAWS = {
     "truncated within 2 std": truncated_draw(0.0, 0.02, -0.04, 0.04),
 }
 DTYPES = (torch.float32, torch.bfloat16)
-# Rows begin at the first element of a Philox block where the extent allows it, else anywhere.
+# Rows begin at the first element of a Philox block if the extent allows it, else anywhere.
 INNER = (4096, 1024, 512, 256, 255, 128, 64, 61, 32, 16, 13, 8, 4, 1)
 
 
@@ -46,7 +46,7 @@ def best(calls_: tuple[Callable[[], None], ...], rounds: int) -> list[float]:
 def part_of_contiguous(
     inner: int, elements: int, dtype: torch.dtype, draw: Draw, rounds: int
 ) -> tuple[float, float]:
-    """Speed of the box as a part of the contiguous fill's, and that one's elements a second."""
+    """The box's speed relative to the contiguous fill, and the latter's elements a second."""
     aligned = inner % 4 == 0
     columns, offset = (8192, 1024) if aligned else (8191, 1025)
     shard = torch.zeros((elements // inner, inner), dtype=dtype)
@@ -65,7 +65,7 @@ def part_of_contiguous(
 
 
 def lines(elements: int, rounds: int) -> list[list[str]]:
-    """One line a dtype and distribution."""
+    """One line for each dtype and distribution."""
     found = []
     for dtype in DTYPES:
         for name, draw in DRAWS.items():

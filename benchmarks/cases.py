@@ -1,4 +1,4 @@
-"""What is timed: data only."""
+"""The timed cases, as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import init as torch_init
 import torchinit
 
 ELEMENTS = 2**26
-# torch's trunc_normal_ takes seconds for more, and makes half as many a second.
+# torch's trunc_normal_ takes seconds for more elements, at half the speed.
 TORCH_TRUNC_ELEMENTS = 2**22
 
 
@@ -26,7 +26,7 @@ class Case:
     ours: Callable[..., Tensor]
     theirs: Callable[..., Tensor]
     arguments: dict[str, Any] = field(default_factory=dict)
-    torch_elements: int | None = None  # None: as many as ours
+    torch_elements: int | None = None  # None: as many as torchinit's
 
     @property
     def title(self) -> str:

@@ -1,12 +1,12 @@
-"""Times an initialised checkpoint: plain writes of as many bytes, ours, and safetensors' by shards.
+"""Times writing a checkpoint: plain writes of as many bytes, torchinit's, and safetensors' shards.
 
     python benchmarks/checkpoint.py                     # a Llama of 3.2 G parameters, 6.4 GB
     python benchmarks/checkpoint.py --small             # does it run?
     python benchmarks/checkpoint.py --folder /mnt/disk --rounds 5 --markdown table.md
 
-Every measurement is a process of its own, and every round measures all ways in turn. What is timed
-ends when the files are on the disk, but for `save_file`, which leaves them in the page cache: the
-time until they are on the disk is a row of its own. Files are removed after each measurement.
+Every measurement has its own process, and every round measures all ways in turn. The time ends when
+the files are on the disk, except for `save_file`, which leaves them in the page cache; a separate
+row has the time until they are on the disk. Files are removed after each measurement.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def save_shard(path: Path, shapes: dict[str, torch.Size], rules: dict[str, Any])
 
 
 def sync(folder: Path) -> None:
-    """Has all files of a folder written to the disk."""
+    """Flushes all files of a folder to the disk."""
     for path in folder.iterdir():
         file = os.open(path, os.O_RDONLY)
         os.fsync(file)
@@ -153,7 +153,7 @@ def run_one(way: str, folder: Path, small: bool) -> dict[str, float]:
 
 
 def measure(way: str, folder: Path, small: bool) -> dict[str, float]:
-    """One measurement, in a process of its own."""
+    """One measurement, in its own process."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         command = [sys.executable, __file__, "--child", way, "--folder", place]
         child = subprocess.run(
@@ -166,7 +166,7 @@ def measure(way: str, folder: Path, small: bool) -> dict[str, float]:
 
 
 def table(samples: dict[str, list[dict[str, float]]]) -> str:
-    """The rounds as Markdown: medians, and in brackets the least and the most."""
+    """The rounds as Markdown: medians, with the least and the largest in brackets."""
 
     def spread(ratio: Callable[[int], float], rounds: int, digits: int = 2) -> str:
         values = [ratio(number) for number in range(rounds)]

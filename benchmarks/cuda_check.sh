@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, nvcc and a CUDA torch, and no network needed: builds, tests, runs a short
-# pass under compute-sanitizer, and times. The table comes last; it is also kept as
-# benchmarks/results/<gpu>.md, or in the folder given. Ends within eight minutes.
+# Builds, tests, runs a short pass under compute-sanitizer, and measures, on a machine with a GPU,
+# nvcc and a CUDA torch, without a network. Prints the table last and writes it to
+# benchmarks/results/<gpu>.md, or to the given folder. Ends within eight minutes.
 #
 #     bash benchmarks/cuda_check.sh [folder]
 #
@@ -13,7 +13,7 @@ results=${1:-benchmarks/results}
 mkdir -p "$results"
 failures=0
 
-# stage NAME SECONDS COMMAND...: goes on after a failure, but remembers it.
+# stage NAME SECONDS COMMAND...: continues after a failure, but records it.
 stage() {
   local name=$1 limit=$2 begin=$SECONDS
   shift 2

@@ -71,7 +71,7 @@ def time_calls(calls: Calls, timer: Callable[[Callable[[], object]], float], rou
 
 
 def ratios(times: Times, above: str, below: str) -> str:
-    """Quotients round by round; nothing where a call is missing."""
+    """Quotients round by round; empty if a call is missing."""
     if above not in times or below not in times:
         return ""
     return spread([a / b for a, b in zip(times[above], times[below], strict=True)])
@@ -91,7 +91,7 @@ def row(title: str, times: Times, nbytes: int, note: str = "") -> list[str]:
 
 
 def gpu_cases() -> list[Case]:
-    """The cases of the CPU that tell most, and float8, which torch does not fill."""
+    """The most telling cases of the CPU, and float8, which torch does not fill."""
     found = [case for case in CASES if case.name in TIMED]
     return found + [
         Case("normal", dtype, torchinit.normal_, torch_init.normal_)
@@ -128,7 +128,7 @@ def time_fills(elements: int, rounds: int, device: torch.device) -> Iterator[lis
 def time_parameters(
     count: int, total: int, rounds: int, device: torch.device
 ) -> Iterator[list[str]]:
-    """Many parameters of 4 Ki to 1 Mi elements, the Python side included."""
+    """Many parameters of 4 Ki to 1 Mi elements, including the time of Python code."""
     sizes = torch.logspace(12, 20, count, base=2).double()
     sizes = (sizes * (total / sizes.sum())).long().clamp(2**12 if total > 2**26 else 1, 2**20)
     shuffled = sizes[torch.randperm(count, generator=torch.Generator().manual_seed(1))]
@@ -136,7 +136,7 @@ def time_parameters(
     timer = functools.partial(wall_seconds, device=device)
 
     def mixed(library: object) -> None:
-        # As in a vision transformer: truncated normal weights, zero biases, norms of ones.
+        # As in a vision transformer: truncated normal weights, zero biases, norms of one.
         for i, tensor in enumerate(tensors):
             if i % 2:
                 library.zeros_(tensor)  # type: ignore[attr-defined]
@@ -174,7 +174,7 @@ def time_parameters(
 
 
 def time_orthogonal(largest: int, rounds: int, device: torch.device) -> Iterator[list[str]]:
-    """Single matrices and batches, wall time: they are many launches."""
+    """Single matrices and batches, in wall time because they take many launches."""
     timer = functools.partial(wall_seconds, device=device)
     for n in (4096, 2048, 1024):
         if n > largest:

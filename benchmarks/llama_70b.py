@@ -1,4 +1,4 @@
-"""What ranks own of a Llama 70B under parallelism, in numbers: no model, and no process group."""
+"""Each rank's shards of a Llama 70B under parallelism, in numbers, without a process group."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEME = torchinit.TruncNormal(0.02, cut=3)
 
 
 class Layout(NamedTuple):
-    """A mesh: replicas, of shards of ``fully_shard``, of tensor parallelism."""
+    """A mesh: numbers of replicas, of shards of ``fully_shard``, and of tensor parallelism."""
 
     replicas: int
     shards: int
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         return name if self.tp == 1 else f"{name} x TP {self.tp}"
 
     def coordinate(self, rank: int) -> tuple[int, int, int]:
-        """Of a rank in the mesh."""
+        """The coordinates of a rank in the mesh."""
         return (
             rank // (self.shards * self.tp),
             rank // self.tp % self.shards,
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
         )
 
     def pieces(self, rank: int, shape: tuple[int, ...], tp_dim: int | None) -> list[ShardPiece]:
-        """What a rank owns of a parameter: rows of what tensor parallelism left of it."""
+        """A rank's pieces of a parameter: rows of its tensor-parallel shard."""
         rows = Cut(0, self.tp if tp_dim == 0 else 1)
         columns = None if tp_dim is None else Cut(tp_dim)
         return pieces_of(shape, self, self.coordinate(rank), (None, rows, columns))
@@ -81,7 +81,7 @@ def owned_by(layout: Layout, rank: int) -> list[Owned]:
 
 
 def fill(memory: Tensor, box: Owned) -> Tensor:
-    """Fills one box: what the whole 70B has there."""
+    """Fills one box with the full model's values."""
     return torchinit.init_shard_(
         memory, SCHEME, global_shape=box.shape, offset=box.piece.offset, seed=0, name=box.name
     )

@@ -6,9 +6,9 @@
     python benchmarks/models.py --small                                  # many small parameters
     python benchmarks/models.py --quick                                  # does it run?
 
-Every measurement is a process of its own (one_build.py), and every round measures all modes in
-turn. A round in which other processes used the machine is left out where quiet ones are left; if
-none was quiet, its figures are marked with ~. Ratios are of the best of each mode.
+Every measurement has its own process (one_build.py), and every round measures all modes in turn.
+Rounds in which other processes used the machine are dropped if quiet rounds remain; if none was
+quiet, the figures are marked with ~. Ratios are of the best times of each mode.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from zoo import CASES, SMOKE
 Samples = dict[str, Any]
 
 _CHILD = Path(__file__).with_name("one_build.py")
-# Of a core, by other processes while one was measured.
+# The fraction of a core used by other processes during a measurement.
 _BUSY = 0.15
 _OURS = ("patch", "build_model")
 
 
 def busy_seconds() -> float:
-    """CPU seconds of the whole machine since it started, 0 where that cannot be told."""
+    """CPU seconds of the whole machine since it started; 0 if unknown."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:
@@ -50,7 +50,7 @@ def busy_seconds() -> float:
 
 
 def own_seconds() -> float:
-    """CPU seconds of this process and of those it has waited for."""
+    """CPU seconds of this process and of child processes that have ended."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -58,7 +58,7 @@ def own_seconds() -> float:
 
 
 def measure(name: str, mode: str) -> Samples:
-    """One measurement in a process of its own, and how busy others kept the machine meanwhile."""
+    """One measurement in its own process, and other processes' use of the machine meanwhile."""
     busy, own, start = busy_seconds(), own_seconds(), perf_counter()
     child = subprocess.run([sys.executable, _CHILD, name, mode], capture_output=True, text=True)
     elapsed = perf_counter() - start
@@ -87,14 +87,14 @@ def time_model(name: str, rounds: int) -> Samples:
 
 
 def counted(samples: list[Samples]) -> tuple[list[float], bool]:
-    """Seconds of quiet rounds, and true; of all, and false, if none was quiet."""
+    """Seconds of quiet rounds, and true; or of all rounds, and false, if none was quiet."""
     good = [sample for sample in samples if "error" not in sample]
     quiet = [sample["seconds"] for sample in good if sample["others"] < _BUSY]
     return (quiet, True) if quiet else ([sample["seconds"] for sample in good], False)
 
 
 def seconds_cell(samples: list[Samples]) -> str:
-    """Least, median and largest, marked if no round was quiet."""
+    """Least, median and largest seconds, marked if no round was quiet."""
     values, is_quiet = counted(samples)
     if not values:
         return samples[0]["error"]  # type: ignore[no-any-return]
@@ -112,7 +112,7 @@ def ratio_cell(model: Samples, above: str, below: str, digits: int) -> str:
 
 
 def about(model: Samples) -> Samples:
-    """What a model is, as its processes have said."""
+    """A model's description, as its processes reported."""
     samples = [sample for mode in model["modes"].values() for sample in mode if "values" in sample]
     return samples[0] if samples else {"values": 0, "bytes": 0, "threads": 0}
 
@@ -152,7 +152,7 @@ def markdown(results: Samples) -> str:
 
 
 def machine_line(results: Samples) -> str:
-    """What the figures depend on."""
+    """The conditions that the figures depend on."""
     about_ = results["machine"]
     threads = {about(model)["threads"] for model in results["models"]}
     others = [
@@ -179,7 +179,7 @@ def machine_line(results: Samples) -> str:
 
 
 def versions() -> Samples:
-    """Of libraries whose models are timed."""
+    """Versions of the libraries whose models are timed."""
     found = {}
     for name in ("transformers", "x-transformers"):
         try:

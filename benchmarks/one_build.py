@@ -1,9 +1,10 @@
-"""Makes one model in one way, in a process of its own, and prints what it took as JSON.
+"""Makes one model in one way, in its own process, and prints the cost as JSON.
 
     python benchmarks/one_build.py gpt2-medium patch
 
-What the model needs is imported, its class used once on the meta device, and as much memory as it
-takes written to and given back, before the clock starts: neither imports nor the host are timed.
+Before the clock starts, it imports the model's libraries, uses its class once on the meta device,
+and writes to as much memory as the model needs and frees it. So neither imports nor the host are
+timed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 import torchinit
-from torchinit.cli.demo.catalog import Build
-from torchinit.cli.demo.ways import forget
+from torchinit.cli.demo import forget
+from torchinit.cli.demo_models import Build
 from zoo import CASES, SMOKE
 
 _SEED = 0
 _CPU = torch.device("cpu")
-# Memory that a build takes, as a multiple of the parameters: a head before it is tied, temporaries.
+# Memory of a build, as a multiple of the parameters: a head before it is tied, temporaries.
 _HEADROOM = 1.5
 
 
@@ -70,9 +71,9 @@ def _layer() -> nn.Module:
 
 
 def _touch(nbytes: int) -> None:
-    """Writes to every page of as much fresh memory, which the host then has, and gives it back.
+    """Writes to every page of as much fresh memory, so that the host provides it, and frees it.
 
-    In huge pages, like those of the fills: after small ones the host might have to find others.
+    Uses huge pages, as the fills do: after small ones the host might need to provide others.
     """
     private: dict[str, Any] = {}
     if hasattr(mmap, "MAP_PRIVATE"):  # Windows has no such flags
@@ -97,7 +98,7 @@ def run(name: str, mode: str) -> dict[str, Any]:
     parameters = list(meta.parameters())
     size = sum(parameter.nbytes for parameter in parameters)
     torch.manual_seed(_SEED)
-    MODES[mode](_layer)  # threads are awake, and code is loaded
+    MODES[mode](_layer)  # wakes threads and loads code
     _touch(int(size * _HEADROOM))
     forget(_CPU)
     before, start = resource.getrusage(resource.RUSAGE_SELF), perf_counter()

@@ -1,14 +1,14 @@
-"""Times orthogonal_ against torch.nn.init's, and against torchinit as it was at another commit.
+"""Times orthogonal_ against torch.nn.init's, and against torchinit at another commit.
 
     python benchmarks/orthogonal.py                                     # a Markdown table
     python benchmarks/orthogonal.py --before build/before/.venv/bin/python --isa avx2
     python benchmarks/orthogonal.py --markdown benchmarks/results/orthogonal.md
 
-``--before`` is a Python that has the other commit installed: ``git worktree add build/before``
-and ``make .venv/.installed`` there. It answers from a process of its own, and every round asks both
-in turn; ratios are taken within a round, and their median is quoted with the smallest and largest.
-Shards are of columns of what is formed: rows of a square or wide matrix. The last one needs all
-reflectors, and takes longest.
+``--before`` is a Python that has the other commit installed: ``git worktree add build/before`` and
+``make .venv/.installed`` there. It runs in its own process, and every round measures both in turn.
+Ratios are taken within a round, and their median is quoted with the smallest and largest. Shards
+are of formed columns: rows of a square or wide matrix. The last shard needs all reflectors and
+takes longest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Call = Callable[[], object]
 SQUARES = [(n, n) for n in (64, 128, 256, 512, 1024, 2048, 4096)]
 SHAPES = [*SQUARES, (8192, 2048), (2048, 8192)]
 BATCHES = [(64, 256), (64, 128), (256, 64), (1024, 32)]
-# Times faster than before, by processor and instruction set, in the order of SHAPES and BATCHES.
+# Required speed-ups over before, by processor and instruction set, in order of SHAPES and BATCHES.
 WANTED: dict[str, list[float]] = {
     "AMD, avx512 (two 512-bit units)": [
         2, 3.5, 7, 4.8, 3.5, 2.7, 2.4, 2.1, 2.2, 4.5, 2.4, 1.3, 1.6
@@ -46,12 +46,12 @@ WANTED: dict[str, list[float]] = {
 
 
 def names() -> list[str]:
-    """Of the cases, in order."""
+    """Names of the cases, in order."""
     return [f"{m} x {n}" for m, n in SHAPES] + [f"{count} of {n} x {n}" for count, n in BATCHES]
 
 
 def calls_of(name: str) -> dict[str, Call]:
-    """What is timed of a case, by who does it."""
+    """The timed calls of a case, by implementation."""
     numbers = [int(word) for word in name.replace(" of ", " ").replace(" x ", " ").split()]
     if " of " in name:
         count, n = numbers[:2]
@@ -84,7 +84,7 @@ def calls_of(name: str) -> dict[str, Call]:
 
 
 def seconds(call: Call, repeats: int) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = perf_counter()
     for _ in range(repeats):
         call()
@@ -102,7 +102,7 @@ def serve() -> None:
 
 
 class Before:
-    """torchinit as another Python has it."""
+    """torchinit in another Python."""
 
     def __init__(self, python: str, threads: int, isa: str) -> None:
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -113,7 +113,7 @@ class Before:
         )
 
     def seconds(self, name: str, repeats: int) -> float:
-        """Of one call there."""
+        """Seconds of one call there."""
         assert self.process.stdin
         assert self.process.stdout
         print(f"{name} {repeats}", file=self.process.stdin, flush=True)
@@ -121,7 +121,7 @@ class Before:
 
 
 def measure(name: str, before: Before | None, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call of a case, round by round after one that is not counted."""
+    """Seconds of every call of a case, round by round, after one uncounted round."""
     calls = calls_of(name)
     once = seconds(calls["ours"], 1)
     repeats = max(1, min(200, int(0.02 / once)))
@@ -137,14 +137,14 @@ def measure(name: str, before: Before | None, rounds: int) -> dict[str, list[flo
 
 
 def processor(isa: str) -> str:
-    """Which of WANTED this machine is of."""
+    """The processor in WANTED that this machine has."""
     try:
         about = Path("/proc/cpuinfo").read_text()
     except OSError:
         return ""
     if "GenuineIntel" in about:
         return "Intel"
-    # A Zen 4 has AVX-512 in halves: as many multiply-adds a cycle as AVX2 has.
+    # A Zen 4 runs AVX-512 in halves: as many multiply-adds a cycle as AVX2.
     halves = "cpu family\t: 25" in about
     wide = "AMD, avx512 (two 512-bit units)"
     return "AMD, avx2" if isa == "avx2" or halves else wide

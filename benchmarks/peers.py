@@ -1,17 +1,17 @@
-"""Times torchinit beside the other ways to fill weights, in one run.
+"""Times torchinit and other ways to fill weights in one run.
 
     python benchmarks/peers.py                                        # Markdown tables
     python benchmarks/peers.py --markdown benchmarks/results/peers.md
     python benchmarks/peers.py --quick                                # does it run?
 
-Peers that are not installed (jax, timm, transformers), or that this torch has no CPU kernel of
-(torch.func._random), are named and left out. All may use as many threads as torch does; NumPy uses
-one. Every round times all of them in turn, after one that is not counted, in which JAX compiles.
-Ratios are taken within a round, and their median is quoted with the smallest and largest; calls of
-more than two seconds are timed once.
+Peers that are not installed (jax, timm, transformers), or without a CPU kernel in this torch
+(torch.func._random), are named and skipped. All may use as many threads as torch; NumPy uses one.
+Every round times all in turn, after one uncounted round, in which JAX compiles. Ratios are taken
+within a round, and their median is quoted with the smallest and largest; calls of more than two
+seconds are timed once.
 
-torch, timm, Transformers and torchinit fill memory that is there. JAX gives new arrays, and its
-allocator reuses those of the round before; NumPy fills a buffer of its own, and rounds to bfloat16
+torch, timm, Transformers and torchinit fill existing memory. JAX makes new arrays, and its
+allocator reuses those of the previous round; NumPy fills its own buffer, and rounds to bfloat16
 into another.
 """
 
@@ -34,12 +34,12 @@ from torch import Tensor
 import torchinit
 from report import spread, table
 from run import machine
-from torchinit.cli.demo.decoder import Decoder
+from torchinit.cli.decoder import Decoder
 
 STD = 0.02
 CUT = 2.0  # stds
 ELEMENTS = 2**24
-SLOW = 2.0  # seconds of a call that is timed in one round only
+SLOW = 2.0  # a call that takes more seconds is timed in one round only
 LAWS = ("uniform", "normal", "trunc_normal")
 DTYPES = (torch.float32, torch.bfloat16)
 Shapes = list[tuple[int, ...]]
@@ -54,7 +54,7 @@ def _arguments(law: str) -> dict[str, float]:
 
 
 def _each(function: Callable[..., object], tensors: list[Tensor], law: str) -> Call:
-    """Calls a function of the kind of torch.nn.init on every tensor."""
+    """Calls a function with torch.nn.init's interface on every tensor."""
     arguments = _arguments(law)
 
     def call() -> None:
@@ -81,7 +81,7 @@ def _torch(tensors: list[Tensor], law: str) -> Call:
 
 
 def _torch_stateless(tensors: list[Tensor], law: str) -> Call | None:
-    """The in-place functions of explicit keys that torch 2.14 has, of two laws."""
+    """The in-place functions of torch 2.14 with explicit keys, for two distributions."""
     random = importlib.import_module("torch.func._random")
     key = random.key(0)
     if law == "trunc_normal":
@@ -113,7 +113,7 @@ def _jax(tensors: list[Tensor], law: str, implementation: str) -> Call:
     dtype = getattr(jax.numpy, str(tensors[0].dtype).removeprefix("torch."))
     initializers = jax.nn.initializers
     function = {
-        "uniform": lambda: initializers.uniform(2 * STD),  # from 0 on: the same work
+        "uniform": lambda: initializers.uniform(2 * STD),  # from 0 on, for the same work
         "normal": lambda: initializers.normal(STD),
         "trunc_normal": lambda: initializers.truncated_normal(STD, lower=-CUT, upper=CUT),
     }[law]()
@@ -202,7 +202,7 @@ def _over_ours(times: dict[str, list[float]], name: str) -> str:
 
 
 def measured(what: dict[str, Shapes], rounds: int) -> str:
-    """A Markdown table: seconds of a billion elements, and ratios to torchinit's time."""
+    """A Markdown table: seconds for a billion elements, and ratios to torchinit's time."""
     missing: dict[str, str] = {}
     rows = []
     for title, shapes in what.items():

@@ -2,8 +2,8 @@
 
     python benchmarks/picture.py [benchmarks/results/models.json] [-o docs/pictures/models.png]
 
-Times of whole models relative to zeroing their memory, best against best: as torch builds them, the
-same code inside patch_nn_init(), and by build_model. Needs matplotlib.
+The picture shows times of whole models relative to zeroing their memory, best against best: as
+torch builds them, inside patch_nn_init(), and by build_model. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WAYS = {
     "plain": ("built plainly", "#b8bec6"),
     "patch": ("the same code in patch_nn_init()", "#6aa5d9"),
     "build_model": ("build_model()", "#1f4e79"),
-    "init_model_": ("init_model_(), from the meta device", "#1f4e79"),  # of older results
+    "init_model_": ("init_model_(), from the meta device", "#1f4e79"),  # for older results
 }
 
 
@@ -45,7 +45,7 @@ def name_of(model: dict[str, Any]) -> str:
 
 
 def digest(path: Path) -> str:
-    """What the picture keeps of the results that it shows."""
+    """A digest of the shown results, stored in the picture."""
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/report.md: a right Llama, and one broken in four places.
+"""Draws the pictures of docs/report.md: a correct Llama, and one broken in four places.
 
     python benchmarks/pictures.py                    # into docs/pictures
     python benchmarks/pictures.py --folder /tmp
@@ -35,7 +35,7 @@ def llama() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def break_it(model: nn.Module) -> None:
-    """Doubles the std of one, clips one at 1 std, makes one constant, puts a NaN into one."""
+    """Doubles one parameter's std, clips one at 1 std, makes one constant, puts a NaN into one."""
     weight = {
         name: model.get_parameter(f"model.layers.{name}.weight")
         for name in ("2.self_attn.q_proj", "5.mlp.up_proj", "7.self_attn.o_proj", "9.mlp.down_proj")

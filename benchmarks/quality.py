@@ -1,12 +1,12 @@
-"""Fills against their exact distributions: p-values of about 10^8 draws each.
+"""Tests fills against their exact distributions: p-values of about 10^8 draws each.
 
     python benchmarks/quality.py > benchmarks/results/quality.md
 
 For every distribution and dtype: Kolmogorov-Smirnov and chi-square with bins out to five standard
 deviations of the equivalent normal, moments to the sixth, correlation with the 1st to 8th next
 element, and the dependence of elements 2i and 2i + 1 (the halves of a Box-Muller pair) and of the
-same element under keys that follow each other (0, 1, 2, ...). All null distributions are those of
-the rounded values, so that the narrow dtypes are tested as sharply as the others.
+same element under consecutive keys (0, 1, 2, ...). All null distributions are those of the rounded
+values, so narrow dtypes are tested as sharply as the others.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def successive_keys(law: Law, dtype: torch.dtype, size: int) -> Source:
 class Bins:
     """Intervals whose probabilities are exact for the law rounded to a dtype.
 
-    An edge is a value of the dtype; what is rounded to it or above lies beyond the midpoint between
+    An edge is a value of the dtype; numbers rounded to it or above lie beyond the midpoint between
     it and its predecessor.
     """
 
@@ -120,7 +120,7 @@ class Bins:
 
 
 def largest(law: Law, dtype: torch.dtype) -> Tensor:
-    """The largest value that a fill may have: the upper bound itself is no value of U[a, b)."""
+    """The largest value that a fill may have; U[a, b) excludes its upper bound."""
     high = torch.tensor(law.distribution.support()[1], dtype=dtype)
     if law.operator == ops.uniform_:
         high = torch.nextafter(high, torch.full_like(high, -math.inf))
@@ -132,7 +132,7 @@ def _widened(values: Tensor) -> Tensor:
 
 
 def _boundaries(values: Tensor) -> Array:
-    """Between each value of a dtype and its predecessor: where rounding changes."""
+    """The boundaries of rounding between each value of a dtype and its predecessor."""
     before = torch.nextafter(values, torch.full_like(values, -math.inf))
     halves: Array = 0.5 * (values.double() + before.double()).numpy()
     return halves
@@ -141,7 +141,7 @@ def _boundaries(values: Tensor) -> Array:
 def moments(law: Law, dtype: torch.dtype, degree: int) -> tuple[float, float, list[float]]:
     """Mean, standard deviation and the standardised moments 0 to ``degree``.
 
-    Of the values rounded to the dtype where rounding could be seen.
+    Of the values rounded to the dtype, if rounding is visible.
     """
     exact = law.distribution
     if dtype.itemsize > 2:

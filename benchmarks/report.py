@@ -2,7 +2,7 @@
 
     python benchmarks/report.py benchmarks/results/NAME.json [--page docs/performance.md]
 
-With --page, the rows that tell most also replace what stands between the benchmark markers there.
+With --page, the most telling rows also replace the text between the benchmark markers there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def ratio(samples: Samples, numerator: str, denominator: str) -> list[float]:
-    """Quotients of times, round by round where both have as many rounds, else of the median."""
+    """Quotients of times, round by round if both have as many rounds, else of the medians."""
     above, below = samples["seconds"][numerator], samples["seconds"][denominator]
     if len(above) == len(below):
         return [a / b for a, b in zip(above, below, strict=True)]
@@ -41,13 +41,13 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def times_faster(samples: Samples) -> list[float]:
-    """Torch's time an element over ours."""
+    """Torch's time per element over torchinit's."""
     scale = samples["elements"] / samples["torch_elements"]
     return [scale * value for value in ratio(samples, "torch", "ours")]
 
 
 def fills(results: dict[str, Any]) -> str:
-    """Every case: the speed, its part of zero_'s, and the ratios to torch."""
+    """Every case: its speed, absolute and relative to zero_, and its ratios to torch."""
     by_case: dict[str, dict[int, Samples]] = {}
     for samples in results["fills"]:
         by_case.setdefault(samples["case"], {})[samples["threads"]] = samples
@@ -78,7 +78,7 @@ def fills(results: dict[str, Any]) -> str:
 
 
 def fresh(results: dict[str, Any]) -> str:
-    """Memory never touched before."""
+    """Fills of fresh memory."""
     samples = results["fresh"]
     ours, zero = samples["seconds"]["ours"], samples["seconds"]["zero"]
     times = " and ".join(f"{median(values):.2f} s" for values in (ours, zero))
@@ -103,7 +103,7 @@ def small(results: dict[str, Any]) -> str:
 
 
 def instruction_sets(results: dict[str, Any]) -> str:
-    """Each set's speed as a part of the fastest's, one thread."""
+    """Each set's speed relative to the fastest, on one thread."""
     if not results["instruction_sets"]:
         return "No native module."
     names = list(results["instruction_sets"][0]["seconds"])
@@ -142,7 +142,7 @@ One thread, {elements / 8:.0f} Mi elements:
 """
 
 
-# The rows that tell most.
+# The most telling rows.
 _MAIN = re.compile(r"(float32|bfloat16) (uniform|normal|trunc_normal within 2 std)|float64 normal")
 
 

@@ -5,8 +5,8 @@
     python benchmarks/report.py benchmarks/results/NAME.json    # the tables again
     python benchmarks/run.py --quick                            # does it run?
 
-Every round times zero_, ours and torch's in turn, so that drift of the machine hits all alike;
-ratios are taken within a round, and their median is quoted with the smallest and largest.
+Every round times zero_, torchinit and torch in turn, so that drift of the machine affects all
+alike. Ratios are taken within a round, and their median is quoted with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The conditions that the figures depend on."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "cpu": cpu[1] if cpu else platform.processor(),
@@ -69,7 +69,7 @@ def time_case(case: Case, elements: int, threads: int, rounds: int) -> Samples:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 1):
         for name, call in calls.items():
-            # torch's fills take long and vary little: fewer rounds of them.
+            # torch's fills take long and vary little, so they get fewer rounds.
             if name == "torch" and round_ > max(2, rounds // 3):
                 continue
             elapsed = seconds(call)
@@ -86,7 +86,7 @@ def time_case(case: Case, elements: int, threads: int, rounds: int) -> Samples:
 
 
 def time_fresh(size: int, rounds: int) -> Samples:
-    """Times fills of float32 memory that was never touched: a new allocation each time."""
+    """Times fills of fresh float32 memory, allocated each time."""
     calls: dict[str, Callable[[torch.Tensor], object]] = {
         "zero": lambda tensor: tensor.zero_(),
         "ours": torchinit.normal_,
@@ -113,7 +113,7 @@ def time_small(size: int, rounds: int, calls_a_round: int) -> list[Samples]:
 
 
 def time_instruction_sets(cases: list[Case], elements: int, rounds: int) -> list[Samples]:
-    """Times ours on every instruction set of the machine, one thread each."""
+    """Times torchinit on every instruction set of the machine, on one thread."""
     module = native.module
     if module is None:
         return []

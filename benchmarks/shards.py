@@ -1,11 +1,11 @@
-"""What a rank of a sharded model spends: boxes, time and memory, at scales that are not here.
+"""The cost of one rank of a sharded model: boxes, time and memory, at any scale.
 
     python benchmarks/shards.py                                   # Markdown
     python benchmarks/shards.py --markdown benchmarks/results/shards.md
 
-A rank asks nobody, so what one of 4096 does can be timed alone: the boxes that it owns of a Llama
-70B are found and filled without a process group. What needs real processes (memory, two ranks on
-two cores) starts some over gloo.
+Ranks do not communicate, so one of 4096 can be timed alone: its boxes of a Llama 70B are found and
+filled without a process group. Measurements that need real processes (memory, two ranks on two
+cores) start some over gloo.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llama_70b import Layout, Owned, fill, owned_by
 from report import spread, table
 from run import machine
 
-LARGE = 1 << 30  # bytes of a rank's shards above which one memory is used for all of them
+LARGE = 1 << 30  # if a rank's shards have more bytes, all share one memory
 
 
 SCALES = [
@@ -53,7 +53,7 @@ def size_of(boxes: list[Owned]) -> int:
 
 
 def memory_of(boxes: list[Owned]) -> list[Tensor]:
-    """Memory for each box, fresh; one memory for all where it would be too much."""
+    """Fresh memory for each box; one memory for all if it would be too much."""
     if size_of(boxes) <= LARGE:
         return [torch.empty(box.piece.size, dtype=torch.bfloat16) for box in boxes]
     again = torch.empty(max(math.prod(box.piece.size) for box in boxes), dtype=torch.bfloat16)
@@ -81,7 +81,7 @@ def zero_all(boxes: list[Owned]) -> None:
 
 
 def scale_table(layouts: list[Layout], rounds: int) -> str:
-    """Boxes, memory and time a rank."""
+    """Boxes, memory and time of ranks."""
     torch.set_num_threads(1)
     rows = []
     for layout in sorted(layouts, key=math.prod):
@@ -130,7 +130,7 @@ def resident(what: str) -> int:
 
 
 def held(model: nn.Module) -> int:
-    """Bytes of what lies here of a model."""
+    """Bytes of this process's part of a model."""
     return sum(
         (each.to_local() if isinstance(each, DTensor) else each).nbytes
         for each in model.parameters()
@@ -163,12 +163,12 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def measure_memory(layers: int) -> dict[str, int]:
-    """Peak memory of init_model_ above the process before, and the bytes of the shards."""
-    torchinit.init_model_(shard(llama(1)), seed=0)  # imports, and what is made once
+    """Increase of peak memory by init_model_, and the bytes of the shards."""
+    torchinit.init_model_(shard(llama(1)), seed=0)  # imports and one-time allocations
     gc.collect()
     model = shard(llama(layers))
     dist.barrier()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     torchinit.init_model_(model, seed=0)
     return {
@@ -207,7 +207,7 @@ def measure_threads(elements: int, rounds: int) -> dict[str, list[float]]:
 
 
 def measure_small(count: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds of CPU time a parameter from the meta device, of DTensors and not."""
+    """Microseconds of CPU time per parameter from the meta device, for DTensors and plain ones."""
 
     def build(*, sharded: bool) -> nn.Module:
         with torch.device("meta"):
@@ -255,7 +255,7 @@ def _rank(rank: int, world: int, folder: str, what: str, arguments: tuple[int, .
 
 
 def on_ranks(world: int, what: str, *arguments: int) -> list[Any]:
-    """What each rank of a world of new processes has measured."""
+    """The measurements of each rank of a world of new processes."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_rank, (world, folder, what, arguments), nprocs=world)
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(world)]
@@ -298,7 +298,7 @@ def threads_line(elements: int, rounds: int) -> str:
 
 
 def small_table(count: int, rounds: int) -> str:
-    """What Python costs a parameter."""
+    """The cost of Python code per parameter."""
     times = on_ranks(1, "small", count, rounds)[0]
     rows = [
         [name, f"{min(each):.1f}", f"{median(each):.1f}", f"{max(each):.1f}"]
@@ -337,7 +337,7 @@ def threads_section(quick: bool) -> str:
 
 
 def small_section(quick: bool) -> str:
-    """Python, a parameter."""
+    """The cost of Python code per parameter, as a section."""
     found = small_table(100 if quick else 2000, 2 if quick else 7)
     return f"## Python, a parameter\n\n{found}"
 

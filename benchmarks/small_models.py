@@ -1,4 +1,4 @@
-"""Times init_model_ on many small parameters against making their memory and Parameters alone."""
+"""Times init_model_ on many small parameters against only making their memory and Parameters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Holder(nn.Module):
 
 
 def _model(shape: tuple[int, ...], count: int) -> nn.Module:
-    """A list of blocks of eight modules, each with one parameter, as large models have them."""
+    """A list of blocks of eight modules, each with one parameter, as in large models."""
     return nn.ModuleList(
         nn.ModuleDict({name: _Holder(shape) for name in _NAMES})
         for _ in range(count // len(_NAMES))
@@ -43,7 +43,7 @@ def _allocate(metas: list[Parameter]) -> list[Parameter]:
 
 
 def time_small(count: int, rounds: int) -> list[dict[str, Any]]:
-    """Microseconds a parameter, in turn in this process; the first round is not counted."""
+    """Microseconds per parameter, in turn in this process; the first round is not counted."""
     results = []
     for title, shape in _SHAPES.items():
         model = _model(shape, count)

@@ -1,4 +1,4 @@
-"""The models that are timed whole: what builds each."""
+"""The models that are timed, with their builders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchinit.cli.demo.catalog import MODELS, Build, DemoModel, builder
+from torchinit.cli.demo_models import MODELS, Build, DemoModel, builder
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Case:
     """A model.
 
     Attributes:
-        title: what it is.
+        title: a description.
         prepare: imports, makes the config, and returns what builds the model.
         dtype: of its parameters.
     """
@@ -110,5 +110,5 @@ CASES: dict[str, Case] = {
     "lstm": Case("`torch.nn.LSTM`, 4 layers of 1024", lambda _: lambda: nn.LSTM(1024, 1024, 4)),
 }
 
-# Not for figures: whether it runs.
+# Not for figures: only to see that it runs.
 SMOKE = {"tiny": _of_demo("tiny"), "tiny-bfloat16": _of_demo("tiny", torch.bfloat16)}

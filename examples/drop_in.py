@@ -1,4 +1,4 @@
-"""One import changed, and code of your own is initialised by torchinit; so is code that is not.
+"""torchinit in your own code by one changed import, and in code that you cannot edit by a patch.
 
 python examples/drop_in.py
 """
@@ -11,7 +11,7 @@ from torchinit import init  # was: from torch.nn import init
 
 
 class Block(nn.Module):
-    """A feed-forward block that initialises itself, as such code does."""
+    """A feed-forward block that initialises itself with torch.nn.init's functions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ torch.manual_seed(0)  # governs torchinit's fills too
 block = Block(256)
 print("up.weight:", [round(value, 4) for value in block.up.weight.flatten()[:3].tolist()])
 
-with torchinit.patch_nn_init():  # for code that you cannot edit: what calls torch.nn.init
+with torchinit.patch_nn_init():  # for code that you cannot edit
     layer = nn.TransformerEncoderLayer(256, 4, batch_first=True)
 print("self_attn.in_proj_weight: std", round(layer.self_attn.in_proj_weight.std().item(), 4))
 
-print(torchinit.which(block.up.weight, "trunc_normal"))  # and who did it
+print(torchinit.which(block.up.weight, "trunc_normal"))  # what filled it, and why

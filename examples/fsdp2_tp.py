@@ -1,9 +1,9 @@
-"""A Llama under any parallelism: one fingerprint of the whole model, whatever the layout and world.
+"""A Llama under any parallelism has one fingerprint, whatever the layout and number of processes.
 
     torchrun --nproc-per-node 4 examples/fsdp2_tp.py
     torchrun --nproc-per-node 8 examples/fsdp2_tp.py --layouts plain hsdp+tp --seed 1
 
-Runs on GPUs (nccl) where each process has one, else on CPUs (gloo). Needs Transformers.
+Runs on GPUs (nccl) if each process has one, else on CPUs (gloo). Needs Transformers.
 """
 
 import argparse
@@ -40,10 +40,10 @@ LAYOUTS = ["plain", "fsdp2", "hsdp", "tp", "fsdp2+tp", "hsdp+tp", "pipeline"]
 
 
 def parallelise(model: LlamaForCausalLM, layout: str, device: str) -> None:
-    """Leaves of a model on the meta device what this process is to hold."""
+    """Parallelises a model on the meta device; in a pipeline, drops the other half's stages."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if layout == "pipeline" and world > 1:
-        for name in STAGES[1 - rank * 2 // world]:  # the other half's
+        for name in STAGES[1 - rank * 2 // world]:  # the stages of the other half
             model.set_submodule(name, nn.Identity())
     if layout in ("plain", "pipeline"):
         return
@@ -61,7 +61,7 @@ def parallelise(model: LlamaForCausalLM, layout: str, device: str) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of the names and whole values that there are, and differ, on any process."""
+    """A hash of the distinct names and full values of parameters on all processes."""
     hashes = set()
     for name, parameter in model.named_parameters():
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -73,7 +73,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def build(layout: str, seed: int, device: str) -> LlamaForCausalLM:
-    """What this process holds of the model in a layout, initialised."""
+    """This process's initialised part of the model in a layout."""
     with torch.device("meta"):
         model = LlamaForCausalLM(CONFIG)
     parallelise(model, layout, device)
@@ -91,7 +91,7 @@ def main() -> None:
         device = "cuda"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # gathering is not fast
+    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # gathers are slow
     for layout in arguments.layouts:
         found = fingerprint(build(layout, arguments.seed, device))
         if dist.get_rank() == 0:

@@ -1,6 +1,6 @@
-"""A model built without memory, then initialised where it is to be: nothing is copied there.
+"""A model built without memory, then initialised on its final device, without a copy.
 
-python examples/meta_to_gpu.py    (on the GPU where there is one, else on the CPU)
+python examples/meta_to_gpu.py    (on the GPU if there is one, else on the CPU)
 """
 
 import torch
@@ -12,12 +12,12 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build() -> nn.Module:
-    """Shapes alone on the meta device; memory and values anywhere else."""
+    """Builds the model; on the meta device it has shapes but no memory."""
     layer = nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True, norm_first=True)
     return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
 
 
-model = torchinit.build_model(build, seed=0, device="meta")  # it remembers what it is to be
+model = torchinit.build_model(build, seed=0, device="meta")  # stores how to fill each tensor
 torchinit.init_model_(model, seed=0, device=device, dtype=torch.bfloat16)
 
 with torch.device("meta"):
@@ -28,7 +28,7 @@ rules = {
     "**.{out_proj,linear2}.weight": torchinit.Normal(0.02 / (2 * 6) ** 0.5),
     "**": torchinit.Normal(0.02),
 }
-plan = str(torchinit.plan_model(again, rules))  # what it would do; nothing is written
+plan = str(torchinit.plan_model(again, rules))  # a table of the planned values; nothing is written
 print(*plan.splitlines()[:5], sep="\n")
 torchinit.init_model_(again, rules, seed=0, device=device, dtype=torch.bfloat16)
 

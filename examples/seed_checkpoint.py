@@ -2,7 +2,7 @@
 
     python examples/seed_checkpoint.py config.json seed
 
-torchtitan begins with it by --checkpoint.initial_load_path seed --checkpoint.initial_load_in_hf.
+torchtitan starts from it with --checkpoint.initial_load_path seed --checkpoint.initial_load_in_hf.
 """
 
 import argparse
@@ -18,7 +18,7 @@ RULES = {
 
 
 def main() -> None:
-    """Writes it, or goes on where it was broken off."""
+    """Writes the checkpoint, or resumes an interrupted run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("config", help="a Transformers config.json of a decoder like Llama")
     parser.add_argument("out", help="the directory to be written")

@@ -1,6 +1,6 @@
-"""A small model trained from several initialisations: what the first steps owe to them.
+"""Trains a small model from several initialisations and compares the first steps.
 
-python examples/train_tiny.py [curves.png]    (prints the loss curves; draws them by matplotlib)
+python examples/train_tiny.py [curves.png]    (prints the loss curves; matplotlib draws them)
 """
 
 import sys

@@ -3,15 +3,15 @@ r"""Builds models of other libraries by ``build_model``, and compares them with 
     python tools/built_models.py --resume build/built_models.jsonl --minutes 60 \
         --markdown benchmarks/results/built-models.md
 
-Each model is built plainly with three seeds, and by ``build_model``: with a seed, with it again,
-with another, by way of the meta device and in bfloat16. What is alike in the three plain builds
-must be equal in the built one, and what is not must have their distribution. ``init_model_``
-without rules, of a plain model in memory and of one on the meta device, must give the bits that
-``build_model`` gives, or refuse.
+Each model is built plainly with three seeds, and by ``build_model``: twice with one seed, with
+another seed, via the meta device and in bfloat16. Tensors that are alike in the three plain builds
+must be equal in the built one; the others must have the same distribution. ``init_model_`` without
+rules, on a plain model in memory and on one on the meta device, must give the bits of
+``build_model``, or raise.
 
-One process a model, so that no crash or hunger for memory stops the run. A line is added to the
-file of ``--resume`` for every model, and models that are in it are not built again. Libraries that
-are not installed are left out. Not part of any test: it takes hours.
+Each model has its own process, so that no crash or lack of memory stops the run. Each result is a
+line in the file of ``--resume``, and models in that file are not built again. Libraries that are
+not installed are skipped. Not part of any test: it takes hours.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from torch import Tensor, nn
 import torchinit
 from built_models_cases import LARGEST, LIBRARIES, Build, Case, count_on_meta, parameters
 
-_SAMPLE = 10_000  # elements of a tensor whose distribution is compared
+_SAMPLE = 10_000  # elements of a tensor used to compare distributions
 _ERRORS = 6.0  # standard errors between means, and between variances
-_CHANCE = 1e-9  # of an alarm by Kolmogorov and Smirnov, or by counting, for one tensor
-_FEWEST_MEAN, _FEWEST_VARIANCE = 16, 256  # elements that moments are compared of
-_FEW = 2_000  # elements that show whether values repeat
-_HEAD = 32  # elements by which tensors are recognised as copies
+_CHANCE = 1e-9  # probability of a false alarm by Kolmogorov-Smirnov, or by counting, for one tensor
+_FEWEST_MEAN, _FEWEST_VARIANCE = 16, 256  # elements used to compare moments
+_FEW = 2_000  # elements used to find repeated values
+_HEAD = 32  # elements used to recognise copies
 
 
-# What a model holds.
+# The contents of a model.
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers alone."""
+    """Only parameters and buffers."""
     parameters = model.named_parameters(remove_duplicate=False)
     found = {name: one for name, one in parameters if not nn.parameter.is_lazy(one)}
     return found | _buffers(model)
@@ -104,7 +104,7 @@ def _within(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _kind(tensor: Tensor) -> dict[str, object]:
-    """All about a tensor but its values."""
+    """Everything about a tensor except its values."""
     return {
         "class": type(tensor).__name__,
         "shape": tuple(tensor.shape),
@@ -121,7 +121,7 @@ def _kind(tensor: Tensor) -> dict[str, object]:
 
 
 def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """The names of tensors that share memory, and how."""
+    """The names of tensors that share memory, and their layout in it."""
     groups: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         if tensor.layout is torch.strided and tensor.numel():
@@ -131,7 +131,7 @@ def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def _numbers(tensor: Tensor) -> Tensor:
-    """The values, dense and real, in a row."""
+    """The values as a flat, dense and real tensor."""
     tensor = tensor.detach()
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
@@ -147,7 +147,7 @@ def _same(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _same_bits(one: Tensor, other: Tensor, but: Tensor | None = None) -> bool:
-    """Whether two tensors have equal bits, some elements left out."""
+    """Whether two tensors have equal bits, apart from excluded elements."""
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
         return False
     one, other = _numbers(one), _numbers(other)
@@ -157,7 +157,7 @@ def _same_bits(one: Tensor, other: Tensor, but: Tensor | None = None) -> bool:
 
 
 def _settings(module: nn.Module) -> dict[str, object]:
-    """The plain attributes of a module that are numbers, words and the like."""
+    """The plain attributes of a module that are numbers, strings and the like."""
     found = {"class": type(module).__qualname__, "training": module.training}
     for attribute, value in vars(module).items():
         if not attribute.startswith("_torchinit"):
@@ -177,13 +177,13 @@ def _is_simple(value: object) -> bool:
 
 
 class Comparison:
-    """What is found when a built model is held against plain ones.
+    """The result of comparing a built model with plain ones.
 
     Attributes:
-        faults: what is wrong.
-        tests: how many tests there were that chance can fail.
-        expected: how many of these chance is expected to fail.
-        unfilled: of tensors, the elements that nobody writes in a plain build.
+        faults: descriptions of what is wrong.
+        tests: the number of tests that can fail by chance.
+        expected: how many of these are expected to fail by chance.
+        unfilled: the elements of tensors that a plain build never writes.
     """
 
     def __init__(self, plain: Sequence[nn.Module], built: nn.Module, other: nn.Module) -> None:
@@ -273,10 +273,10 @@ class Comparison:
     def _is_too_odd(
         self, before: Tensor, after: Tensor, fixed: Tensor, odd: Tensor, by_chance: int
     ) -> bool:
-        """Whether the built model differs where the plain ones agree, and not by chance.
+        """Whether the built model differs where the plain ones agree, beyond chance.
 
-        Values of few kinds agree by chance. Four builds being alike, each is as often the one that
-        differs from three others that agree.
+        Tensors with few distinct values may agree by chance. If all four builds are equivalent,
+        each is equally often the one that differs from three others that agree.
         """
         if not by_chance:
             return True
@@ -335,7 +335,7 @@ class Comparison:
             self._add(f"{name}: {ours[:3].tolist()} for {theirs[:3].tolist()}")
 
     def _compare_copies(self) -> None:
-        """Finds tensors that follow from one another, in the built model or in plain ones only."""
+        """Finds tensors that are copies of each other only in built or only in plain models."""
         names = list(self._heads)
         if len(names) < 2:
             return
@@ -354,14 +354,14 @@ class Comparison:
 
 
 def _repeats(values: Tensor) -> bool:
-    """Whether values are there more than once, as when a draw is written to many places."""
+    """Whether values occur more than once, as when a draw is written to several places."""
     order = torch.Generator().manual_seed(1)
     some = values[torch.randperm(len(values), generator=order)[:_FEW]]
     return len(some) - len(some.unique()) > 3
 
 
 def _unfilled(values: Tensor) -> Tensor:
-    """What torch writes to memory that nobody has written, in its deterministic mode."""
+    """The value that torch's deterministic mode writes to uninitialised memory."""
     if values.dtype.is_floating_point:
         return values != values
     if values.dtype is torch.bool:
@@ -374,11 +374,11 @@ def _summary(values: Tensor) -> str:
     return f"mean {mean:.4g}, std {std:.4g}, {float(values.min()):.4g} to {float(values.max()):.4g}"
 
 
-# One model, in a process of its own.
+# One model, in its own process.
 
 
 def examine(case: Case) -> dict[str, Any]:
-    """All that is to be known of one model."""
+    """Everything recorded about one model."""
     result: dict[str, Any] = {"library": case.library, "case": case.name}
     try:
         result["model"], build = case.prepare()
@@ -470,7 +470,7 @@ def _in_bfloat16(build: Build, built: nn.Module, unfilled: Mapping[str, Tensor])
 
 
 def _not_rounded(name: str, wide: Tensor, narrow: Tensor, but: Tensor | None) -> list[str]:
-    """Elements that are neither rounded nor, at an end of the values, kept one step within it."""
+    """Elements that are neither rounded values nor, at the ends of the range, one step inside."""
     exact, given = _numbers(wide), _numbers(narrow)
     if but is not None:
         exact, given = exact[~but], given[~but]
@@ -490,7 +490,7 @@ def _not_rounded(name: str, wide: Tensor, narrow: Tensor, but: Tensor | None) ->
 
 
 def _by_init_model(model: nn.Module, built: nn.Module, unfilled: Mapping[str, Tensor]) -> list[str]:
-    """A plain model, initialised without rules; one that is refused stays as it was."""
+    """Initialises a plain model without rules; a refused model must not change."""
     versions = {
         name: one._version for name, one in _stored(model).items() if not one.is_inference()
     }
@@ -544,7 +544,7 @@ def _first(tensor: Tensor) -> str:
 
 
 def _outcome(check: Callable[[], list[str]], result: dict[str, Any]) -> str:
-    """In words: right, wrong and how, refused and why, not tried."""
+    """The outcome in words: right, wrong and how, refused and why, or not tried."""
     try:
         faults = check()
     except _NotTriedError as error:
@@ -559,7 +559,7 @@ def _outcome(check: Callable[[], list[str]], result: dict[str, Any]) -> str:
 
 
 def _plain_builds(build: Build) -> tuple[list[nn.Module], float]:
-    """Three, and the least time of one."""
+    """Three plain builds, and the least time of one."""
     models, times = [], []
     for seed in range(3):
         started = time.perf_counter()
@@ -569,7 +569,7 @@ def _plain_builds(build: Build) -> tuple[list[nn.Module], float]:
 
 
 def _plain(build: Build, seed: int, *, spoilt: bool = False) -> nn.Module:
-    """A model built without torchinit; spoilt, memory that nobody writes is NaN."""
+    """A model built without torchinit; if spoilt, unwritten memory is NaN."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -604,13 +604,13 @@ def _said(error: BaseException) -> str:
     return " ".join(said.split())[:1000]  # without the folders of this machine
 
 
-# All of them.
+# All models.
 
 
 def run(
     cases: Sequence[Case], options: argparse.Namespace, done: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Examines models, each in a fork of this process, until the time is over."""
+    """Examines models, each in a fork of this process, until the time is up."""
     context = multiprocessing.get_context("fork")
     end = time.monotonic() + 60 * options.minutes
     preloaded = set()
@@ -644,7 +644,7 @@ def run(
 
 def _child(case: Case, options: argparse.Namespace, pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (options.memory << 30, options.memory << 30))
-    signal.alarm(int(options.seconds) + 10)  # should nobody be left who ends it
+    signal.alarm(int(options.seconds) + 10)  # in case no parent is left to end it
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
@@ -661,7 +661,7 @@ def _child(case: Case, options: argparse.Namespace, pipe: Connection) -> None:
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """Of a model: right, refused, wrong or skipped."""
+    """The verdict on a model: right, refused, wrong or skipped."""
     if "skipped" in result:
         return "skipped"
     modes = ("build", "meta", "bfloat16")
@@ -726,7 +726,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _slower(found: Sequence[Mapping[str, Any]]) -> str:
-    """In words, how many models that take long are slower than plain."""
+    """In words, how many slow models take longer than plain builds."""
     long = [one for one in found if one.get("build_seconds") and one["plain_seconds"] >= 0.02]
     slow = [one for one in long if one["build_seconds"] > one["plain_seconds"]]
     slow.sort(key=lambda one: one["plain_seconds"] / one["build_seconds"])
@@ -815,7 +815,7 @@ or refuses.
 
 
 def main() -> None:
-    """Examines models, and writes what it found."""
+    """Examines models, and writes the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,9 +27,9 @@ class Case(NamedTuple):
     """A model to build.
 
     Attributes:
-        library: whose it is.
+        library: the model's library.
         name: of the case.
-        prepare: gives the name of the model, and the function that builds it.
+        prepare: returns the name of the model, and the function that builds it.
     """
 
     library: str
@@ -42,7 +42,7 @@ def _import(module: str) -> Any:
 
 
 def parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that have a shape."""
+    """Parameters with a shape."""
     return [one for one in model.parameters() if not nn.parameter.is_lazy(one)]
 
 
@@ -57,7 +57,7 @@ def count_on_meta(build: Build) -> int:
         return count(build)
 
 
-# The cases: libraries of which a list is to be had.
+# Cases from libraries that list their models.
 
 
 def _timm() -> Iterator[Case]:
@@ -95,7 +95,7 @@ def _as_it_is(name: str, build: Build) -> tuple[str, Build]:
     return name, build
 
 
-# What shrinking alone does not make small enough, or leaves out of step.
+# Sizes that shrinking alone leaves too large or inconsistent.
 _UNET = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
 _CROSS_UNET = {**_UNET, "cross_attention_dim": 32, "attention_head_dim": 4}
 _DIFFUSERS: Mapping[str, Mapping[str, Any]] = {
@@ -176,7 +176,7 @@ def _first_that_builds(builds: Sequence[Build]) -> Build:
 
 
 def _transformers() -> Iterator[Case]:
-    """Every class of every mapping of ``AutoModel`` and its like, with its first config."""
+    """Every class of every mapping of ``AutoModel`` and similar classes, with its first config."""
     auto = _import("transformers.models.auto.modeling_auto")
     keys: dict[str, str] = {}
     for mapping in dir(auto):
@@ -208,7 +208,7 @@ def _small_of_transformers(name: str, key: str) -> tuple[str, Build]:
     return name, _first_that_builds(builds)
 
 
-# The cases: libraries of which some models were chosen.
+# Cases chosen by hand from other libraries.
 
 
 def _tiny_llama(**changes: Any) -> Any:
@@ -715,7 +715,7 @@ def _megatron() -> Mapping[str, Build]:
 
 
 def _one_rank_of_megatron() -> None:
-    """Megatron-Core's groups of processes, of this process alone."""
+    """Megatron-Core's process groups, with this process alone."""
     distributed: Any = torch.distributed
     if not distributed.is_initialized():
         store = distributed.HashStore()
@@ -729,11 +729,11 @@ def _chosen(library: str, builds: Callable[[], Mapping[str, Build]]) -> Iterator
 
 
 class Library(NamedTuple):
-    """Where models come from.
+    """A library that has models.
 
     Attributes:
-        package: what ``pip install`` has.
-        module: what ``import`` has.
+        package: its name for ``pip install``.
+        module: its name for ``import``.
         cases: its models.
         preload: modules that most of them import.
     """

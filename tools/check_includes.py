@@ -3,7 +3,7 @@
     python tools/check_includes.py [folder]
 
 Data flows python -> cpu | cuda -> job -> math -> simd -> base: a file may include files of its own
-folder and of those to the right, so that each folder can be read knowing only those to its right.
+folder and of those to the right, so a reader of a folder needs only those to its right.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent / "csrc"
-# Lowest first. Folders of one layer do not know each other.
+# Lowest first. Folders of one layer must not include each other.
 LAYERS = (("base",), ("simd",), ("math",), ("job",), ("cpu", "cuda"), ("python",))
 LAYER = {folder: layer for layer, folders in enumerate(LAYERS) for folder in folders}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
 class Link(NamedTuple):
-    """One #include: paths from the root, the target None where there is no such file."""
+    """One #include: paths from the root; the target is None if there is no such file."""
 
     source: str
     target: str | None
@@ -47,7 +47,7 @@ def top(path: str) -> str:
 
 
 def violations(root: Path) -> list[str]:
-    """A line for each include that breaks the order, and for each ring of files."""
+    """A line for each include that breaks the order, and for each cycle of files."""
     found = []
     graph: dict[str, list[str]] = {}
     for source, target, text in links(root):
@@ -68,7 +68,7 @@ def violations(root: Path) -> list[str]:
 
 
 def rings(graph: dict[str, list[str]]) -> list[list[str]]:
-    """A path for each edge that closes a ring of a depth-first walk."""
+    """A path for each edge that closes a cycle in a depth-first walk."""
     found: list[list[str]] = []
     done: set[str] = set()
 

@@ -1,9 +1,9 @@
-"""Holds the CPU module of a wheel, or of a folder, against the golden values: no torch is needed.
+"""Compares the CPU module of a wheel, or of a folder, with the golden values, without torch.
 
     python tools/check_wheel.py dist/torchinit-….whl
 
-For the Python that the wheel is of, which may be an emulated one. Every instruction set of the
-processor makes every fill of tests/data/golden.csv; a hash that differs is an error.
+Run it with the wheel's own Python, which may be emulated. Every instruction set of the processor
+makes every fill of tests/data/golden.csv; a different hash is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 KEY = 0x9E3779B97F4A7C15 - 2**64
-# Bytes of an element, where its dtype's name does not say how many bits it has.
+# Bytes of an element, for dtypes whose names do not end in their bits.
 SIZES = {"float8_e4m3fn": 1, "float8_e5m2": 1, "bfloat16": 2}
 
 
@@ -39,7 +39,7 @@ def numbers(text: str) -> list[int]:
 
 
 def fnv(memory: Any) -> str:
-    """FNV-1a of bytes."""
+    """The FNV-1a hash of bytes."""
     value = 0xCBF29CE484222325
     for byte in memory.raw:
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
@@ -47,7 +47,7 @@ def fnv(memory: Any) -> str:
 
 
 def fill(module: Any, row: dict[str, str], fill: dict[str, str], box: dict[str, str]) -> str:
-    """The hash of memory filled as a row says."""
+    """The hash of memory filled according to a row."""
     kind = int(getattr(module.Distribution, fill["distribution"].upper()))
     parameters = [float(fill[f"p{i}"]) for i in range(4)]
     dtype = row["dtype"]
@@ -90,7 +90,7 @@ def orthogonal(module: Any, row: dict[str, str]) -> str:
 
 
 def wrong_rows(module: Any) -> Iterator[str]:
-    """The rows of the table that the module's instruction set fills with other values."""
+    """The rows of the table that the module's instruction set fills with different values."""
     fills = {row["name"]: row for row in rows("fills.csv")}
     boxes = {row["name"]: row for row in rows("boxes.csv")}
     for row in rows("golden.csv"):

@@ -1,4 +1,4 @@
-"""Compares what tests/native/digest.cpp printed on several machines.
+"""Compares the output of tests/native/digest.cpp on several machines.
 
     python tools/compare_digests.py here=build/digest_here Arm=build/digest_arm
 
@@ -21,7 +21,7 @@ def read(text: str) -> dict[str, dict[str, str]]:
 
 
 def differences(digests: dict[str, dict[str, str]]) -> list[str]:
-    """A line for each case that some have not, or have with another hash than the first has."""
+    """A line for each case that is missing somewhere, or whose hash differs from the first."""
     if not any(digests.values()):
         return ["there is no case"]
     wanted: dict[str, str] = {}

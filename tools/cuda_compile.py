@@ -1,8 +1,8 @@
-"""Compiles every .cu for some architectures and prints what each kernel takes.
+"""Compiles every .cu for some architectures and prints each kernel's resources.
 
     python tools/cuda_compile.py [--nvcc nvcc] [--arch 80 90 100]
 
-Needs nvcc alone: no GPU, no torch. Fails on a warning, on a spilled register, and on a stack frame,
+Needs only nvcc: no GPU, no torch. Fails on a warning, on a spilled register, and on a stack frame,
 which means that a kernel keeps an array in slow local memory.
 """
 
@@ -26,7 +26,7 @@ FLAGS = (*BIT_FLAGS, "-O3", "-Werror", "all-warnings", "-Xptxas", "-v")
 
 
 class Kernel(NamedTuple):
-    """Resources of one kernel on one architecture, in bytes but for registers."""
+    """Resources of one kernel on one architecture: a number of registers, else bytes."""
 
     name: str
     arch: str
@@ -37,7 +37,7 @@ class Kernel(NamedTuple):
 
 
 def kernels(text: str) -> list[Kernel]:
-    """The kernels that ptxas tells of."""
+    """The kernels in ptxas's output."""
     entry = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
     frame = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill load")
     found: list[Kernel] = []
@@ -58,7 +58,7 @@ def kernels(text: str) -> list[Kernel]:
 
 
 def compile_one(nvcc: str, source: Path, arch: str, output: Path) -> tuple[int, str]:
-    """Runs nvcc; returns its status and all it said."""
+    """Runs nvcc; returns its status and output."""
     target = output / f"{source.stem}_sm{arch}.o"
     words = [nvcc, *FLAGS, f"-arch=sm_{arch}", "-c", str(source), "-o", str(target)]
     run = subprocess.run(words, capture_output=True, text=True)
@@ -66,7 +66,7 @@ def compile_one(nvcc: str, source: Path, arch: str, output: Path) -> tuple[int, 
 
 
 def readable(names: list[str]) -> list[str]:
-    """Names without the mangling, and without what all of them share."""
+    """Demangled names, without the parts that all of them share."""
     try:
         run = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True)
     except OSError:

@@ -1,8 +1,8 @@
-"""A hook of mkdocs: what the site shows of the repository outside docs/, and the links between.
+"""A hook of mkdocs: adds files from outside docs/ to the site, and adapts links.
 
 README.md is the first page; the change log, CONTRIBUTING.md, the tables of results and the examples
-are pages too. Every page links as it does in the repository; what leads to another page of the site
-is turned into the site's own link here. What leads nowhere stays, for mkdocs to complain of.
+are pages too. Pages link as they do in the repository; this turns links to files that the site
+shows into links to their pages. Broken links stay, so that mkdocs reports them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
 
 
 def places() -> dict[str, str]:
-    """Where files of the repository are on the site, by their paths in either."""
+    """The places of files on the site, by their paths in the repository."""
     found = {"README.md": "index.md"}
     for pattern in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/*.md"):
         found |= {path: path for path in names(pattern)}
@@ -31,7 +31,7 @@ def places() -> dict[str, str]:
 
 
 def names(pattern: str) -> list[str]:
-    """Paths in the repository, in order."""
+    """Paths in the repository that match a pattern, in order."""
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
 
 
@@ -48,7 +48,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def as_page(path: Path) -> tuple[str, dict[str, bytes]]:
-    """A file as Markdown, and the pictures that it shows."""
+    """A file as Markdown, and its pictures."""
     if path.suffix == ".ipynb":
         text, resources = MarkdownExporter().from_filename(str(path))
         return text, resources["outputs"]

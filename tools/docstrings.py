@@ -1,6 +1,7 @@
-"""An extension of griffe, which reads the code for the site: what it makes of docstrings.
+"""An extension of griffe, which reads the code for the site: prepares docstrings.
 
-Examples are code. A public name without a docstring is a warning, by which a strict build fails.
+Marks examples as code. A public name without a docstring gives a warning, which fails a strict
+build.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ EXAMPLE = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 class Docstrings(Extension):
-    """Looks at every docstring, and at every name of ``__all__`` and of the modules in it."""
+    """Checks every docstring, and every name of ``__all__`` and of the modules in it."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Puts fences around examples, which Markdown would take for quotations."""
+        """Puts fences around examples, which Markdown would read as quotations."""
         if obj.docstring is not None:
             obj.docstring.value = EXAMPLE.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        """Warns of what has no docstring."""
+        """Warns of public names without docstrings."""
         public = members(pkg)
         for module in [found for found in public if found.is_module]:
             public += members(module)
@@ -33,7 +34,7 @@ class Docstrings(Extension):
 
 
 def members(module: Object | Alias) -> list[Object | Alias]:
-    """What a module exports and the package defines: not what it takes from torch."""
+    """The names that a module exports and this package defines, not those from torch."""
     names = [name for name in module.exports or () if isinstance(name, str)]
     return [module[name] for name in names if name in module.members and is_ours(module[name])]
 

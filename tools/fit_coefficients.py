@@ -6,7 +6,7 @@
 
 Needs mpmath and numpy. The fits minimise the largest relative error (Remez exchange at 40 digits on
 a fine grid) and have the lowest degree that meets a bound. Rounding the coefficients to float32
-costs accuracy, part of which a search over neighbouring floats wins back. Errors are then measured
+costs accuracy; a search over neighbouring floats recovers part of it. Errors are then measured
 twice: in exact arithmetic, and in the arithmetic of the format, with the fused multiply-add
 emulated exactly. Only IEEE operations and mpmath decide the output, so all machines agree on it.
 """
@@ -63,7 +63,7 @@ def polynomial(coefficients: list[Any], x: Number, fma: Fma) -> Number:
 
 
 def exact_fma(a: Number, b: Number, c: Number) -> Number:
-    """Multiply and add in whatever arithmetic the arguments have."""
+    """Multiply and add in the arithmetic of the arguments."""
     return a * b + c
 
 
@@ -290,7 +290,7 @@ def normal_density(x: mpf) -> mpf:
 
 
 def newton(start: float, step: Real) -> mpf:
-    """Newton's method until a step is too small for another to matter."""
+    """Newton's method until a further step would not matter."""
     x = mpf(start)
     for _ in range(20):
         change = step(x)
@@ -337,7 +337,7 @@ class Approximation:
     reference: Real
     evaluate: Callable[[Coefficients, Array, Fma], Array]
     target: Callable[[], Target] | None = None  # what to fit; none for published coefficients
-    bits: float = 0  # the fit's relative error is to be below 2^-bits
+    bits: float = 0  # the fit's relative error must be below 2^-bits
     text: list[str] | None = None
     offset: int = 0  # arguments are floats of the format less this number
     samples: int = SAMPLES
@@ -787,7 +787,7 @@ def check() -> int:
 
 
 def scan() -> None:
-    """Print the minimax error of each degree up to the one that is used."""
+    """Print the minimax error of each degree up to the one in use."""
     for which in APPROXIMATIONS:
         if which.target is None:
             continue

@@ -2,8 +2,8 @@
 
     python tools/golden.py
 
-Run it when numbers change on purpose, and say which and why in CHANGELOG.md under the stream
-version. Needs a C++ compiler (CXX) alone. Every instruction set of this machine must agree.
+Run it after an intended change of numbers, and say which and why in CHANGELOG.md under the stream
+version. Needs only a C++ compiler (CXX). Every instruction set of this machine must agree.
 """
 
 from __future__ import annotations

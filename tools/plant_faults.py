@@ -2,20 +2,21 @@
 
     python tools/plant_faults.py [--only NAME ...] [--tests-from COMMIT] | --list | --check
 
-A suite that never fails shows nothing. tools/faults.toml has 30 mistakes that a change could well
-make, in every package and in csrc; each names the files of `make test` that must fail by it. A file
-of csrc is planted in the kernels that these tests load: what depends on it is compiled anew, with
-less optimisation and fewer blocks abreast, which no bit depends on. tests/native is built without
-the sanitisers, which would only see more.
+A test suite that never fails proves nothing. tools/faults.toml has 30 plausible mistakes in every
+package and in csrc; each names the files of `make test` that must notice it. A fault in csrc is
+compiled into the kernels that these tests load: the files that depend on it are recompiled with
+less optimisation and fewer interleaved groups, which do not change the bits. tests/native is built
+without the sanitisers, which would only find more.
 
-Only the files named are run, and each stops at its first failure. That they pass without the fault
-is not looked at here: `make test` is green. An error before a test has run (an import, a fixture's
-module, usage) is no test that failed, and does not count.
+Only the named files run, and each stops at its first failure. This does not check that they pass
+without the fault: `make test` does. An error before a test has run (an import, a fixture's module,
+usage) does not count as a failed test.
 
-With --tests-from the faults are the same, and tests/ is all as it was at a commit: what the faults
-that only newer tests notice are. A file that was not there notices nothing.
+With --tests-from, tests/ is taken from a commit, to find the faults that only newer tests notice. A
+file that did not exist notices nothing.
 
-The working tree is left alone; objects without a fault stay in build/planted. By hand, not in CI.
+The working tree does not change; objects without a fault stay in build/planted. Run it by hand, not
+in CI.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tools" / "faults.toml"
 KEPT = ROOT / "build" / "planted"
 MOST_TESTS = 5
-SECONDS = 900  # after which a test hangs
+SECONDS = 900  # after this a test counts as hung
 # Later flags win: these build in a third of the time.
 QUICK = ["-O1", "-DTORCHINIT_QUICK_BUILD", "-fPIC", "-MMD", "-w"]
 
@@ -55,9 +56,9 @@ class Fault(NamedTuple):
 
     Attributes:
         name: of it.
-        file: that it is planted in.
-        old, new: what stands there once, and what in its place.
-        tests: files of which one must fail.
+        file: the file to change.
+        old, new: text that occurs once in the file, and its replacement.
+        tests: files, one of which must fail.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Fault(NamedTuple):
 
 
 class Noticed(NamedTuple):
-    """The outcome: the test that failed, or none, and what else there is to say."""
+    """The outcome: the test that failed, or none, and a remark."""
 
     by: str = ""
     said: str = ""
@@ -80,7 +81,7 @@ def read_faults() -> list[Fault]:
 
 
 def problems(faults: Sequence[Fault], root: Path = ROOT) -> list[str]:
-    """What is wrong with a table: one line each."""
+    """The problems of a table, one line each."""
     found = []
     names = [fault.name for fault in faults]
     found += [f"{name}: more than one has this name" for name in names if names.count(name) > 1]
@@ -98,7 +99,7 @@ def problems(faults: Sequence[Fault], root: Path = ROOT) -> list[str]:
 
 
 def copy_tree(tree: Path) -> None:
-    """Copies what git has or could have, and the native module that was built in place."""
+    """Copies files that git tracks or could track, and the native module built in place."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     built = [*(ROOT / "src").rglob("_native*.so"), *(ROOT / "src").rglob("_build.json")]
@@ -111,7 +112,7 @@ def copy_tree(tree: Path) -> None:
 
 
 def take_tests(tree: Path, commit: str) -> None:
-    """Has tests/ be as it was at a commit."""
+    """Replaces tests/ by its state at a commit."""
     command = ["git", "archive", commit, "tests"]
     packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     shutil.rmtree(tree / "tests")
@@ -120,7 +121,7 @@ def take_tests(tree: Path, commit: str) -> None:
 
 
 class Build:
-    """Compiles csrc of a tree: what is as it was, once for all; what a fault is in, anew."""
+    """Compiles csrc of a tree: unchanged files once, files affected by a fault again."""
 
     def __init__(self, tree: Path) -> None:
         spec = importlib.util.spec_from_file_location("planted_setup", tree / "setup.py")
@@ -138,7 +139,7 @@ class Build:
         self._objects(self._module, KEPT)
 
     def make_module(self, folder: Path) -> None:
-        """Puts the module in its place, with what is compiled anew in a folder."""
+        """Links the module into its place, with recompiled objects from a folder."""
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         module = f"src/torchinit/native/_native{suffix}"
         self._run("-shared", *self._objects(self._module, folder), "-o", module)
@@ -163,11 +164,11 @@ class Build:
             folder.mkdir(parents=True, exist_ok=True)
             part, needs = made.with_suffix(".part"), made.with_suffix(".d")
             self._run(*self._flags, "-MF", str(needs), "-c", source, "-o", str(part))
-            part.replace(made)  # whole, or not there
+            part.replace(made)  # complete, or absent
         return str(made)
 
     def _is_current(self, made: Path) -> bool:
-        """Whether an object is there, and younger than all that it was made of."""
+        """Whether an object exists and is newer than all its sources."""
         if not made.exists() or not made.with_suffix(".d").exists():
             return False
         _, _, files = made.with_suffix(".d").read_text().replace("\\\n", " ").partition(":")
@@ -185,7 +186,7 @@ class Build:
 
 @contextlib.contextmanager
 def planted(fault: Fault, tree: Path) -> Iterator[None]:
-    """A block in which a fault is in a tree; the file is afterwards as it was, its time too."""
+    """A block in which a tree has a fault; afterwards restores the file and its time."""
     path = tree / fault.file
     before, times = path.read_text(), path.stat()
     path.write_text(before.replace(fault.old, fault.new))
@@ -218,7 +219,7 @@ def try_fault(fault: Fault, tree: Path, build: Build | None) -> Noticed:
 
 def run_pytest(test: str, tree: Path) -> Noticed:
     """Whether a test of a file fails."""
-    # No bytecode: a file is taken for unchanged by its size and the second it was written in.
+    # No bytecode: Python detects changes only by size and by the second of writing.
     paths = {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
     code, out = run(command, tree, os.environ | paths)
@@ -238,7 +239,7 @@ def run_program(test: str, program: Path, tree: Path) -> Noticed:
 
 
 def run(command: Sequence[str], tree: Path, environment: Any) -> tuple[int | None, str]:
-    """The exit status, None if it takes too long, and what was said."""
+    """The exit status, None if it takes too long, and the output."""
     try:
         done = subprocess.run(
             command, cwd=tree, env=environment, timeout=SECONDS, text=True,
@@ -276,7 +277,7 @@ def main(words: Sequence[str] | None = None) -> int:
             take_tests(tree, asked.tests_from)
         in_csrc = any(fault.file.startswith("csrc/") for fault in faults)
         build = Build(tree) if in_csrc else None
-        # Faults of Python come first, on the module that was there.
+        # Python's faults come first, with the original module.
         for fault in sorted(faults, key=lambda fault: fault.file.startswith("csrc/")):
             begin = time.monotonic()
             found = try_fault(fault, tree, build if fault.file.startswith("csrc/") else None)

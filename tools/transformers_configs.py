@@ -1,14 +1,15 @@
 """Initialises one small model for every config of Transformers' AutoModel, and compares.
 
-Each config is made small by the names of its fields, and its model is built on the meta device and
-initialised by ``init_model_``: by one rule for all, and by its own code. Built as people build it,
-plain and inside ``patch_nn_init``, it shows what it ought to be. What raises must name what it
-leaves; whatever differs without an error is a silent fault, and the worst that this can find.
+Each config is made small by the names of its fields. Its model is built on the meta device and
+initialised by ``init_model_``: with one rule for all parameters, and by its own code. The reference
+is the model as people build it, plain and inside ``patch_nn_init``. An error must name the tensors
+that it leaves; a difference without an error is a silent fault, the worst that this can find.
 
     python tools/transformers_configs.py --out benchmarks/results/transformers-configs
 
-One process a config, so that no crash or hunger for memory stops the run. Not part of any test: it
-takes half an hour. Packages that some models want (timm, torchvision) are used if they are there.
+Each config has its own process, so that no crash or lack of memory stops the run. Not part of any
+test: it takes half an hour. Packages that some models need (timm, torchvision) are used if
+installed.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from torch import Tensor, nn
 import torchinit
 
 _LARGEST = 50_000_000  # parameters of a model that is built in memory
-_SAMPLE = 20_000  # elements of a parameter that distributions are compared by
-_NEVER = 1e-10  # chance of an alarm about one parameter by accident
-_WIDTHS = (16, 8, 4, 2, 1)  # what widths are divided by: the first that a model can be built with
+_SAMPLE = 20_000  # elements of a parameter used to compare distributions
+_NEVER = 1e-10  # probability of a false alarm for one parameter
+_WIDTHS = (16, 8, 4, 2, 1)  # divisors of widths: the first with which a model can be built
 
-# What most models import, and children need not.
+# Imported here, so that child processes need not.
 _IMPORTED = (
     "transformers.modeling_utils", "transformers.modeling_layers", "transformers.loss.loss_utils",
     "transformers.modeling_outputs", "transformers.masking_utils", "timm", "torchvision",
@@ -63,7 +64,7 @@ _FEW, _WORDS_LEFT, _EXPERTS_LEFT = 4, 512, 8
 
 
 class Size(NamedTuple):
-    """How small a config is made: its widths divided, and whether layers, words, experts go."""
+    """The reduction of a config: divisor of widths, and whether layers, words, experts shrink."""
 
     width: int
     fewer: bool
@@ -73,7 +74,7 @@ SIZES = [*(Size(width, True) for width in _WIDTHS), *(Size(width, False) for wid
 
 
 def shrink(fields: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """The fields of a config with small numbers, those of configs within it too."""
+    """The fields of a config with small numbers, including those of nested configs."""
     counts = {
         value
         for name, value in fields.items()
@@ -117,7 +118,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# One config, in a process of its own.
+# One config, in its own process.
 
 Values = dict[str, Tensor]
 
@@ -130,7 +131,7 @@ class Built(NamedTuple):
 
 
 def examine(key: str) -> dict[str, Any]:
-    """All that is to be known of one config."""
+    """Everything recorded about one config."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -164,7 +165,7 @@ def examine(key: str) -> dict[str, Any]:
 
 
 def _smallest(kind: Any, model_class: Any) -> tuple[Any, Size, int]:
-    """The smallest config that a model can be built with, how it was made, and its parameters."""
+    """The smallest config with which a model can be built, how it was made, and its parameters."""
     fields = kind().to_dict()
     first: Exception | None = None
     for size in SIZES:
@@ -207,7 +208,7 @@ def _values(model: nn.Module) -> Built:
 
 
 def _compared(plain: Sequence[Built], make: Callable[[int], Built]) -> tuple[str, list[str]]:
-    """What making it raised, and how it differs from the plain model."""
+    """The error of making a model, and its differences from the plain model."""
     made: list[Built] = []
     said = _try(lambda: made.extend(make(seed) for seed in (1, 2)))
     if said != "ok" or not plain:
@@ -240,7 +241,7 @@ def _compared_rules(
 
 
 def differences(plain: Sequence[Built], made: Sequence[Built]) -> list[str]:
-    """How two models of different seeds differ from two plain ones."""
+    """The differences of two models of different seeds from two plain ones."""
     faults: list[str] = []
     ours = [built.parameters for built in made]
     theirs = [built.parameters for built in plain]
@@ -267,7 +268,7 @@ def _of_buffers(plain: Sequence[Built], made: Sequence[Built]) -> list[str]:
 
 
 def _difference(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> str:
-    """How a tensor of two of our models differs from that of two plain ones."""
+    """The difference of a tensor in two of our models from that in two plain ones."""
     before, after = theirs[0], ours[0]
     if after.is_meta:
         return "on the meta device"
@@ -298,7 +299,7 @@ def _difference(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> str:
 
 
 def _unlike(before: Tensor, after: Tensor) -> str:
-    """How two samples of one distribution differ, if they do (Kolmogorov and Smirnov)."""
+    """The difference of two samples of one distribution, if any (Kolmogorov-Smirnov)."""
     if before.numel() < 2:
         return ""
     pick = torch.randperm(before.numel(), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
@@ -321,7 +322,7 @@ def _summary(values: Tensor) -> str:
 
 
 def _shared(theirs: Values, ours: Values) -> list[str]:
-    """Parameters that have equal random values and ought not to."""
+    """Parameters that wrongly have equal random values."""
     faults = []
     seen: dict[tuple[float, ...], str] = {}
     for name, value in ours.items():
@@ -349,7 +350,7 @@ def _said(error: BaseException) -> str:
     return said[:3000]  # without the folders of this machine
 
 
-# All of them.
+# All configs.
 
 
 class _Child(NamedTuple):
@@ -405,7 +406,7 @@ def _child(key: str, memory: int, pipe: Connection) -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    # Memory that nobody writes is NaN, and no accident.
+    # Makes unwritten memory NaN, deterministically.
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         pipe.send(examine(key))
@@ -417,7 +418,7 @@ def _child(key: str, memory: int, pipe: Connection) -> None:
 
 
 def kind_of_error(said: str) -> str:
-    """In a few words, what an error of ``init_model_`` is about."""
+    """The kind of an error of ``init_model_``, in a few words."""
     if said == "ok":
         return "initialised"
     for pattern, kind in (
@@ -433,7 +434,7 @@ def kind_of_error(said: str) -> str:
 
 
 def unfilled(said: str) -> list[str]:
-    """The kinds of names that an error lists: last two atoms, without numbers."""
+    """The kinds of names in an error: last two components, without numbers."""
     match = re.search(r"(?:unfilled|knows): (.*?)(?: \(raised|\. |$)", said)
     if not match:
         return []
@@ -489,7 +490,7 @@ def _short(said: str) -> str:
 
 
 def read_details(path: Path) -> dict[str, Any]:
-    """What was found of each config, from a file of compressed JSON."""
+    """The results of each config, from a file of compressed JSON."""
     return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
 
 
@@ -499,7 +500,7 @@ def write_details(path: Path, details: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Examines them, and writes what it found."""
+    """Examines configs, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--out", type=Path, help="files to write (.md, .json.gz), without the ending"

@@ -1,6 +1,6 @@
 // The floating-point modes that the kernels rely on: round to nearest, subnormals kept.
 //
-// A program may have changed them (torch.set_flush_denormal does), and with them the bits.
+// A program may have changed them (torch.set_flush_denormal does), which would change the bits.
 #pragma once
 
 #include <cstdint>

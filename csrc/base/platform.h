@@ -1,5 +1,5 @@
-// Tests of the compiler and of the processor compiled for, in one place: every macro here is always
-// defined, and no other file looks at the compiler's own.
+// All tests of the compiler and the target processor. Every macro here is always defined, and no
+// other file uses the compiler's own macros.
 #pragma once
 
 #if defined(__FAST_MATH__)
@@ -12,8 +12,7 @@
 #define TORCHINIT_CUDA 0
 #endif
 
-// Whether this is nvcc's pass over the code of the device, and for which architecture (0: the
-// host).
+// The architecture if this is nvcc's pass over device code; 0 on the host.
 #if defined(__CUDA_ARCH__)
 #define TORCHINIT_DEVICE_PASS 1
 #define TORCHINIT_DEVICE_ARCHITECTURE __CUDA_ARCH__
@@ -53,7 +52,7 @@
 #define TORCHINIT_INLINE inline __attribute__((always_inline))
 #endif
 
-// Before a function template of either side that may be called with functions of one side only.
+// Marks a function template for host and device that may be called with functions of one side only.
 #if TORCHINIT_CUDA
 #define TORCHINIT_ANY_SIDE _Pragma("nv_exec_check_disable")
 #else
@@ -67,7 +66,7 @@
 #define TORCHINIT_CONSTEXPR static constexpr
 #endif
 
-// Before a loop of a fixed, small number of passes.
+// Unrolls a loop with a small, fixed number of passes.
 #if TORCHINIT_CUDA || TORCHINIT_CLANG
 #define TORCHINIT_UNROLL _Pragma("unroll")
 #else

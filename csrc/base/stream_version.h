@@ -1,4 +1,4 @@
-// The version of all number streams (docs/streams.md): it goes up with any change of a number,
+// The version of all number streams (docs/streams.md). Increase it with any change of a number,
 // here, in src/torchinit/version.py and in tests/data/golden.csv.
 #pragma once
 

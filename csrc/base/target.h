@@ -1,4 +1,4 @@
-// Which compilation of the shared mathematics this is.
+// Identifies this compilation of the shared mathematics.
 #pragma once
 
 #include "platform.h"

@@ -1,5 +1,5 @@
 // The kernels for AVX-512 F, DQ, BW and VL (Intel Skylake-X, AMD Zen 4, and newer). The compiler
-// has no use for BF16 of its own accord: its instructions come of one function in the lanes alone.
+// never emits BF16 instructions by itself: only one function of the lanes uses them.
 #include "kernels.h"
 #if TORCHINIT_X86
 #include <immintrin.h>

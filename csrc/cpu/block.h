@@ -1,4 +1,4 @@
-// A block of Householder reflectors, and what it does to a panel of columns.
+// A block of Householder reflectors, and its application to a panel of columns.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ template <class T>
 struct Block {
   T* vectors;   // V: (length, kBlock), column r is reflector r; memory for a multiple of 4 rows
   T* triangle;  // N: (kBlock, kBlock)
-  T* heads;     // (kBlock): what the identity's columns are multiplied by, then zeros
+  T* heads;     // (kBlock): the factors of the identity's columns, then zeros
 
   // Elements of memory for all three.
   static int64_t size(int64_t length) {
@@ -27,7 +27,7 @@ struct Block {
   }
 };
 
-// What makes vectors of normals.
+// Turns normals into vectors.
 template <class T>
 struct Norms {
   alignas(64) T scales[kBlock] = {};
@@ -40,8 +40,9 @@ struct Norms {
   }
 };
 
-// Rows `first` to `end` - 1 of V. normals: (kBlock, stride) of these rows' columns, a row a
-// reflector; those that are none, and what follows the end, become zeros. vectors: of row `first`.
+// Makes rows `first` to `end` - 1 of V. normals: (kBlock, stride), one row a reflector, the columns
+// for these rows; rows without a reflector, and elements past the end, become zeros. vectors:
+// points to row `first`.
 template <class T>
 void make_vectors(const BlockKernels<T>& kernels, T* normals, int64_t stride, int64_t first,
                   int64_t end, int count, const Norms<T>& norms, T* vectors) {
@@ -59,7 +60,7 @@ void make_vectors(const BlockKernels<T>& kernels, T* normals, int64_t stride, in
   }
 }
 
-// C = A^T B, over rows `begin` to `end` - 1 of both: before, there are zeros.
+// C = A^T B, over rows `begin` to `end` - 1 of both; earlier rows are zero.
 template <class T>
 void multiply_transposed(const BlockKernels<T>& kernels, const T* a, const T* b, T* c, int rows,
                          int columns, int64_t begin, int64_t end) {
@@ -70,14 +71,14 @@ void multiply_transposed(const BlockKernels<T>& kernels, const T* a, const T* b,
   }
 }
 
-// V^T V, above its diagonal, becomes N.
+// Turns V^T V, above its diagonal, into N.
 template <class T>
 void make_triangle(const BlockKernels<T>& kernels, int count, const Norms<T>& norms, T* triangle) {
   for (int r = 0; r < count; ++r) triangle[r * kBlock + r] = norms.half_norms[r];
   kernels.invert(triangle, count);
 }
 
-// S = N P: rows together, less the zeros before the first of them.
+// S = N P, several rows together, without the zeros before the first of them.
 template <class T>
 void multiply_triangle(const BlockKernels<T>& kernels, const T* triangle, const T* p, T* s,
                        int count, int columns) {
@@ -87,7 +88,7 @@ void multiply_triangle(const BlockKernels<T>& kernels, const T* triangle, const 
                      std::min(some, count - i), columns, count - i);
 }
 
-// normals: (kBlock, stride), row r a vector's from its element r on; overwritten.
+// normals: (kBlock, stride), row r has a vector's normals from its element r on; overwritten.
 template <class T>
 void make_block(const BlockKernels<T>& kernels, T* normals, int64_t stride, int64_t length,
                 int count, T gain, const Block<T>& block) {
@@ -105,8 +106,8 @@ void make_block(const BlockKernels<T>& kernels, T* normals, int64_t stride, int6
   make_triangle(kernels, count, norms, block.triangle);
 }
 
-// The block's own columns before they are multiplied: the identity's times the heads. Writes their
-// first rows, and V^T times them.
+// Starts the block's own columns as the identity's times the heads: writes their first rows, and
+// V^T times them.
 template <class T>
 void begin_columns(const BlockKernels<T>& kernels, const T* vectors, const T* heads, int count,
                    T* x, T* p) {
@@ -116,8 +117,8 @@ void begin_columns(const BlockKernels<T>& kernels, const T* vectors, const T* he
   kernels.turn(vectors, kBlock, p, kBlock, round_up(count, 4), kBlock, heads);
 }
 
-// Multiplies a panel of columns, from the block's first row on, by the block. own: they are the
-// block's; others are zero in the block's own rows.
+// Multiplies a panel of columns, from the block's first row on, by the block. own: the columns are
+// the block's own; others are zero in the block's own rows.
 template <class T>
 void apply_block(const BlockKernels<T>& kernels, const Block<T>& block, int64_t length, int count,
                  int columns, bool own, T* x) {

@@ -12,10 +12,10 @@
 namespace torchinit::cpu {
 namespace {
 
-// Pieces start at multiples of this, so that all of them have the alignment of the first.
+// Pieces start at multiples of this, so all have the alignment of the first.
 constexpr int64_t kPieceMultiple = 1 << 10;
 constexpr int64_t kLargestPiece = 1 << 18;
-// Elements made at a time on their way to scattered places, small enough for the L1 cache.
+// Elements made at a time before they are scattered; few enough for the L1 cache.
 constexpr int64_t kBuffer = 2048;
 
 template <class Element>
@@ -26,12 +26,13 @@ void scatter(const Element* from, Element* to, int64_t n, int64_t stride) {
     for (int64_t i = 0; i < n; ++i) to[i * stride] = from[i];
 }
 
-// Rows that only memory separates are filled in place from this length on, else through the buffer.
+// Rows of consecutive logical indices with gaps in memory are filled in place from this length on,
+// shorter ones through the buffer.
 constexpr int64_t kLeastInPlace = 64;
-// Rows are streamed past the cache from this length on.
+// Rows bypass the cache from this length on.
 constexpr int64_t kLeastStreamed = 512;
 
-// What every piece of a box needs. Elements are numbered in the row-major order of the box.
+// The data that every piece of a box needs. Elements are numbered in the box's row-major order.
 class BoxFill {
  public:
   BoxFill(const Plan& plan, uint64_t key, const Box& box, void* data)
@@ -42,8 +43,8 @@ class BoxFill {
         element_(element_size(plan.dtype)),
         set_(active_set()),
         streaming_(box.count * element_ > last_level_cache()) {
-    // The innermost dimensions whose elements are consecutive in the logical order make one row;
-    // where its memory is not contiguous, long parts that are make rows of their own.
+    // The innermost dimensions whose elements are consecutive in the logical order make one row. If
+    // its memory is not contiguous, long contiguous parts of it make separate rows.
     const auto& dims = box.dimensions;
     size_t outer = dims.size();
     int64_t size = 1;
@@ -62,8 +63,7 @@ class BoxFill {
 
   int64_t count() const { return box_.count; }
 
-  // The memory between the first and the last element where all of it belongs to the box; else
-  // empty.
+  // The memory from the first to the last element if all of it belongs to the box; else empty.
   Range memory() const {
     return {data_, is_dense() ? static_cast<size_t>(box_.count * element_) : 0};
   }
@@ -80,7 +80,7 @@ class BoxFill {
   }
 
  private:
-  // Whether memory has the elements side by side in their order.
+  // Whether the elements are contiguous in memory, in their order.
   bool is_dense() const {
     int64_t dense = 1;
     for (size_t d = box_.dimensions.size(); d-- > 0; dense *= box_.dimensions[d].size)
@@ -151,7 +151,7 @@ class BoxFill {
   Rows rows_;
 };
 
-// Fills boxes none of which is empty, with one numbering of the pieces of all.
+// Fills boxes, none of them empty, with one numbering for the pieces of all.
 void fill_all(const BoxFill* boxes, size_t count, int threads) {
   int64_t elements = 0;
   std::vector<Range> ranges(count);
@@ -170,13 +170,13 @@ void fill_all(const BoxFill* boxes, size_t count, int threads) {
   const int64_t even = (elements + workers - 1) / workers;
   const int64_t piece =
       (std::min(even, kLargestPiece) + kPieceMultiple - 1) / kPieceMultiple * kPieceMultiple;
-  std::vector<int64_t> ends(count);  // the number of pieces up to and with each box
+  std::vector<int64_t> ends(count);  // the number of pieces up to and including each box
   int64_t pieces = 0;
   for (size_t i = 0; i < count; ++i) ends[i] = pieces += (boxes[i].count() + piece - 1) / piece;
   on_threads(workers, [&](const auto& take) {
     size_t i = 0;
     for (int64_t number; (number = take()) < pieces;) {
-      while (number >= ends[i]) ++i;  // a thread's numbers rise
+      while (number >= ends[i]) ++i;  // a thread's numbers increase
       const int64_t begin = (number - (i ? ends[i - 1] : 0)) * piece;
       boxes[i].fill(begin, std::min(boxes[i].count(), begin + piece));
     }

@@ -11,7 +11,7 @@ namespace torchinit::cpu {
 // Fills the box, whose first element is at `data`, on at most `threads` threads.
 void fill(const Plan& plan, uint64_t key, const Box& box, void* data, int threads);
 
-// Does all jobs, sharing the threads out among them.
+// Does all jobs, which share the threads.
 void fill(const std::vector<Job>& jobs, int threads);
 
 }  // namespace torchinit::cpu

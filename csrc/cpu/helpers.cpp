@@ -9,8 +9,8 @@
 #include "../base/float_environment.h"
 #include "parallel.h"
 
-// The versions of before glibc 2.34, which has them in another library: see older_libraries.cpp.
-// For the module alone: a program may be linked with libraries that have no versions.
+// Symbol versions from before glibc 2.34, which moved them to another library: see
+// older_libraries.cpp. Only for the module: a program may link libraries without versions.
 #if TORCHINIT_LINUX && defined(__PIC__) && !defined(__PIE__)
 #if TORCHINIT_X86
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
@@ -22,16 +22,16 @@ __asm__(".symver pthread_create,pthread_create@GLIBC_2.17");
 namespace torchinit::cpu {
 namespace {
 
-// A helper looks out for more work before it sleeps: waking it takes about as long.
+// A helper spins for more work before it sleeps, about as long as waking it would take.
 constexpr int kSpins = 4000;
 
-// Work that wants helpers still, and the number that the next of them gets.
+// Work that still needs helpers, and the number that the next helper gets.
 struct Wanted {
   std::shared_ptr<Work> work;
   int64_t next, end;
 };
 
-// Lives for ever, as its threads do. A forked child, which has none of them, never comes here.
+// Lives forever, like its threads. A forked child has none of them and never comes here.
 class Helpers {
  public:
   void share(const std::shared_ptr<Work>& work, int64_t helpers) {
@@ -54,7 +54,7 @@ class Helpers {
   }
 
  private:
-  // Signals are for the program's own threads.
+  // Blocks all signals, so that the program's own threads get them.
   bool start() {
     sigset_t all, before;
     sigfillset(&all);

@@ -1,4 +1,4 @@
-// Which compilation of the kernels runs.
+// Chooses the compilation of the kernels that runs.
 #include <atomic>
 #include <cstring>
 
@@ -39,13 +39,13 @@ constexpr Candidate kCandidates[] = {
     {&portable_set, [] { return true; }},
 };
 
-// Those that this processor runs, and a null pointer.
+// The sets that this processor runs, ended by a null pointer.
 struct Supported {
   const InstructionSet* sets[sizeof kCandidates / sizeof *kCandidates + 1] = {};
 
   Supported() {
 #if TORCHINIT_X86
-    __builtin_cpu_init();  // also asks the operating system whether it saves the registers
+    __builtin_cpu_init();  // also checks that the operating system saves the registers
 #endif
     int count = 0;
     for (const Candidate& candidate : kCandidates)

@@ -33,15 +33,15 @@ std::atomic<bool> huge_pages_allowed{true};
 
 constexpr uintptr_t kSmallPage = uintptr_t{4} << 10;
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-// Below this, asking for huge pages costs more than the faults of small ones.
+// Below this size, asking for huge pages costs more than the faults of small pages.
 constexpr size_t kLeastForHugePages = size_t{8} << 20;
 
-// Ranges that are so near lie side by side: between them is what an allocator notes of each.
+// Ranges at most this far apart count as side by side: allocators keep a header between them.
 constexpr uintptr_t kNeighbours = kSmallPage;
 
-// It is advice: a refusal (shared or file-backed memory, no support) changes nothing. Mappings may
-// begin where a huge page does (Linux 6.7), with what the allocator notes before the data: a page
-// that the range begins in belongs to its huge page.
+// This is advice: a refusal (shared or file-backed memory, no support) changes nothing. Mappings
+// may begin at a huge page (Linux 6.7), with the allocator's header before the data, so the page in
+// which the range begins belongs to its huge page.
 void advise(uintptr_t first, uintptr_t end) {
   first -= first % kSmallPage;
   const uintptr_t begin = (first + kHugePage - 1) / kHugePage * kHugePage;
@@ -49,8 +49,8 @@ void advise(uintptr_t first, uintptr_t end) {
   if (begin < stop) (void)madvise(reinterpret_cast<void*>(begin), stop - begin, MADV_HUGEPAGE);
 }
 
-// MADV_POPULATE_WRITE (Linux 5.14): faults pages in as a write would, and fails where one may not
-// be written. Absent from older headers.
+// MADV_POPULATE_WRITE (Linux 5.14) faults pages in as a write would, and fails for read-only pages.
+// Absent from older headers.
 constexpr int kPopulateWrite = 23;
 
 // Whether a part of the range is mapped without the permission to write. Reads the list of all
@@ -59,7 +59,7 @@ bool mapped_read_only(uintptr_t first, uintptr_t end) {
   FILE* maps = std::fopen("/proc/self/maps", "re");
   if (!maps) return false;
   bool read_only = false;
-  bool at_begin = true;  // of a line: names of files may make it longer than the buffer
+  bool at_begin = true;  // the rest of a line: a file name may make it longer than the buffer
   char text[512];
   while (!read_only && std::fgets(text, sizeof text, maps)) {
     uintptr_t from = 0, to = 0;
@@ -103,9 +103,9 @@ bool is_writable(const void* data, size_t bytes) {
   if (bytes == 0) return true;
   const uintptr_t first = reinterpret_cast<uintptr_t>(data) / page * page;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes + page - 1) / page * page;
-  // Faulting a large range in here would take its huge pages from it, and its faults from the
-  // threads. The call also fails on old kernels and on memory of devices, so a failure proves
-  // nothing yet.
+  // Faulting in a large range here would cost it its huge pages, and take its faults from the
+  // threads. The call also fails on old kernels and for device memory, so a failure alone proves
+  // nothing.
   if (bytes < kLeastForHugePages &&
       madvise(reinterpret_cast<void*>(first), end - first, kPopulateWrite) == 0)
     return true;

@@ -1,4 +1,4 @@
-// What the operating system knows of the memory.
+// Queries and advice about memory to the operating system.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace torchinit::cpu {
 
-// Bytes of the last-level cache; 32 MiB where the system does not say.
+// Bytes of the last-level cache; 32 MiB if unknown.
 int64_t last_level_cache();
 
 struct Range {
@@ -15,13 +15,13 @@ struct Range {
   size_t bytes;
 };
 
-// Asks for huge pages behind the whole ones within the ranges, so that first touching them costs a
-// fault for 2 MiB and not for 4 KiB. Ranges that lie next to each other count as one: allocators
-// put the parameters of a model side by side, and few of them begin where a huge page does. Small
-// ones, and systems that have no huge pages, are left alone. The order of the ranges changes.
+// Asks for huge pages wherever a complete one lies within the ranges, so that first touching them
+// costs one fault for 2 MiB instead of 4 KiB. Adjacent ranges count as one: allocators put the
+// parameters of a model side by side, and few begin at a huge page. Does nothing for small ranges
+// or on systems without huge pages. Reorders the ranges.
 void advise_huge_pages(std::vector<Range>& ranges);
 
-// Whether advise_huge_pages does anything: it does until told otherwise.
+// Turns advise_huge_pages on or off; it is on by default.
 void allow_huge_pages(bool allowed);
 
 // False only if a page of the range is known to be mapped read-only. Nothing is written.

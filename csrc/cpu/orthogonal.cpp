@@ -1,10 +1,10 @@
 // Forms orthogonal matrices: blocks of reflectors are made, and panels of columns go through them
 // from the last to the first.
 //
-// Blocks do not depend on panels. As many as the room allows are made at once, a wave; then every
-// panel goes through all of them in a thread's own memory, and back to the tensor until the next
-// wave. Where a tensor cannot hold a panel meanwhile, because it is narrower or has not all rows,
-// panels have memory of their own, and the matrix is made a few of them at a time.
+// Blocks do not depend on panels. A wave makes as many blocks as fit into memory; then every panel
+// goes through all of them in a thread's own memory, and back to the tensor until the next wave. If
+// a tensor cannot hold panels between waves, because its dtype is narrower or it lacks rows, panels
+// have their own memory, and the matrix is made a few panels at a time.
 #include "orthogonal.h"
 
 #include <algorithm>
@@ -23,14 +23,14 @@
 namespace torchinit::cpu {
 namespace {
 
-// A thread may have so much memory besides an eighth of a large matrix.
+// Memory that a thread may take in addition to an eighth of a large matrix.
 constexpr int64_t kThreadBytes = 1 << 20;
-// Multiply-adds that a thread is worth waking for.
+// Multiply-adds that make waking a thread worthwhile.
 constexpr int64_t kWorthThread = 1 << 20;
-// Matrices of fewer elements are formed by one thread each where there are several.
+// If there are several matrices, those of fewer elements are formed by one thread each.
 constexpr int64_t kWorthSharing = 1 << 18;
 
-// How matrices of one job are formed, by so many threads each.
+// The way to form the matrices of one job, with a number of threads for each.
 template <class T>
 class Formation {
  public:
@@ -63,7 +63,7 @@ class Formation {
     threads_ = threads;
   }
 
-  // How many threads may work on a matrix: of one with long columns a part of the eighth is theirs.
+  // How many threads may work on a matrix; for long columns, their memory is part of the eighth.
   static int64_t most_threads(const Reflectors& all) {
     const int64_t over = thread_size(all.m) - kThreadBytes / int64_t{sizeof(T)};
     return over <= 0 || all.m * all.n < kLargeMatrix
@@ -76,8 +76,8 @@ class Formation {
 
   size_t steps() const { return 2 * waves_.list.size(); }
 
-  // What each of the threads does, numbered from 0 on. step(pieces, piece) does the pieces of a
-  // step, or a thread's share.
+  // The work of thread `number`, counted from 0. step(pieces, piece) does the pieces of a step, or
+  // a thread's share.
   template <class DoStep>
   void form(size_t matrix, T* memory, int64_t thread, const DoStep& step) const {
     T* const own = memory + thread * thread_size_;
@@ -98,7 +98,7 @@ class Formation {
   }
 
  private:
-  // Of the normals of a block: not a multiple of the page, lest rows share a set of the cache.
+  // The stride of a block's normals: not a multiple of the page, or rows would share a cache set.
   static int64_t stride(int64_t m) { return round_up(m, 16) + 16; }
   static int64_t thread_size(int64_t m) { return kBlock * stride(m); }
   int64_t block_size(int64_t block) const { return Block<T>::size(reflectors_.length(block)); }
@@ -141,7 +141,7 @@ class Formation {
   Waves waves_;
 };
 
-// Matrices that threads share one by one, or each of them.
+// Distributes matrices over the threads, or the threads within each matrix.
 template <class T>
 class Matrices : public Work {
  public:

@@ -5,8 +5,8 @@
 
 namespace torchinit::cpu {
 
-// Forms the matrices of a job on at most `threads` threads. Throws std::bad_alloc before anything
-// is written where memory is short.
+// Forms the matrices of a job on at most `threads` threads. If memory is short, throws
+// std::bad_alloc before anything is written.
 void fill_orthogonal(OrthogonalJob job, int threads);
 
 }  // namespace torchinit::cpu

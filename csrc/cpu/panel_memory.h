@@ -1,4 +1,4 @@
-// Between panels and the memory of a tensor.
+// Copies between panels and the memory of a tensor.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace torchinit::cpu {
 
-// Columns of a tall matrix, side by side in a panel, as a tensor has them.
+// Some columns of a tall matrix: side by side in a panel, and anywhere in a tensor.
 template <class T>
 class PanelMemory {
  public:
@@ -35,7 +35,7 @@ class PanelMemory {
                  Places<kRows>(rows_, row, std::min(end, row + kRows)));
   }
 
-  // Reads them back, of a tensor in the dtype that matrices are formed in.
+  // Reads them back, if the tensor has the dtype that matrices are formed in.
   void load(T* panel, int64_t begin, int64_t end, int64_t first = 0) const {
     for (int64_t row = begin; row < end; row += kRows)
       load_tile(panel + (row - first) * kBlock,

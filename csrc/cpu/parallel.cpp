@@ -7,8 +7,8 @@ namespace {
 
 std::atomic<bool> forked{false};
 
-// From when the library is loaded on. The handler of a child may do next to nothing: other threads
-// of the parent may have held any lock.
+// Registered when the library is loaded. The handler in a child may do almost nothing, because
+// other threads of the parent may have held any lock.
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 
 }  // namespace

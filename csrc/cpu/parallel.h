@@ -10,10 +10,10 @@
 #include "../base/float_environment.h"
 #include "../base/platform.h"
 
-// What GCC makes of "#pragma omp parallel", and what the OpenMP runtimes of GCC, LLVM and Intel all
-// have. The one that torch has loaded is taken, whichever compiler this is: Clang's own calls are
-// not in GCC's runtime, and to link one would bring a second into the process. Null if torch has
-// loaded none.
+// The call that GCC generates for "#pragma omp parallel", which the OpenMP runtimes of GCC, LLVM
+// and Intel all provide. With any compiler, the runtime that torch has loaded is used: GCC's
+// runtime lacks Clang's own calls, and linking a runtime would bring a second one into the process.
+// Null if torch has loaded none.
 extern "C" __attribute__((weak, visibility("default"))) void GOMP_parallel(void (*function)(void*),
                                                                            void* data,
                                                                            unsigned int threads,
@@ -23,14 +23,14 @@ namespace torchinit::cpu {
 
 inline bool has_openmp() { return GOMP_parallel != nullptr; }
 
-// Threads are not worth waking for less than this: elements drawn, or the same time.
+// Waking threads is not worthwhile for less than this many elements drawn, or the same time.
 constexpr int64_t kLeastPerThread = 1 << 14;
 
-// Whether this process was forked from one that had loaded the library. OpenMP's threads are not
-// there in such a process, and a parallel region would wait for them for ever.
+// Whether this process was forked from one that had loaded the library. OpenMP's threads do not
+// exist in the child, and a parallel region would wait for them forever.
 bool is_forked();
 
-// How many threads to use, of `threads` that are allowed, for so many elements or the same time.
+// How many of the allowed `threads` to use for a number of elements, or for the same time.
 inline int64_t useful_threads(int64_t elements, int threads) {
   if (is_forked()) return 1;
   return std::min<int64_t>(threads, (elements + kLeastPerThread - 1) / kLeastPerThread);
@@ -45,8 +45,8 @@ inline void pause() {
 #endif
 }
 
-// A step of some work, in pieces that threads take as they become free. A thread goes on when all
-// pieces are done; it waits for no thread that has taken none.
+// A step of some work, in pieces that threads take as they become free. A thread continues when all
+// pieces are done; it never waits for a thread that has taken no piece.
 class Step {
  public:
   template <class Piece>
@@ -59,7 +59,7 @@ class Step {
       if (spins < kSpins)
         pause();
       else
-        sched_yield();  // the thread that is waited for may need this processor
+        sched_yield();  // the thread we wait for may need this processor
   }
 
  private:
@@ -68,10 +68,10 @@ class Step {
   std::atomic<int64_t> next_{0}, done_{0};
 };
 
-// Calls work(take) on every thread: the caller's alone where there is no OpenMP. take() returns the
-// numbers from 0 on, each to one thread and rising on each thread; they are the caller's pieces of
-// work, taken as threads become free, so that one that shares its processor with another program
-// does not hold up the rest.
+// Calls work(take) on every thread, or only on the caller's without OpenMP. take() returns the
+// numbers from 0 on, each to one thread, and increasing on each thread. They number the caller's
+// pieces of work. Threads take them as they become free, so a thread that shares its processor with
+// another program does not delay the rest.
 template <class Work>
 void on_threads(int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};

@@ -1,4 +1,4 @@
-// Where the rows of a box are, in memory and in the logical order.
+// The positions of a box's rows in memory and in the logical order.
 #pragma once
 
 #include <cstdint>
@@ -8,37 +8,38 @@
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// Goes through rows in their order.
+// Walks through rows in their order.
 class RowWalk {
  public:
-  // From the row that has an element, numbered through all rows.
+  // Starts at the row of an element, numbered across all rows.
   TORCHINIT_INLINE RowWalk(const cpu::Rows& rows, int64_t element)
       : rows_(rows), size_(rows.size), row_(element / size_), column_(element % size_) {
     locate();
   }
 
-  // Of the element: its place in the row, its place in the memory of the box if the row lies
-  // side by side there, and its logical index.
+  // The element's position in the row, its position in the box's memory if the row is contiguous
+  // there, and its logical index.
   TORCHINIT_INLINE int64_t column() const { return column_; }
   TORCHINIT_INLINE int64_t left_in_row() const { return size_ - column_; }
   TORCHINIT_INLINE int64_t place() const { return place_ + column_; }
   TORCHINIT_INLINE uint64_t index() const { return index_ + static_cast<uint64_t>(column_); }
 
-  // Past some elements of the row, at most all that are left.
+  // Advances by some elements of the row, at most all that are left.
   TORCHINIT_INLINE void advance(int64_t n) {
     column_ += n;
     if (column_ == size_) next();
   }
 
-  // The number of the row; how many there are from it on at the same distance, and that distance.
+  // The number of the row; how many rows follow at the same distance, itself included; that
+  // distance.
   TORCHINIT_INLINE int64_t row() const { return row_; }
   TORCHINIT_INLINE int64_t rows_left() const { return left_; }
   TORCHINIT_INLINE const Dimension& step() const { return step_; }
 
-  // To the first element of the next row.
+  // Moves to the first element of the next row.
   TORCHINIT_INLINE void next() { skip(1); }
 
-  // To the first element of a row, at most rows_left() on.
+  // Moves to the first element of a row, at most rows_left() further.
   TORCHINIT_INLINE void skip(int64_t rows) {
     column_ = 0;
     row_ += rows;
@@ -69,7 +70,7 @@ class RowWalk {
   int64_t row_, column_;
   int64_t place_ = 0;   // of the row
   uint64_t index_ = 0;  // of the row
-  int64_t left_ = 1;    // rows that the innermost dimension still has, this one included
+  int64_t left_ = 1;    // rows left in the innermost dimension, this one included
   Dimension step_{};
 };
 

@@ -1,4 +1,4 @@
-// What every way of forming orthogonal matrices begins with: the normals, the gain and memory.
+// The common start of all ways to form orthogonal matrices: normals, gain and memory.
 #pragma once
 
 #include <algorithm>

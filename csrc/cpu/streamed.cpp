@@ -1,6 +1,6 @@
 // Every block takes three passes over its rows: the norms of its vectors; the products of its
-// vectors with each other and with columns, a segment at a time; and the columns' update. The
-// columns stay in the tensor, or in a copy where it cannot hold them.
+// vectors with each other and with columns, a segment at a time; and the update of the columns. The
+// columns stay in the tensor, or in a copy if it cannot hold them.
 #include "streamed.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace torchinit::cpu {
 namespace {
 
 constexpr int64_t kPanel = kBlock * kBlock;
-// Segments a thread whose products wait to be added in order.
+// Segments for each thread whose products wait to be added in order.
 constexpr int64_t kAhead = 8;
 constexpr int64_t kStride = kSegment + 16;
 
@@ -40,7 +40,7 @@ class Streamed : public Work {
       copied_ = allocate<T>(all_.m * all_.n);
     }
     slot_ = (1 + end_panel_) * kPanel;
-    of_thread_ = kBlock * kStride + 2 * kSegment * kBlock + 4 * kBlock;  // squares are turned
+    of_thread_ = kBlock * kStride + 2 * kSegment * kBlock + 4 * kBlock;  // squares are transposed
     memory_ = allocate<T>(threads * of_thread_ + threads * kAhead * slot_ + 2 * slot_ + kBlock);
     steps_ = std::vector<Step>(job_.keys.size() * steps_needed());
   }
@@ -118,7 +118,7 @@ class Streamed : public Work {
     return TORCHINIT_TARGET::make_reflector(head, sum);
   }
 
-  // Rows of V, behind the normals in a thread's memory.
+  // Rows of V, after the normals in a thread's memory.
   void vectors(size_t matrix, int64_t block, int64_t begin, int64_t end, T* own) {
     source_.draw(job_.keys[matrix], block, begin, end, own, kStride);
     make_vectors(source_.kernels, own, kStride, begin, end, all_.count(block), norms_,

@@ -1,5 +1,4 @@
-// Launches of what contiguous_thread.h has for one thread, and the way to the other boxes'
-// launches.
+// Launches the per-thread code of contiguous_thread.h, and passes other boxes to their launches.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -11,9 +10,6 @@
 namespace torchinit::cuda {
 namespace {
 
-constexpr int kBlocksPerProcessor = 8;  // enough to fill a multiprocessor
-constexpr int kChunksPerBlock = 4;      // to even out their ends
-
 // Three thread blocks in float32 and one in double precision fit a multiprocessor: with fewer
 // registers values would be spilled to memory.
 template <class Store, class Sampler>
@@ -24,15 +20,20 @@ __global__ void __launch_bounds__(kThreads, IsDouble<Store, Sampler>::value ? 1 
     fill_chunk<Store, Sampler>(table, chunk, static_cast<int>(threadIdx.x));
 }
 
-// What visit_table calls: launches the kernel of a store and sampler.
+// Called by visit_table: cuts the table, and launches the kernel of a store and sampler.
 struct LaunchTable {
-  const Table& table;
-  unsigned int blocks;
+  Table& table;
   cudaStream_t stream;
 
   template <class L, class Store, class Sampler>
   void run(const Sampler&) const {
-    table_kernel<Store, Sampler><<<blocks, kThreads, 0, stream>>>(table);
+    const auto kernel = table_kernel<Store, Sampler>;
+    const int64_t processors = multiprocessors();
+    const int64_t blocks = processors * resident_blocks(kernel, kThreads);
+    cut(table, Turn<Store, Sampler>::packets * kThreads, processors, blocks);
+    kernel<<<static_cast<unsigned int>(std::min<int64_t>(blocks, table.chunks)), kThreads, 0,
+             stream>>>(table);
+    check_launch();
   }
 };
 
@@ -40,13 +41,8 @@ struct LaunchTable {
 
 void fill(const std::vector<Job>& jobs, void* stream) {
   const cudaStream_t queue = static_cast<cudaStream_t>(stream);
-  const unsigned int blocks = full_grid(kBlocksPerProcessor);
-  for (const Table& table : make_tables(jobs, int64_t{blocks} * kChunksPerBlock)) {
-    const LaunchTable launch{table, std::min(blocks, static_cast<unsigned int>(table.chunks)),
-                             queue};
-    visit_table(table, launch);
-    check(cudaGetLastError());
-  }
+  std::vector<Table> tables = make_tables(jobs);
+  for (Table& table : tables) visit_table(table, LaunchTable{table, queue});
   for (const Job& job : jobs)
     if (job.box.count && !is_flat(job.box)) fill_strided(job, stream);
 }

@@ -1,5 +1,5 @@
-// What one thread does for a chunk of a launch table (launch_table.h), as a function of its number:
-// the host runs it too, in tests/native/cuda_on_host.cpp.
+// The work of one thread for a chunk of a launch table (launch_table.h), as a function of its
+// number. The host runs it too, in tests/native/cuda_on_host.cpp.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace torchinit::cuda {
 
-// Consecutive packets of one job, and which of their elements belong to it.
+// Consecutive packets of one job, and the range of their elements that belongs to it.
 template <class Element>
 struct Packets {
   static constexpr int size = kPacketBytes / sizeof(Element);  // elements of one
@@ -21,7 +21,7 @@ struct Packets {
   };
 
   int count;
-  int low, high;    // elements from the first packet's first
+  int low, high;    // counted from the first element of the first packet
   Element* memory;  // of that element, whether or not it belongs to the job
   bool aligned;
 
@@ -32,10 +32,13 @@ struct Packets {
     const uint64_t left = end - start;
     low = job.first > start ? static_cast<int>(job.first - start) : 0;
     high = left < static_cast<uint64_t>(count) * size ? static_cast<int>(left) : count * size;
-    // As a number: the address of an element before the job's first is not a pointer.
+    // A number, because an address before the job's first element is not a valid pointer.
     const uintptr_t address = reinterpret_cast<uintptr_t>(job.data) +
                               static_cast<uintptr_t>((start - job.first) * sizeof(Element));
     memory = reinterpret_cast<Element*>(address);
+#if TORCHINIT_DEVICE_PASS
+    __builtin_assume(__isGlobal(memory));  // a store to any memory takes longer
+#endif
     aligned = address % kPacketBytes == 0;
   }
 
@@ -54,9 +57,17 @@ struct Packets {
       return;
     }
     TORCHINIT_UNROLL
-    for (int i = 0; i < packets * size; ++i) {
-      const int at = first + i / size * step + i % size;
-      if (at >= low && at < high) memory[at] = values[i];
+    for (int i = 0; i < packets; ++i) {
+      const int start = first + i * step;
+      if (aligned && start >= low && start + size <= high) {
+        Packet packet;
+        memcpy(&packet, values + i * size, sizeof packet);
+        reinterpret_cast<Packet*>(memory)[number + i * kThreads] = packet;
+        continue;
+      }
+      TORCHINIT_UNROLL
+      for (int k = 0; k < size; ++k)
+        if (start + k >= low && start + k < high) memory[start + k] = values[i * size + k];
     }
   }
 };
@@ -84,8 +95,8 @@ struct Runs {
   }
 };
 
-// The keys of all rounds, in registers: the compiler would compute them anew in every pass of a
-// loop, but does not see through a shuffle.
+// The keys of all rounds, in registers. The compiler would recompute them in every pass of a loop,
+// but does not see through a shuffle.
 TORCHINIT_INLINE TORCHINIT_TARGET::RoundKeys held_keys(uint64_t key) {
   auto keys = TORCHINIT_TARGET::round_keys(key);
 #if TORCHINIT_DEVICE_PASS
@@ -107,7 +118,20 @@ struct IsDouble<Store, TORCHINIT_TARGET::Independent<TORCHINIT_TARGET::Widened<V
 template <class Sampler>
 struct IsDouble<void, Sampler> : std::false_type {};
 
-// What visit_plan calls in the kernel of one store and sampler: for others it has no code.
+// What a thread does in one turn of its loop.
+template <class Store, class Sampler>
+struct Turn {
+  static constexpr int size = Packets<typename Store::Element>::size;
+  static constexpr int blocks = size / TORCHINIT_TARGET::block_size<Store>;  // of a packet
+  static constexpr int abreast = IsDouble<Store, Sampler>::value ? 2 : 4;    // counters in flight
+  static constexpr int packets = abreast > blocks ? abreast / blocks : 1;
+};
+template <class Sampler>
+struct Turn<void, Sampler> {
+  static constexpr int packets = 1;
+};
+
+// Called by visit_plan in the kernel of one store and sampler; has no code for others.
 template <class OwnStore, class OwnSampler>
 struct FillChunk {
   const TableJob& job;
@@ -119,10 +143,8 @@ struct FillChunk {
   TORCHINIT_INLINE void run(const Sampler& sampler) const {
     if constexpr (std::is_same_v<Store, OwnStore> && std::is_same_v<Sampler, OwnSampler>) {
       using Element = typename Store::Element;
-      constexpr int size = Packets<Element>::size;
-      constexpr int blocks = size / TORCHINIT_TARGET::block_size<Store>;  // of a packet
-      constexpr int abreast = IsDouble<Store, Sampler>::value ? 2 : 4;    // counters in flight
-      constexpr int packets = abreast > blocks ? abreast / blocks : 1;
+      constexpr int size = Turn<Store, Sampler>::size, blocks = Turn<Store, Sampler>::blocks,
+                    packets = Turn<Store, Sampler>::packets;
       using Run = TORCHINIT_TARGET::BlockRun<L, blocks, uint64_t{kThreads} * blocks>;
 
       const auto keys = held_keys(job.key);
@@ -167,7 +189,7 @@ TORCHINIT_INLINE void fill_chunk(const Table& table, int chunk, int thread) {
     TORCHINIT_TARGET::visit_plan<L, L>(plan, fill);
 }
 
-// Calls visit.run<L, Store>(sampler) for the kernel of a table; without a store if there are only
+// Calls visit.run<L, Store>(sampler) for the kernel of a table, without a store if it has only
 // constants.
 template <class Visitor>
 void visit_table(const Table& table, const Visitor& visit) {

@@ -1,4 +1,4 @@
-// What this compilation has for a device.
+// Which devices this compilation has code for.
 #include <cuda_runtime.h>
 
 #include "device.h"
@@ -7,7 +7,7 @@
 namespace torchinit::cuda {
 namespace {
 
-// Compiled for whatever the other kernels are compiled for.
+// Compiled for the same architectures as the other kernels.
 __global__ void probe() {}
 
 }  // namespace
@@ -28,7 +28,7 @@ const char* why_no_kernels() {
     case cudaErrorJitCompilerNotFound:
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorUnsupportedPtxVersion:
-      (void)cudaGetLastError();  // told here; the next call is not to find it
+      (void)cudaGetLastError();  // reported here; clears it for the next call
       return cudaGetErrorString(status);
     default:
       check(status);

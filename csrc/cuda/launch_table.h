@@ -2,6 +2,7 @@
 // travels as the kernel's argument, so nothing is copied to the device and nothing waits.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -71,27 +72,42 @@ inline bool same_kernel(const Plan& a, const Plan& b) {
   return a.transform == b.transform && a.dtype == b.dtype;
 }
 
-// Cuts the jobs of a table into chunks, about as many as wanted: a device has to be kept busy by
-// few large tensors and by many small ones.
-inline void cut(Table& table, int64_t chunks_wanted) {
-  constexpr int64_t kLeast = 4 * kThreads, kMost = 32 * kThreads;  // packets of a chunk
-  const auto packets = [&](const TableJob& job) {
-    return packets_of(job, elements_of_packet(table.plans[job.plan]));
-  };
-  int64_t all = 0, end = 0;
-  for (int i = 0; i < table.job_count; ++i) all += packets(table.jobs[i]);
-  const int64_t even = (all / chunks_wanted + kThreads) / kThreads * kThreads;
-  const int64_t chunk = even < kLeast ? kLeast : even > kMost ? kMost : even;
+// Cuts the jobs of a table into chunks of whole passes: what all threads of a thread block store in
+// one turn of their loop. Chunks go round the multiprocessors, so the busiest one gets a chunk more
+// than others: the longest chunks are taken with which it has at most 5% more to do than its share,
+// or as little more as there can be.
+//   pass: packets. blocks: thread blocks that run at once, on all multiprocessors.
+inline void cut(Table& table, int64_t pass, int64_t processors, int64_t blocks) {
+  constexpr int64_t kMostPasses = 32;
+  const auto over = [](int64_t items, int64_t each) { return (items + each - 1) / each; };
+  int64_t passes[Table::kJobs], all = 0;
   for (int i = 0; i < table.job_count; ++i) {
-    end += (packets(table.jobs[i]) + chunk - 1) / chunk;
+    const TableJob& job = table.jobs[i];
+    passes[i] = over(packets_of(job, elements_of_packet(table.plans[job.plan])), pass);
+    all += passes[i];
+  }
+  const auto busiest = [&](int64_t chunk) {
+    int64_t chunks = 0;
+    for (int i = 0; i < table.job_count; ++i) chunks += over(passes[i], chunk);
+    return over(chunks, processors) * chunk;
+  };
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t chunk = std::clamp<int64_t>(all / blocks, 1, kMostPasses); chunk > 0; --chunk) {
+    const int64_t most = busiest(chunk);
+    if (most < least) best = chunk, least = most;
+    if (20 * most * processors <= 21 * all) break;
+  }
+  int64_t end = 0;
+  for (int i = 0; i < table.job_count; ++i) {
+    end += over(passes[i], best);
     table.jobs[i].end = static_cast<int32_t>(end);
   }
-  table.chunk_packets = static_cast<int32_t>(chunk);
+  table.chunk_packets = static_cast<int32_t>(best * pass);
   table.chunks = static_cast<int32_t>(end);
 }
 
-// Tables of all flat jobs that are not empty.
-inline std::vector<Table> make_tables(const std::vector<Job>& jobs, int64_t chunks_wanted) {
+// Tables of all flat jobs that are not empty, still to be cut.
+inline std::vector<Table> make_tables(const std::vector<Job>& jobs) {
   std::vector<Table> tables;
   std::vector<size_t> open;  // the table that each kernel's next job goes to
   const auto is_constant = [](const Plan& plan) { return plan.transform == Transform::Constant; };
@@ -133,7 +149,6 @@ inline std::vector<Table> make_tables(const std::vector<Job>& jobs, int64_t chun
       }
     }
   }
-  for (Table& table : tables) cut(table, chunks_wanted);
   return tables;
 }
 

@@ -1,9 +1,9 @@
-// What the driver knows of the memory.
+// Queries about memory to the driver.
 #pragma once
 
 namespace torchinit::cuda {
 
-// Whether memory that the device can write to is the host's: managed, or pinned and mapped.
+// Whether memory that the device can write is host memory: managed, or pinned and mapped.
 bool is_host_backed(const void* data);
 
 }  // namespace torchinit::cuda

@@ -1,4 +1,4 @@
-// Launches of what orthogonal_thread.h has for one thread.
+// Launches the per-thread code of orthogonal_thread.h.
 #include <cuda_runtime.h>
 
 #include "launch.h"
@@ -32,7 +32,7 @@ struct LaunchKernel {
     const dim3 grid(static_cast<unsigned int>(x), static_cast<unsigned int>(y),
                     static_cast<unsigned int>(z));
     orthogonal_kernel<T, Thread><<<grid, Thread::threads, 0, stream>>>(wave, block);
-    check(cudaGetLastError());
+    check_launch();
   }
 };
 

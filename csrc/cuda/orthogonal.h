@@ -7,11 +7,11 @@
 
 namespace torchinit::cuda {
 
-// Bytes of device memory that a job takes besides.
+// Bytes of extra device memory that a job takes.
 int64_t orthogonal_memory(const OrthogonalJob& job);
 
-// Queues what cpu::fill_orthogonal does on a stream of the current device; keys and addresses are
-// read at once. Throws std::runtime_error if a launch fails.
+// Queues the work of cpu::fill_orthogonal on a stream of the current device; reads keys and
+// addresses at once. Throws std::runtime_error if a launch fails.
 void fill_orthogonal(const OrthogonalJob& job, void* memory, void* stream);
 
 }  // namespace torchinit::cuda

@@ -10,7 +10,7 @@
 
 namespace torchinit::cuda {
 
-// What small matrices that are formed together may take.
+// Memory that small matrices formed together may take.
 constexpr int64_t kTogether = 1 << 24;
 
 inline DeviceAxis device_axis(const Axis& axis) {
@@ -25,7 +25,7 @@ inline DeviceAxis device_axis(const Axis& axis) {
   return device;
 }
 
-// How the matrices of a job are formed in memory of so many elements.
+// The way to form the matrices of a job within a limit of memory.
 template <class T>
 class DeviceFormation {
  public:
@@ -108,7 +108,7 @@ class DeviceFormation {
     wave.end_column = std::min(job_.columns.end(), all.first(each.end_panel));
     if (!wave.is_own) wave.column = job_.columns.begin();
     const int64_t blocks = each.end_block - each.block, length = all.length(each.block);
-    wave.grams = wave.blocks;  // behind the blocks
+    wave.grams = wave.blocks;  // after the blocks
     for (int64_t block = each.block; block < each.end_block; ++block)
       wave.grams += DeviceWave<T>::block_size(all.length(block));
     using Draw = DrawThread<T, Store>;

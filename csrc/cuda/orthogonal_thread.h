@@ -1,5 +1,5 @@
-// What one thread does for orthogonal matrices, kernel by kernel, in the order of docs/streams.md,
-// section 5. The host runs it too, in tests/native/cuda_on_host.cpp.
+// The work of one thread for orthogonal matrices, kernel by kernel, in the order of
+// docs/streams.md, section 5. The host runs it too, in tests/native/cuda_on_host.cpp.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ namespace torchinit::cuda {
 constexpr int kMatricesALaunch = 64;
 constexpr int kAxisRank = 8;
 
-// Where a thread stands.
+// The position of a thread in its grid.
 struct Place {
   int64_t x;
   int y, z, thread;
@@ -30,7 +30,7 @@ struct DeviceAxis {
   int rank;
   int64_t first, count;
 
-  // The number of the i-th that there is, and its place in memory.
+  // The number of the i-th row or column present, and its position in memory.
   TORCHINIT_INLINE void locate(int64_t i, int64_t& number, int64_t& place) const {
     number = first;
     place = 0;
@@ -54,7 +54,7 @@ struct DeviceWave {
   // Memory, and its size for one matrix.
   T *blocks, *grams, *partials, *solved, *own;
   int64_t blocks_size, grams_size, partials_size, solved_size, own_size;
-  // Of the columns being formed: in the tensor, unless they have memory of their own.
+  // Of the columns being formed: in the tensor, unless they have their own memory.
   bool is_own;
   int64_t row_step, column_step;
   DeviceAxis rows, columns;
@@ -64,7 +64,7 @@ struct DeviceWave {
   static TORCHINIT_INLINE int64_t block_size(int64_t length) {
     return length * kBlock + kBlock * kBlock + 2 * kBlock;
   }
-  // A block's vectors; then its triangle, half norms and heads.
+  // A block's vectors, followed by its triangle, half norms and heads.
   TORCHINIT_INLINE T* vectors(int matrix, int64_t number) const {
     // The blocks before it in memory: number + 1 to end_block - 1.
     const int64_t before = end_block - 1 - number;
@@ -89,7 +89,7 @@ struct DeviceWave {
     T* const base = is_own ? own + matrix * own_size : static_cast<T*>(data[matrix]);
     return base + row * row_step + (number - column) * column_step;
   }
-  // The first column that a block meets; its own come first.
+  // The first column that a block applies to; its own columns come first.
   TORCHINIT_INLINE int64_t met(int64_t number) const {
     return column > all.first(number) ? column : all.first(number);
   }
@@ -97,7 +97,7 @@ struct DeviceWave {
     const int64_t next = all.first(number) + all.count(number);
     return column > next ? column : next;
   }
-  // P's segments and S: row k of column c, of those that the block meets.
+  // P's segments and S: row k of column c, among the columns that the block applies to.
   TORCHINIT_INLINE int64_t width() const { return end_column - column; }
   TORCHINIT_INLINE T* partial(int matrix, int64_t segment, int64_t number) const {
     return partials + matrix * partials_size + (segment * width() + number - column) * kBlock;
@@ -109,7 +109,7 @@ struct DeviceWave {
 
 struct NoShared {};
 
-// The normals of a block's vectors: a Philox block a thread, 32 vectors side by side.
+// The normals of a block's vectors: one Philox block for each thread, 32 vectors side by side.
 template <class T, class Store>
 struct DrawThread {
   using Shared = NoShared;
@@ -156,7 +156,7 @@ struct DrawThread {
   TORCHINIT_INLINE void end(Shared&) {}
 };
 
-// Normals become a Householder vector.
+// Turns normals into a Householder vector.
 template <class T>
 struct ReflectThread {
   static constexpr int threads = TORCHINIT_TARGET::kPartialSums, blocks = 8;
@@ -223,7 +223,7 @@ struct GramThread : ProductThread<T, Tile<32, 32, 4, 4>, false, false> {
   }
 };
 
-// The segments' sum, and minus the inverse of its upper triangle.
+// Sums the segments, and replaces the upper triangle by minus its inverse.
 template <class T>
 struct TriangleThread {
   static constexpr int threads = 256, blocks = 4;
@@ -262,7 +262,7 @@ struct TriangleThread {
         const int i = e / kBlock, j = e % kBlock;
         shared.rows[i][j] = i == j && i < count ? -1 / half_norms[i] : T(0);
       }
-    } else {  // row j is added to those above it
+    } else {  // adds row j to those above it
       const int j = count + 1 - step;
       for (int e = place.thread; e < j * kBlock; e += threads) {
         const int i = e / kBlock, c = e % kBlock;
@@ -279,7 +279,7 @@ struct TriangleThread {
   }
 };
 
-// A segment of P = V^T Q for later columns: as Q^T V where columns are apart in memory.
+// A segment of P = V^T Q for later columns; computed as Q^T V if columns are apart in memory.
 template <class T, bool down>
 struct ProjectThread
     : ProductThread<T, std::conditional_t<down, Tile<128, 32, 8, 4>, Tile<32, 128, 4, 8>>, down,
@@ -292,7 +292,7 @@ struct ProjectThread
   const Place place;
   const int number, count;
 
-  // The segment's first row that is not zero in these columns.
+  // The segment's first nonzero row in these columns.
   static TORCHINIT_INLINE int64_t row(const DeviceWave<T>& work, const Place& place, int number) {
     return place.x ? place.x * kSegment : work.all.count(number);
   }
@@ -333,7 +333,7 @@ struct ProjectThread
   }
 };
 
-// S = N P, 32 columns a thread block.
+// S = N P, 32 columns for each thread block.
 template <class T>
 struct SolveThread {
   static constexpr int threads = 256, blocks = 4;
@@ -383,7 +383,7 @@ struct SolveThread {
   }
 };
 
-// Q = Q + V S: as its transpose where columns are apart in memory.
+// Q = Q + V S; computed as its transpose if columns are apart in memory.
 template <class T, bool down>
 struct UpdateThread : ProductThread<T, Tile<64, 64, 8, 4>, true, true> {
   using Z = Tile<64, 64, 8, 4>;
@@ -434,7 +434,7 @@ struct UpdateThread : ProductThread<T, Tile<64, 64, 8, 4>, true, true> {
   }
 };
 
-// Writes what has been formed to the tensor, times the factor, rounded to its dtype.
+// Writes the formed columns to the tensor, times the factor, rounded to its dtype.
 template <class T>
 struct StoreThread {
   using Shared = NoShared;
@@ -449,7 +449,7 @@ struct StoreThread {
     const int64_t item = place.x * threads + place.thread;
     if (item >= work.rows.count * work.columns.count) return;
     int64_t row, column, row_place, column_place;
-    // Neighbours in memory by neighbouring threads.
+    // Neighbouring threads write neighbours in memory.
     const bool down = work.row_step == 1;
     const int64_t inner = down ? work.rows.count : work.columns.count;
     work.rows.locate(down ? item % inner : item / inner, row, row_place);

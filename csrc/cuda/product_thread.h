@@ -1,8 +1,8 @@
-// What one thread of a block does for a tile of a product: every element one chain of fused
-// multiply-adds from zero over at most a segment. The host runs it too.
+// The work of one thread of a block for a tile of a product. Every element is one chain of fused
+// multiply-adds from zero, over at most a segment. The host runs it too.
 //
-// Work of threads with barriers between has three parts: begin, then some steps, then end. Shared
-// memory is the block's.
+// The work between barriers has three parts: begin, then some steps, then end. Shared memory
+// belongs to the block.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@
 
 namespace torchinit::cuda {
 
-// Elements of a matrix that follow each other along k, or across it.
+// An operand: strides along k and across it.
 template <class T>
 struct Operand {
   const T* data;
   int64_t across, along;  // strides
-  int64_t size;           // how many there are across
+  int64_t size;           // number across k
 };
 
 // Rows and columns of a tile, of a thread, and the k's of a step.
@@ -37,8 +37,8 @@ struct Tile {
   }
 };
 
-// How a tile's threads load `width` rows or columns of an operand for one step. along: whether k's
-// are neighbours in memory.
+// The way a tile's threads load `width` rows or columns of an operand for one step. along: whether
+// consecutive k's are neighbours in memory.
 template <class T, class Z, int width, bool along>
 struct Loader {
   static constexpr int each = width * Z::K / Z::threads;
@@ -47,7 +47,7 @@ struct Loader {
   static_assert(stride >= 1);
 
   const T* from;
-  int64_t step, next;  // strides from one element to the thread's next, and to the next step's
+  int64_t step, next;  // strides to the thread's next element, and to the next step
   int size;
   T loaded[each];
 
@@ -66,7 +66,7 @@ struct Loader {
     step = stride * (along ? operand.across : operand.along);
     next = Z::K * operand.along;
   }
-  // Zeros beyond the end: they add nothing to a chain from +0.
+  // Zeros past the end add nothing to a chain from +0.
   TORCHINIT_INLINE void load(int thread, int left) {
     TORCHINIT_UNROLL
     for (int e = 0; e < each; ++e)

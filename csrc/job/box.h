@@ -1,4 +1,4 @@
-// Where to fill: a box of a logical tensor, laid out in memory by strides.
+// The elements to fill: a box of a logical tensor, with its strides in memory.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,11 @@ namespace torchinit {
 struct Dimension {
   int64_t size;
   int64_t memory_stride;
-  int64_t logical_stride;  // in the row-major order of the whole logical tensor
+  int64_t logical_stride;  // in the row-major order of the logical tensor
 };
 
-// Dimensions of size one are gone and neighbours merged where both orders allow it, so a contiguous
-// whole tensor has one dimension. A box has at least one.
+// Dimensions of size one are dropped, and neighbours merged where both orders allow it, so a
+// contiguous full tensor has one dimension. A box has at least one.
 struct Box {
   std::vector<Dimension> dimensions;
   uint64_t first;  // logical index of the first element

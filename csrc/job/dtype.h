@@ -5,7 +5,7 @@
 
 namespace torchinit {
 
-// Distribution::Words fills 32- and 64-bit integers, every other distribution floating point.
+// Distribution::Words fills 32- and 64-bit integers; every other distribution fills floating point.
 enum class Dtype : int {
   Float64,
   Float32,

@@ -1,4 +1,4 @@
-// Values and neighbours of the floating-point formats, for the preparation of bounds on the host.
+// Values and neighbours of the floating-point formats, to prepare bounds on the host.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,7 @@
 
 namespace torchinit {
 
-// Whether fills never store an infinity: what exceeds the largest finite value becomes it.
+// Whether fills never store an infinity: larger values become the largest finite one.
 constexpr bool saturates(Dtype dtype) {
   return dtype == Dtype::Float8E4M3 || dtype == Dtype::Float8E5M2;
 }
@@ -48,7 +48,7 @@ inline uint64_t encode(Dtype dtype, double x) {
   return bits;
 }
 
-// The value of a pattern of one sign bit, so many exponent bits, and a fraction of so many digits.
+// The value of a pattern with one sign bit and the given numbers of exponent and fraction bits.
 inline double decode_small(uint64_t bits, int digits, int exponent_bits, bool has_infinity) {
   const int exponent = static_cast<int>(bits >> digits) & ((1 << exponent_bits) - 1);
   const double fraction = static_cast<double>(bits & ((uint64_t{1} << digits) - 1));
@@ -77,8 +77,8 @@ inline double decode(Dtype dtype, uint64_t bits) {
 
 inline double round_to_nearest(Dtype dtype, double x) { return decode(dtype, encode(dtype, x)); }
 
-// The neighbour of x, a value of the format but not its lowest, towards minus infinity. Below the
-// lowest finite value of a format that has no infinity there is minus infinity all the same.
+// The neighbour of x towards minus infinity; x is a value of the format, but not its lowest. Below
+// the lowest finite value it is minus infinity, even if the format has no infinity.
 inline double below(Dtype dtype, double x) {
   if (dtype == Dtype::Float8E4M3 && x == -448) return -std::numeric_limits<double>::infinity();
   const uint64_t sign = uint64_t{1} << (8 * element_size(dtype) - 1);
@@ -97,8 +97,8 @@ inline double nearest_finite(Dtype dtype, double x) {
   return std::isinf(nearest) ? std::copysign(largest_finite(dtype), x) : nearest;
 }
 
-// The largest value of the format that is at most x, or less than x. Infinity is such a value only
-// for an x that is infinite, and not of saturating formats; minus infinity also stands for none.
+// The largest value of the format that is at most x, or less than x. It is infinite only if x is,
+// and never in saturating formats; minus infinity also means that there is none.
 inline double round_down(Dtype dtype, double x) {
   if (std::isinf(x)) return x > 0 && saturates(dtype) ? largest_finite(dtype) : x;
   const double nearest = round_to_nearest(dtype, x);

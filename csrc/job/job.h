@@ -1,4 +1,4 @@
-// One fill of a list: what, by which key, where.
+// One fill of a list: its plan, key, box and address.
 #pragma once
 
 #include <algorithm>

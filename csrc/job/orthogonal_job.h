@@ -1,5 +1,5 @@
-// What an orthogonal matrix is made of, and where it goes (docs/streams.md, section 5): alike for
-// every processor and device.
+// The parts of an orthogonal matrix and their positions in tensors (docs/streams.md, section 5),
+// the same for every processor and device.
 #pragma once
 
 #include <cmath>
@@ -12,14 +12,14 @@
 
 namespace torchinit {
 
-// Reflectors of a block, and columns that are formed together.
+// Reflectors of a block; also columns that are formed together.
 constexpr int kBlock = 32;
 // Rows whose products are summed in one chain.
 constexpr int kSegment = 256;
-// Matrices of fewer elements may take memory as they like; larger ones a part of their own.
+// Matrices of fewer elements may take any memory; larger ones only a fraction of their size.
 constexpr int64_t kLargeMatrix = 1 << 20;
 
-// The blocks of the tall (m, n) matrix, m >= n, which a wide or square one is the transpose of.
+// The blocks of the tall (m, n) matrix, m >= n; a wide or square matrix is the transpose of one.
 struct Reflectors {
   int64_t m, n;
 
@@ -36,7 +36,7 @@ struct Reflectors {
   }
 };
 
-// The rows, or the columns, of a matrix that a tensor has elements of, and where.
+// The rows, or the columns, of a matrix in which a tensor has elements, and their positions.
 class Axis {
  public:
   explicit Axis(const Box& box) : box_(box) {
@@ -52,12 +52,12 @@ class Axis {
   int64_t end() const { return end_; }
   const Box& box() const { return box_; }
 
-  // Whether neighbours by number have one distance in memory, and that.
+  // Whether consecutive numbers have one distance in memory; the distance.
   bool is_run() const { return is_run_; }
   int64_t step() const { return box_.dimensions.back().memory_stride; }
 
-  // Those of the numbers first to end - 1 that there are: less `first`, and where in memory.
-  // Returns how many.
+  // Lists those of the numbers first to end - 1 that are present: relative to `first`, with their
+  // positions in memory. Returns how many.
   int locate(int64_t first, int64_t end, int* which, int64_t* place) const {
     int found = 0;
     if (is_run_) {
@@ -92,7 +92,7 @@ class Axis {
   bool is_run_;
 };
 
-// Matrices of one shape, each by a key of its own, times a gain.
+// Matrices of one shape, each with its own key, times a gain.
 struct OrthogonalJob {
   Dtype dtype;
   Reflectors reflectors;
@@ -104,15 +104,15 @@ struct OrthogonalJob {
   // The panels that have columns of the tensor.
   int64_t first_panel() const { return columns.begin() / kBlock; }
   int64_t end_panel() const { return (columns.end() + kBlock - 1) / kBlock; }
-  // Whether the tensor can hold whole columns, as they are formed, between waves.
+  // Whether the tensor can hold complete columns, as they are formed, between waves.
   template <class T>
   bool holds_columns() const {
     return element_size(dtype) == sizeof(T) && rows.count() == reflectors.m;
   }
 };
 
-// Where a gain comes in: the heads take it, or, where it would overflow or lose digits within the
-// products, what has been formed.
+// Where a gain is applied: to the heads, or, if it would overflow or lose digits within the
+// products, to the formed matrix.
 template <class T>
 struct Gain {
   T heads, formed;

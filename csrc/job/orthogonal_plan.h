@@ -1,4 +1,4 @@
-// In which order a matrix is formed with little memory.
+// The order in which a matrix is formed with little memory.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +16,11 @@ struct Wave {
 
 struct Waves {
   std::vector<Wave> list;
-  int64_t most = 0;  // that the blocks of one take
+  int64_t most = 0;  // memory taken by the blocks of one wave
 };
 
-// Panels from `panel` to before `end_panel`, so many at a time, from the last on; blocks from the
-// last that they need on, each of size(block), as many together as there is room for.
+// Takes panels `panel` to `end_panel` - 1, a number at a time, from the last on; and blocks from
+// the last that the panels need on, each of size(block), as many together as fit.
 template <class Size>
 Waves plan_waves(int64_t panel, int64_t end_panel, int64_t panels, int64_t room, const Size& size) {
   Waves waves;

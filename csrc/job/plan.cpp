@@ -23,7 +23,7 @@ struct Bounds {
       : min(smallest == 0 ? 0.0 : smallest), max(largest == 0 ? -0.0 : largest) {}
 };
 
-// If the interval holds no value of the format, both are the finite one nearest to its lower end.
+// If the interval holds no value of the format, both are the finite value nearest its lower end.
 Bounds bounds_or_nearest(Dtype dtype, double low, double min, double max) {
   if (min <= max) return {min, max};
   const double nearest = nearest_finite(dtype, low);
@@ -64,8 +64,8 @@ bool never_subnormal(double unit, const Affine<float>& p) {
 // least 2^-63, for a word is at least 2^-38 of the distribution, and has 24 digits.
 constexpr double kWordUnit = 1, kNormalUnit = 0x1p-86;
 
-// Uniform on an interval [a, b] or [a, b): the bounds tell. `computed` are the bounds in T, which
-// the narrower dtypes take their scale from too.
+// Uniform on an interval [a, b] or [a, b), depending on the bounds. `computed` are the bounds in T,
+// which also determine the scale of the narrower dtypes.
 template <class T>
 Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds computed) {
   // The signed word runs from -2^31 to 2^31 (rounded), in float64 from -2^52 to 2^52 - 1.
@@ -76,8 +76,8 @@ Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds computed) {
   const double step = width * (single ? 0x1p-32 : 0x1p-53);
   const T origin = static_cast<T>(middle);
 
-  // Where rounding alone leads out of the interval, a scale one or two units in the last place
-  // smaller keeps the values inside and spares a clamp.
+  // If only rounding leads out of the interval, a scale one or two units in the last place smaller
+  // keeps the values inside without a clamp.
   const auto inside = [&](T scale) {
     return std::fma(lowest, scale, origin) >= computed.min &&
            std::fma(highest, scale, origin) <= computed.max;
@@ -112,8 +112,8 @@ Plan uniform(Dtype dtype, double a, double b, Bounds bounds, Bounds bounds32) {
                                  : uniform<float>(dtype, a, b, bounds, bounds32);
 }
 
-// What the plain normal's |z| does not exceed: sqrt(-2 log 2^-31) = 6.556, in float64
-// sqrt(-2 log 2^-52) = 8.490, with room for rounding.
+// An upper bound of the plain normal's |z|: sqrt(-2 log 2^-31) = 6.556, in float64 sqrt(-2 log
+// 2^-52) = 8.490, with room for rounding.
 template <class T>
 constexpr double kReach = sizeof(T) == 4 ? 6.57 : 8.5;
 
@@ -134,7 +134,7 @@ ClampedNormalParameters<T> clamped_normal(double mean, double std, int scale, Bo
           static_cast<T>(bounds.min), static_cast<T>(bounds.max)};
 }
 
-// The scale for which no sum or product of the sampler overflows: zero where none would anyway.
+// The scale for which no sum or product of the sampler overflows; zero if none is needed.
 template <class T>
 int scale_of_normal(double mean, double std) {
   using Limits = std::numeric_limits<T>;
@@ -180,11 +180,11 @@ bool always_within(Dtype format, double mean, double std, double a, double b) {
   return round_to_nearest(format, mean - reach) >= a && round_to_nearest(format, mean + reach) <= b;
 }
 
-// Below this much of the mass, float32 probabilities lack digits.
+// Below this fraction of the mass, float32 probabilities lack digits.
 constexpr double kSmallMass = 0x1p-6;
 // From here on the probabilities of the tail leave the range of a double.
 constexpr double kRemote = 30;
-// Where the density changes by less than this over the interval it is taken as constant.
+// If the density changes by less than this over the interval, it is taken as constant.
 constexpr double kFlat = 1e-7;
 
 // log(x * M(x)), M(x) = S(x) / phi(x) Mills' ratio of a remote x.
@@ -247,7 +247,7 @@ Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) 
   const Bounds bounds = bounds_within(dtype, a, b);
   if (bounds.min == bounds.max) return constant(dtype, bounds.min);
   if (std == 0) return constant(dtype, std::fmin(std::fmax(mean, bounds.min), bounds.max));
-  // The dtypes of 32-bit words do as float32, and are then kept within the bounds.
+  // The dtypes of 32-bit words take float32's transform, and are then kept within the bounds.
   if (always_within(dtype == Dtype::Float64 ? dtype : Dtype::Float32, mean, std, a, b))
     return always_within(dtype, mean, std, a, b) ? normal(dtype, mean, std)
                                                  : normal(dtype, mean, std, bounds);
@@ -271,7 +271,7 @@ Plan truncated_normal(Dtype dtype, double mean, double std, double a, double b) 
   const double mass = alpha > 0  ? normal_cdf(-alpha) - normal_cdf(-beta)
                       : beta < 0 ? normal_cdf(beta) - normal_cdf(alpha)
                                  : 1 - normal_cdf(alpha) - normal_cdf(-beta);
-  // 0.04 / 0.02 may be a little more than 2.
+  // 0.04 / 0.02 may be slightly more than 2.
   const auto within = [&](double sigmas) {
     return alpha >= -sigmas - kFlat && beta <= sigmas + kFlat;
   };

@@ -1,7 +1,7 @@
-// What to fill: a distribution with its parameters, prepared once on the host for one dtype.
+// A plan: a distribution with its parameters, prepared once on the host for one dtype.
 //
-// Everything a kernel needs besides the key, the place and the memory. The structures are plain
-// data, shared by every instruction set and passed by value to CUDA kernels.
+// It has everything that a kernel needs except the key, the box and the memory. The structures are
+// plain data, shared by every instruction set and passed by value to CUDA kernels.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,12 @@ namespace torchinit {
 
 enum class Distribution : int { Words, Uniform, Normal, TruncatedNormal, Constant };
 
-// In their order, as Python's tables have them (src/torchinit/schemes/distributions.py).
+// In the order of Python's table (src/torchinit/schemes/distributions.py).
 constexpr const char* kDistributionNames[] = {"WORDS", "UNIFORM", "NORMAL", "TRUNCATED_NORMAL",
                                               "CONSTANT"};
 constexpr int kDistributions = sizeof kDistributionNames / sizeof *kDistributionNames;
 
-// How the random words become values. A distribution may have several transforms, chosen by its
+// The ways from random words to values. A distribution may have several transforms, chosen by its
 // parameters; each is a sampler in math/samplers.h.
 enum class Transform : int16_t {
   Words,
@@ -28,8 +28,8 @@ enum class Transform : int16_t {
   Normal,
   ClampedNormal,     // rounding would lead out of the bounds, or parameters nearly out of the range
   TruncatedWithin2,  // bounds within two standard deviations: no logarithm
-  TruncatedWithin3,  // bounds within three: no logarithm either
-  Truncated,         // any bounds that keep a fair part of the mass
+  TruncatedWithin3,  // bounds within three: also without
+  Truncated,         // bounds that keep enough of the mass
   WideTruncated,     // what float32 lacks digits or range for: double precision whatever the dtype
   TruncatedTail,     // beyond the reach of a double's probabilities: in their logarithms
   Constant,
@@ -37,7 +37,7 @@ enum class Transform : int16_t {
 
 struct Plan {
   Transform transform;
-  int16_t never_subnormal;  // 1 where no float32 value can be; no bool, to have no padding
+  int16_t never_subnormal;  // 1 if no float32 value is subnormal; not a bool, to avoid padding
   Dtype dtype;
   union {
     Affine<float> uniform32;   // Uniform, ClampedUniform
@@ -59,7 +59,7 @@ struct Plan {
 // The parameters must have been checked: finite where required, std >= 0, low <= high, a <= b.
 Plan make_plan(Distribution distribution, Dtype dtype, const double parameters[4]);
 
-// The transform's name in small letters, as "clamped-normal".
+// The transform's name in lower case, such as "clamped-normal".
 const char* name_of(Transform transform);
 
 }  // namespace torchinit

@@ -8,8 +8,8 @@
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// Rounds float32: the bits of a 16- or 8-bit dtype in the lowest ones of each 32-bit lane;
-// float32's own for any other dtype. Not for NaN.
+// Rounds float32: gives the bits of a 16- or 8-bit dtype in the lowest bits of each 32-bit lane,
+// and float32 bits for any other dtype. Not for NaN.
 template <class L>
 TORCHINIT_INLINE typename L::u32 round_to_dtype(Dtype dtype, typename L::f32 x) {
   using U = typename L::u32;
@@ -31,7 +31,7 @@ TORCHINIT_INLINE typename L::u32 round_to_dtype(Dtype dtype, typename L::f32 x) 
   return U(L::bits(x));
 }
 
-// A sampler of float32 values, stored as the dtype says.
+// A sampler of float32 values, stored in the plan's dtype.
 TORCHINIT_ANY_SIDE
 template <class L, class Visitor, class Sampler>
 TORCHINIT_INLINE void visit_narrow(const Visitor& visit, const Plan& plan, const Sampler& sampler) {

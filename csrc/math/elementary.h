@@ -1,8 +1,8 @@
 // Logarithm, sine and cosine, and the inverse normal, in float32 and float64.
 //
-// Built from IEEE add, multiply, fused multiply-add, divide and square root alone, in an order
-// that is written out: every compiler and device gives the same bits. Coefficients, intervals and
-// errors are in coefficients.h; docs/accuracy.md has the errors measured over all inputs.
+// Built only from IEEE add, multiply, fused multiply-add, divide and square root, in an explicit
+// order, so every compiler and device gives the same bits. Coefficients, intervals and errors are
+// in coefficients.h; docs/accuracy.md has the errors measured over all inputs.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ TORCHINIT_INLINE F horner_from(F x, F sum) {
   if constexpr (k < 0) {
     return sum;
   } else {
-    constexpr auto coefficient = C::at(k);  // by the compiler: some are products
+    constexpr auto coefficient = C::at(k);  // evaluated by the compiler: some are products
     return horner_from<L, C, k - 1>(x, F(L::fma(sum, x, L::broadcast(coefficient, x))));
   }
 }
@@ -66,7 +66,7 @@ TORCHINIT_INLINE typename L::f32 minus_two_log(typename L::f32 x) {
 template <class L, int shift>
 TORCHINIT_INLINE typename L::f64 minus_two_log(typename L::f64 x) {
   constexpr uint64_t two_thirds = 0x3fe5555555555555u, one = 0x3ff0000000000000u;
-  // e + 1023 above the fraction: never negative, so logical shifts will do.
+  // e + 1023 above the fraction: never negative, so logical shifts suffice.
   const typename L::u64 offset = L::bits(x) - (two_thirds - one + (uint64_t{shift} << 52));
   const typename L::f64 e =
       L::from_bits((offset >> 52) | 0x4330000000000000u) - 0x1.00000000003ffp52;

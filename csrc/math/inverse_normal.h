@@ -14,8 +14,8 @@ TORCHINIT_INLINE F rational(F x) {
 }
 
 // Phi^-1(1/2 + q), |q| <= Phi(sigmas) - 1/2, sigmas two or three. The variable 1/4 - q^2 keeps its
-// digits towards the tails, and the rational function is but a correction of 3 q, so that its
-// rounding hardly counts.
+// digits towards the tails, and the rational function is only a correction of 3 q, so its rounding
+// hardly matters.
 template <class L, int sigmas>
 TORCHINIT_INLINE typename L::f32 inverse_normal_centre(typename L::f32 q) {
   using namespace coefficients;
@@ -35,7 +35,7 @@ TORCHINIT_INLINE typename L::f32 inverse_normal(typename L::f32 p) {
   using namespace coefficients;
   const typename L::f32 centre = inverse_normal_centre<L, 3>(p - 0.5f);
   const typename L::u32 tail = typename L::u32(L::bits(p - 0x1.61e2p-10f));  // Phi(-3) = 0.00135
-  if (!L::any(tail)) return centre;  // the same bits, sooner
+  if (!L::any(tail)) return centre;  // the same bits, faster
   const typename L::f32 r = L::sqrt(minus_two_log<L, 0>(p) * 0.5f);
   const typename L::f32 correction = rational<L, InverseNormalTailF32P, InverseNormalTailF32Q>(r);
   return L::select(tail, -L::fma(r, L::broadcast(1.5f, r), correction), centre);

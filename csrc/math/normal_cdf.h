@@ -1,4 +1,4 @@
-// The normal CDF in double precision, for the preparation of parameters on the host.
+// The normal CDF in double precision, to prepare parameters on the host.
 //
 // Not the C library's erfc: its last bit differs between systems, and the bits of every truncated
 // normal depend on these numbers. Relative error below 2e-14 for every x down to -37

@@ -10,7 +10,7 @@ struct NormalParameters {
 };
 
 // (mean + std * z) * factor, kept within values of the destination's dtype. The factor, a power of
-// two, spares the product of std and a radius an overflow that the value has not.
+// two, keeps the product of std and a radius from overflowing when the value does not.
 template <class T>
 struct ClampedNormalParameters {
   NormalParameters<T> normal;
@@ -32,9 +32,9 @@ struct TruncatedCentreParameters {
   Affine<float> affine;
 };
 
-// One half of the signed words, the negative or the other: probability p = base + (k + 1/2) * slope
-// at distance k from the end of the range, measured from the nearer tail; the quantile of p,
-// negated where flip is set.
+// One half of the signed words, the negative or the other. A word at distance k from the end of the
+// range has probability p = base + (k + 1/2) * slope, measured from the nearer tail; its value is
+// the quantile of p, negated if flip is set.
 template <class T>
 struct TruncatedHalf {
   T base, slope;
@@ -48,7 +48,8 @@ struct TruncatedParameters {
 };
 
 // Beyond |near| standard deviations: x = near + delta, where the survivor function has fallen by
-// the factor s = base + (k + 1/2) * slope. The value is bound + std * delta (std signed outward).
+// the factor s = base + (k + 1/2) * slope. The value is bound + std * delta (std is signed
+// outward).
 struct TruncatedTailParameters {
   double base[2], slope[2];
   double near, near_correction;

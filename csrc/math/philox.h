@@ -1,8 +1,8 @@
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), one block a lane.
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), one block in each lane.
 //
 // The counter of block b is (low half of b, high half of b, 0, 0); the key is the low and the high
-// half of the 64-bit key. Words travel in 64-bit lanes, of which only the low half counts: the
-// widening product wants them there, and no shuffle is needed before the words are used.
+// half of the 64-bit key. Words are kept in the low halves of 64-bit lanes, where the widening
+// product needs them, so no shuffle is needed before the words are used.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// The key of each of the ten rounds (the key schedule adds a Weyl constant a round).
+// The key of each of the ten rounds (the key schedule adds a Weyl constant every round).
 struct RoundKeys {
   uint32_t first[10], second[10];
 };
@@ -42,8 +42,8 @@ TORCHINIT_INLINE void philox_round(typename L::u64 c[4], uint32_t first, uint32_
   c[3] = p0;
 }
 
-// Some of the ten rounds, on several counters. They take turns, because each is one long chain of
-// dependent instructions that would leave the processor waiting.
+// Some of the ten rounds, on several counters. The counters are interleaved, because each alone is
+// one long chain of dependent instructions that would leave the processor waiting.
 template <class L, int first_round, int end_round, int counters>
 TORCHINIT_INLINE void philox_rounds(typename L::u64 c[counters][4], const RoundKeys& keys) {
   TORCHINIT_UNROLL
@@ -53,8 +53,8 @@ TORCHINIT_INLINE void philox_rounds(typename L::u64 c[counters][4], const RoundK
   }
 }
 
-// The last round, its words left as pairs of 32-bit vectors. Upper halves are packed as they lie,
-// so that none has to be shifted down first.
+// The last round, with its words as pairs of 32-bit vectors. Upper halves are packed in place, so
+// none has to be shifted down first.
 template <class L>
 TORCHINIT_INLINE void last_round(const typename L::u64 c[4], const RoundKeys& keys,
                                  typename L::u32 first[L::vectors],
@@ -95,7 +95,7 @@ TORCHINIT_INLINE void other_rounds(typename L::u64 c[groups][4], const RoundKeys
   }
 }
 
-// What the first two rounds make of the upper half of block numbers, which enters them alone.
+// The part of the first two rounds that depends only on the upper half of block numbers.
 template <class L>
 class UpperHalf {
  public:
@@ -119,13 +119,13 @@ class UpperHalf {
   typename L::u64 product_, high_;
 };
 
-// A run of groups of blocks: `together` consecutive ones, and as many again `stride` blocks later.
-// While the upper half of the block number stays the same the first two rounds cost one product
-// instead of four: the others are kept, or grow by a constant.
+// A run of groups of blocks: `together` consecutive groups, and as many again `stride` blocks
+// later. While the upper half of the block number stays the same, the first two rounds cost one
+// product instead of four: the others are kept, or grow by a constant.
 template <class L, int together = 1, uint64_t stride = uint64_t{L::blocks}>
 class BlockRun {
  public:
-  // From the group whose first block is given.
+  // Starts at the group whose first block is given.
   TORCHINIT_INLINE BlockRun(uint64_t block, const RoundKeys& keys)
       : keys_(keys),
         product_(L::multiply_wide(blocks_from(block), kFirst)),
@@ -140,18 +140,18 @@ class BlockRun {
     other_rounds<L, groups>(c, keys_, first, second);
   }
 
-  // Past some groups, a multiple of `together`: all blocks from the first must have the same upper
-  // half.
+  // Advances by some groups, a multiple of `together`; all blocks from the first on must have the
+  // same upper half.
   TORCHINIT_INLINE void advance(int groups) { product_ = product_ + offset(groups) * kFirst; }
 
-  // How many groups from a block on can follow each other so: at least one.
+  // How many groups from a block on can be in one run: at least one.
   static TORCHINIT_INLINE uint64_t length(uint64_t block) {
     const uint64_t groups = (0x100000000u - (block & 0xffffffffu)) / L::blocks;
     return groups ? groups : 1;
   }
 
  private:
-  // Of a group, in blocks.
+  // The size of a group in blocks.
   static TORCHINIT_INLINE uint64_t offset(int group) {
     return static_cast<uint64_t>(group / together) * stride +
            static_cast<uint64_t>(group % together) * L::blocks;

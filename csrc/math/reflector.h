@@ -1,9 +1,9 @@
 // Householder reflectors from Gaussian vectors (Stewart 1980).
 //
-// x of n independent N(0, 1) becomes v with v_0 = 1: H = I - 2 v v^T / |v|^2 is orthogonal and maps
-// x onto a multiple of the first unit vector. The order of every addition is part of the
-// definition, so that v has the same bits everywhere: element i is added to partial sum i mod
-// kPartialSums, in double precision, and the partial sums are added pairwise.
+// A vector x of n independent N(0, 1) becomes v with v_0 = 1, so that H = I - 2 v v^T / |v|^2 is
+// orthogonal and maps x onto a multiple of the first unit vector. The order of every addition is
+// part of the definition, so v has the same bits everywhere: element i is added to partial sum i
+// mod kPartialSums, in double precision, and the partial sums are added pairwise.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ TORCHINIT_INLINE double sum_pairwise(double sums[kPartialSums]) {
   return sums[0];
 }
 
-// v is x times scale, but for its first element, which is 1.
+// v is x times scale, except for its first element, which is 1.
 template <class T>
 struct Reflector {
   T scale;
@@ -47,7 +47,7 @@ TORCHINIT_INLINE Reflector<T> make_reflector(T first, double square_sum) {
   const double norm = ScalarLanes::sqrt(square_sum);
   const double x = static_cast<double>(first);
   const bool negative = x < 0;
-  // A vector of zeros, which a single element can be, is taken for the first unit vector.
+  // A vector of zeros (possible for a single element) is treated as the first unit vector.
   if (norm == 0) return {T(0), T(0.5), T(-1)};
   const double head = negative ? x - norm : x + norm;  // away from zero: nothing cancels
   return {static_cast<T>(1 / head), static_cast<T>(norm / (negative ? -head : head)),

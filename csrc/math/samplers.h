@@ -1,8 +1,8 @@
 // Each distribution as a sampler: two vectors of random words in, two vectors of values out.
 //
-// first and second hold the words of neighbouring elements: x comes of first and y of second, or
-// both of both (Box-Muller). A 32-bit word serves float32 and, rounded, the narrower formats; a
-// 64-bit word serves float64. This is the only place where a distribution is defined.
+// first and second hold the words of neighbouring elements: x depends on first and y on second, or
+// both on both (Box-Muller). A 32-bit word makes a float32, which may be rounded to a narrower
+// format; a 64-bit word makes a float64. Distributions are defined only here.
 #pragma once
 
 #include "elementary.h"
@@ -47,8 +47,8 @@ TORCHINIT_INLINE typename L::f64 end_distance(typename L::u64 w) {
   return L::to_double(((w ^ positive) & 0x7fffffffffffffffu) >> 11) + 0.5;
 }
 
-// A min of zero is +0 and a max of zero -0 (job/plan.cpp): then processors agree on the sign of
-// zeros, whether their comparisons look at it or not.
+// A min of zero is +0 and a max of zero -0 (job/plan.cpp), so all processors give zeros the same
+// sign, whether or not their comparisons consider it.
 template <class L, class T, class F>
 TORCHINIT_INLINE F clamp(F value, T min, T max) {
   return L::min(L::max(value, L::broadcast(min, value)), L::broadcast(max, value));
@@ -60,7 +60,7 @@ TORCHINIT_INLINE F affine(const Affine<T>& p, F z) {
   return clamp<L>(value, p.min, p.max);
 }
 
-// Samplers whose elements are functions of their own word alone.
+// Samplers whose elements depend only on their own word.
 template <class Value>
 struct Independent {
   Value value;
@@ -72,8 +72,8 @@ struct Independent {
   }
 };
 
-// A value of 64-bit words from 32-bit ones: for parameters that float32 has not the digits for.
-// One lane at a time.
+// Makes a value of 64-bit words from 32-bit ones, for parameters that need more digits than float32
+// has. One lane at a time.
 template <class Value>
 struct Widened {
   Value value;
@@ -92,7 +92,7 @@ struct WordsValue {
   }
 };
 
-// origin + s * scale, s the signed word; clamped where rounding could leave the interval.
+// origin + s * scale, s the signed word; clamped if rounding could leave the interval.
 template <class T, bool clamped>
 struct UniformValue {
   Affine<T> p;
@@ -107,9 +107,9 @@ struct UniformValue {
   }
 };
 
-// Box and Muller 1958. The top bit of the first word is a sign, its other bits are the radius; the
+// Box and Muller 1958. The top bit of the first word is a sign, its other bits are the radius. The
 // top bit of the second word chooses between the axes, its other bits are the angle about the axis,
-// so that sine and cosine need no further reduction.
+// so sine and cosine need no further reduction.
 template <class T>
 struct NormalSampler {
   NormalParameters<T> p;
@@ -128,8 +128,8 @@ struct NormalSampler {
   }
 };
 
-// The plain normal kept within bounds: for values that rounding to the dtype would lead out of
-// them, and for parameters so large that products of the plain one would overflow.
+// The plain normal kept within bounds, if rounding to the dtype could leave them, or if the
+// parameters are so large that products of the plain normal would overflow.
 template <class T>
 struct ClampedNormalSampler {
   ClampedNormalParameters<T> p;
@@ -157,7 +157,7 @@ struct TruncatedCentreValue {
   }
 };
 
-// From the side of the nearer tail, whose probabilities keep their relative accuracy.
+// Computed from the nearer tail, whose probabilities keep their relative accuracy.
 template <class T>
 struct TruncatedValue {
   TruncatedParameters<T> p;
@@ -179,7 +179,7 @@ struct TruncatedValue {
   }
 };
 
-// Beyond the reach of a double's probabilities: in their logarithms, one lane at a time.
+// Beyond the range of a double's probabilities: with their logarithms, one lane at a time.
 struct TruncatedTailValue {
   TruncatedTailParameters p;
 

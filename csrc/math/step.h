@@ -1,4 +1,4 @@
-// How values go to memory, and one step of a fill: a group of Philox blocks from key to store.
+// Stores of values to memory, and one step of a fill: a group of Philox blocks from key to store.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace torchinit::TORCHINIT_TARGET {
 
-// How the pairs of values that a sampler makes go to memory.
+// Stores of the pairs of values that a sampler makes.
 
 struct StoreFloat32 {
   using Element = float;
@@ -17,7 +17,7 @@ struct StoreFloat32 {
   using Value = typename L::f32;
   template <class L>
   using Word = typename L::u32;
-  static constexpr int words = 1;  // random words an element
+  static constexpr int words = 1;  // random words for each element
 
   template <class L, bool streaming>
   static TORCHINIT_INLINE void put(Element* to, typename L::f32 x, typename L::f32 y) {
@@ -65,7 +65,7 @@ struct StoreNormalBFloat16 : StoreBFloat16 {
   }
 };
 
-// 8-bit formats: what exceeds the largest finite value becomes it.
+// 8-bit formats: larger values become the largest finite one.
 template <class Format>
 struct StoreFloat8 : StoreFloat32 {
   using Element = uint8_t;
@@ -104,14 +104,14 @@ struct StoreWords64 {
   }
 };
 
-// Elements that the Philox blocks of one group, L::blocks of them, make.
+// Elements made from the L::blocks Philox blocks of one group.
 template <class L, class Store>
 constexpr int group_size = 4 * L::blocks / Store::words;
-// Elements that one Philox block makes.
+// Elements made from one Philox block.
 template <class Store>
 constexpr int block_size = 4 / Store::words;
 
-// One step: fills the elements of some groups of blocks, from where the run stands.
+// One step: fills the elements of some groups of blocks, from the run's position on.
 template <class L, class Sampler, class Store, bool streaming, int groups, class Run>
 TORCHINIT_INLINE void fill_groups(const Sampler& sampler, const Run& run,
                                   typename Store::Element* to) {

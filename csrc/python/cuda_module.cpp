@@ -1,4 +1,4 @@
-// The Python module of the CUDA fills: addresses, sizes and numbers in, nothing of torch.
+// The Python module of the CUDA fills. It takes addresses, sizes and numbers, nothing of torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-// One fill in host memory, with the interpreter lock released where that is worth it.
+// One fill in host memory; releases the interpreter lock if that is worthwhile.
 #pragma once
 
 #include "../cpu/fill.h"
@@ -6,7 +6,7 @@
 
 namespace torchinit {
 
-// Fills smaller than this keep the interpreter lock: taking it back costs more than they do.
+// Fills smaller than this keep the interpreter lock: taking it again costs more than the fill.
 constexpr int64_t kHoldLock = 1 << 15;
 
 inline void fill_one(const Draw& draw, int64_t dtype, int64_t key, uintptr_t address,

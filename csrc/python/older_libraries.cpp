@@ -1,6 +1,6 @@
-// What GCC's newer headers call for in newer libraries, so that a module built here loads on older
-// systems too: with these, glibc 2.14 and libstdc++ of GCC 7 are enough (tools/make_wheel.py
-// looks). All are hidden, so nothing outside the module meets them.
+// Definitions of functions that GCC's newer headers expect in newer libraries, so that a module
+// built here loads on older systems too. With these, glibc 2.14 and libstdc++ of GCC 7 suffice
+// (tools/make_wheel.py checks). All are hidden from other modules.
 #include <new>
 
 #ifdef __GLIBCXX__
@@ -14,20 +14,20 @@ HIDDEN char __libc_single_threaded = 0;
 }
 
 namespace std {
-// GCC 11, of new int[n] and std::vector; forward declared by headers that are not included here.
+// GCC 11, for new int[n] and std::vector; declared by headers that are not included here.
 [[noreturn]] HIDDEN void __throw_bad_array_new_length();
 void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 }  // namespace std
 
 // GCC 11 copies and drops a std::exception_ptr inline and calls these two for the count. Here they
-// call what older ones had in the library. No header of those versions defines the callees inline,
-// which would call back.
+// call the functions that older libraries have. No header of those versions defines the callees
+// inline, which would recurse.
 #if _GLIBCXX_RELEASE >= 11 && _GLIBCXX_RELEASE <= 14
 extern "C" {
-// exception_ptr(void*), which counts one more.
+// exception_ptr(void*), which increments the count.
 void hold_exception(void** pointer,
                     void* exception) __asm__("_ZNSt15__exception_ptr13exception_ptrC1EPv");
-// operator=(const exception_ptr&), which counts one less of what was there.
+// operator=(const exception_ptr&), which decrements the count of the old value.
 void assign_exception(void** pointer,
                       void* const* other) __asm__("_ZNSt15__exception_ptr13exception_ptraSERKS0_");
 

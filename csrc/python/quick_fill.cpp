@@ -10,9 +10,9 @@ namespace {
 
 namespace py = pybind11;
 
-// What set_up_quick_fill was given; kept for ever, as the module is.
+// The arguments of set_up_quick_fill; kept forever, like the module.
 struct Torch {
-  PyObject* plain_types = nullptr;          // of tensors that hold their values and nothing else
+  PyObject* plain_types = nullptr;          // types of plain tensors
   PyObject* dtype_numbers = nullptr;        // dict
   PyObject* dispatch_modes = nullptr;       // () -> int
   PyObject* innermost_transform = nullptr;  // () -> object or None
@@ -29,7 +29,7 @@ struct Torch {
 };
 Torch torch;
 
-// Names of attributes, and what random_ is called with.
+// Names of attributes, and the arguments of random_.
 struct Names {
   PyObject* is_cpu = PyUnicode_InternFromString("is_cpu");
   PyObject* dtype = PyUnicode_InternFromString("dtype");
@@ -51,13 +51,13 @@ const Names& names() {
   return all;
 }
 
-// The error that Python has set, as a C++ exception; or the object, owned.
+// Returns the object, owned; or throws the error that Python has set.
 py::object owned(PyObject* object) {
   if (!object) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(object);
 }
 
-// Torch's way to say that a tensor has not what was asked for; anything else goes on.
+// torch raises this if a tensor lacks what was asked for; other errors propagate.
 void forget_runtime_error() {
   if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) throw py::error_already_set();
   PyErr_Clear();
@@ -73,22 +73,22 @@ py::object call_method(PyObject* object, PyObject* name) {
 
 bool is_true(const py::object& object) { return object.ptr() == Py_True; }
 
-// Whether a level of forward-mode differentiation is open; they are numbered from 0 in a variable
-// of torch's module.
+// Whether a level of forward-mode differentiation is open; a variable of torch's module numbers
+// them from 0.
 bool is_differentiating() {
   if (!PyModule_Check(torch.dual_level)) return read_integer(call(torch.dual_level).ptr()) >= 0;
   return read_integer(owned(PyObject_GetAttr(torch.dual_level, names().dual_level)).ptr()) >= 0;
 }
 
-// Whether a mode, a tracer, a transform or a derivative wants to see operators.
+// Whether a mode, tracer, transform or derivative has to see operators.
 bool is_observed() {
   return read_integer(call(torch.dispatch_modes).ptr()) != 0 ||
          !call(torch.innermost_transform).is_none() || !call(torch.jit_trace).is_none() ||
          is_differentiating();
 }
 
-// Whether parameters are such as every dtype can have, so that nobody need be asked. Zero, one and
-// most that models are initialised with are.
+// Whether every dtype can have the parameters, so that Python need not check them. This holds for
+// zero, one and most parameters used in models.
 bool are_usual(const Draw& draw) {
   const double* const p = draw.parameters;
   constexpr double infinity = HUGE_VAL, wide = 1e38, narrow = 200;
@@ -128,11 +128,11 @@ int64_t draw_key(PyObject* stream) {
   return *static_cast<const int64_t*>(read_address(PyTuple_GET_ITEM(scratch, 1)));
 }
 
-// Adds a fill to the columns of the open batch. False if the batch has to be asked itself.
+// Adds a fill to the columns of the open batch. False if the Python batch must decide.
 bool collect(PyObject* columns, PyObject* draw, int64_t distribution, PyObject* number,
              PyObject* tensor, PyObject* address, PyObject* stream) {
   PyObject* const version = PyObject_GetAttr(tensor, names().version);
-  if (!version) {  // of an inference tensor, whose writes torch does not count
+  if (!version) {  // for an inference tensor, whose writes torch does not count
     forget_runtime_error();
     return false;
   }
@@ -167,7 +167,7 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
     return PyObject_VectorcallMethod(names().data_ptr, arguments,
                                      1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
   }();
-  if (!pointer) {  // it has no one address: sparse, or of another layout
+  if (!pointer) {  // it has no single address: sparse, or another layout
     forget_runtime_error();
     return false;
   }
@@ -180,7 +180,7 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
   py::object quick = py::none();  // (thread, columns) of a batch that collects here
   if (!batch.is_none()) {
     quick = owned(PyObject_GetAttr(batch.ptr(), names().quick));
-    // Another asyncio task may run than the one that opened the batch: that is asked in Python.
+    // The running asyncio task may not be the one that opened the batch: Python checks that.
     if (quick.is_none() || !call(torch.running_loop).is_none()) return false;
     const unsigned long thread = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(quick.ptr(), 0));
     if (thread != PyThread_get_thread_ident()) return false;
@@ -217,7 +217,7 @@ bool quick_fill(PyObject* draw_object, PyObject* tensor, PyObject* stream) {
   return true;
 }
 
-// The C entry: pybind11's own costs as much as a third of the questions.
+// A plain C entry: pybind11's own costs as much as a third of the queries.
 PyObject* enter(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 3) {
     PyErr_SetString(PyExc_TypeError, "quick_fill takes (draw, tensor, stream)");

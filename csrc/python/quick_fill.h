@@ -1,8 +1,8 @@
-// The door's quick path: the whole tensors in plain host memory of ordinary programs.
+// The door's quick path: full tensors in plain host memory in ordinary programs.
 //
-// For a small fill, Python's steps from one question about the tensor to the next take longer than
-// the fill. Here they are asked through Python's own interface, of torch's public methods and of
-// what src/torchinit/fill/door.py hands over: nothing is linked to torch.
+// For a small fill, Python's steps between queries of the tensor take longer than the fill. Here C
+// code makes the queries through Python's own interface, with torch's public methods and the
+// functions passed by src/torchinit/fill/door.py, so nothing is linked to torch.
 #pragma once
 
 #include <pybind11/pybind11.h>

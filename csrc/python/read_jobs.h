@@ -1,5 +1,5 @@
-// Jobs from Python: numbers and addresses, read through Python's own interface, because lists may
-// be long and single fills short. What is wrong raises before anything is written.
+// Reads jobs from Python: numbers and addresses, through Python's own interface, because lists may
+// be long and single fills short. Invalid arguments raise before anything is written.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -50,7 +50,7 @@ inline int64_t checked_count(int64_t count) {
   return count;
 }
 
-// A list or tuple whose items can be had by number, or an error that names what it should be.
+// A list or tuple with access by index, or an error that names what it should be.
 class Items {
  public:
   Items(PyObject* sequence, const char* name) : owner_(PySequence_Fast(sequence, name)) {
@@ -69,14 +69,14 @@ class Items {
   PyObject* owner_;
 };
 
-// What to fill with: the numbers of a distribution and its parameters.
+// A draw: the number of a distribution and its parameters.
 struct Draw {
   int64_t distribution;
   double parameters[4];
 };
 
 inline bool operator==(const Draw& a, const Draw& b) {
-  return std::memcmp(&a, &b, sizeof a) == 0;  // tells zeros apart by their signs
+  return std::memcmp(&a, &b, sizeof a) == 0;  // distinguishes zeros by their signs
 }
 
 inline Dtype dtype_of(int64_t number) {
@@ -124,7 +124,7 @@ inline Box read_box(PyObject* object) {
                   read_integers(fields[3]));
 }
 
-// The jobs of fill_list's columns. Neighbours of equal draws and dtypes share the work of a plan.
+// The jobs of fill_list's columns. Neighbours with equal draws and dtypes share a plan.
 inline std::vector<Job> read_jobs(pybind11::handle draws, pybind11::handle dtypes,
                                   pybind11::handle keys, pybind11::handle addresses,
                                   pybind11::handle boxes) {
@@ -159,7 +159,7 @@ inline std::vector<Job> read_jobs(pybind11::handle draws, pybind11::handle dtype
   return jobs;
 }
 
-// Calls fill(jobs) for all of them at once, or for one after the other where their memory overlaps.
+// Calls fill(jobs) for all jobs at once, or for one after the other if their memory overlaps.
 template <class FillJobs>
 void fill_in_order(std::vector<Job> jobs, const FillJobs& fill) {
   if (!may_overlap(jobs)) return fill(jobs);

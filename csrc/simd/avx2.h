@@ -26,7 +26,7 @@ struct Avx2Lanes {
 #else
   static constexpr int groups_abreast = 4;
 #endif
-  // What the product keeps in registers (cpu/block_kernel.inc): 12 of 16.
+  // The product's tile in registers (cpu/block_kernel.inc): 12 of 16.
   static constexpr int product_rows = 6, product_vectors = 2;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 2, 1, 3}; }
@@ -61,7 +61,7 @@ struct Avx2Lanes {
   static TORCHINIT_INLINE f64 from_bits(u64 b) { return f64(b); }
 
   static TORCHINIT_INLINE f32 to_float(i32 x) { return f32(_mm256_cvtepi32_ps(__m256i(x))); }
-  // AVX2 has no such conversion: the halves are planted in the significands of 2^52 and 2^84.
+  // AVX2 has no such conversion: the halves are inserted into the significands of 2^52 and 2^84.
   static TORCHINIT_INLINE f64 to_double(u64 x) {
     const f64 low = from_bits((x & 0xffffffffu) | 0x4330000000000000u);
     const f64 high = from_bits((x >> 32) | 0x4530000000000000u);

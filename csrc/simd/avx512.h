@@ -1,8 +1,8 @@
-// Eight Philox blocks a step: AVX-512 (F, DQ, BW, VL; BF16 where there is). See scalar.h for what
-// each member means.
+// Eight Philox blocks a step: AVX-512 (F, DQ, BW, VL; BF16 if present). See scalar.h for what each
+// member means.
 //
 // The lanes hold blocks 0 4 1 5 2 6 3 7, so that interleaving within 128-bit lanes, the cheapest
-// shuffle there is, leaves blocks 0-3 and 4-7 in memory order.
+// shuffle, leaves blocks 0-3 and 4-7 in memory order.
 #pragma once
 
 #include <immintrin.h>
@@ -25,9 +25,9 @@ struct Avx512Lanes {
 #ifdef TORCHINIT_QUICK_BUILD
   static constexpr int groups_abreast = 2;
 #else
-  static constexpr int groups_abreast = 8;  // one thread, Zen 4, normal: 1.77 G/s by 4, 1.87 by 8
+  static constexpr int groups_abreast = 8;  // Zen 4, one thread, normal: 1.87 G/s; 1.77 with 4
 #endif
-  // What the product keeps in registers (cpu/block_kernel.inc): 28 of 32.
+  // The product's tile in registers (cpu/block_kernel.inc): 28 of 32.
   static constexpr int product_rows = 14, product_vectors = 2;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 4, 1, 5, 2, 6, 3, 7}; }
@@ -43,7 +43,7 @@ struct Avx512Lanes {
   static TORCHINIT_INLINE f32 broadcast(float x, f32) { return f32(_mm512_set1_ps(x)); }
   static TORCHINIT_INLINE f64 broadcast(double x, f64) { return f64(_mm512_set1_pd(x)); }
 
-  // One vpmuludq; written as a product of masked lanes it would become the slow vpmullq.
+  // One vpmuludq; a product of masked lanes would compile to the slow vpmullq.
   static TORCHINIT_INLINE u64 multiply_wide(u64 a, uint32_t b) {
     return u64(_mm512_mul_epu32(__m512i(a), _mm512_set1_epi64(b)));
   }

@@ -1,7 +1,7 @@
-// Two vectors as one: every operation is done on both before the next.
+// Two vectors as one: every operation is done on both before the next operation.
 //
-// The transforms are long chains of dependent operations: one group after the other would leave the
-// processor waiting for each result. Two groups, interleaved so, keep it busy.
+// The transforms are long chains of dependent operations, so a single group would leave the
+// processor waiting for each result. Two interleaved groups keep it busy.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct Pair {
 
   Pair() = default;
   TORCHINIT_INLINE Pair(V first, V second) : a(first), b(second) {}
-  // Reinterprets the bits of other vectors, as the conversions of vector types do.
+  // Reinterprets the bits of other vectors, like conversions of vector types.
   template <class U>
   TORCHINIT_INLINE explicit Pair(const Pair<U>& x) : a(V(x.a)), b(V(x.b)) {}
 };

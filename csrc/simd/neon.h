@@ -1,4 +1,4 @@
-// Two Philox blocks a step: NEON, as every 64-bit Arm processor has it. See scalar.h for what each
+// Two Philox blocks a step: NEON, which every 64-bit Arm processor has. See scalar.h for what each
 // member means.
 #pragma once
 
@@ -11,7 +11,7 @@
 namespace torchinit::TORCHINIT_TARGET {
 
 struct NeonLanes {
-  // Not the types of arm_neon.h, which compilers differ in giving operators.
+  // Not the types of arm_neon.h: not all compilers give them operators.
   typedef uint64_t u64 __attribute__((vector_size(16)));
   typedef uint32_t u32 __attribute__((vector_size(16)));
   typedef int32_t i32 __attribute__((vector_size(16)));
@@ -21,7 +21,7 @@ struct NeonLanes {
   static constexpr int blocks = 2;
   static constexpr int vectors = 1;
   static constexpr int groups_abreast = 2;
-  // What the product keeps in registers (cpu/block_kernel.inc): 24 of 32.
+  // The product's tile in registers (cpu/block_kernel.inc): 24 of 32.
   static constexpr int product_rows = 6, product_vectors = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return u64{0, 1}; }
@@ -95,7 +95,7 @@ struct NeonLanes {
     return vaddvq_u64(uint64x2_t(condition >> 63)) != 0;
   }
 
-  // Streaming stores too: NEON has no others.
+  // Used for streaming stores too: NEON has no special ones.
   template <bool>
   static TORCHINIT_INLINE void store(float* to, f32 x, f32 y) {
     put(to, uint8x16_t(vzip1q_f32(float32x4_t(x), float32x4_t(y))));

@@ -8,7 +8,7 @@
 namespace torchinit::TORCHINIT_TARGET {
 
 // bfloat16 in the upper half of each 32-bit lane, the lower half left undefined. Not for NaN.
-// (The conversion of x86 processors takes subnormals for zeros: StoreNormalBFloat16 uses it.)
+// (The conversion of x86 processors treats subnormals as zeros; StoreNormalBFloat16 uses it.)
 template <class U>
 TORCHINIT_INLINE U round_to_bfloat16(U bits) {
   return bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -67,8 +67,8 @@ struct Float16 {
   static constexpr float min_normal = 0x1p-14f, max = 0x1p16f;
 };
 
-// A format of few bits in the lowest ones of each 32-bit lane, zeros above; what exceeds its
-// largest value becomes it. Not for NaN.
+// A narrow format in the lowest bits of each 32-bit lane, zeros above; larger values become its
+// largest one. Not for NaN.
 template <class L, class Format>
 TORCHINIT_INLINE typename L::u32 round_to_small(typename L::f32 x) {
   using U = typename L::u32;

@@ -1,9 +1,9 @@
-// One lane at a time: the portable backend, and a CUDA thread's.
+// One lane at a time: the backend of portable kernels and of CUDA threads.
 //
-// Every backend in this folder has the same members; the headers of math/ are templates over them.
-// A group is what one step of the fill loop makes: `blocks` Philox blocks, whose words lie in
-// `vectors` pairs of 32-bit vectors (first: words 0 and 2 of each block, second: words 1 and 3).
-// The vectors that hold twice as many bits, for float64, make one pair.
+// Every backend in this folder has the same members; the headers of math/ are templates over
+// backends. A group is the work of one step of the fill loop: `blocks` Philox blocks, whose words
+// lie in `vectors` pairs of 32-bit vectors (first: words 0 and 2 of each block, second: words 1 and
+// 3). For float64, vectors of twice as many bits make one pair.
 #pragma once
 
 #include <cstdint>
@@ -23,26 +23,26 @@ struct ScalarLanes {
 
   static constexpr int blocks = 1;
   static constexpr int vectors = 2;
-  // Groups worth computing together, so that their chains of dependent rounds overlap. (Defining
-  // TORCHINIT_QUICK_BUILD makes them few, for builds under sanitisers.)
+  // The number of groups to compute together, so that their chains of dependent rounds overlap.
+  // (TORCHINIT_QUICK_BUILD reduces it, for builds under sanitisers.)
   static constexpr int groups_abreast = 1;
-  // Rows, and vectors of columns, that the product keeps in registers (cpu/block_kernel.inc).
+  // The product's tile in registers: rows, and vectors of columns (cpu/block_kernel.inc).
   static constexpr int product_rows = 4, product_vectors = 4;
 
   static TORCHINIT_INLINE u64 block_offsets() { return 0; }
   // Writes the numbers of `blocks` consecutive blocks, in order.
   static TORCHINIT_INLINE void store_blocks(uint64_t* to, uint64_t block) { *to = block; }
-  // The numbers of any blocks that lie in order, each in the lane of its place.
+  // Loads the numbers of any blocks, in order, each into the lane of its position.
   static TORCHINIT_INLINE u64 load_blocks(const uint64_t* from) { return *from; }
   static TORCHINIT_INLINE u64 broadcast64(uint64_t x) { return x; }
-  // The second argument only names the vector type wanted.
+  // The second argument only selects the vector type.
   static TORCHINIT_INLINE f32 broadcast(float x, f32) { return x; }
   static TORCHINIT_INLINE f64 broadcast(double x, f64) { return x; }
 
   // The product of the low halves of the lanes with a constant.
   static TORCHINIT_INLINE u64 multiply_wide(u64 a, uint32_t b) {
 #if TORCHINIT_DEVICE_PASS
-    u64 product;  // of the expression below nvcc also adds the upper halves' products, zeros
+    u64 product;  // for the expression below, nvcc also adds products of the upper halves, zeros
     asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(static_cast<uint32_t>(a)), "r"(b));
     return product;
 #else
@@ -129,8 +129,8 @@ struct ScalarLanes {
 #endif
   }
 
-  // Of two zeros, min and max are b, or else the smaller or greater by their signs: clamp (math/
-  // samplers.h) has bounds for which it does not matter which.
+  // For two zeros, min and max return b, or the smaller or greater by sign, depending on the
+  // backend. The bounds of clamp (math/samplers.h) make either right.
 #if TORCHINIT_DEVICE_PASS
   static TORCHINIT_INLINE f32 min(f32 a, f32 b) { return fminf(a, b); }
   static TORCHINIT_INLINE f32 max(f32 a, f32 b) { return fmaxf(a, b); }
@@ -161,8 +161,8 @@ struct ScalarLanes {
   static TORCHINIT_INLINE bool any(u32 condition) { return condition >> 31; }
   static TORCHINIT_INLINE bool any(u64 condition) { return condition >> 63; }
 
-  // Stores put first and second of each pair side by side, blocks in order. Streaming ones bypass
-  // the cache where the processor can, and then need an address aligned to the group's bytes or 64.
+  // Stores put first and second of each pair side by side, blocks in order. Streaming stores bypass
+  // the cache if the processor can, and then need an address aligned to the group's bytes or 64.
   template <bool streaming>
   static TORCHINIT_INLINE void store(float* to, f32 x, f32 y) {
     to[0] = x;
@@ -204,8 +204,8 @@ struct ScalarLanes {
 #endif
     memcpy(to, &pair, sizeof pair);
   }
-  // Whether there are store_bfloat16, for values that are never subnormal, and converts_bfloat16(),
-  // whether this processor can do it.
+  // Whether the backend has store_bfloat16, for values that are never subnormal, and
+  // converts_bfloat16(), which tells whether this processor supports it.
   static constexpr bool may_convert_bfloat16 = false;
   static TORCHINIT_INLINE void fence() {}
 };

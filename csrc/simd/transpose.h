@@ -1,4 +1,4 @@
-// Squares of rows of 16 bytes turned in registers, which every processor can do.
+// Transposes squares of rows of 16 bytes in registers, on every processor.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ struct Square {
   typedef T Row __attribute__((vector_size(16)));
 };
 
-// Elements of two rows, numbered through both.
+// Elements of two rows, numbered across both.
 #if TORCHINIT_CLANG
 #define TORCHINIT_PICK4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #define TORCHINIT_PICK2(a, b, i, j) __builtin_shufflevector(a, b, i, j)

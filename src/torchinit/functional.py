@@ -12,14 +12,14 @@ and all are made before anything is written:
 * Memory mapped read-only is an error, where torch crashes.
 * A tensor whose elements share memory (expanded) is an error for constants too.
 
-These errors, and those for ``std < 0`` and ``a > b``, are ``ValueError`` and ``RuntimeError`` both.
+These errors, and those for ``std < 0`` and ``a > b``, are both ``ValueError`` and ``RuntimeError``.
 
 Every function fills float8 tensors, which torch refuses: values are rounded, and saturate at the
-largest finite one.
+largest finite value.
 
-A ``TorchFunctionMode`` gets to see each function, as it does torch's, in the form of a twin whose
-``__module__`` is ``torch.nn.init``: device contexts keep our bits, and modes that skip
-initialisation (Lightning's ``_EmptyInit``) skip ours too.
+A ``TorchFunctionMode`` sees each function, as it does torch's, as a twin whose ``__module__`` is
+``torch.nn.init``. So device contexts keep our bits, and modes that skip initialisation (Lightning's
+``_EmptyInit``) skip ours too.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ def trunc_normal_(
 ) -> Tensor:
     """Fills with N(mean, std^2) truncated to [a, b], by inverse CDF, in one pass.
 
-    Exact for any bounds, remote and one-sided ones too, though the warning of torch for a mean more
-    than two std outside [a, b] is kept. The bounds are values, not multiples of std: with a
+    Exact for any bounds, even remote and one-sided ones, but keeps torch's warning for a mean more
+    than two std outside [a, b]. The bounds are values, not multiples of std: with a
     std of 0.02 the defaults truncate nothing.
 
     Args:
@@ -400,11 +400,11 @@ def kaiming_normal_(
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
     """Fills with a (semi-)orthogonal matrix, uniformly distributed (Saxe et al. 2014).
 
-    By random Householder reflectors (Stewart 1980), without a factorisation, with products whose
-    order is pinned: the same key gives the same bits everywhere. Beyond the tensor's memory it
-    takes, of a matrix of at least 2^20 elements, an eighth of its float32 [float64] size and a
-    megabyte a thread; on a GPU a quarter. (A matrix of less than 256 columns and as many elements
-    takes its float32 size where it is rounded, or a box of one.)
+    Uses random Householder reflectors (Stewart 1980) and no factorisation. The order of products is
+    pinned: the same key gives the same bits everywhere. A matrix of at least 2^20 elements takes
+    extra memory of an eighth of its float32 [float64] size and a megabyte a thread; on a GPU a
+    quarter. (With less than 256 columns, if rounded to a narrower dtype or a box, it takes its
+    float32 size.)
 
     Args:
         tensor: at least two dimensions; rows are shape[0], columns the rest. 16- and 8-bit floats
@@ -468,8 +468,8 @@ def sparse_(
 ) -> Tensor:
     """Fills a matrix with N(0, std^2), a fraction of each column zero (Martens 2010).
 
-    ``torch.nn.init.sparse_`` does it, and draws from torch's streams. For a DTensor it fills the
-    full tensor on every rank, which keeps its own shard.
+    Calls ``torch.nn.init.sparse_``, which draws from torch's streams. For a DTensor every rank
+    fills the full tensor and keeps its own shard.
 
     >>> import torch, torchinit
     >>> torchinit.sparse_(torch.empty(4, 3), sparsity=0.5).eq(0).sum(0)

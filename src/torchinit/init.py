@@ -1,7 +1,7 @@
 """``from torchinit import init``: everything that ``from torch.nn import init`` gives.
 
-The functions of ``torchinit.functional``, and those that torch keeps beside its own: the fans that
-layers ask for by an underscored name, and the deprecated spellings without an underscore.
+The functions of ``torchinit.functional``, and torch's others: the functions for fans with a leading
+underscore, which layers use, and the deprecated names without a trailing underscore.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torchinit.functional import *  # noqa: F403
 from torchinit.functional import __all__ as _current
 from torchinit.schemes.fans import calculate_fan, calculate_fans
 
-# torch warns where they are called; so does each of these.
+# torch warns when they are called, and so do these.
 _DEPRECATED = [name for name in torch_init.__all__ if f"{name}_" in _current]
 
 __all__ = [*_current, *_DEPRECATED]
 
 
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
-    """What ``torch.nn.Linear``'s own initialisation, LoRA and timm code ask for."""
+    """Used by ``torch.nn.Linear``'s own initialisation, LoRA and timm."""
     return calculate_fans(tensor.shape)
 
 
 def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
-    """Likewise."""
+    """The fan for a mode; used like ``_calculate_fan_in_and_fan_out``."""
     return calculate_fan(tensor.shape, mode)
 
 

@@ -80,7 +80,8 @@ def init_(
 
     Raises:
         UnknownSchemeError: (a ``NotImplementedError``) init is not the name of a scheme.
-        TypeError: weight or bias is no tensor, or has a dtype or layout that cannot be initialised.
+        TypeError: weight or bias is not a tensor, or has a dtype or layout that cannot be
+            initialised.
         ArgumentError: (a ``ValueError``) any other bad argument. Nothing has been written then.
             Every parameter is checked, whether or not the scheme uses it.
 
@@ -131,7 +132,7 @@ def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> None:
     if not has_torch_function_unary(tensor):
         fill(draw, tensor, generator)
         return
-    # Modes get to see the function that does the same.
+    # Modes see the function that does the same.
     row = DISTRIBUTIONS[draw[0]]
     keywords = {"generator": generator} if row.is_random else {}
     getattr(functional, f"{row.name}_")(tensor, *parameters_of(draw), **keywords)

@@ -1,7 +1,7 @@
-"""Orthogonal matrices, which are products of random reflectors, not drawn element by element.
+"""Orthogonal matrices: products of random reflectors, not drawn element by element.
 
-Their door is beside that of elementwise fills, and they are dispatched in the same way. Compilers,
-tracers and transforms see one operator, ``torchinit::orthogonal_(self, key, gain)``.
+They have their own door, with the same dispatch as elementwise fills. Compilers, tracers and
+transforms see one operator, ``torchinit::orthogonal_(self, key, gain)``.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def fill_orthogonal(
         tensor: at least two dimensions; of a DTensor this rank's part is filled.
         gain: factor.
         stream: where the key is drawn from, or the key.
-        box: the tensor's position in a larger one. Then that is the orthogonal one, and the tensor
-            gets the values that a fill of it has there.
+        box: the tensor's position in a larger matrix. That matrix is then orthogonal, and the
+            tensor gets its values there.
 
     Raises:
         ValueError: fewer than two dimensions.
@@ -149,7 +149,7 @@ def _fill_stack(
 
 
 def _groups(matrices: Sequence[Tensor]) -> list[list[int]]:
-    """The numbers of matrices that can be formed together: alike, and apart in memory."""
+    """Groups the numbers of matrices that can be formed together: alike, and disjoint in memory."""
     ranges = sorted(
         (matrix.data_ptr(), matrix.data_ptr() + checks.extent(matrix))
         for matrix in matrices
@@ -206,8 +206,8 @@ def orthogonal_by_torch(
 ) -> Tensor:
     """Fills one matrix by ``torch.nn.init.orthogonal_``; a box is copied from the full matrix.
 
-    torch's function does not take 16-bit and 8-bit dtypes, which are rounded from float32; but for
-    tensor subclasses, whose values may be elsewhere (a DTensor's, on other ranks).
+    torch's function does not take 16-bit and 8-bit dtypes, so they are rounded from float32; except
+    for tensor subclasses, whose values may be elsewhere (a DTensor's, on other ranks).
     """
     if box is not None:
         whole = torch.empty(tuple(box.global_shape), dtype=tensor.dtype, device=tensor.device)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchinit.untrusted import printable
+
 _LEAST = 16  # characters that the first column keeps
 _START = 6  # of them from the start of the cell
 
 
 def text_table(rows: Sequence[Sequence[str]], left: int, *, most: int | None = None) -> list[str]:
-    r"""Returns one line for each row.
+    r"""Returns one line for each row; what a terminal may act on is escaped.
 
     Args:
         rows: the headings and the rows below them, all of one length.
@@ -20,6 +22,7 @@ def text_table(rows: Sequence[Sequence[str]], left: int, *, most: int | None = N
     name   std
     wte   0.02
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if most is not None:
         others = sum(widths[1:]) + 2 * len(widths[1:])

@@ -21,7 +21,6 @@ import torchinit
 from made import model_of
 from torchinit.checkpoint import folder, writer
 from torchinit.checkpoint.folder import RECORD
-from torchinit.checkpoint.writer import TEMPORARY
 from torchinit.errors import ArgumentError
 
 
@@ -124,7 +123,7 @@ def test_a_folder_with_files_in_it(tmp_path, whole):
         write(small, path, RULES, resume=True)
     assert contents(path) == {"mine": b"mine"}
     written = write(small, tmp_path / "b", RULES)
-    with pytest.raises(ArgumentError, match=r"b is not empty .* earlier run has begun"):
+    with pytest.raises(ArgumentError, match=r"b holds a finished checkpoint \(model"):
         write(small, written, RULES)
     assert contents(written) == whole
 
@@ -206,7 +205,7 @@ def test_an_error_of_a_callable(tmp_path):
 
     with pytest.raises(ArgumentError, match=r"raised KeyError for parameter 'layers\.2\.weight'"):
         write(small, tmp_path / "a", {"layers.2.*": fail, **RULES})
-    assert not list(tmp_path.rglob("*" + TEMPORARY))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
@@ -237,7 +236,7 @@ def assert_not_whole(path, whole):
         assert "model.safetensors.index.json" not in found
         named = {name: data for name, data in found.items() if name.endswith(".safetensors")}
         assert named.items() <= whole.items()
-        assert not [name for name in found if name.endswith(TEMPORARY)]
+        assert not [name for name in found if name.endswith(".tmp")]
 
 
 def test_bytes_are_on_the_disk_before_their_name_and_names_after_all(tmp_path, monkeypatch):
@@ -320,7 +319,7 @@ def test_resume_refuses_what_was_begun_otherwise(name, tmp_path, whole):
     (path / "model.safetensors.index.json").unlink()
     changed, said = OTHERS[name]
     arguments = {"build": small, "rules": RULES} | changed
-    with pytest.raises(ArgumentError, match=f"a was begun otherwise: .*{said}"):
+    with pytest.raises(ArgumentError, match=f"a was begun with other arguments: .*{said}"):
         write(arguments.pop("build"), path, arguments.pop("rules"), resume=True, **arguments)
     assert contents(path) == {n: d for n, d in whole.items() if not n.endswith("index.json")}
 
@@ -421,7 +420,7 @@ def test_killed_at_random_moments(tmp_path, whole, monkeypatch):
         assert run_child(path, chosen.randrange(calls)) == -1
         for _ in range(2):
             found = contents(path) if path.exists() else {}
-            named = {n: data for n, data in found.items() if not n.endswith(TEMPORARY)}
+            named = {n: data for n, data in found.items() if not n.endswith(".tmp")}
             assert named.items() <= whole.items()
             assert last not in named or named == whole
             partly += 0 < len(named) < len(whole)

@@ -15,10 +15,9 @@ from written import LLAMA, PIECE, assert_equal, bits, contents, on_meta, read, w
 import torchinit
 from conftest import native_only
 from made import model_of
-from torchinit.checkpoint.fillers import FileTensor, WholeFiller
-from torchinit.checkpoint.safetensors import lay_out
+from torchinit.checkpoint.safetensors import FileTensor, lay_out
 from torchinit.checkpoint.write import plan_checkpoint
-from torchinit.checkpoint.writer import OpenFiles, write_shards
+from torchinit.checkpoint.writer import write_shards
 
 transformers = pytest.importorskip("transformers")
 
@@ -124,13 +123,15 @@ def test_tensors_of_one_parameter_that_are_no_neighbours(order, tmp_path):
         made.append(name)
         return torch.full((3000,), float(ord(name)))
 
-    values = {name: WholeFiller(torch.float32, partial(make, name)) for name in "ab"}
     entries = [
-        FileTensor(f"{number}", (1500,), values[name], name, 1500 * (order[:number].count(name)))
+        FileTensor(
+            f"{number}", (1500,), torch.float32, name, partial(make, name),
+            first=1500 * order[:number].count(name),
+        )
         for number, name in enumerate(order)
-    ]
-    layout = lay_out(entries, "1MB", 0)
-    write_shards(layout.shards, OpenFiles(tmp_path), lambda _: None, piece_size=PIECE, threads=3)
+    ]  # fmt: skip
+    layout = lay_out(entries, 10**6, 0)
+    write_shards(tmp_path, layout.shards, lambda _: None, piece_size=PIECE, threads=3)
     found = load_file(tmp_path / "model.safetensors")
     assert_equal(
         found, {f"{i}": torch.full((1500,), float(ord(name))) for i, name in enumerate(order)}
@@ -231,6 +232,12 @@ def test_a_constructor_is_not_run_with_rules_on_the_tape(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def wholes(plan):
+    """The tensors for which all values of a parameter are made at once."""
+    placed = [one for shard in plan.layout.shards for one in shard.placed]
+    return [one.tensor.name for one in placed if one.tensor.needs_whole]
+
+
 @native_only
 def test_what_is_drawn_one_by_one_is_never_made_as_a_whole():
     """So memory does not grow with the model."""
@@ -242,12 +249,12 @@ def test_what_is_drawn_one_by_one_is_never_made_as_a_whole():
     }
     shapes = {"a.weight": (7, 6), "a.bias": (3,), "c.weight": (9, 3), "d.weight": (2, 5, 4)}
     plan = plan_checkpoint(lambda: model_of(shapes), rules, seed=0, dtype=None, shard_size="5GB")
-    assert not [one.name for one in plan.layout.tensors if one.needs_whole]
+    assert not wholes(plan)
     for name in MODELS:
         plan = plan_checkpoint(
             on_meta(*model_class(name)), None, seed=0, dtype=None, shard_size="5GB"
         )
-        assert not [one.name for one in plan.layout.tensors if one.needs_whole]
+        assert not wholes(plan)
 
 
 @pytest.mark.parametrize(

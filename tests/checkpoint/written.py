@@ -55,7 +55,8 @@ def write(
 ):
     """Writes a checkpoint in small pieces."""
     plan = plan_checkpoint(build, rules, seed=seed, dtype=dtype, shard_size=shard_size)
-    return carry_out_plan(plan, Path(path), resume=resume, piece_size=piece_size)
+    carry_out_plan(plan, Path(path), resume=resume, piece_size=piece_size)
+    return Path(path)
 
 
 def read(path):

@@ -12,9 +12,8 @@ import torch
 from processes import ON, TINY, run_command
 
 import torchinit
-from torchinit.cli.demo import demo
-from torchinit.cli.demo.demo import DemoResult
-from torchinit.cli.demo.ways import WAYS, Timing
+from torchinit.cli import demo
+from torchinit.cli.demo import WAYS, Timing
 from torchinit.cli.main import DTYPES, main
 from torchinit.reporting.outliers import Outlier
 
@@ -115,36 +114,31 @@ def test_bar_on_a_terminal(monkeypatch):
 FAILED = SimpleNamespace(
     offenders=[Outlier("w", ["mean 1, 0 intended"], "mean 1")], false_alarm_rate=1e-6
 )
-RESULT = DemoResult(
-    model="m",
-    dtype="float32",
-    device="cpu",
-    seed=0,
-    parameters=3,
-    values=1000,
-    nbytes=4000,
-    timings=[Timing("plain", "as people do", 3e-6), Timing("ours", "as we do", 1e-6)],
-    zero=Timing("zero", "zeroing", 2e-6),
-    judged={"ours": FAILED},
+RESULT = demo.result_of(
+    {"model": "m", "dtype": "float32", "device": "cpu", "seed": 0},
+    [torch.empty(10), torch.empty(40, 25), torch.empty(0)],
+    [Timing("plain", 3e-6), Timing("build_model", 1e-6), Timing("zero", 2e-6)],
+    {"build_model": FAILED},
 )
 
 
 def test_table_lines_up():
     lines = demo.to_text(RESULT).splitlines()
-    rows = [line for line in lines if line.startswith((" ", "as ", "zeroing")) and "0" in line]
-    assert len({len(row) for row in rows[:3]}) == 1
+    table = lines[lines.index("") + 1 : lines.index("", 4)]
+    assert len(table) == 4
+    assert len({len(line) for line in table}) == 1
     assert lines[-2:] == [
-        "FAILED, as we do: 1 of 3 parameters",
+        "FAILED, by build_model(): 1 of 3 parameters",
         "  w: mean 1, 0 intended",
     ]
 
 
 def test_json_of_a_result():
-    report = demo.to_json(RESULT)
-    ours = report["ways"]["ours"]
+    assert RESULT["bytes"] == 4040
+    ours = RESULT["ways"]["build_model"]
     assert ours["seconds"] == 1e-6
-    assert ours["gb_per_second"] == pytest.approx(4)
+    assert ours["gb_per_second"] == pytest.approx(4.04)
     assert ours["times_faster_than_plain"] == pytest.approx(3)
     assert ours["times_as_long_as_zeroing"] == pytest.approx(0.5)
-    failures = {"ours": [{"name": "w", "problems": ["mean 1, 0 intended"]}]}
-    assert report["checks"]["failures"] == failures
+    failures = {"build_model": [{"name": "w", "problems": ["mean 1, 0 intended"]}]}
+    assert RESULT["checks"]["failures"] == failures

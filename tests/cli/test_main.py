@@ -8,8 +8,8 @@ import pytest
 from processes import BARE, TINY, finish, lines_but_of_torch, run_command, start
 
 import torchinit
-from torchinit.cli.demo import catalog, demo
-from torchinit.cli.demo.catalog import MODELS
+from torchinit.cli import demo, demo_models
+from torchinit.cli.demo_models import MODELS
 from torchinit.cli.main import DTYPES, main
 from torchinit.dtypes import FLOATING_DTYPES
 
@@ -34,14 +34,14 @@ def test_bad_usage(arguments, capsys):
 
 
 def test_a_model_that_needs_transformers(capsys, monkeypatch):
-    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    monkeypatch.setattr(demo_models, "has_transformers", lambda: False)
     assert main(["demo", "--model", "gpt2-medium"]) == 2
     err = capsys.readouterr().err
     assert "'gpt2-medium' needs Transformers 5: pip install 'torchinit[demo]'" in err
 
 
 def test_without_transformers_a_model_of_torch_is_taken(capsys, monkeypatch):
-    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    monkeypatch.setattr(demo_models, "has_transformers", lambda: False)
     monkeypatch.setattr(demo, "available_memory", lambda _device: 0)
     assert main(["demo", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -14,8 +14,7 @@ from processes import BARE, TINY, environment, finish, lines_but_of_torch, start
 
 import warm
 from conftest import long
-from torchinit.cli import shell
-from torchinit.cli.demo import demo
+from torchinit.cli import demo, shell
 from torchinit.cli.main import main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams and signals as POSIX has them")
@@ -181,7 +180,7 @@ def test_interrupt_from_outside():
     program = (
         "import sys, time\n"
         "from torchinit.cli.main import main\n"
-        "from torchinit.cli.demo import demo\n"
+        "from torchinit.cli import demo\n"
         "def slow(*_):\n"
         "    print('building', flush=True)\n"
         "    time.sleep(60)\n"
@@ -287,7 +286,7 @@ def test_address_space_that_is_limited():
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "limit = used + 2**29\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-        "from torchinit.cli.demo import demo\n"
+        "from torchinit.cli import demo\n"
         "demo.available_memory = lambda _device: float('inf')\n"
         "sys.exit(main(['demo', '--model', 'decoder', '--device', 'cpu']))\n"
     )

@@ -173,7 +173,7 @@ def test_the_page():
     tied = after["Ties"]["model"]
     assert torch.equal(full(tied.lm_head.weight), full(tied.model.embed_tokens.weight))
 
-    names = after["Shards that are no DTensors"]
+    names = after["Plain shards"]
     linear = nn.Linear(256, 512, bias=False)
     change = {"weight": "layers.0.w1.weight"}
     torchinit.init_model_(linear, {"**": names["scheme"]}, seed=0, rename=change)

@@ -22,47 +22,53 @@ using namespace torchinit;
 
 long fills = 0;
 
-// What visit_strided calls: every thread of a grid in turn.
-struct RunStridedGrid {
+// What visit_strided calls: tile by tile, the threads in turn before and after the barrier.
+struct RunTiles {
   const Job& job;
-  const cuda::DeviceBox& box;
-  int64_t threads;
 
   template <class L, class Store, class Sampler>
   void run(const Sampler& sampler) const {
     const auto keys = TORCHINIT_TARGET::round_keys(job.key);
-    for (int64_t thread = 0; thread < threads; ++thread)
-      cuda::fill_strided_thread<Store>(sampler, keys, box, job.data, thread, threads);
+    const cuda::TiledBox box(job.box, element_size(job.plan.dtype));
+    using Tile = cuda::BoxTile<Store>;
+    std::vector<typename Store::Element> shared(Tile::kElements);
+    for (int64_t number = 0; number < box.tiles; ++number) {
+      std::memset(shared.data(), 0xff, shared.size() * sizeof shared[0]);
+      const Tile tile(box, number);
+      for (int thread = 0; thread < cuda::kStridedThreads; ++thread)
+        tile.make(sampler, keys, thread, shared.data());
+      for (int thread = 0; thread < cuda::kStridedThreads; ++thread)
+        tile.store(thread, shared.data(), static_cast<typename Store::Element*>(job.data));
+    }
   }
 
   template <class Element>
   void run_constant() const {
-    for (int64_t thread = 0; thread < threads; ++thread)
-      cuda::fill_constant_strided_thread<Element>(job.plan.pattern, box, job.data, thread, threads);
+    for (int64_t thread = 0; thread < 7; ++thread)
+      cuda::fill_constant_strided_thread<Element>(job.plan.pattern, cuda::SortedBox(job.box),
+                                                  job.data, thread, 7);
   }
 };
 
-void fill_by_grid(const Job& job, int64_t threads) {
-  const cuda::DeviceBox box(job.box);
-  cuda::visit_strided(job.plan, RunStridedGrid{job, box, threads});
-}
-
 // What visit_table calls: all chunks of a table by all threads of a thread block.
 struct RunTable {
-  const cuda::Table& table;
+  cuda::Table& table;
+  int64_t processors;
 
   template <class L, class Store, class Sampler>
   void run(const Sampler&) const {
+    cuda::cut(table, cuda::Turn<Store, Sampler>::packets * cuda::kThreads, processors,
+              3 * processors);
     for (int chunk = 0; chunk < table.chunks; ++chunk)
       for (int thread = 0; thread < cuda::kThreads; ++thread)
         cuda::fill_chunk<Store, Sampler>(table, chunk, thread);
   }
 };
 
-// Returns the number of launches.
-size_t fill_by_tables(const std::vector<Job>& jobs, int64_t chunks_wanted) {
-  const auto tables = cuda::make_tables(jobs, chunks_wanted);
-  for (const cuda::Table& table : tables) cuda::visit_table(table, RunTable{table});
+// Returns the number of launches, on a device of so many multiprocessors.
+size_t fill_by_tables(const std::vector<Job>& jobs, int64_t processors) {
+  auto tables = cuda::make_tables(jobs);
+  for (cuda::Table& table : tables) cuda::visit_table(table, RunTable{table, processors});
   return tables.size();
 }
 
@@ -80,10 +86,10 @@ void compare(const Plan& plan, const Box& box, int64_t reach, int64_t offset) {
   const size_t bytes = static_cast<size_t>((reach + offset) * element);
   std::vector<unsigned char> expected(bytes, 0xA5);
   cpu::fill(plan, 99, box, expected.data() + offset * element, 1);
-  for (const int64_t threads : {1, 7, 256}) {
+  {
     std::vector<unsigned char> got(bytes, 0xA5);
-    fill_by_grid({plan, 99, box, got.data() + offset * element}, threads);
-    require_equal(expected, got, plan, "a grid");
+    cuda::visit_strided(plan, RunTiles{{plan, 99, box, got.data() + offset * element}});
+    require_equal(expected, got, plan, "tiles");
   }
   if (!cuda::is_flat(box)) return;
   std::vector<unsigned char> got(bytes, 0xA5);
@@ -116,6 +122,14 @@ void compare_all(const Plan& plan) {
   compare(plan, make_box({4, 60, 5}, {1, 4, 240}, {9, 70, 11}, {3, 8, 2}), 1200, 0);
   compare(plan, make_box({6, 33}, {40, 1}, {6, 33}, {0, 0}), 240, 0);
   compare(plan, make_box({3, 8, 5, 6}, {240, 1, 48, 8}, {3, 8, 5, 6}, {0, 0, 0, 0}), 720, 0);
+  // Transposed; every other element; a column; convolutions channels-last, 3x3 and 1x1, and a piece
+  // of one; the first dimension the nearest in memory.
+  compare(plan, make_box({150, 300}, {1, 150}, {150, 300}, {0, 0}), 45000, 0);
+  compare(plan, make_box({151, 131}, {2, 302}, {200, 300}, {7, 9}), 39562, 1);
+  compare(plan, make_box({300, 1}, {2, 1}, {300, 7}, {0, 3}), 600, 0);
+  compare(plan, make_box({5, 70, 9}, {630, 1, 70}, {5, 70, 9}, {0, 0, 0}), 3150, 0);
+  compare(plan, make_box({5, 70, 16}, {1120, 1, 70}, {5, 80, 16}, {0, 10, 0}), 5600, 0);
+  compare(plan, make_box({70, 5, 3}, {1, 70, 350}, {70, 5, 3}, {0, 0, 0}), 1050, 0);
 }
 
 // As many dimensions as there is room for, none of which merge, and one more.
@@ -132,7 +146,7 @@ void compare_most_dimensions(const Plan& plan) {
       continue;
     }
     try {
-      const cuda::DeviceBox too_many(box);
+      const cuda::TiledBox too_many(box, 4);
     } catch (const std::invalid_argument&) {
       return;
     }
@@ -158,9 +172,9 @@ void compare_list(const std::vector<Plan>& plans) {
     cpu::fill(plan, random, box, expected.back().data() + offset, 1);
     jobs.push_back({plan, random, box, got.back().data() + offset});
   }
-  for (const int64_t chunks : {1, 100000}) {
+  for (const int64_t processors : {1, 132}) {
     for (auto& bytes : got) std::fill(bytes.begin(), bytes.end(), 0xA5);
-    const size_t launches = fill_by_tables(jobs, chunks);
+    const size_t launches = fill_by_tables(jobs, processors);
     if (launches > plans.size() + jobs.size() / cuda::Table::kJobs) {
       std::fprintf(stderr, "%zu launches for %zu plans\n", launches, plans.size());
       std::exit(1);

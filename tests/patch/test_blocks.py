@@ -17,8 +17,9 @@ import torchinit
 import warm
 from conftest import native_only
 from torchinit.patch import swap
+from torchinit.patch.frames import FactoryCall
 from torchinit.patch.functions import _NAMES as FUNCTIONS
-from torchinit.patch.swap import FactoryCall, intercept
+from torchinit.patch.swap import intercept
 
 SHAPE = (200, 60)
 

@@ -11,8 +11,7 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from torchinit.fill.door import fill
-from torchinit.patch.named import FillByName
-from torchinit.patch.regions import Names, byte_range_of
+from torchinit.patch.handlers import FillByName
 from torchinit.patch.swap import intercept
 from torchinit.schemes.distributions import normal_draw
 from torchinit.streams.named_keys import keys_of_names, part_of
@@ -203,12 +202,15 @@ def test_no_warning_after_an_error():
 
 def test_memory_given_anew_is_not_taken_for_the_old():
     """Tensors that die leave no name to those that are made in their place."""
+    expected = by_key(keys_of_names(7)(part_of("other", 0)), (SIZE,))
     for _ in range(50):
+        named = [("w", torch.empty(SIZE))]
+        handler = FillByName(keys_of_names(7), named.copy, name_elsewhere=lambda: "other")
+        named.clear()
         tensor = torch.empty(SIZE)
-        names = Names([("w", tensor)])
-        del tensor
-        tensor = torch.empty(SIZE)
-        assert names.whole(byte_range_of(tensor, tensor.untyped_storage())) is None
+        with intercept(handler):
+            nn.init.normal_(tensor)
+        assert torch.equal(tensor, expected)
 
 
 def test_the_warning_points_at_the_block():
@@ -220,7 +222,7 @@ def test_the_warning_points_at_the_block():
 
 def test_a_list_of_names_and_meta_tensors():
     weight, meta = torch.empty(3, 4), torch.empty(3, 4, device="meta")
-    handler = FillByName(7, lambda: [("w", weight), ("m", meta)])
+    handler = FillByName(keys_of_names(7), lambda: [("w", weight), ("m", meta)])
     with intercept(handler):
         nn.init.normal_(weight)
         nn.init.normal_(meta)

@@ -102,6 +102,16 @@ def test_parameters_that_share_none_are_filled(tensors):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("tensors", SHARING.values(), ids=SHARING)
+def test_what_only_leaves_out_is_not_overwritten(tensors):
+    model = Holder(p=tensors[0], q=tensors[1], r=torch.zeros(3))
+    for only in ("p", "q", ["q", "r"]):
+        with pytest.raises(torchinit.ArgumentError, match="'p' and 'q' share memory"):
+            torchinit.init_model_(model, {"**": "ones"}, seed=0, only=only)
+    torchinit.init_model_(model, {"**": "ones"}, seed=0, only="r")
+    assert torch.equal(model.r, torch.ones(3))
+
+
 @pytest.mark.parametrize("tensors", EQUAL.values(), ids=EQUAL)
 def test_equal_views_are_one_parameter(tensors):
     memory = W.clone()

@@ -27,9 +27,10 @@ def lint(config: Path) -> subprocess.CompletedProcess:
 
 
 def test_no_import_runs_upward():
+    count = (ROOT / "pyproject.toml").read_text().count("[[tool.importlinter.contracts]]")
     run = lint(ROOT / "pyproject.toml")
     assert run.returncode == 0, run.stdout
-    assert "8 kept, 0 broken" in run.stdout
+    assert f"{count} kept, 0 broken" in run.stdout
 
 
 def test_the_contracts_can_break(tmp_path):

@@ -129,7 +129,7 @@ def test_a_new_distribution_where_torch_fills(dtype):
 
 
 def test_the_row_for_a_dtype():
-    listing = files_with(r"float8_e5m2|F8_E5M2") - {
+    listing = files_with(r"float8_e5m2\b|F8_E5M2\b") - {
         "layer.py"
     }  # whose docstring says what it takes
     assert listing == python_files("a dtype")
@@ -142,7 +142,8 @@ def test_the_row_for_a_device():
 
 
 def test_the_row_for_a_checkpoint_format():
-    assert files_with(r'"[^"\n]*\.safetensors') == python_files("a format of checkpoints")
+    pattern = r'"[^"\n]*\.safetensors|import .*\bSUFFIX\b'
+    assert files_with(pattern) == python_files("a format of checkpoints")
 
 
 def test_wrappers_are_in_the_contract_on_names():

@@ -201,7 +201,7 @@ def test_the_command(tmp_path, capsys):
 )
 def test_errors_of_the_command(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["report", *arguments]) == 1
+    assert main(["report", *arguments]) == 2
     out, err = capsys.readouterr()
     assert not out
     assert said in err

@@ -11,8 +11,7 @@ from torch import nn
 
 import torchinit
 import warm
-from torchinit.reporting.picture import draw
-from torchinit.reporting.picture_layout import depth_axis
+from torchinit.reporting.picture import depth_axis, draw
 
 matplotlib_text = pytest.importorskip("matplotlib.text", reason="comes with the extra report")
 figure = pytest.importorskip("matplotlib.figure", reason="comes with the extra report")

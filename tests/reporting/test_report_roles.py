@@ -101,6 +101,14 @@ def test_roles(name):
     assert NAMES[name] in ROLES
 
 
+@pytest.mark.parametrize("part", ["embed", "_norm", "conv" + "1" * 50_000, "attn", "1a", "9", "."])
+def test_long_names_take_no_longer(part):
+    """Without a limit on components these take minutes; numbers of 5000 digits are no depth."""
+    name = (part * 50_000)[:50_000] + "!.weight"
+    assert role_of(name, 2) in ROLES
+    assert depth_of(f"layers.{'9' * 5000}.{name}").depth == ()
+
+
 def test_roles_of_torchs_own_encoder():
     layer = nn.TransformerEncoderLayer(8, 2, 16)
     found = {name: role_of(name, p.dim()) for name, p in layer.named_parameters()}

@@ -32,7 +32,7 @@ def filled(scheme, shape=BIG, **kwargs):
 
 
 def test_normal_draws_its_law():
-    got = filled(Normal(0.02, 1.0))
+    got = filled(Normal(0.02, mean=1.0))
     assert_distributed(got, stats.norm(1.0, 0.02).cdf, step=1e-5)
     assert_moments(got, 1.0, 0.02)
 
@@ -51,9 +51,12 @@ def test_constant_is_one_value():
 def test_schemes_draw_what_the_functions_of_their_name_do():
     """The bits, too: cut is in standard deviations."""
     for scheme, function in (
-        (Normal(0.3, 1.0), lambda t: torchinit.normal_(t, 1.0, 0.3)),
+        (Normal(0.3, mean=1.0), lambda t: torchinit.normal_(t, 1.0, 0.3)),
         (Uniform(-1, 2), lambda t: torchinit.uniform_(t, -1, 2)),
-        (TruncNormal(0.5, 1.0, 2.0), lambda t: torchinit.trunc_normal_(t, 1.0, 0.5, 0.0, 2.0)),
+        (
+            TruncNormal(0.5, mean=1.0, cut=2.0),
+            lambda t: torchinit.trunc_normal_(t, 1.0, 0.5, 0.0, 2.0),
+        ),
     ):
         torch.manual_seed(7)
         wanted = function(torch.empty(33, 5))
@@ -72,10 +75,10 @@ def test_trunc_normal_draws_its_law(cut, corrected):
     own = stats.truncnorm(-cut, cut).std()
     wide = std / own if corrected else std
     exact = stats.truncnorm(-cut, cut, loc=mean, scale=wide)
-    found = law(TruncNormal(std, mean, cut, corrected), BIG)
+    found = law(TruncNormal(std, mean=mean, cut=cut, corrected=corrected), BIG)
     assert found.std == pytest.approx(std if corrected else std * own, rel=1e-9)
     assert (found.low, found.high) == pytest.approx((mean - cut * wide, mean + cut * wide))
-    got = filled(TruncNormal(std, mean, cut, corrected))
+    got = filled(TruncNormal(std, mean=mean, cut=cut, corrected=corrected))
     assert_distributed(got, exact.cdf, step=1e-4)
     assert_moments(got, mean, exact.std())
 
@@ -194,7 +197,10 @@ def test_axes_that_there_are_not_fail_in_the_plan(axes, said):
     [
         (lambda: Normal(-0.1), "std=-0.1 must not be negative"),
         (lambda: Normal(math.nan), "std=nan"),
-        (lambda: Normal(1, math.inf), "mean=inf"),
+        (lambda: Normal(1, mean=math.inf), "mean=inf"),
+        (lambda: Normal(0), r"std=0 is a constant: write Constant\(0\)"),
+        (lambda: Normal(std=0.0, mean=0.5), r"write Constant\(0\.5\)"),
+        (lambda: TruncNormal(0, cut=2), r"TruncNormal with std=0 is a constant"),
         (lambda: TruncNormal(-1), "std=-1"),
         (lambda: TruncNormal(1, cut=0), "cut=0.0 must be positive"),
         (lambda: TruncNormal(1, cut=-2), "cut=-2.0 must be positive"),
@@ -213,6 +219,21 @@ def test_arguments_that_cannot_be(make, said):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Normal(0, 0.02), r"Normal\(0, 0\.02\): .* Write Normal\(0\.02, mean=0\)$"),
+        (lambda: Normal(0.02, 0.0), r"Write Normal\(0\.0, mean=0\.02\)$"),
+        (lambda: TruncNormal(0, 0.02, cut=2), r"Write TruncNormal\(0\.02, mean=0\)$"),
+        (lambda: TruncNormal(0.02, -2, 2), r"Write TruncNormal\(std, mean=\.\.\., cut=\.\.\.\)$"),
+        (lambda: TruncNormal(0.0, 1.0, -2.0, 2.0), "only std can be given by position"),
+    ],
+)
+def test_the_order_of_torch_tells_what_to_write(make, said):
+    with pytest.raises(TypeError, match=said):
+        make()
+
+
 @pytest.mark.parametrize("make", [Normal, TruncNormal, Constant, Orthogonal, VarianceScaling])
 def test_arguments_that_are_no_numbers(make):
     with pytest.raises(TypeError):
@@ -220,8 +241,9 @@ def test_arguments_that_are_no_numbers(make):
 
 
 SCHEMES = [
-    Normal(0.02), Normal(0.02, 1.0), Normal(0.03), TruncNormal(0.02), TruncNormal(0.02, cut=2.0),
-    TruncNormal(0.02, corrected=True), Uniform(0, 1), Uniform(-1, 1), Constant(0), Constant(1),
+    Normal(0.02), Normal(0.02, mean=1.0), Normal(0.03), TruncNormal(0.02),
+    TruncNormal(0.02, cut=2.0), TruncNormal(0.02, corrected=True), Uniform(0, 1), Uniform(-1, 1),
+    Constant(0), Constant(1),
     Orthogonal(), Orthogonal(0.5), VarianceScaling(), VarianceScaling(2.0),
     VarianceScaling(mode="fan_out"), VarianceScaling(distribution="uniform"),
     VarianceScaling(in_axes=0, out_axes=1), torchinit.Stack(Normal(0.02)),

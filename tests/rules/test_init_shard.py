@@ -30,7 +30,7 @@ from torchinit import (
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.models.init_shard import boxes_of_range
 from torchinit.placement.box import cut_out
-from torchinit.rules.read import as_scheme
+from torchinit.rules.rules import as_scheme
 
 ELEMENTWISE = {
     "normal": Normal(0.02),

@@ -13,8 +13,7 @@ from torch import nn
 import torchinit
 from made import fill, model_of
 from torchinit import ArgumentError
-from torchinit.rules.pattern import translate
-from torchinit.rules.rules import Rules
+from torchinit.rules.rules import Rules, translate
 
 
 def matches(glob, name):

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.values.apply import fill_local
-from torchinit.values.fragments import as_cuts, copy_fragments, copy_view, fragments_of
 from torchinit.values.kinds import GivenValues
-from torchinit.values.region import Part, Region
+from torchinit.values.region import Part, Region, as_cuts, copy_fragments, copy_view, fragments_of
 
 SHAPE = (6, 4, 5)
 VIEWS = {

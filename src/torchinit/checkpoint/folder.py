@@ -7,24 +7,19 @@ folder that has it is complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-
-from torchinit.checkpoint.safetensors import BLOCK, INDEX, Layout, Shard
-from torchinit.checkpoint.writer import TEMPORARY, sync_folder, write_file
+from torchinit.checkpoint.safetensors import BLOCK, INDEX, LAST, Layout, Shard
+from torchinit.checkpoint.writer import finished_name, sync_folder, write_file, write_shards
 from torchinit.errors import ArgumentError
-from torchinit.models.prepare import Prepared
-from torchinit.native import load
-from torchinit.streams.named_keys import check_seed
-from torchinit.values.kinds import bytes_of, digest
-from torchinit.values.region import Part
-from torchinit.version import STREAM_VERSION, __version__
+from torchinit.progress import progress
 
 try:
     import fcntl
@@ -32,129 +27,239 @@ except ImportError:  # not POSIX: two writers at once go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 RECORD = "torchinit.json"
+# Errors from file systems that have no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
-# What errors call each field of the record.
-_WORDS = {
+# What errors call the fields of the record: those whose values they show, and digests.
+_VALUES = {
     "torchinit": "torchinit's version",
     "streams": "the version of the streams",
     "numbers": "whose numbers are used",
     "seed": "the seed",
     "dtype": "the dtype",
     "shard_size": "the shard size",
-    "config": "the config",
-    "tensors": "the names, shapes or dtypes of the tensors",
-    "rules": "the rules, or what the model's own initialisation does",
 }
-
-
-# The order.
+_DIGESTS = {
+    "config": "the config differs",
+    "tensors": "the names, shapes or dtypes of the tensors differ",
+    "rules": "the rules, or what the model's own initialisation does, differ",
+}
 
 
 def write_folder(
     path: Path,
     layout: Layout,
     small: Mapping[str, bytes],
-    fingerprint: Mapping[str, object],
-    write: Callable[[Path, Sequence[Shard]], None],
+    record: Mapping[str, object],
     *,
     resume: bool,
-) -> None:
+    piece_size: int,
+) -> bool:
     """Writes what a checkpoint still lacks.
 
     Args:
         path: of the folder, which is made, with its parents.
         layout: of the weights.
         small: names and contents of the other files.
-        fingerprint: what decides the bytes.
-        write: writes shards into a folder.
-        resume: whether complete shards are kept.
+        record: what decides the bytes.
+        resume: whether complete files are kept.
+        piece_size: bytes that are filled and written together.
+
+    Returns:
+        Whether anything was lacking.
 
     Raises:
         ArgumentError: for a folder with other files in it, or one that was begun with other
             arguments, or that another process is writing to; for too little room on the disk.
         OSError: for a folder that cannot be written to.
     """
-    is_new = not path.exists()
-    if not is_new and not path.is_dir():
-        raise ArgumentError(f"{path} is a file: a checkpoint is a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    sync_folder(path.parent)
+    index = {} if layout.index_file is None else {INDEX: layout.index_file}
+    names = {RECORD, *small, *index, *(shard.filename for shard in layout.shards)}
+    with _made(path) as is_locked:
+        begun = _is_begun(path, names, record, resume=resume)
+        if is_locked:
+            for file in [one for one in path.iterdir() if finished_name(one.name) in names]:
+                file.unlink(missing_ok=True)
+        lacking = [
+            name for name, data in {**small, **index}.items() if not _holds(path / name, data)
+        ]
+        left = [shard for shard in layout.shards if not (begun and _is_complete(path, shard))]
+        if begun and not left and not lacking:
+            return False
+        _check_room(path, left, sum(len(data) for data in (*small.values(), *index.values())))
+        try:
+            if not begun:
+                _write_record(path, record, is_locked=is_locked)
+            if left:
+                for name in index:
+                    (path / name).unlink(missing_ok=True)
+            _write_lacking(path, small)
+            if left:
+                with progress("checkpoint", sum(shard.size for shard in left)) as advance:
+                    write_shards(path, left, advance, piece_size=piece_size)
+            _write_lacking(path, index)
+        except BaseException:
+            if is_locked and not begun:
+                with suppress(OSError):
+                    _undo(path, names, layout)
+            raise
+        return True
+
+
+@contextmanager
+def _made(path: Path) -> Iterator[bool]:
+    """Makes a folder, and keeps other processes from writing to it.
+
+    Yields:
+        Whether it does: some file systems have no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new, number, is_locked = _open(path)
     try:
-        with _locked(path):
-            begun = _check(path, fingerprint, resume=resume)
-            _write(path, layout, small, fingerprint, write, begun=begun)
+        yield is_locked
     finally:
-        if is_new:
+        if is_new and is_locked:  # others would be writing to it without a lock
             with suppress(OSError):  # not empty
                 path.rmdir()
+        with suppress(OSError):
+            if is_locked:
+                fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough after a fork
+            os.close(number)
 
 
-def _check(path: Path, fingerprint: Mapping[str, object], *, resume: bool) -> bool:
-    """Whether an earlier run has begun the folder."""
-    names = sorted(one.name for one in path.iterdir())
-    if not names or names == [RECORD + TEMPORARY]:
+def _open(path: Path) -> tuple[bool, int, bool]:
+    """Whether a folder is new, its file descriptor, and whether it is locked."""
+    for _ in range(9):
+        is_new = True
+        try:
+            path.mkdir()
+            sync_folder(path.parent)
+        except OSError as error:
+            if not path.is_dir():
+                if isinstance(error, FileExistsError):
+                    raise ArgumentError(f"{path} is a file: a checkpoint is a folder") from None
+                raise
+            is_new = False
+        with suppress(FileNotFoundError):
+            number = os.open(path, os.O_RDONLY)
+            try:
+                is_locked = _lock(number, path)
+                if os.path.samestat(os.fstat(number), path.stat()):
+                    return is_new, number, is_locked
+            except BaseException:
+                os.close(number)
+                raise
+            os.close(number)
+        # Another process that had made it failed, and has removed it.
+    raise ArgumentError(f"another process removes {path} again and again")
+
+
+def _lock(number: int, path: Path) -> bool:
+    if fcntl is None:
         return False
-    if not resume:
-        begun = ", which an earlier run has begun: resume goes on from it" * (RECORD in names)
-        raise ArgumentError(f"{path} is not empty ({_some(names)}){begun}. Give another path")
-    if RECORD not in names:
-        raise ArgumentError(
-            f"resume: {path} has files in it ({_some(names)}), and no {RECORD} that says how they "
-            "were made. Give another path"
-        )
-    _check_same(path / RECORD, fingerprint)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ArgumentError(f"another process is writing to {path}") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
     return True
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def _is_begun(path: Path, ours: Set[str], record: Mapping[str, object], *, resume: bool) -> bool:
+    """Whether an earlier run has begun the folder, with the same record."""
+    names = sorted(one.name for one in path.iterdir())
+    if all(finished_name(name) in ours for name in names):
+        return False
+    some = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    is_finished = any(name in names for name in LAST)
+    if RECORD not in names:
+        if not resume:
+            raise ArgumentError(f"{path} is not empty ({some}). Give another path")
+        raise ArgumentError(
+            f"resume: {path} has files in it ({some}), and no {RECORD} that says how they "
+            "were made. Give another path"
+        )
+    if not resume:
+        standing = (
+            "holds a finished checkpoint"
+            if is_finished
+            else ("holds a checkpoint that an earlier run has begun, and resume goes on from")
+        )
+        raise ArgumentError(f"{path} {standing} ({some}). Give another path")
+    _check_record(path, record, is_finished=is_finished)
+    return True
 
 
-def _write(
-    path: Path,
-    layout: Layout,
-    small: Mapping[str, bytes],
-    fingerprint: Mapping[str, object],
-    write: Callable[[Path, Sequence[Shard]], None],
-    *,
-    begun: bool,
-) -> None:
-    for shard in layout.shards:
-        (path / (shard.filename + TEMPORARY)).unlink(missing_ok=True)
-    left = [shard for shard in layout.shards if not (begun and is_complete(path, shard))]
-    index = {} if layout.index_file is None else {INDEX: layout.index_file}
-    others = {**small, **index}
-    _check_room(path, left, sum(map(len, others.values())))
+def _check_record(path: Path, record: Mapping[str, object], *, is_finished: bool) -> None:
     try:
-        if not begun:
-            write_file(path / RECORD, (json.dumps(fingerprint, indent=2) + "\n").encode())
-        if left or not _holds(path / INDEX, index.get(INDEX)):
-            (path / INDEX).unlink(missing_ok=True)
-        _write_missing(path, small)
-        write(path, left)
-        _write_missing(path, index)
-    except BaseException:
-        if not any((path / shard.filename).exists() for shard in layout.shards):
-            for name in (*others, RECORD):
-                (path / name).unlink(missing_ok=True)
-        raise
+        there = json.loads((path / RECORD).read_bytes())
+    except (ValueError, RecursionError):
+        there = None
+    if not isinstance(there, dict):
+        raise ArgumentError(
+            f"{path / RECORD} cannot be read: remove the folder, and write it again"
+        )
+    differs = "; ".join(
+        _DIGESTS.get(key) or f"{_VALUES[key]} ({there.get(key)} there, {asked} asked for)"
+        for key, asked in record.items()
+        if there.get(key) != asked
+    )
+    if differs:
+        standing = (
+            "holds a finished checkpoint of other arguments"
+            if is_finished
+            else ("was begun with other arguments")
+        )
+        raise ArgumentError(
+            f"resume: {path} {standing}: {differs}. Repeat its arguments, or give another path"
+        )
 
 
-def _write_missing(path: Path, files: Mapping[str, bytes]) -> None:
+def _write_record(path: Path, record: Mapping[str, object], *, is_locked: bool) -> None:
+    data = (json.dumps(record, indent=2) + "\n").encode()
+    try:
+        write_file(path / RECORD, data, is_first=not is_locked)
+    except FileExistsError:  # of another process, which has begun meanwhile
+        _check_record(path, record, is_finished=False)
+
+
+def _write_lacking(path: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
-        if not (path / name).exists():
+        if not _holds(path / name, data):
+            if (path / name).exists():
+                warnings.warn(
+                    f"{path / name} had other contents, and is written again", stacklevel=2
+                )
             write_file(path / name, data)
 
 
-def _holds(file: Path, data: bytes | None) -> bool:
-    return file.exists() and file.read_bytes() == data
-
-
-def is_complete(path: Path, shard: Shard) -> bool:
-    """Whether a shard is on the disk: it has its name only once all of it is."""
-    file = path / shard.filename
+def _holds(file: Path, data: bytes) -> bool:
     try:
-        with file.open("rb") as opened:
+        return file.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _undo(path: Path, names: Set[str], layout: Layout) -> None:
+    """Removes what a run that has begun a folder wrote, unless a shard is complete.
+
+    The record goes last, and only if nothing else is left.
+    """
+    if any((path / shard.filename).exists() for shard in layout.shards):
+        return
+    for name in names - {RECORD}:
+        (path / name).unlink(missing_ok=True)
+    if [one.name for one in path.iterdir()] == [RECORD]:
+        (path / RECORD).unlink()
+
+
+def _is_complete(path: Path, shard: Shard) -> bool:
+    """Whether a shard is on the disk: it has its name only once all of it is."""
+    try:
+        with (path / shard.filename).open("rb") as opened:
             return (
                 os.fstat(opened.fileno()).st_size == shard.size
                 and opened.read(len(shard.header)) == shard.header
@@ -170,104 +275,3 @@ def _check_room(path: Path, shards: Sequence[Shard], more: int) -> None:
         raise ArgumentError(
             f"{path} needs {needed:,} bytes, and its disk has {free:,} free: nothing was written"
         )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from writing to the folder, if the file system has locks."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ArgumentError(f"another process is writing to {path}") from None
-            except OSError:
-                pass  # a file system without locks
-        yield
-    finally:
-        os.close(number)
-
-
-# The record.
-
-
-def fingerprint_of(
-    prepared: Prepared,
-    layout: Layout,
-    *,
-    seed: int,
-    dtype: torch.dtype | None,
-    shard_size: int,
-    config: bytes | None,
-    rules_source: bytes | None,
-) -> dict[str, object]:
-    """What decides the bytes of a checkpoint.
-
-    Args:
-        prepared: what each tensor is filled with.
-        layout: of the files.
-        seed, dtype, shard_size: as given.
-        config: as it is stored; None for a model without one.
-        rules_source: the text of the rules; without it, callables are compared by their own.
-    """
-    tensors = (f"{shard.filename} {shard.size}".encode() + shard.header for shard in layout.shards)
-    return {
-        "torchinit": __version__,
-        "streams": STREAM_VERSION,
-        "numbers": "torchinit" if load.module is not None else f"torch {torch.__version__}",
-        "seed": check_seed(seed),
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "shard_size": shard_size,
-        "config": None if config is None else digest([_without_version(config)]),
-        "tensors": digest(tensors),
-        "rules": digest(_contents(prepared, rules_source)),
-    }
-
-
-def _check_same(path: Path, fingerprint: Mapping[str, object]) -> None:
-    """Raises ArgumentError if a record is of another checkpoint, and says what differs."""
-    try:
-        there = json.loads(path.read_bytes())
-    except ValueError:
-        there = None
-    if not isinstance(there, dict):
-        raise ArgumentError(f"{path} cannot be read: remove the folder, and write it again")
-    differs = [key for key in fingerprint if there.get(key) != fingerprint[key]]
-    if differs:
-        said = "; ".join(_difference(key, there.get(key), fingerprint[key]) for key in differs)
-        raise ArgumentError(
-            f"resume: {path.parent} was begun otherwise: {said}. Repeat its "
-            "arguments, or give another path"
-        )
-
-
-def _difference(key: str, there: object, asked: object) -> str:
-    if key in ("config", "tensors", "rules"):
-        return f"{_WORDS[key]} differ" if key != "config" else "the config differs"
-    return f"{_WORDS[key]} ({there} there, {asked} asked for)"
-
-
-def _without_version(config: bytes) -> bytes:
-    """A config without the version of Transformers that wrote it."""
-    said = json.loads(config)
-    said.pop("transformers_version", None)
-    return json.dumps(said, sort_keys=True).encode()
-
-
-def _contents(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]:
-    for one in prepared.assignments:
-        yield repr((one.named.name, one.draw, list(one.pads))).encode()
-        for part in one.parts:
-            yield _content(part, rules_source)
-    for named, value in prepared.filled:
-        yield named.name.encode()
-        yield bytes_of(value)
-
-
-def _content(part: Part, rules_source: bytes | None) -> bytes:
-    values = part.values
-    said = values.fingerprint()
-    if values.function is not None and rules_source is not None:
-        said = rules_source
-    return repr((part.region, type(values).__name__, said)).encode()

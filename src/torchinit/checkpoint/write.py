@@ -6,39 +6,36 @@ each, and the files. Whatever is wrong is found before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from torchinit.checkpoint.fillers import CopyFiller, FileTensor, Filler, filler_of
-from torchinit.checkpoint.folder import fingerprint_of, write_folder
-from torchinit.checkpoint.safetensors import Layout, Shard, checked_size, lay_out
-from torchinit.checkpoint.writer import PIECE, OpenFiles, write_shards
+from torchinit.checkpoint.folder import write_folder
+from torchinit.checkpoint.safetensors import Layout, checked_size, lay_out
+from torchinit.checkpoint.tensors import file_tensors
+from torchinit.checkpoint.writer import PIECE
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import (
-    as_published,
     is_transformers_model,
     model_of_config,
     saved_configs,
-    without_unsaved,
 )
 from torchinit.models.build_model import build_model
-from torchinit.models.carry_out import whole_of
+from torchinit.models.init_model import Prepared, prepare
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import Prepared, prepare
-from torchinit.native.torch_private import storage_number
-from torchinit.progress import progress
-from torchinit.streams.named_keys import keys_of_names
+from torchinit.native import load
+from torchinit.streams.named_keys import check_seed
+from torchinit.values.kinds import digest
+from torchinit.values.region import Part
+from torchinit.version import STREAM_VERSION, __version__
 
 Config: TypeAlias = "str | PathLike[str] | Callable[[], nn.Module]"
 RulesOrFunction: TypeAlias = "Mapping[Any, Any] | Callable[[Any], Mapping[Any, Any]] | None"
-
-_CPU = torch.device("cpu")
 
 
 def write_checkpoint(
@@ -92,7 +89,8 @@ def write_checkpoint(
     ['model.safetensors', 'torchinit.json']
     """
     plan = plan_checkpoint(config, rules, seed=seed, dtype=dtype, shard_size=shard_size)
-    return carry_out_plan(plan, Path(path), resume=resume)
+    carry_out_plan(plan, Path(path), resume=resume)
+    return Path(path)
 
 
 class CheckpointPlan(NamedTuple):
@@ -102,14 +100,14 @@ class CheckpointPlan(NamedTuple):
         parameters: how many values all parameters have, tied ones once.
         layout: of the weights.
         small: names and contents of the files beside them.
-        fingerprint: what decides the bytes.
+        record: what decides the bytes.
         table: what each parameter gets.
     """
 
     parameters: int
     layout: Layout
     small: Mapping[str, bytes]
-    fingerprint: Mapping[str, object]
+    record: Mapping[str, object]
     table: Plan
 
 
@@ -131,29 +129,34 @@ def plan_checkpoint(
     Raises:
         ArgumentError, TypeError, OSError, ImportError: as ``write_checkpoint``.
     """
-    keys_of_names(seed)  # checks it
-    size = checked_size(shard_size)
+    checked_seed, size = check_seed(seed), checked_size(shard_size)
     model = _model_on_meta(config, seed, has_rules=rules is not None)
-    found = prepare(model, _rules_for(rules, model), seed, device=_CPU, dtype=dtype)
+    found = prepare(model, _rules_for(rules, model), seed, device="cpu", dtype=dtype)
     parameters = sum(one.named.tensor.numel() for one in found.assignments)
-    layout = lay_out(list(_file_tensors(model, _fillers(found, seed))), size, parameters)
+    layout = lay_out(list(file_tensors(model, found, seed)), size, parameters)
     small = saved_configs(model, dtype) if is_transformers_model(model) else {}
-    fingerprint = fingerprint_of(
-        found,
-        layout,
-        seed=seed,
-        dtype=dtype,
-        shard_size=size,
-        config=small.get("config.json"),
-        rules_source=rules_source,
+    stored = small.get("config.json")
+    headers = (f"{shard.filename} {shard.size}".encode() + shard.header for shard in layout.shards)
+    record = {
+        "torchinit": __version__,
+        "streams": STREAM_VERSION,
+        "numbers": "torchinit" if load.module is not None else f"torch {torch.__version__}",
+        "seed": checked_seed,
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "shard_size": size,
+        "config": None if stored is None else digest([_without_version(stored)]),
+        "tensors": digest(headers),
+        "rules": digest(_contents(found, rules_source)),
+    }
+    return CheckpointPlan(
+        parameters, layout, small, record, Plan([*found.assignments, *found.ruled])
     )
-    return CheckpointPlan(parameters, layout, small, fingerprint, Plan(found.assignments))
 
 
 def carry_out_plan(
     plan: CheckpointPlan, path: Path, *, resume: bool = False, piece_size: int = PIECE
-) -> Path:
-    """Writes a planned checkpoint.
+) -> bool:
+    """Writes a planned checkpoint; returns whether anything was left to write.
 
     Args:
         plan: of it.
@@ -163,14 +166,9 @@ def carry_out_plan(
     Raises:
         ArgumentError, OSError: as ``write_checkpoint``.
     """
-
-    def write(folder: Path, shards: Sequence[Shard]) -> None:
-        if shards:
-            with progress("checkpoint", sum(shard.size for shard in shards)) as advance:
-                write_shards(shards, OpenFiles(folder), advance, piece_size=piece_size)
-
-    write_folder(path, plan.layout, plan.small, plan.fingerprint, write, resume=resume)
-    return path
+    return write_folder(
+        path, plan.layout, plan.small, plan.record, resume=resume, piece_size=piece_size
+    )
 
 
 def _model_on_meta(config: Config, seed: int, *, has_rules: bool) -> nn.Module:
@@ -218,70 +216,28 @@ def _rules_for(rules: RulesOrFunction, model: nn.Module) -> Mapping[Any, Any] | 
     return found
 
 
-def _fillers(found: Prepared, seed: int) -> dict[int, Filler]:
-    """The fillers of all parameters and buffers, by their storage."""
-    key_of_name = keys_of_names(seed)
-    fillers: dict[int, Filler] = {}
-    for one in found.assignments:
-        make = partial(whole_of, one, _CPU, key_of_name)
-        fillers[storage_number(one.named.tensor)] = filler_of(one, key_of_name, make)
-    for named in found.buffers:
-        if not named.tensor.is_meta:
-            fillers[storage_number(named.tensor)] = CopyFiller(named.tensor)
-    for named, after in found.filled:
-        fillers[storage_number(named.tensor)] = CopyFiller(after)
-    return fillers
+# What is recorded.
 
 
-def _file_tensors(model: nn.Module, fillers: Mapping[int, Filler]) -> Iterator[FileTensor]:
-    """The tensors of the checkpoint; those of one parameter are neighbours."""
-    owners = {storage_number(one): one for one in (*model.parameters(), *model.buffers())}
-    for name, of, view in _stored_views(model, owners):
-        number = storage_number(view)
-        owner, filler = owners[number], fillers[number]
-        is_all = view.shape == owner.shape
-        if isinstance(filler, CopyFiller) and is_all:
-            yield FileTensor(name, filler.shape, filler, of, 0)
-            continue
-        shape, first = tuple(view.shape), int(view.storage_offset())
-        if is_all and view.stride() == owner.stride():
-            yield FileTensor(name, shape, filler, of, 0)
-        elif view.is_contiguous():
-            yield FileTensor(name, shape, filler, of, first)
-        else:
-            yield FileTensor(name, shape, filler, of, first, tuple(view.stride()))
+def _without_version(config: bytes) -> bytes:
+    """A config without the version of Transformers that wrote it."""
+    said = json.loads(config)
+    said.pop("transformers_version", None)
+    return json.dumps(said, sort_keys=True).encode()
 
 
-def _stored_views(model: nn.Module, owners: Mapping[int, Tensor]) -> list[tuple[str, str, Tensor]]:
-    """Stored names; the parameters or buffers that the tensors are of, by name; views of these."""
-    state = model.state_dict(keep_vars=True)
-    names: dict[int, str] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise ArgumentError(
-                f"state_dict()[{name!r}] is a {type(tensor).__name__}: safetensors holds tensors"
-            )
-        names.setdefault(storage_number(tensor), name)
-    unknown = [name for number, name in names.items() if number not in owners]
-    if unknown:
-        raise ArgumentError(
-            f"state_dict()[{unknown[0]!r}] is no parameter or buffer of the model: its values are "
-            "unknown"
-        )
-    views = {name: tensor.detach() for name, tensor in state.items()}
-    if is_transformers_model(model):
-        views = as_published(model, _once(without_unsaved(model, views)))
-    else:
-        views = _once(views)
-    found = [(name, names[storage_number(view)], view) for name, view in views.items()]
-    order = {of: number for number, of in enumerate(dict.fromkeys(of for _, of, _ in found))}
-    return sorted(found, key=lambda one: order[one[1]])
+def _contents(prepared: Prepared, rules_source: bytes | None) -> Iterator[bytes]:
+    """What decides the values of each tensor."""
+    for one in prepared.assignments:
+        yield repr((one.named.name, one.draw, list(one.pads))).encode()
+        yield from _contents_of_parts(one.parts, rules_source)
+    for one in prepared.filled:
+        yield one.named.name.encode()
+        yield from _contents_of_parts(one.parts, rules_source)
 
 
-def _once(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the first of their names."""
-    first: dict[tuple[Any, ...], str] = {}
-    for name, view in views.items():
-        place = storage_number(view), view.storage_offset(), tuple(view.shape), view.stride()
-        first.setdefault(place, name)
-    return {name: views[name] for name in first.values()}
+def _contents_of_parts(parts: Iterable[Part], rules_source: bytes | None) -> Iterator[bytes]:
+    for region, values in parts:
+        is_by_source = values.function is not None and rules_source is not None
+        said = rules_source if is_by_source else values.fingerprint()
+        yield repr((region, type(values).__name__, said)).encode()

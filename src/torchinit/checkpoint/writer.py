@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
+import secrets
 import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -24,16 +25,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchinit.checkpoint.fillers import FileTensor
-from torchinit.checkpoint.safetensors import BLOCK, PlacedTensor, Shard
+from torchinit.checkpoint.safetensors import BLOCK, FileTensor, PlacedTensor, Shard
 from torchinit.native import load
 
 PIECE = 1 << 26  # bytes
-TEMPORARY = ".tmp"  # suffix of a file that is not complete
 _MOST_THREADS = 3  # more take more memory, and rarely less time
 _DIRECT = getattr(os, "O_DIRECT", 0)
 # Errors from file systems that do not support O_DIRECT, or not with this alignment.
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
+# Errors from those that cannot flush a folder.
+_NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 _end = attrgetter("end")
 
@@ -48,39 +49,23 @@ class FilePiece(NamedTuple):
     begin: int
     end: int
 
-
-class _Use(NamedTuple):
-    """A tensor in a piece that needs all values of its parameter."""
-
-    filename: str
-    begin: int
-    name: str
+    def tensors(self) -> Iterator[PlacedTensor]:
+        """The tensors that have bytes in it."""
+        placed = self.shard.placed
+        for number in range(bisect_right(placed, self.begin, key=_end), len(placed)):
+            if placed[number].begin >= self.end:
+                return
+            if placed[number].tensor.numel:
+                yield placed[number]
 
 
 class _StoppedError(Exception):
     """Another thread failed."""
 
 
-def pieces_of(shards: Sequence[Shard], size: int) -> Iterator[FilePiece]:
-    """The pieces of files, in order."""
-    for shard in shards:
-        for begin in range(0, shard.size, size):
-            yield FilePiece(shard, begin, min(begin + size, shard.size))
-
-
-def tensors_in(piece: FilePiece) -> Iterator[PlacedTensor]:
-    """The tensors that have bytes in a piece."""
-    placed = piece.shard.placed
-    for number in range(bisect_right(placed, piece.begin, key=_end), len(placed)):
-        if placed[number].begin >= piece.end:
-            return
-        if placed[number].tensor.numel:
-            yield placed[number]
-
-
 def write_shards(
+    folder: Path,
     shards: Sequence[Shard],
-    files: OpenFiles,
     tell: Callable[[int], object],
     *,
     piece_size: int = PIECE,
@@ -89,8 +74,8 @@ def write_shards(
     """Fills shards and writes them.
 
     Args:
+        folder: to write them into.
         shards: to be written.
-        files: opens them.
         tell: called from any thread with the number of bytes just written.
         piece_size: bytes filled and written together, a multiple of a block.
         threads: how many; None is one more than there are processors, at most three.
@@ -99,71 +84,102 @@ def write_shards(
         OSError: of the first write that fails. Unfinished files are removed.
         Exception: whatever making values raises, likewise.
     """
-    assert piece_size % BLOCK == 0
     if threads is None:
         threads = min((os.cpu_count() or 1) + 1, _MOST_THREADS)
+    pieces = [
+        FilePiece(shard, begin, min(begin + piece_size, shard.size))
+        for shard in shards
+        for begin in range(0, shard.size, piece_size)
+    ]
     before = torch.get_num_threads()
     is_forked = load.module is not None and load.module.is_forked()
-    writer = _Writer(shards, files, tell, piece_size, 1 if is_forked else before)
-    threads = min(threads, writer.count)
-    pool = ThreadPoolExecutor(threads, "torchinit-checkpoint")
+    writer = _Writer(folder, pieces, tell, piece_size, 1 if is_forked else before)
     try:
-        running = [pool.submit(writer.run) for _ in range(threads)]
-        done, _ = wait(running, return_when=FIRST_EXCEPTION)
-        for one in done:
-            one.result()
+        writer.start(min(threads, len(pieces)))
     finally:
         writer.stop()
-        pool.shutdown()
         torch.set_num_threads(before)  # torch gives new threads the number that was set last
-        files.abandon()
-    writer.check()
+        writer.abandon()
+    if writer.error is not None:
+        raise writer.error
 
 
 class _Writer:
-    """What the threads share: the next piece, and the one tensor that is made as a whole."""
+    """What the threads share: the next piece, the open files, and the one tensor made as a whole.
+
+    Attributes:
+        error: the first of any thread.
+    """
 
     def __init__(
         self,
-        shards: Sequence[Shard],
-        files: OpenFiles,
+        folder: Path,
+        pieces: Sequence[FilePiece],
         tell: Callable[[int], object],
         piece_size: int,
         torch_threads: int,
     ) -> None:
-        self._files = files
+        self.error: BaseException | None = None
+        self._folder = folder
+        self._files: dict[str, OpenFile] = {}
+        self._buffered = threading.Lock()
         self._tell = tell
         self._size = piece_size
-        pieces = list(pieces_of(shards, piece_size))
-        self.count = len(pieces)
         self._left = Counter(piece.shard.filename for piece in pieces)
         self._pieces = iter(pieces)
         self._lock = threading.Lock()
-        self._error: BaseException | None = None
+        self._changed = threading.Condition(self._lock)
+        self._begun = self._running = 0  # threads
         self._stopped = threading.Event()
         self._wholes = _Wholes(pieces, self._stopped, torch_threads)
 
+    def start(self, threads: int) -> None:
+        """Runs threads until all is written, or one fails."""
+        for _ in range(threads):
+            threading.Thread(target=self._work, name="torchinit-checkpoint").start()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.error or (self._begun == threads and not self._running)
+            )
+
     def stop(self) -> None:
-        """Makes the threads end before their next piece."""
+        """Has the threads end before their next piece, and waits for that.
+
+        A thread that has not begun yet never will: Ctrl-C can come while it is being started.
+        """
         self._stopped.set()
-        self._wholes.wake()
+        is_over = False
+        while not is_over:
+            with suppress(KeyboardInterrupt):  # files are still being written to
+                self._wholes.wake()
+                with self._changed:
+                    is_over = self._changed.wait_for(lambda: not self._running)
 
-    def check(self) -> None:
-        """Raises the first error of any thread."""
-        if self._error is not None:
-            raise self._error
+    def abandon(self) -> None:
+        """Removes unfinished files."""
+        for file in self._files.values():
+            file.abandon()
 
-    def run(self) -> None:
-        """Runs in each thread."""
+    def _work(self) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._begun += 1
+            self._running += 1
         torch.set_num_threads(1)  # of this thread
+        error: BaseException | None = None
         try:
             self._run(memoryview(mmap.mmap(-1, self._size)))  # page-aligned
         except _StoppedError:
             pass
-        except BaseException as error:
-            with self._lock:
-                self._error = self._error or error
-            self.stop()
+        except BaseException as raised:
+            error = raised
+            self._stopped.set()
+            self._wholes.wake()
+        with self._changed:
+            self.error = self.error or error
+            self._running -= 1
+            self._changed.notify_all()
 
     def _run(self, memory: memoryview) -> None:
         buffer = torch.frombuffer(memory, dtype=torch.uint8)
@@ -182,23 +198,26 @@ class _Writer:
 
     def _take(self) -> tuple[FilePiece, OpenFile] | None:
         with self._lock:
-            if self._stopped.is_set():
+            piece = None if self._stopped.is_set() else next(self._pieces, None)
+            if piece is None:
                 return None
-            piece = next(self._pieces, None)
-            return None if piece is None else (piece, self._files.open(piece.shard.filename))
+            name = piece.shard.filename
+            if name not in self._files:
+                self._files[name] = OpenFile(self._folder / name, self._buffered)
+            return piece, self._files[name]
 
     def _fill(self, piece: FilePiece, buffer: Tensor) -> None:
         head = piece.shard.header[piece.begin : piece.end]
         if head:
             buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
-        for tensor, begin, end in tensors_in(piece):
+        for tensor, begin, end in piece.tensors():
             low, high = max(begin, piece.begin), min(end, piece.end)
             memory = buffer[low - piece.begin : high - piece.begin].view(tensor.dtype)
             first = (low - begin) // tensor.dtype.itemsize
-            if tensor.needs_whole:
+            if tensor.fill is None:
                 self._wholes.copy(piece, tensor, memory, first)
             else:
-                tensor.filler.fill(memory, tensor.first + first)
+                tensor.fill(memory, first)
 
 
 class _Wholes:
@@ -213,19 +232,18 @@ class _Wholes:
         self, pieces: Sequence[FilePiece], stopped: threading.Event, torch_threads: int
     ) -> None:
         uses = [
-            (_Use(piece.shard.filename, piece.begin, placed.tensor.name), placed.tensor.of)
+            ((piece.shard.filename, piece.begin, placed.tensor.name), placed.tensor.of)
             for piece in pieces
-            for placed in tensors_in(piece)
+            for placed in piece.tensors()
             if placed.tensor.needs_whole
         ]
-        self._run_of: dict[_Use, int] = {}
-        self._left: list[int] = []  # uses of each run
-        for number, (_, run) in enumerate(groupby(uses, key=itemgetter(1))):
-            numbers = dict.fromkeys((use for use, _ in run), number)
-            self._run_of.update(numbers)
-            self._left.append(len(numbers))
+        self._run_of: dict[tuple[str, int, str], int] = {}
+        self._left: Counter[int] = Counter()  # uses of each run
+        for run, (_, group) in enumerate(groupby(uses, key=itemgetter(1))):
+            for use, _ in group:
+                self._run_of[use] = run
+                self._left[run] += 1
         self._turn = 0
-        self._is_begun = False
         self._whole: Tensor | None = None
         self._stopped = stopped
         self._threads = torch_threads
@@ -238,91 +256,100 @@ class _Wholes:
 
     def copy(self, piece: FilePiece, tensor: FileTensor, memory: Tensor, first: int) -> None:
         """Copies values of a tensor from its parameter, which is made first if need be."""
-        run = self._run_of[_Use(piece.shard.filename, piece.begin, tensor.name)]
-        whole = self._get(run, tensor)
-        flat = _view(whole, tensor).reshape(-1)
+        run = self._run_of[piece.shard.filename, piece.begin, tensor.name]
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn == run or self._stopped.is_set())
+            if self._stopped.is_set():
+                raise _StoppedError
+            if self._whole is None:  # threads that need it too wait for the lock meanwhile
+                self._whole = self._make(tensor)
+            flat = self._whole.view(-1)
+        if tensor.strides is not None:
+            flat = flat.as_strided(tensor.shape, tensor.strides, tensor.first).reshape(-1)
+        else:
+            flat = flat[tensor.first : tensor.first + tensor.numel]
         memory.copy_(flat[first : first + memory.numel()])
-        del flat, whole
+        del flat
         with self._changed:
             self._left[run] -= 1
             if not self._left[run]:
-                self._turn, self._is_begun, self._whole = run + 1, False, None
+                self._turn, self._whole = run + 1, None
                 self._changed.notify_all()
 
-    def _get(self, run: int, tensor: FileTensor) -> Tensor:
-        with self._changed:
-            while self._turn != run or (self._is_begun and self._whole is None):
-                if self._stopped.is_set():
-                    raise _StoppedError
-                self._changed.wait()
-            if self._whole is not None:
-                return self._whole
-            self._is_begun = True
+    def _make(self, tensor: FileTensor) -> Tensor:
         torch.set_num_threads(self._threads)
         try:
-            whole = tensor.filler.make().contiguous()
+            return tensor.make().detach().contiguous()
         finally:
             torch.set_num_threads(1)
-        with self._changed:
-            self._whole = whole
-            self._changed.notify_all()
-        return whole
-
-
-def _view(whole: Tensor, tensor: FileTensor) -> Tensor:
-    flat = whole.detach().view(-1)
-    if tensor.strides is not None:
-        return flat.as_strided(tensor.shape, tensor.strides, tensor.first)
-    return flat[tensor.first : tensor.first + tensor.numel]
 
 
 # Files.
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a small file, under a temporary name until it is on the disk."""
-    temporary = path.with_name(path.name + TEMPORARY)
+def temporary_name(name: str) -> str:
+    """A new name for a file that is not complete: another writer's are never touched."""
+    return f"{name}.{secrets.token_hex(4)}.tmp"
+
+
+def finished_name(temporary: str) -> str | None:
+    """The name that a file with a temporary name was to get; None for any other name."""
+    found = re.fullmatch(r"(.+)\.[0-9a-f]{8}\.tmp", temporary)
+    return None if found is None else found[1]
+
+
+def write_file(path: Path, data: bytes, *, is_first: bool = False) -> None:
+    """Writes a small file, under a temporary name until it is on the disk.
+
+    Args:
+        path, data: of the file.
+        is_first: whether to leave a file of that name alone.
+
+    Raises:
+        OSError: FileExistsError for a file that is left alone.
+    """
+    temporary = path.with_name(temporary_name(path.name))
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if is_first:
+            _name_first(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+def _name_first(temporary: Path, path: Path) -> None:
+    """Renames a file, unless there is one of the new name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
 def sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to the disk."""
-    with suppress(OSError):  # some file systems refuse fsync of a folder
+    """Flushes the names in a folder to the disk, where the file system can."""
+    try:
         number = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-class OpenFiles:
-    """The files of a folder that are being written."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, OpenFile] = {}
-        self._turn = threading.Lock()
-
-    def open(self, name: str) -> OpenFile:
-        """A file, opened under a temporary name on first use."""
-        file = self._files.get(name)
-        if file is None:
-            file = self._files[name] = OpenFile(self._folder / name, self._turn)
-        return file
-
-    def abandon(self) -> None:
-        """Removes unfinished files."""
-        for file in self._files.values():
-            file.abandon()
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 class OpenFile:
@@ -332,17 +359,16 @@ class OpenFile:
     one at a time: concurrent buffered writes to one file take several times as long.
 
     Args:
-        path: of the finished file.
+        path: of the finished file; until then it has a temporary name.
         turn: held while writing through the page cache.
     """
 
     def __init__(self, path: Path, turn: threading.Lock) -> None:
         self._path = path
-        self._temporary = path.with_name(path.name + TEMPORARY)
+        self._temporary: Path | None = path.with_name(temporary_name(path.name))
         self._turn = turn
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
         self._direct = -1
-        self._buffered = os.open(self._temporary, flags, 0o666)
+        self._buffered = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if _DIRECT:
             try:
                 self._direct = os.open(self._temporary, os.O_WRONLY | _DIRECT)
@@ -362,58 +388,66 @@ class OpenFile:
         Raises:
             OSError: naming the file.
         """
-        try:
+        with self._naming():
             done = 0
             if self._direct >= 0:
                 done = self._write_direct(memory, begin, -(-count // BLOCK) * BLOCK)
             if done < count:
                 with self._turn:
-                    _write_all(self._buffered, memory[done:count], begin + done)
-        except OSError as error:
-            error.filename = os.fspath(self._path)
-            raise
+                    while done < count:
+                        done += _write(self._buffered, memory[done:count], begin + done)
 
     def _write_direct(self, memory: memoryview, begin: int, count: int) -> int:
         """Writes whole blocks; returns the bytes written before the file system refused."""
         done = 0
-        while done < count:
+        while done < count and not done % BLOCK:
             try:
-                written = os.pwrite(self._direct, memory[done:count], begin + done)
+                done += _write(self._direct, memory[done:count], begin + done)
             except OSError as error:
                 if error.errno in _REFUSED:
                     return done
                 raise
-            done += written
-            if written % BLOCK:
-                return done
         return done
 
     def finish(self, size: int) -> None:
         """Flushes the file to the disk, and renames it."""
-        try:
+        assert self._temporary is not None
+        with self._naming():
             os.ftruncate(self._buffered, size)
             os.fsync(self._buffered)
-        except OSError as error:
-            error.filename = os.fspath(self._path)
-            raise
-        self._close()
+            self._close()
         self._temporary.replace(self._path)
+        self._temporary = None
         sync_folder(self._path.parent)
 
     def abandon(self) -> None:
-        """Removes the file, unless it is finished."""
-        if self._buffered >= 0:
+        """Removes the file, unless it is finished; a disk that fails is left as it is."""
+        with suppress(OSError):
             self._close()
-            self._temporary.unlink(missing_ok=True)
+        if self._temporary is not None:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Adds the name of the file to errors of calls that know only its number."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = os.fspath(self._path)
+            raise
 
     def _close(self) -> None:
-        for number in (self._direct, self._buffered):
-            if number >= 0:
-                os.close(number)
+        # A number is closed even by a close that fails, and may be another file's then.
+        numbers = [number for number in (self._direct, self._buffered) if number >= 0]
         self._direct = self._buffered = -1
+        with ExitStack() as stack:
+            for number in numbers:
+                stack.callback(os.close, number)
 
 
-def _write_all(number: int, memory: memoryview, begin: int) -> None:
-    done = 0
-    while done < len(memory):
-        done += os.pwrite(number, memory[done:], begin + done)
+def _write(number: int, memory: memoryview, begin: int) -> int:
+    written = os.pwrite(number, memory, begin)
+    if not written:
+        raise OSError(errno.EIO, "the file system wrote nothing")
+    return written

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from torchinit.checkpoint.write import CheckpointPlan, carry_out_plan, plan_checkpoint
+from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
 from torchinit.cli.user_code import import_function, run_rules_file
 from torchinit.errors import ArgumentError
@@ -32,25 +32,21 @@ def _run(arguments: Namespace) -> str:
     rules, source = None, None
     if arguments.rules is not None:
         rules, source = run_rules_file(arguments.rules), arguments.rules.read_bytes()
-    config = arguments.config if arguments.build is None else import_function(arguments.build)
     plan = plan_checkpoint(
-        config,
+        arguments.config if arguments.build is None else import_function(arguments.build),
         rules,
         seed=arguments.seed,
         dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),
         shard_size=arguments.shard_size,
         rules_source=source,
     )
-    if arguments.dry_run:
-        return f"{plan.table}\n\n{_totals(plan)}"
-    out = Path(arguments.out)
-    carry_out_plan(plan, out, resume=arguments.resume)
-    return f"{out}: {_totals(plan)}"
-
-
-def _totals(plan: CheckpointPlan) -> str:
     count = len(plan.layout.shards)
-    return (
+    totals = (
         f"{plan.parameters:,} parameters, {plan.layout.nbytes:,} bytes in {count} "
         f"file{'s' * (count > 1)}"
     )
+    if arguments.dry_run:
+        return f"{plan.table}\n\n{totals}"
+    out = Path(arguments.out)
+    is_new = carry_out_plan(plan, out, resume=arguments.resume)
+    return f"{out}: {'' if is_new else 'was finished already: '}{totals}"

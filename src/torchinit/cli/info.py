@@ -15,18 +15,15 @@ from torchinit.native import built, load, torch_private
 from torchinit.schemes.init_table import SCHEMES
 from torchinit.version import STREAM_VERSION, __version__
 
-# Stands for every scheme with a native fill: which route they take depends on the tensor alone.
-_SCHEME = "normal"
-
 
 def run(as_json: bool) -> str:
-    """Returns the state of the installation as text or as one JSON object."""
+    """The state of the installation as text or as one JSON object."""
     state = collect()
     return json.dumps(state, indent=2) if as_json else _text(state)
 
 
 def collect() -> dict[str, Any]:
-    """Returns the state of the installation, ready for JSON."""
+    """The state of the installation, ready for JSON."""
     module = load.module
     return {
         "version": __version__,
@@ -45,7 +42,7 @@ def collect() -> dict[str, Any]:
             "reason": load.cuda_reason,
             "architectures": load.cuda.architectures() if load.cuda else None,
             "torch_architectures": torch.cuda.get_arch_list(),
-            "devices": _cuda_devices(),
+            "devices": [_cuda_device(index) for index in range(torch.cuda.device_count())],
         },
         "build": built.record,
         "torch_private_missing": list(torch_private.missing),
@@ -62,29 +59,37 @@ def _device_types() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def _cuda_devices() -> list[dict[str, str]]:
-    devices = []
-    for index in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(index)
-        name = torch.cuda.get_device_name(index)
-        staged = load.why_no_cuda(torch.device("cuda", index))
-        devices.append({"name": name, "architecture": f"sm_{major}{minor}", "why_staged": staged})
-    return devices
+def _cuda_device(index: int) -> dict[str, str]:
+    major, minor = torch.cuda.get_device_capability(index)
+    return {
+        "name": torch.cuda.get_device_name(index),
+        "architecture": f"sm_{major}{minor}",
+        "why_staged": load.why_no_cuda(torch.device("cuda", index)),
+    }
 
 
 def _routes(device: str) -> dict[str, dict[str, str]]:
-    # complex64 stands for the dtypes that only torch serves.
-    dtypes = (*ALL_DTYPES, torch.complex64)
+    """How tensors of each dtype are filled."""
     return {
+        # Every scheme with kernels takes the same route as normal.
         str(dtype).removeprefix("torch."): which(
-            torch.empty(0, dtype=dtype, device=device), _SCHEME
+            torch.empty(0, dtype=dtype, device=device), "normal"
         )._asdict()
-        for dtype in dtypes
+        for dtype in (*ALL_DTYPES, torch.complex64)  # complex64 stands for those of torch alone
     }
 
 
 def _text(state: dict[str, Any]) -> str:
     native_state, cuda = state["native"], state["cuda"]
+    private_names = "of torch: all found"
+    if missing := state["torch_private_missing"]:
+        private_names = (
+            f"{_listed(missing)}: not in this torch, so fills go by the operators, slower for "
+            "small tensors"
+        )
+    threads = str(state["threads"])
+    if native_state["openmp"] is False:
+        threads = "1: torch has loaded no OpenMP runtime"
     environment = [f"{name}={value}" for name, value in state["environment"].items()]
     devices = [
         f"{device['name']} ({device['architecture']}{', staged' * bool(device['why_staged'])})"
@@ -103,8 +108,8 @@ def _text(state: dict[str, Any]) -> str:
         "  compiled for": cuda["architectures"] or "nothing",
         "CUDA of torch": _listed(cuda["torch_architectures"]),
         "CUDA devices": _listed(devices),
-        "private names": _private_names(state["torch_private_missing"]),
-        "threads": _threads(state["threads"], native_state["openmp"]),
+        "private names": private_names,
+        "threads": threads,
         "environment": _listed(environment),
     }
     lines = [f"{name:16} {value}" for name, value in fields.items()]
@@ -121,7 +126,7 @@ def _text(state: dict[str, Any]) -> str:
 
 
 def _last_words(build: dict[str, Any]) -> list[str]:
-    """Returns what compilers said last of the modules that failed, and what would help."""
+    """What compilers said last of the modules that failed, and what would help."""
     lines = []
     for name, module in build.get("modules", {}).items():
         # Without the CPU module there is none for CUDA, and torch may have no CUDA itself.
@@ -132,21 +137,6 @@ def _last_words(build: dict[str, Any]) -> list[str]:
             lines += [f"last words of the build of {name}:"]
             lines += [f"  {line}" for line in module["words"]]
     return lines
-
-
-def _threads(allowed: int, openmp: bool | None) -> str:
-    if openmp is False:
-        return "1: torch has loaded no OpenMP runtime"
-    return str(allowed)
-
-
-def _private_names(missing: list[str]) -> str:
-    if not missing:
-        return "of torch: all found"
-    return (
-        f"{_listed(missing)}: not in this torch, so fills go by the operators, slower for small "
-        "tensors"
-    )
 
 
 def _listed(items: list[str]) -> str:

@@ -1,8 +1,8 @@
 """The command line: ``torchinit demo``, ``checkpoint``, ``report`` and ``info``.
 
-Exit codes: 0 success; 1 a parameter has wrong values, a checkpoint cannot be read or written,
-memory ran out, or the output could not be written; 2 bad usage; 130 interrupted; 141 the reader of
-the output is gone.
+Exit codes: 0 success; 1 a parameter has wrong values, a checkpoint cannot be written, memory ran
+out, or the output could not be written; 2 bad usage, or a report that could not judge everything;
+130 interrupted; 141 the reader of the output is gone.
 
 Each command imports what it needs itself. Importing torch takes a second: ``--help`` does not need
 it, and Ctrl-C during that second must end the process like any other.
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchinit.cli import shell
-from torchinit.cli.demo.catalog import MODELS, default_model
+from torchinit.cli.demo_models import MODELS, default_model
 from torchinit.version import __version__
 
 if TYPE_CHECKING:
@@ -46,42 +46,22 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         # argparse ignores errors when it prints: shell.run does not.
         with redirect_stdout(printed):
             arguments = _parser().parse_args(argv)
-        return _dispatch(arguments)
-    except SystemExit as exit_:  # from argparse, after --help or bad usage
-        return printed.getvalue().rstrip(), int(exit_.code or 0)
-
-
-def _dispatch(arguments: argparse.Namespace) -> tuple[str, int]:
-    if arguments.command == "demo":
-        arguments.model = _model(arguments)
-    if arguments.command == "checkpoint":
-        return _checkpoint(arguments)
-    with shell.importing():
-        import torch
-
-        from torchinit.cli import info, report_command
-        from torchinit.cli.demo import demo
-
-    if arguments.command == "info":
-        return info.run(as_json=arguments.json), 0
-    if arguments.command == "report":
+        if arguments.command == "checkpoint":
+            return _checkpoint(arguments)
+        if arguments.command == "demo":
+            return _demo(arguments)
+        with shell.importing():
+            from torchinit.cli import info, report_command
+        if arguments.command == "info":
+            return info.run(as_json=arguments.json), 0
         return report_command.run(
             arguments.checkpoint,
             rules=arguments.rules,
             against=arguments.against,
             picture=arguments.output,
         )
-    try:
-        device = _device(arguments.device)
-    except ValueError as error:
-        arguments.refuse(f"argument --device: {error}")
-    return demo.run(
-        arguments.model,
-        dtype=getattr(torch, arguments.dtype),
-        device=device,
-        seed=arguments.seed,
-        as_json=arguments.json,
-    )
+    except SystemExit as exit_:  # from argparse, after --help or bad usage
+        return printed.getvalue().rstrip(), int(exit_.code or 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,109 +70,99 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"torchinit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    seeded = argparse.ArgumentParser(add_help=False)
+    seeded.add_argument(
+        "--seed", type=_seed, default=0, help="seed of all random values; default: %(default)s"
+    )
 
-    demo_parser = commands.add_parser(
+    demo = commands.add_parser(
         "demo",
+        parents=[seeded],
         help="build a real model in every way, time each and check every parameter",
         description="Builds a real model by its stock constructor, inside patch_nn_init() and by "
         "build_model(), compares the times with that of zeroing the same memory, and checks every "
         "parameter. If memory is short, a smaller model is built.",
     )
-    largest, *_ = MODELS
-    demo_parser.add_argument(
+    demo.add_argument(
         "--model",
         choices=MODELS,
-        help=f"default: {largest}, or decoder if Transformers is not installed; decoder, "
-        "decoder-small and tiny need only torch",
+        help=f"default: {next(iter(MODELS))}, or decoder if Transformers is not installed; "
+        "decoder, decoder-small and tiny need only torch",
     )
-    demo_parser.add_argument(
-        "--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s"
-    )
-    demo_parser.add_argument("--device", help="cpu, cuda or cuda:N; default: cuda if available")
-    demo_parser.add_argument(
-        "--seed", type=_seed, default=0, help="seed of all random values; default: %(default)s"
-    )
-    demo_parser.add_argument("--json", action="store_true", help="print one JSON object")
-    demo_parser.set_defaults(refuse=demo_parser.error)
+    demo.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s")
+    demo.add_argument("--device", help="cpu, cuda or cuda:N; default: cuda if available")
+    demo.add_argument("--json", action="store_true", help="print one JSON object")
+    demo.set_defaults(refuse=demo.error)
 
-    _add_checkpoint(commands.add_parser)
-    _add_report(commands.add_parser)
-
-    info_help = "what was built, what is in use, and why"
-    info_parser = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
-    info_parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
-
-
-def _add_checkpoint(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    parser = add_parser(
+    checkpoint = commands.add_parser(
         "checkpoint",
+        parents=[seeded],
         help="write an initialised checkpoint of a model of any size",
         description="Writes a checkpoint that from_pretrained loads, with the same values as "
         "init_model_, piece by piece: memory use does not grow with the model.",
     )
-    parser.add_argument(
+    checkpoint.add_argument(
         "config",
         metavar="CONFIG",
         nargs="?",
         help="a Transformers config.json, or a directory that contains one; not with --build",
     )
-    parser.add_argument("out", metavar="OUT", nargs="?", help="the directory to write")
-    parser.add_argument(
+    checkpoint.add_argument("out", metavar="OUT", nargs="?", help="the directory to write")
+    checkpoint.add_argument(
         "--build",
         metavar="PACKAGE.MODULE:FUNCTION",
         help="instead of CONFIG: a function without arguments that builds the model, initialised "
         "as its constructor says; with --rules, the function builds it on the meta device",
     )
-    parser.add_argument(
-        "--seed", type=_seed, default=0, help="seed of all random values; default: %(default)s"
-    )
-    parser.add_argument(
+    checkpoint.add_argument(
         "--dtype",
         choices=_STORED_DTYPES,
         help="dtype of floating-point parameters; default: as in the config",
     )
-    parser.add_argument(
+    checkpoint.add_argument(
         "--rules",
         type=Path,
         metavar="FILE.py",
         help="a Python file that defines rules, a mapping or a function of the config; default: "
         "the model's own initialisation",
     )
-    parser.add_argument(
+    checkpoint.add_argument(
         "--shard-size", default="5GB", help="largest file, such as 500MB; default: %(default)s"
     )
-    parser.add_argument(
+    checkpoint.add_argument(
         "--resume", action="store_true", help="keep the complete files of an interrupted run"
     )
-    parser.add_argument(
+    checkpoint.add_argument(
         "--dry-run", action="store_true", help="print what each parameter would get; write nothing"
     )
-    parser.set_defaults(refuse=parser.error)
+    checkpoint.set_defaults(refuse=checkpoint.error)
 
-
-def _add_report(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    parser = add_parser(
+    report = commands.add_parser(
         "report",
         help="measure, check and draw every parameter of a checkpoint",
         description="Measures every parameter of a safetensors checkpoint, one at a time, and "
         "lists those with wrong values: by the rules, or without rules, compared with the same "
         "parameter of other layers. Needs an extra: pip install 'torchinit[report]'.",
     )
-    parser.add_argument(
+    report.add_argument(
         "checkpoint",
         metavar="MODEL_OR_CHECKPOINT",
-        help="a directory of safetensors files, or one such file",
+        help="a directory of safetensors files, their index, or one such file",
     )
-    parser.add_argument(
+    report.add_argument(
         "--rules", metavar="FILE.py", help="a Python file that defines rules, as for checkpoint"
     )
-    parser.add_argument(
+    report.add_argument(
         "--against", metavar="OTHER", help="another checkpoint to draw beside this one"
     )
-    parser.add_argument(
+    report.add_argument(
         "-o", "--output", metavar="report.png", help="the picture to write: .png, .pdf or .svg"
     )
+
+    info_help = "what was built, what is in use, and why"
+    info = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
 
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
@@ -209,15 +179,28 @@ def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
     return checkpoint_command.run(arguments)
 
 
-def _model(arguments: argparse.Namespace) -> str:
-    """The model that was asked for, or else the largest that can be built."""
+def _demo(arguments: argparse.Namespace) -> tuple[str, int]:
     largest, default = next(iter(MODELS)), default_model()
-    name: str = arguments.model or default
-    if not MODELS[name].is_usable:
-        arguments.refuse(f"argument --model: {name!r} needs Transformers 5: {_INSTALL}")
+    model: str = arguments.model or default
+    if not MODELS[model].is_usable:
+        arguments.refuse(f"argument --model: {model!r} needs Transformers 5: {_INSTALL}")
     if arguments.model is None and default != largest:
-        shell.say(f"Transformers 5 is not installed ({_INSTALL}): taking {MODELS[name].title}")
-    return name
+        shell.say(f"Transformers 5 is not installed ({_INSTALL}): taking {MODELS[model].title}")
+    with shell.importing():
+        import torch
+
+        from torchinit.cli import demo
+    try:
+        device = _device(arguments.device)
+    except ValueError as error:
+        arguments.refuse(f"argument --device: {error}")
+    return demo.run(
+        model,
+        dtype=getattr(torch, arguments.dtype),
+        device=device,
+        seed=arguments.seed,
+        as_json=arguments.json,
+    )
 
 
 def _device(text: str | None) -> torch.device:

@@ -12,6 +12,9 @@ from torchinit.cli.user_code import read_rules
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import config_beside
 from torchinit.reporting.report import report_model
+from torchinit.untrusted import printable
+
+OUTLIERS, NOT_JUDGED = 1, 2  # exit codes
 
 
 def run(
@@ -25,7 +28,8 @@ def run(
         picture: the path of the picture to draw.
 
     Returns:
-        The table, and the exit code: 1 if a parameter has wrong values, or on any error.
+        The table, and the exit code: 1 if a parameter has wrong values; else 2 if anything could
+        not be judged, as after any error.
     """
     try:
         if picture is not None:
@@ -35,9 +39,12 @@ def run(
         if picture is not None:
             report.save(picture)
     except (ArgumentError, TypeError, ImportError, OSError) as error:
-        say(str(error))
-        return "", 1
-    return str(report), int(bool(report.offenders))
+        say(printable(error))
+        return "", NOT_JUDGED
+    if report.offenders:
+        return str(report), OUTLIERS
+    unseen = [*report.unmeasured, *(report.against.unmeasured if report.against else ())]
+    return str(report), NOT_JUDGED if unseen else 0
 
 
 def _check_picture(picture: str) -> None:
@@ -63,4 +70,9 @@ def _config(path: Path) -> Any:
             return AutoConfig.for_model(**fields)
         except ValueError:  # a model type that this version does not know
             pass
+        except Exception as error:
+            raise ArgumentError(
+                f"config.json of {path} is none that Transformers can use: "
+                f"{type(error).__name__}: {error}"
+            ) from error
     return SimpleNamespace(**fields)

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
-from typing import TextIO
 
 FAILED = 1
 INTERRUPTED = 128 + 2  # what shells report for a process killed by SIGINT
@@ -41,19 +40,13 @@ def run(command: Callable[[], tuple[str, int]]) -> int:
             return FAILED
         try:
             text, status = command()
-            if text:
-                _write(text)
-            return status
+            return _write(text) or status
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
         except BrokenPipeError:
             _silence()
             return UNREAD
-        except _CannotWriteError as error:
-            say(f"cannot write the output: {error}")
-            _silence()
-            return FAILED
         except (MemoryError, RuntimeError, ImportError) as error:
             why = out_of_memory(error)
             if not why:
@@ -97,7 +90,7 @@ def importing() -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Returns a one-line message if an error means that memory ran out, else an empty string."""
+    """A one-line message if an error means that memory ran out, else an empty string."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
     if isinstance(error, MemoryError):
@@ -108,17 +101,18 @@ def out_of_memory(error: BaseException) -> str:
     return f"out of memory: {first_line.rpartition('DefaultCPUAllocator: ')[2]}"
 
 
-class _CannotWriteError(Exception):
-    """Standard output is open but cannot be written to."""
-
-
-def _write(text: str) -> None:
+def _write(text: str) -> int:
+    """Writes to standard output; returns the exit code of a failure, else 0."""
     try:
-        print(text, flush=True)
+        if text:
+            print(text, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _CannotWriteError(error.strerror) from None
+        say(f"cannot write the output: {error.strerror}")
+        _silence()
+        return FAILED
+    return 0
 
 
 @contextmanager
@@ -138,15 +132,9 @@ def _silence() -> None:
     """Stops Python from flushing at exit what it could not write before: that would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        if not _can_flush(stream):
+        try:
+            stream.flush()
+        except OSError:
             with suppress(OSError, ValueError):  # not a file: a caller replaced it
                 os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def _can_flush(stream: TextIO) -> bool:
-    try:
-        stream.flush()
-    except OSError:
-        return False
-    return True

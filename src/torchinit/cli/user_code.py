@@ -43,21 +43,19 @@ def run_rules_file(path: str | Path) -> Any:
     Raises:
         ArgumentError: if there is no such file, it raises, or it defines no ``rules``.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ArgumentError(f"no such rules file: {path}")
     try:
-        return runpy.run_path(str(path))["rules"]
-    except KeyError as error:
-        if error.args != ("rules",):
-            raise _raised(path, error) from error
-        raise ArgumentError(
-            f"{path} defines no rules: write rules = {{pattern: scheme, ...}}, or def rules(config)"
-        ) from None
+        defined = runpy.run_path(str(path))
     except Exception as error:
         raise _raised(path, error) from error
     except SystemExit as error:
         raise ArgumentError(f"{path} exited with {error.code!r}") from error
+    if "rules" not in defined:
+        raise ArgumentError(
+            f"{path} defines no rules: write rules = {{pattern: scheme, ...}}, or def rules(config)"
+        )
+    return defined["rules"]
 
 
 def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
@@ -72,7 +70,7 @@ def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
         ArgumentError: as ``run_rules_file``; for a function that raises or has no config to be
             called with; and for anything but a mapping.
     """
-    path, rules = Path(path), run_rules_file(path)
+    rules = run_rules_file(path)
     if callable(rules) and not isinstance(rules, Mapping):
         if config is None:
             raise ArgumentError(f"rules in {path} is a function of the config, and there is none")
@@ -88,5 +86,5 @@ def read_rules(path: str | Path, config: Any) -> Mapping[Any, Any]:
     return rules
 
 
-def _raised(path: Path, error: Exception) -> ArgumentError:
+def _raised(path: str | Path, error: Exception) -> ArgumentError:
     return ArgumentError(f"{path} raised {type(error).__name__}: {error}")

@@ -1,1 +1,1 @@
-"""The door: fills a tensor with given values, by a key, now or later, by kernels or by torch."""
+"""The door: fills a tensor with a draw and a key, now or in a batch, by kernels or by torch."""

@@ -21,8 +21,8 @@ from torchinit.placement.box import Box
 from torchinit.placement.distributed import local_of
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 
-# Of each fill: draw, number of the dtype, key, tensor, address, the tensor's version (-1 if it
-# has none), and what it writes.
+# For each fill: draw, number of the dtype, key, tensor, address, the tensor's version (-1 if it has
+# none), and extent.
 _Columns: TypeAlias = tuple[
     list[Draw], list[int], list[int], list[Tensor], list[int], list[int], list[kernels.Extent]
 ]
@@ -85,16 +85,16 @@ class Batch:
         """If discards is true, a block that raises fills nothing."""
         self._discards = discards
         self._entered = False
-        # Whose fills are collected, while the block is open.
+        # The thread and task whose fills are collected, while the block is open.
         self._thread = 0
         self._task: object = None
-        # By columns, which is quick for thousands of small tensors.
+        # In columns, which is fast for thousands of small tensors.
         self._columns: _Columns = ([], [], [], [], [], [], [])
         self._boxes: dict[int, Box] = {}  # by number of the fill
         # DTensors whose local tensors are to be filled: with version and local tensor.
         self._owners: list[tuple[Tensor, int, Tensor]] = []
-        # For the native module's quick path, which adds whole tensors on the CPU: the thread, and
-        # the columns. None where it would have to find out which asyncio task is running.
+        # For the native module's quick path, which adds full tensors on the CPU: the thread, and
+        # the columns. None if it would have to find out which asyncio task is running.
         self.quick: tuple[int, _Columns] | None = None
         self._before: Batch | None = None
         self._part_of: Batch | None = None
@@ -148,9 +148,9 @@ class Batch:
         self._owners.append((owner, _version(owner), local))
 
     def collects(self, tensor: Tensor | None = None) -> bool:
-        """Whether the block is open, and in this thread and task, which contexts are copied to.
+        """Whether the block is open in this thread and task, to which contexts may be copied.
 
-        With a tensor: also whether that has an address, without which its fill cannot wait.
+        With a tensor: also whether it has an address, which a delayed fill needs.
         """
         if self._thread != get_ident() or self._task is not (
             _get_running_loop() and current_task()

@@ -30,8 +30,8 @@ def check_target(tensor: Tensor) -> None:
 def check_writable(tensor: Tensor) -> None:
     """Raises ArgumentError unless every element of a dense tensor can be written on its own.
 
-    It cannot where two positions share memory (an expanded tensor), nor in an inference tensor
-    outside ``torch.inference_mode``.
+    Two positions that share memory (an expanded tensor) cannot, nor can an inference tensor outside
+    ``torch.inference_mode``.
     """
     if _overlaps(tensor):
         raise ArgumentError(
@@ -102,7 +102,7 @@ def _overlaps(tensor: Tensor) -> bool:
     else:
         return False
     if dims[0][0] == 0 or tensor.numel() > 1 << 20:
-        return True  # large interleaved views may be safe, which would take too long to prove
+        return True  # large interleaved views may be safe, but proving it would take too long
     with kernels.serial_if_forked():
         offsets = torch.zeros((), dtype=torch.int64, device="cpu")
         for stride, size in dims:

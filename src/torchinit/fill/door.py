@@ -1,9 +1,9 @@
 """The door: every elementwise fill comes through here.
 
-``fill(draw, tensor, stream, box)`` has the answers to three questions: what values (schemes), which
-stream of random words (streams), where in the logical tensor (placement). ``route.dispatch`` then
-picks who does it: a kernel, now or at the end of the open batch; an operator, where torch is to see
-one; or ``torch.nn.init``.
+The arguments of ``fill(draw, tensor, stream, box)`` say what values (schemes), which stream of
+random words (streams), and where in the logical tensor (placement). ``route.dispatch`` then chooses
+a kernel, now or at the end of the open batch; an operator, if torch has to see one; or
+``torch.nn.init``.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def fill(draw: Draw, tensor: Tensor, stream: Stream = None, box: Box | None = No
             Of a DTensor this rank's part is filled.
         stream: where the key is drawn from (a generator, or None for torch's default CPU
             generator), or the key itself. Constants draw none.
-        box: the tensor's position in a larger logical one; None for a full tensor. Where only
-            ``torch.nn.init`` can fill, it fills a full tensor, and the box is copied from that.
+        box: the tensor's position in a larger logical one; None for a full tensor. If only
+            ``torch.nn.init`` can fill, it fills a full tensor, from which the box is copied.
 
     Returns:
         tensor.
@@ -98,7 +98,7 @@ def fill_all(fills: Iterable[ElementwiseFill]) -> None:
 
 
 def fill_fresh(draws: Sequence[Draw], tensors: Sequence[Tensor], keys: Sequence[int]) -> bool:
-    """Fills tensors that the caller has just allocated: whole, contiguous and not shared.
+    """Fills full tensors that the caller has just allocated, contiguous and not shared.
 
     They are not checked; the draws have been.
 
@@ -127,7 +127,7 @@ def _fill_directly(tensor: Tensor, draw: Draw, stream: Stream, box: Box | None) 
 
 
 def _fill_via_host(tensor: Tensor, draw: Draw, stream: Stream, box: Box | None) -> None:
-    _fill_memory(tensor, draw, stream, box, None)  # which no batch collects
+    _fill_memory(tensor, draw, stream, box, None)  # no batch collects it
 
 
 def _fill_memory(
@@ -183,7 +183,7 @@ _WAYS = Ways(
 
 
 def _set_up_quick_fill() -> None:
-    """Hands over to the native module what its quick path asks (csrc/python/quick_fill.h)."""
+    """Gives the native module the functions of its quick path (csrc/python/quick_fill.h)."""
     if load.module is None:
         return
     load.module.set_up_quick_fill(

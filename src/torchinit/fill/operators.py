@@ -129,7 +129,7 @@ class _OnMemory:
 
 
 class _OnFake:
-    """The implementation for tensors without memory: only checks."""
+    """The implementation for tensors without memory, which only checks."""
 
     def __init__(self, distribution: int) -> None:
         self.distribution = distribution
@@ -178,7 +178,7 @@ def check_randomness(tensor: Tensor, name: str) -> None:
 def fill_batched(
     info: Any, examples: Tensor, fill: Callable[[Tensor], None], *, same: bool
 ) -> None:
-    """Fills a batch of examples at once; or, if same, the first, and copies it to the others."""
+    """Fills a batch of examples at once; if same, fills the first and copies it to the others."""
     if not same:
         fill(examples)
     elif info.batch_size:
@@ -273,7 +273,7 @@ def _register(
             with below_vmap():
                 return overload(tensor, *arguments)
 
-        # Also called where nothing is batched, for which torch does not call the vmap rule.
+        # Also called if nothing is batched; torch then does not call the vmap rule.
         LIBRARY.impl(name, on_vmap, "FuncTorchVmapMode")
     return overload
 

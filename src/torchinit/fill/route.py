@@ -1,7 +1,7 @@
 """The dispatch path of a tensor, with the reason in words.
 
-Whole tensors in plain host memory may take the quick path of ``csrc/python/quick_fill.cpp`` before,
-under the conditions that lead to the kernels here.
+Full tensors in plain host memory may take the quick path of ``csrc/python/quick_fill.cpp`` before,
+under the conditions that select the kernels here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _Path: TypeAlias = Literal["kernel", "via_host", "operator", "nothing", "torch",
 
 
 class Ways(NamedTuple):
-    """How one kind of fill is done on each dispatch path; all take the tensor and what follows it.
+    """One function for each dispatch path of a kind of fill; all take the same arguments.
 
     Attributes:
         kernel: by a kernel in the tensor's own memory, at once or in the open batch.
@@ -77,7 +77,7 @@ class Route(NamedTuple):
 
 
 def which(tensor: Tensor, scheme: str) -> Route:
-    """Returns which route a scheme takes for a tensor, and the reason in words.
+    """Returns the dispatch path of a scheme for a tensor, and the reason in words.
 
     Args:
         tensor: the tensor to be filled; its contents do not matter.
@@ -115,18 +115,18 @@ def dispatch(ways: Ways, tensor: Tensor, *arguments: Any) -> None:
 def is_native(tensor: Tensor) -> bool:
     """Whether kernels or operators fill a tensor, and not ``torch.nn.init``; also a DTensor.
 
-    Warns once if that is for lack of the native module alone.
+    Warns once if only the native module is missing.
     """
     return _path_of(tensor) != "torch"
 
 
 def is_direct(tensor: Tensor) -> bool:
-    """Whether a kernel writes a tensor's own memory, with nothing in between that observes it."""
+    """Whether a kernel writes a tensor's own memory and nothing observes the fill."""
     return _path_of(tensor) == "kernel"
 
 
 def needs_operator(tensor: Tensor) -> bool:
-    """Whether a compiler, tracer, transform or mode is to see the fill as an operator."""
+    """Whether a compiler, tracer, transform or mode has to see the fill as an operator."""
     return _path_of(tensor) == "operator"
 
 

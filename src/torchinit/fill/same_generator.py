@@ -1,4 +1,4 @@
-"""Do all ranks have the same random state? DTensors are filled correctly only if they do."""
+"""Checks that all ranks have the same random state, without which fills of DTensors go wrong."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ from torchinit.streams.keys import Stream
 
 
 def fill_by_torch(draw: Draw, tensor: Tensor, stream: Stream, box: Box | None = None) -> None:
-    """Fills by the function of ``torch.nn.init`` for a draw, from torch's own streams.
+    """Fills a draw by its function of ``torch.nn.init``, from torch's own streams.
 
-    A key becomes the seed of a generator. The values then do not depend on the layout, as torch's
-    otherwise do: a tensor that is not contiguous, or a box, is copied from a full tensor.
+    A key becomes the seed of a generator. The values then do not depend on the layout, unlike
+    torch's: a tensor that is not contiguous, or a box, is copied from a full tensor.
     """
     if draw[0] == CONSTANT:
         _fill(draw, tensor, None)
@@ -56,7 +56,7 @@ def generator_of(stream: Stream, device: torch.device) -> Generator | None:
 def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> Tensor:
     if draw[0] == CONSTANT:
         if type(draw[1]) is float and draw[1] == 0:
-            return call_torch(torch_init.zeros_, tensor)  # which knows more kinds of tensors
+            return call_torch(torch_init.zeros_, tensor)  # it supports more kinds of tensors
         return call_torch(torch_init.constant_, tensor, draw[1])
     row, parameters = DISTRIBUTIONS[draw[0]], parameters_of(draw)
     function = row.by_torch or getattr(torch_init, f"{row.name}_")
@@ -64,7 +64,7 @@ def _fill(draw: Draw, tensor: Tensor, generator: Generator | None) -> Tensor:
         mean, std, a, b = parameters
         if std == 0:  # torch divides by it
             return call_torch(torch_init.constant_, tensor, min(max(mean, a), b))
-        with warnings.catch_warnings():  # functional.py has warned
+        with warnings.catch_warnings():  # functional.py has warned already
             warnings.filterwarnings("ignore", message="mean is more than 2 std")
             return call_torch(function, tensor, *parameters, generator)
     below = parameters[1] if draw[0] == UNIFORM and parameters[0] < parameters[1] else None
@@ -91,7 +91,7 @@ def call_torch(
 def copy_rounded(tensor: Tensor, values: Tensor, below: float | None = None) -> Tensor:
     """Copies values of the working dtype into a tensor; float8 saturates.
 
-    torch's own conversion, depending on its version, turns what exceeds the range of float8 into
+    torch's own conversion, depending on its version, turns values beyond the range of float8 into
     NaN or infinity, or saturates.
     """
     if tensor.dtype in FLOAT8_DTYPES:

@@ -1,4 +1,4 @@
-"""Writes memory on any device: by its kernels, or on the CPU and copied where it has none.
+"""Writes memory on any device: by its kernels, or on the CPU followed by a copy.
 
 The bits are those of the CPU on every device that torch has.
 """
@@ -35,7 +35,7 @@ def write(draw: Draw, tensor: Tensor, key: int, box: Box | None = None) -> None:
 
 @contextmanager
 def memory_for_kernels(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor as kernels can write it: itself, or one in host memory that is copied to it."""
+    """A tensor that kernels can write: the tensor itself, or one in host memory to be copied."""
     if not route.via_host_reason(tensor.device):
         yield tensor
         return

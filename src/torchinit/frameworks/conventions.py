@@ -9,7 +9,7 @@ import inspect
 
 from torch import nn
 
-# torch's modules; called without arguments.
+# torch's own modules, and any that the rule "reset_parameters" is for; called without arguments.
 RESETS = ("reset_parameters", "_reset_parameters")
 # Whole models of torchtitan; called with buffer_device. The first that a model has is used.
 TORCHTITAN = ("init_states", "init_weights")

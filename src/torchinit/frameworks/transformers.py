@@ -6,7 +6,6 @@ downloaded.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchinit.errors import ArgumentError
 from torchinit.native.torch_private import storage_number
 from torchinit.streams.canonical import places_of
+from torchinit.untrusted import check_inside, parse_json, printable
 
 # The attribute of modules and parameters that Transformers has initialised.
 INITIALIZED_FLAG = "_is_hf_initialized"
@@ -46,12 +46,11 @@ def read_config(file: Path) -> dict[str, Any]:
         ArgumentError: unless it is a JSON object.
         OSError: if it cannot be read.
     """
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ArgumentError(f"{file} is no JSON: {error}") from None
+    config = parse_json(file.read_bytes(), file, strict=False)
     if not isinstance(config, dict):
-        raise ArgumentError(f"{file} must hold an object of JSON, not a {type(config).__name__}")
+        raise ArgumentError(
+            f"{printable(file)} must hold an object of JSON, not a {type(config).__name__}"
+        )
     return config
 
 
@@ -59,7 +58,10 @@ def config_beside(checkpoint: Path) -> dict[str, Any]:
     """What ``config.json`` in or beside a checkpoint says; empty if there is none."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     file = folder / "config.json"
-    return read_config(file) if file.exists() else {}
+    if not file.is_file():
+        return {}
+    check_inside(file, folder)
+    return read_config(file)
 
 
 def model_of_config(file: Path) -> nn.Module:
@@ -156,7 +158,7 @@ def is_conv1d(module: nn.Module) -> bool:
 def conv1d_weights(checkpoint: Path, shapes: Mapping[str, Sequence[int]]) -> set[str]:
     """The names of the Conv1D weights in a checkpoint: by its config, else by their shapes."""
     kind = config_beside(checkpoint).get("model_type")
-    if kind not in _CONV1D_MODELS if kind else not _looks_like_gpt2(shapes):
+    if str(kind) not in _CONV1D_MODELS if kind else not _looks_like_gpt2(shapes):
         return set()
     return {name for name in shapes if name.endswith(_CONV1D_WEIGHTS)}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from torchinit.dtypes import ALL_DTYPES
@@ -15,11 +15,19 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.placement.distributed import is_dtensor
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.rules import Rules, check_unused
+from torchinit.rules.rules import (
+    FOR_BUFFERS,
+    NameAndOwner,
+    Rules,
+    check_unused,
+    is_for_buffers,
+)
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.rules.structured import FromModel
-from torchinit.schemes.distributions import CONSTANT, Draw, check_draw
+from torchinit.rules.structured import Custom, FromModel, FromTensor, Keep
+from torchinit.schemes.distributions import Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
+from torchinit.untrusted import printable
+from torchinit.values.kinds import DrawnValues, ReturnedValues
 from torchinit.values.region import Part, Region
 
 _SHOWN = 10  # names in an error
@@ -46,19 +54,33 @@ class Assignment(NamedTuple):
     pads: Sequence[int]
     rule: str
 
+    @property
+    def all_parts(self) -> Sequence[Part]:
+        """Its parts, or the one that the draw fills."""
+        if self.draw is None:
+            return self.parts
+        shape = tuple(self.named.tensor.shape)
+        return [Part(Region(self.named.name, shape), DrawnValues(self.draw))]
+
 
 def assignment_of(
     named: Named,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     draw: Draw | None,
     parts: Sequence[Part],
     pads: Sequence[int],
     rule: str,
 ) -> Assignment:
-    """Makes an assignment and works out whether it is plain."""
+    """Makes an assignment, and works out whether it is plain and its final dtype."""
     tensor = named.tensor
     is_plain = draw is not None and tensor.is_meta and type(tensor) is Parameter and not pads
-    return Assignment(named, dtype, draw, is_plain, parts, pads, rule)
+    return Assignment(named, final_dtype(tensor, dtype), draw, is_plain, parts, pads, rule)
+
+
+def final_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of a parameter after initialisation: the one asked for, or its own."""
+    takes = dtype is not None and tensor.is_meta and tensor.dtype.is_floating_point
+    return dtype if takes else tensor.dtype  # type: ignore[return-value]
 
 
 def assign(
@@ -68,8 +90,11 @@ def assign(
     *,
     strict: bool,
     own: Callable[..., list[Assignment]] | None = None,
-) -> list[Assignment]:
+    buffers: Sequence[Named] = (),
+) -> tuple[Sequence[Assignment], list[Assignment]]:
     """Assigns each parameter the scheme of the first rule that matches it.
+
+    Rules that match no parameter, but the name of a buffer, are for buffers.
 
     Args:
         parameters: the model's parameters.
@@ -77,6 +102,10 @@ def assign(
         dtype: for parameters on the meta device; None keeps each one's dtype.
         strict: whether an unused rule is an error.
         own: assigns parameters their default initialisation, as ``Own.assign`` does.
+        buffers: those that rules may match.
+
+    Returns:
+        One assignment for each parameter; one for each buffer that a rule matches.
 
     Raises:
         ArgumentError: for unmatched parameters (all are listed), unused rules (if strict), a tied
@@ -104,12 +133,10 @@ def assign(
             owns.setdefault(scheme.how, []).append((len(assignments), named))
             assignments.append(None)  # type: ignore[arg-type]
             continue
-        dtype_ = tensor.dtype
-        if dtype is not None and tensor.is_meta and dtype_.is_floating_point:
-            dtype_ = dtype
+        dtype_ = final_dtype(tensor, dtype)
         draw = draws[number]
         if draw is None or type(tensor) is not Parameter:
-            assignments.append(_assign_one(named, titles[number], chosen[number].scheme, dtype_))
+            assignments.append(_assign_one(named, titles[number], scheme, dtype_))
             continue
         if (number, dtype_) not in checked:
             _check_draw(named, draw, dtype_)
@@ -129,10 +156,59 @@ def assign(
         found = own([named for _, named in places], dtype, how)
         for (place, _), assignment in zip(places, found, strict=True):
             assignments[place] = assignment
-    if strict and len(used) < len(chosen):
-        check_unused(rules, used, [slot.name for named in parameters for slot in named.slots])
+    of_buffers: list[Assignment] = []
+    if len(used) < len(chosen):
+        names = [(slot.name, slot.owner) for named in parameters for slot in named.slots]
+        if buffers:
+            of_buffers = _assign_buffers(buffers, rules, used, names)
+        if strict:
+            check_unused(rules, used, names, [named.name for named in buffers])
     _check_part_names(assignments)
-    return assignments
+    return join_names(assignments), of_buffers
+
+
+def _assign_buffers(
+    buffers: Sequence[Named], rules: Rules, used: set[int], parameters: Sequence[NameAndOwner]
+) -> list[Assignment]:
+    """Assigns buffers the values of the first rule that matches them and no parameter."""
+    numbers = [
+        number for number, (key, scheme) in enumerate(rules.rules)
+        if number not in used and is_for_buffers(key)
+        and isinstance(scheme, FromTensor | Keep | Custom | By)
+        and not any(rules.matches(number, *one) for one in parameters)
+    ]  # fmt: skip
+    found = []
+    for named in buffers:
+        slots = [(slot.name, slot.owner) for slot in named.slots]
+        matching = (n for n in numbers if any(rules.matches(n, *one) for one in slots))
+        number = next(matching, None)
+        if number is None:
+            continue
+        used.add(number)
+        if isinstance(rules.rules[number].scheme, Keep) and named.tensor.is_meta:
+            continue  # there is nothing to keep: the model's own code fills it
+        rule, name, shape = rules.rules[number], named.name, tuple(named.tensor.shape)
+        scheme = rule.scheme
+        region, target = Region(name, shape), Target(name, shape, named.tensor.dtype, named.owner)
+        where = f"buffer {name!r} of shape {shape} and its rule {rule.title}"
+        try:
+            if isinstance(scheme, By):
+                scheme = scheme.scheme(region, target)
+            if isinstance(scheme, Custom):
+                parts = [Part(region, ReturnedValues(scheme.function))]
+            elif isinstance(scheme, FromTensor | Keep):
+                parts = scheme.parts(region, target)
+            else:
+                raise ArgumentError(f"{scheme!r} is not for a buffer, {FOR_BUFFERS}")
+        except Exception as error:
+            raise _refused(where, error) from error
+        found.append(assignment_of(named, None, None, parts, (), rule.title))
+    return found
+
+
+def _refused(where: str, error: Exception) -> ArgumentError:
+    kind = "" if isinstance(error, ArgumentError) else f"{type(error).__name__}: "
+    return ArgumentError(f"{where}: {kind}{error}")
 
 
 def _check_part_names(assignments: Sequence[Assignment]) -> None:
@@ -142,12 +218,10 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
     owners: dict[str, str] = {}
     for one in assignments:
         name = one.named.name
-        filled: list[tuple[str, bool, Any]] = [
-            (p.region.name, p.values.is_random, p.region.offset) for p in one.parts
-        ] or [(name, one.draw is None or one.draw[0] != CONSTANT, None)]
         placed: set[tuple[str, Any]] = set()
-        for part, is_random, offset in filled:
-            if not is_random:
+        for region, values in one.all_parts:
+            part, offset = region.name, region.offset
+            if not values.is_random:
                 continue
             if owners.setdefault(part, name) != name:
                 raise ArgumentError(
@@ -183,69 +257,81 @@ def _agree(named: Named, rules: Rules, used: set[int]) -> int:
 
 
 def _assign_one(named: Named, rule: str, scheme: Scheme, dtype: torch.dtype) -> Assignment:
-    name, tensor = named.name, named.tensor
-    shape = tuple(tensor.shape)
-    where = f"parameter {name!r} of shape {shape} and its rule {rule}"
+    name, shape = named.name, tuple(named.tensor.shape)
     try:
-        target = Target(name, shape, dtype, named.owner)
-        region = Region(name, shape)
+        target, region = Target(name, shape, dtype, named.owner), Region(name, shape)
         if isinstance(scheme, By):
             scheme = scheme.scheme(region, target)
         parts = scheme.parts(region, target)
     except Exception as error:
-        said = (
-            str(error) if isinstance(error, ArgumentError) else f"{type(error).__name__}: {error}"
-        )
-        raise ArgumentError(f"{where}: {said}") from error
+        raise _refused(f"parameter {name!r} of shape {shape} and its rule {rule}", error) from error
     for part in parts:
         _check_part(named, part, dtype, rule)
     draw = None
     if len(parts) == 1 and isinstance(scheme, Elementwise):
-        draw = parts[0].values.draw
-        parts = []
-    pads = padding_rows(named)
-    return assignment_of(named, dtype, draw, parts, pads, rule)
+        draw, parts = parts[0].values.draw, []
+    return assignment_of(named, dtype, draw, parts, padding_rows(named), rule)
 
 
 def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None:
-    values = part.values
+    tensor, values = named.tensor, part.values
+    if values.keeps and tensor.is_meta:
+        raise ArgumentError(
+            f"parameter {named.name!r} is on the meta device and has no values to keep "
+            f"(rule {rule})"
+        )
     if values.keeps:
-        if named.tensor.is_meta:
-            raise ArgumentError(
-                f"parameter {named.name!r} is on the meta device and has no values to keep "
-                f"(rule {rule})"
-            )
         return
-    if type(named.tensor) not in PLAIN_TYPES and not is_dtensor(named.tensor):
+    if type(tensor) not in PLAIN_TYPES and not is_dtensor(tensor):
         raise TypeError(
-            f"parameter {named.name!r} is a {type(named.tensor).__name__}, which torchinit cannot "
+            f"parameter {named.name!r} is a {type(tensor).__name__}, which torchinit cannot "
             "fill: give it the rule 'keep' and fill it with its own methods"
         )
-    if values.draw is not None:
+    if values.function is None:
         _check_draw(named, values.draw, dtype)
-    elif values.function is None:
-        _check_dtype(named, dtype)
 
 
-def _check_dtype(named: Named, dtype: torch.dtype) -> None:
+def _check_draw(named: Named, draw: Draw | None, dtype: torch.dtype) -> None:
     if dtype not in ALL_DTYPES:
         raise TypeError(
             f"parameter {named.name!r} has unsupported dtype {dtype}: give it the rule 'keep' or "
             "a callable"
         )
-
-
-def _check_draw(named: Named, draw: Draw, dtype: torch.dtype) -> None:
-    _check_dtype(named, dtype)
     try:
-        check_draw(draw, dtype)
+        if draw is not None:
+            check_draw(draw, dtype)
     except ArgumentError as error:
         raise ArgumentError(f"parameter {named.name!r}: {error}") from None
 
 
+def join_names(assignments: Sequence[Assignment]) -> Sequence[Assignment]:
+    """Has parameters that rename gives one name share all their padding rows.
+
+    Raises:
+        ArgumentError: if two of them get different values.
+    """
+    if len({one[0][0] for one in assignments}) == len(assignments):
+        return assignments
+    first: dict[str, Assignment] = {}
+    rows: dict[str, set[int]] = {}
+    for one in assignments:
+        other = first.setdefault(one.named.name, one)
+        if (one.draw, one.parts) != (other.draw, other.parts):
+            raise ArgumentError(
+                f"rename gives the name {one.named.name!r} to two parameters that get different "
+                f"values, from {other.rule} and from {one.rule}: put a rule first that matches both"
+            )
+        rows.setdefault(one.named.name, set()).update(one.pads)
+    return [
+        one._replace(pads=sorted(pads), is_plain=one.is_plain and not pads)
+        for one in assignments
+        for pads in (rows[one.named.name],)
+    ]
+
+
 def some(names: Sequence[str]) -> str:
     """The first few names, for an error message."""
-    shown = ", ".join(names[:_SHOWN])
+    shown = printable(", ".join(names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 

@@ -15,17 +15,16 @@ from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
 from torchinit.fill.door import fill, fill_fresh
 from torchinit.fill.route import is_native
-from torchinit.models.materialise import attach, attach_buffer, parameter_like
-from torchinit.models.prepare import check_dtype
+from torchinit.models.carry_out import attach, is_buffer
+from torchinit.models.inspect_model import check_dtype
+from torchinit.models.left_out import left_out, tell
 from torchinit.native.torch_private import storage_users
 from torchinit.placement.overlap import overlapping
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
-from torchinit.tape.play import alone, do_fill
+from torchinit.tape.play import alone, do_fill, write_into
 from torchinit.tape.program import Program, remember
-from torchinit.tape.programs import programs_of
-from torchinit.tape.recorder import write_into
 from torchinit.tape.run import Recorded, record
 from torchinit.tape.tape import Cell, Fill, is_plain_memory
 
@@ -83,8 +82,11 @@ def build_model(
     with without_batch():
         recorded = record(build, seed, rename)
         with alone():
-            programs = programs_of(recorded)
+            programs = recorded.programs()
             _finish(recorded, programs, where, dtype)
+    if where is None or where.type != "meta":
+        tensors = (named.tensor for named in (*recorded.parameters, *recorded.buffers))
+        tell(left_out(recorded.model, [one for one in tensors if not one.is_meta]), stacklevel=2)
     names = [name for name, program in programs.items() if program.is_torchs]
     if names:
         shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
@@ -129,9 +131,9 @@ class _Fills(NamedTuple):
         together = len(alike) == 1 and alike.pop()[1:] == (True, True)
         if together and fill_fresh(self.draws, tensors, self.keys):
             return
-        for law, tensor, key in zip(self.draws, tensors, self.keys, strict=True):
+        for draw, tensor, key in zip(self.draws, tensors, self.keys, strict=True):
             with _writable(tensor):
-                fill(law, tensor, key)
+                fill(draw, tensor, key)
 
 
 class _Finish:
@@ -169,7 +171,7 @@ class _Finish:
             cell = self._tape.find(named.tensor) if named.name in self._programs else None
             if cell is None or self._homes[cell] < 2:
                 continue
-            place = self._tape.ref(named.tensor, cell), _is_parameter(named)
+            place = self._tape.ref(named.tensor, cell), is_buffer(named)
             if place not in places:
                 places.add(place)
                 shared.setdefault(cell, []).append(named)
@@ -179,7 +181,7 @@ class _Finish:
                 continue
             one, other = (some[number].name for number in pair)
             what = f"{one!r} and {other!r} share memory, which they would not on the meta device"
-            if pair[1] < sum(_is_parameter(named) for named in some):
+            if pair[1] < sum(not is_buffer(named) for named in some):
                 raise ArgumentError(f"parameters {what}: build the model on another device")
             warnings.warn(f"{what}: they become separate tensors of equal values", stacklevel=4)
 
@@ -207,10 +209,7 @@ class _Finish:
                     tensor.shape, tensor.stride(), dtype=dtype, device="meta"
                 )
                 self._metas[place] = meta
-            if _is_parameter(named):
-                attach(named, parameter_like(tensor, meta))
-            else:
-                attach_buffer(named, meta)
+            attach(named, meta)
             return
         device = tensor.device if self._device is None else self._device
         if cell is None or not self._draw(tensor, program, cell, device, dtype):
@@ -241,13 +240,14 @@ class _Finish:
         cell.is_pending = False
         return True
 
-    def _add(self, turn: int, tensor: Tensor, law: Draw, number: int | None) -> None:
+    def _add(self, turn: int, tensor: Tensor, draw: Draw, number: int | None) -> None:
         """Adds a fill to a round: round 0 is filled first, later rounds overwrite parts of it."""
         if turn == len(self._rounds):
             self._rounds.append(_Fills([], [], []))
         fills = self._rounds[turn]
-        kind, *parameters = law
-        fills.draws.append(constant_draw(float(parameters[0])) if kind == CONSTANT else law)
+        # A tensor as the value of a constant may change before the fill.
+        is_constant = draw[0] == CONSTANT
+        fills.draws.append(constant_draw(float(draw[1])) if is_constant else draw)
         fills.tensors.append(tensor)
         fills.keys.append(0 if number is None else self._key(number))
 
@@ -286,11 +286,6 @@ class _Finish:
             write_into(self._tape, cells, self._key)
         for program, tensor in self._used:
             program.give_up(tensor)
-
-
-def _is_parameter(named: Named) -> bool:
-    """Whether a tensor is registered as a parameter; a Parameter may be registered as a buffer."""
-    return named.attribute in named.module._parameters
 
 
 def _move(moves: Sequence[tuple[Tensor, torch.device, torch.dtype]]) -> None:

@@ -5,12 +5,12 @@ The model stays unchanged until the fills have succeeded, but for tensors filled
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, empty
-from torch.nn.parameter import Parameter
+from torch import Tensor, empty, nn
+from torch.nn.parameter import Buffer, Parameter
 
 from torchinit.errors import ArgumentError
 from torchinit.fill import checks
@@ -19,76 +19,78 @@ from torchinit.fill.door import fill_fresh
 from torchinit.fill.route import is_native_memory
 from torchinit.models.assign import Assignment
 from torchinit.models.keyed import run_callable
-from torchinit.models.materialise import (
-    allocate,
-    allocate_here,
-    attach,
-    parameter_like,
-    shard_like,
-)
 from torchinit.native import kernels
-from torchinit.native.torch_private import make_parameter
-from torchinit.placement.distributed import is_dtensor, local_memory
+from torchinit.native.torch_private import make_parameter, storage_number
+from torchinit.placement.distributed import empty_sharded, is_dtensor, local_memory
 from torchinit.progress import batches
 from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
+from torchinit.streams.canonical import Named, Slot
 from torchinit.streams.named_keys import KeyOfName
-from torchinit.tape.scratch import check_written, count_unwritten, mark_unwritten
+from torchinit.tape.memory import check_written, count_unwritten, mark_unwritten
 from torchinit.values.apply import fill_parts
 from torchinit.values.kinds import DrawnValues, GivenValues
 from torchinit.values.region import Part, Region
 
+_set_attribute = nn.Module.__setattr__
+
 
 @without_batch()
 def carry_out(
-    assignments: Sequence[Assignment],
-    device: torch.device,
-    key_of_name: KeyOfName,
-) -> None:
-    """Fills every parameter, allocating memory for those on the meta device.
+    assignments: Sequence[Assignment], device: torch.device, key_of_name: KeyOfName
+) -> list[Tensor]:
+    """Fills parameters and buffers, allocating memory for those on the meta device.
 
     An open ``batch()`` collects none of these fills, since their values are read at once.
 
     Args:
-        assignments: one for each parameter.
-        device: the final device of parameters on the meta device.
+        assignments: one for each tensor.
+        device: the final device of tensors on the meta device.
         key_of_name: maps names to keys under the seed.
+
+    Returns:
+        The tensors that the model should have now.
     """
     plain: list[Assignment] = []  # on the meta device and filled by one draw
     others: list[Assignment] = []
     for one in assignments:
         (plain if one[3] else others).append(one)
-    _check_targets(others)
-    ready: dict[str, Tensor] = {}
-    others = [_run_callables(one, device, key_of_name, ready) for one in others]
-    homes = _allocate(others, device, ready)
+    for one in others:
+        _check_target(one)
+    ready = [_with_memory(one, device, key_of_name) for one in others]
     fresh = _fill_plain(plain, device, key_of_name)
-    with torch.no_grad():
-        _fill_others(others, homes, key_of_name)
-    for one, memory in zip(plain, fresh, strict=True):
-        attach(one[0], memory)
-    for one, home in zip(others, homes, strict=True):
-        if one.named.tensor.is_meta:
-            attach(one.named, parameter_like(one.named.tensor, home))
-        elif home is not one.named.tensor:
+    _fill_others(ready, key_of_name)
+    for one, parameter in zip(plain, fresh, strict=True):
+        _, _, module, attribute, _, ties = one[0]
+        if type(module).__setattr__ is _set_attribute and not ties:
+            module.__dict__["_parameters"][attribute] = parameter
+        else:
+            for slot in one[0].slots:
+                put_parameter(slot, parameter)
+    done: list[Tensor] = [*fresh]
+    for one, home in ready:
+        old = one.named.tensor
+        if old.is_meta:
+            done.append(attach(one.named, home))
+            continue
+        done += [slot.tensor for slot in one.named.slots]
+        if home is not old:
             with torch.no_grad():
-                local_memory(one.named.tensor).copy_(local_memory(home))
-            kernels.count_write(one.named.tensor)
+                local_memory(old).copy_(local_memory(home))
+            kernels.count_write(old)
+    return done
 
 
 @without_batch()
 def whole_of(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Tensor:
-    """Fills one full parameter in new memory, as ``carry_out`` does; the model stays unchanged.
+    """Fills one full tensor in new memory, as ``carry_out`` does; the model stays unchanged.
 
     Args:
-        one: the assignment of a plain parameter on the meta device.
+        one: the assignment of a plain tensor on the meta device.
         device, key_of_name: as ``carry_out``.
     """
-    ready: dict[str, Tensor] = {}
-    one = _run_callables(one, device, key_of_name, ready)
-    (home,) = _allocate([one], device, ready)
-    with torch.no_grad():
-        _fill_others([one], [home], key_of_name)
-    return home
+    ready = _with_memory(one, device, key_of_name)
+    _fill_others([ready], key_of_name)
+    return ready[1]
 
 
 def _fill_plain(
@@ -110,7 +112,7 @@ def _fill_plain(
             options = kinds[dtype]
             data = empty(meta.shape, **options) if options else empty(meta.shape)
         else:
-            data, whole = allocate(meta, dtype, device), False
+            data, whole = _allocate(meta, dtype, device), False
         new = make_parameter(Parameter, data, meta.requires_grad)
         if attributes := meta.__dict__:
             new.__dict__.update(attributes)
@@ -119,78 +121,71 @@ def _fill_plain(
         keys.append(0 if draw[0] == CONSTANT else key_of_name(name))  # type: ignore[index]
     for some in batches("init_model_", memory):
         if not (whole and fill_fresh(draws[some], memory[some], keys[some])):
-            parts = [
-                (home, Part(Region(one[0][0], tuple(home.shape)), DrawnValues(draw)))
-                for one, home, draw in zip(
-                    assignments[some], memory[some], draws[some], strict=True
-                )
-            ]
-            fill_parts(parts, keys[some])
+            pairs = zip(memory[some], assignments[some], strict=True)
+            fill_parts([(home, one.all_parts[0]) for home, one in pairs], keys[some])
     return memory
 
 
-def _check_targets(assignments: Sequence[Assignment]) -> None:
-    """Raises ArgumentError for parameters whose memory is not writable."""
-    for one in assignments:
-        tensor = one.named.tensor
-        memory = local_memory(tensor)
-        if not tensor.is_meta and not _is_kept(one) and is_native_memory(memory):
-            try:
-                checks.check_target(memory)
-            except ArgumentError as error:
-                raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
+def _check_target(one: Assignment) -> None:
+    """Raises ArgumentError for a parameter whose memory is not writable."""
+    tensor = one.named.tensor
+    memory = local_memory(tensor)
+    if not tensor.is_meta and not _is_kept(one) and is_native_memory(memory):
+        try:
+            checks.check_target(memory)
+        except ArgumentError as error:
+            raise ArgumentError(f"{_what(one)}: {error}") from None
+
+
+def _what(one: Assignment) -> str:
+    return f"{'buffer' if is_buffer(one.named) else 'parameter'} {one.named.name!r}"
 
 
 def _is_kept(one: Assignment) -> bool:
     return any(part.values.keeps for part in one.parts)
 
 
-def _allocate(
-    assignments: Sequence[Assignment], device: torch.device, ready: Mapping[str, Tensor]
-) -> list[Tensor]:
-    """The tensor in which each parameter is filled: a new one, or the parameter itself."""
-    homes: list[Tensor] = []
-    for one in assignments:
-        tensor = one.named.tensor
-        value = ready.get(one.named.name) if ready else None
-        if value is not None:
-            homes.append(shard_like(value, tensor, device if tensor.is_meta else tensor.device))
-            continue
-        home = allocate_here(tensor, one.dtype, device) if tensor.is_meta else tensor
-        if one.parts and _may_leave_gaps(one):
-            home = home if tensor.is_meta else allocate_here(tensor, tensor.dtype, tensor.device)
-            mark_unwritten(local_memory(home))
-        homes.append(home)
-    return homes
+def _with_memory(
+    one: Assignment, device: torch.device, key_of_name: KeyOfName
+) -> tuple[Assignment, Tensor]:
+    """Runs callables, and finds the tensor to fill: a new one, or the parameter itself."""
+    tensor = one.named.tensor
+    if any(part.values.function is not None for part in one.parts):
+        one = _run_callables(one, device, key_of_name)
+        made = one.parts[0].values
+        if (
+            len(one.parts) == 1 and isinstance(made, GivenValues)
+            and tensor.is_meta and not is_dtensor(tensor) and made.tensor.shape == tensor.shape
+        ):  # fmt: skip
+            return one._replace(parts=()), made.tensor
+    home = _allocate_here(tensor, one.dtype, device) if tensor.is_meta else tensor
+    if _may_leave_gaps(one):
+        if not tensor.is_meta:
+            home = _allocate_here(tensor, tensor.dtype, tensor.device)
+        mark_unwritten(local_memory(home))
+    return one, home
 
 
 def _may_leave_gaps(one: Assignment) -> bool:
     """Whether the parts are recorded views that may not cover the parameter."""
-    region = one.parts[0].region
-    return region.geometry is not None and _numel(region.geometry[0]) < one.named.tensor.numel()
+    geometry = one.parts[0].region.geometry if one.parts else None
+    return geometry is not None and torch.Size(geometry[0]).numel() < one.named.tensor.numel()
 
 
-def _numel(shape: Sequence[int]) -> int:
-    return torch.Size(shape).numel()
-
-
-def _fill_others(
-    assignments: Sequence[Assignment], homes: Sequence[Tensor], key_of_name: KeyOfName
-) -> None:
-    """Fills parameters by parts: together, except recorded views, whose order matters."""
+@torch.no_grad()
+def _fill_others(ready: Sequence[tuple[Assignment, Tensor]], key_of_name: KeyOfName) -> None:
+    """Fills tensors by parts: together, except recorded views, whose order matters."""
     together: list[tuple[Tensor, Part]] = []
     in_order: list[tuple[Tensor, Part]] = []
-    for one, home in zip(assignments, homes, strict=True):
-        parts = one.parts
-        if one.draw is not None:
-            parts = [Part(Region(one.named.name, tuple(home.shape)), DrawnValues(one.draw))]
+    for one, home in ready:
+        parts = one.all_parts
         views = any(part.region.geometry is not None for part in parts)
         (in_order if views else together).extend((home, part) for part in parts)
-    fill_parts(together, [_key(part, key_of_name) for _, part in together])
-    for pair in in_order:
-        fill_parts([pair], [_key(pair[1], key_of_name)])
-    for one, home in zip(assignments, homes, strict=True):
-        if one.parts and _may_leave_gaps(one):
+    fill_parts(together, [part.key(key_of_name) for _, part in together])
+    for home, part in in_order:
+        fill_parts([(home, part)], [part.key(key_of_name)])
+    for one, home in ready:
+        if _may_leave_gaps(one):
             check_written(one.named.name, local_memory(home), one.rule)
         if one.pads and not _is_kept(one):
             shape = (1, *home.shape[1:])
@@ -199,37 +194,20 @@ def _fill_others(
             fill_parts([(home, Part(row, zero)) for row in rows], [0] * len(rows))
 
 
-def _key(part: Part, key_of_name: KeyOfName) -> int:
-    draw = part.values.draw
-    return 0 if draw and draw[0] == CONSTANT else key_of_name(part.region.name)
+# Callables.
 
 
-def _run_callables(
-    one: Assignment, device: torch.device, key_of_name: KeyOfName, ready: dict[str, Tensor]
-) -> Assignment:
+def _run_callables(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Assignment:
     """Runs the callables of one parameter; their results become values to copy."""
-    if all(part.values.function is None for part in one.parts):
-        return one
     parts: list[Part] = []
     wholes: dict[str, Tensor] = {}
     for part in one.parts:
         region, values = part
-        if values.function is None:
-            parts.append(part)
-            continue
-        made = wholes.get(region.name)
-        if made is None:
-            made = _call(one, region, values.function, device, key_of_name)
-            wholes[region.name] = made
-        if (
-            made.shape == one.named.tensor.shape
-            and one.named.tensor.is_meta
-            and not is_dtensor(one.named.tensor)
-            and len(one.parts) == 1
-        ):
-            ready[one.named.name] = made
-        else:
-            parts.append(Part(region, GivenValues(made)))
+        if values.function is not None:
+            if region.name not in wholes:
+                wholes[region.name] = _call(one, region, values.function, device, key_of_name)
+            part = Part(region, GivenValues(wholes[region.name]))
+        parts.append(part)
     return one._replace(parts=parts)
 
 
@@ -239,40 +217,42 @@ def _call(
 ) -> Tensor:  # fmt: skip
     """A part's logical tensor in scratch memory, filled by its callable."""
     name, tensor, *_ = one.named
+    where = device if tensor.is_meta else tensor.device
     is_all = region.shape == tuple(tensor.shape) and region.offset is None
     before: Tensor | None = None
     if is_all and not tensor.is_meta and not is_dtensor(tensor):
         before = tensor.detach()
         scratch = before.clone()
-    elif is_all:
-        scratch = allocate(tensor, one.dtype, device if tensor.is_meta else tensor.device)
-        mark_unwritten(scratch)
     else:
-        where = device if tensor.is_meta else tensor.device
-        scratch = torch.empty(region.shape, dtype=one.dtype, device=where)
+        scratch = (
+            _allocate(tensor, one.dtype, where) if is_all
+            else torch.empty(region.shape, dtype=one.dtype, device=where)
+        )  # fmt: skip
         mark_unwritten(scratch)
     if not is_dtensor(tensor):
         scratch.__dict__.update(tensor.__dict__)
-    kind, version = _kind(scratch), _version(scratch)
+    kind, version, storage = _kind(scratch), _version(scratch), storage_number(scratch)
     try:
         run_callable(function, scratch, region.name, key_of_name)
     except Exception as error:
         raise ArgumentError(
-            f"the rule {one.rule} raised {type(error).__name__} for parameter {name!r}: {error}"
+            f"the rule {one.rule} raised {type(error).__name__} for {_what(one)}: {error}"
         ) from error
     scratch = scratch.detach()
+    if storage_number(scratch) != storage:  # it may be in use elsewhere
+        scratch = scratch.clone()
     by = f"the rule {one.rule}"
     if _kind(scratch) != kind:
         shape, dtype, where = _kind(scratch)
         raise ArgumentError(
-            f"{by} turned parameter {name!r} into a tensor of shape {shape} and {dtype} on "
+            f"{by} turned {_what(one)} into a tensor of shape {shape} and {dtype} on "
             f"{where}: it must fill its argument in place"
         )
     if before is None and (scratch.dtype.is_floating_point or count_unwritten(scratch)):
         check_written(name, scratch, by)
     elif _version(scratch) == version and (before is None or torch.equal(before, scratch)):
         raise ArgumentError(
-            f"{by} wrote nothing to parameter {name!r}: it must fill its argument in place"
+            f"{by} wrote nothing to {_what(one)}: it must fill its argument in place"
         )
     return scratch
 
@@ -284,3 +264,62 @@ def _kind(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
 def _version(tensor: Tensor) -> int:
     """A tensor's version counter; 0 for inference tensors, which have none."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+# Memory, and where it is registered.
+
+
+def _allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory of a meta tensor's shape and strides; of a DTensor, the full tensor."""
+    is_expanded_buffer = 0 in meta.stride() and not isinstance(meta, Parameter)
+    if meta.is_contiguous() or is_expanded_buffer:
+        return torch.empty(meta.shape, dtype=dtype, device=device)
+    return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
+
+
+def _allocate_here(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory for a meta tensor on this rank; of a DTensor, the local shard."""
+    if is_dtensor(meta):
+        return empty_sharded(meta, dtype, device)  # type: ignore[no-any-return]
+    return _allocate(meta, dtype, device)
+
+
+def is_buffer(named: Named) -> bool:
+    """Whether a tensor is registered as a buffer, which a Parameter may be too."""
+    return named.attribute in named.module.__dict__.get("_buffers", ())
+
+
+def attach(named: Named, memory: Tensor) -> Tensor:
+    """Replaces a tensor everywhere it is registered by memory that takes its attributes."""
+    old = named.tensor
+    if not is_buffer(named):
+        memory = new = _parameter_like(old, memory)
+        for slot in named.slots:
+            put_parameter(slot, new)
+        return new
+    if isinstance(old, Buffer):
+        memory = Buffer(memory, persistent=old.persistent)
+    elif type(old) is Parameter:
+        memory = _parameter_like(old, memory)
+    memory.__dict__.update(old.__dict__)
+    for slot in named.slots:
+        slot.module._buffers[slot.attribute] = memory
+    return memory
+
+
+def put_parameter(slot: Slot, parameter: Parameter) -> None:
+    """Replaces the parameter registered in one slot."""
+    if type(slot.module).__setattr__ is _set_attribute:
+        slot.module._parameters[slot.attribute] = parameter
+    else:  # recurrent layers also keep a list of their weights
+        setattr(slot.module, slot.attribute, parameter)
+
+
+def _parameter_like(old: Tensor, memory: Tensor) -> Parameter:
+    """A parameter in new memory, with the attributes of an old one."""
+    if is_dtensor(memory):
+        new = Parameter(memory, old.requires_grad)
+    else:
+        new = make_parameter(Parameter, memory, old.requires_grad)
+    new.__dict__.update(old.__dict__)
+    return new

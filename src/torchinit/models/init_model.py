@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
+from torchinit.models.assign import Assignment, assign, join_names
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
-from torchinit.models.inspect_model import Only
-from torchinit.models.materialise import attach_buffer, shard_like
+from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart, inspect_model
+from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
+from torchinit.models.own import Own
 from torchinit.models.plan import Plan
-from torchinit.models.prepare import prepare
-from torchinit.placement.distributed import local_memory
+from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
 
@@ -39,10 +41,12 @@ def init_model_(
 
     Args:
         model: any module. Parameters on the meta device get memory; ties, ``requires_grad`` and
-            attributes are kept. Buffers on the meta device are filled by the model's own code.
-        rules: a mapping from name patterns or module types to schemes; the first match wins. None
-            reproduces the model's default initialisation, if it is known exactly: see
-            docs/models.md.
+            attributes are kept. Buffers on the meta device are filled by rules of their own, or by
+            the model's own code.
+        rules: a mapping from name patterns or module types to schemes; the first match wins. A
+            pattern that matches no parameter, but buffers, gives these a tensor, or what a function
+            of the shape returns. None reproduces the model's default initialisation, if it is known
+            exactly: see docs/models.md.
         seed: as for ``torch.manual_seed``.
         device: the final device of tensors on the meta device; None is torch's default device.
         dtype: for floating-point parameters on the meta device; None keeps theirs.
@@ -59,7 +63,7 @@ def init_model_(
         ArgumentError: without rules, if the model's default initialisation is not known; for an
             unmatched or unfilled parameter, an unused rule, a scheme that cannot fill a parameter,
             a callable that raises or writes nothing, or a buffer without known values. The model
-            is then unchanged.
+            is then unchanged. Also, after the fill, if a module does not use what was filled.
         TypeError: for an invalid model, rule, scheme or seed; for a parameter of an unsupported
             subclass or dtype.
 
@@ -74,10 +78,9 @@ def init_model_(
     found = prepare(
         model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only
     )
-    carry_out(found.assignments, found.device, keys_of_names(seed))
-    for named, value in found.filled:
-        _put_buffer(named, value, found.device)
+    done = carry_out([*found.assignments, *found.filled], found.device, keys_of_names(seed))
     found.own.end()
+    tell([*found.unwritten, *left_out(model, [*done, *found.rest])], stacklevel=2)
     return model
 
 
@@ -112,14 +115,110 @@ def plan_model(
                 "or leave out rules"
             )
         model = build_model(model, seed=0, device="meta", rename=rename)
-    return Plan(prepare(model, rules, 0, device="cpu", strict=strict, rename=rename).assignments)
+    found = prepare(model, rules, 0, device="cpu", strict=strict, rename=rename)
+    return Plan([*found.assignments, *found.ruled])
 
 
-def _put_buffer(named: Named, value: Tensor, device: torch.device) -> None:
-    """Writes a buffer's values, in its own memory if it has any."""
-    before: Tensor = named.tensor
-    if before.is_meta:
-        attach_buffer(named, value.to(device, before.dtype, copy=True))
-        return
-    with torch.no_grad():
-        local_memory(before).copy_(local_memory(shard_like(value, before, before.device)))
+class Prepared(NamedTuple):
+    """What a model will be filled with.
+
+    Attributes:
+        assignments: one for each parameter, in the model's order.
+        ruled: one for each buffer that a rule matches.
+        buffers: all of the model's buffers.
+        filled: one for each buffer to write.
+        unwritten: buffers whose memory holds nothing that is known.
+        rest: tensors that stay as they are.
+        own: finds the default initialisation.
+        device: the final device of tensors on the meta device.
+    """
+
+    assignments: Sequence[Assignment]
+    ruled: Sequence[Assignment]
+    buffers: Sequence[Named]
+    filled: Sequence[Assignment]
+    unwritten: Sequence[LeftOut]
+    rest: Sequence[Tensor]
+    own: Own
+    device: torch.device
+
+
+def prepare(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None,
+    seed: int,
+    *,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    strict: bool = True,
+    rename: Rename = None,
+    only: Only = None,
+) -> Prepared:
+    """Works out what ``init_model_`` will do, and checks that it can; nothing is written.
+
+    Args:
+        model, rules, seed, device, dtype, strict, rename, only: as for ``init_model_``.
+
+    Raises:
+        ArgumentError, TypeError: as ``init_model_``.
+    """
+    found = inspect_model(model, device, dtype, rename, only)
+    own = Own(model, found, seed, rename)
+    ruled: list[Assignment] = []
+    if rules is None:
+        assignments = join_names(own.assign(found.parameters, dtype))
+    else:
+        strict = strict and only is None
+        chosen = Rules(rules)
+        assignments, ruled = assign(
+            found.parameters, chosen, dtype, strict=strict, own=own.assign, buffers=found.buffers
+        )
+        written = [one.named for one in ruled if not one.parts[0].values.keeps]
+        check_buffers_apart(found.parameters, written)
+    settled = {id(one.named.tensor) for one in ruled}
+    new = set(map(id, _in_new_memory(found, assignments)))
+    filled = own.assign_buffers([
+        named for named in found.buffers
+        if id(named.tensor) not in settled
+        and (rules is None or named.tensor.is_meta or id(named.tensor) in new)
+    ])  # fmt: skip
+    settled |= {id(one.named.tensor) for one in filled}
+    unwritten = [
+        LeftOut(named.name, "buffer", UNWRITTEN) for named in found.buffers
+        if id(named.tensor) in new - settled
+    ]  # fmt: skip
+    filled += [one for one in ruled if not one.parts[0].values.keeps]
+    rest = [named.tensor for named in found.all_buffers]
+    if only is not None:
+        rest += [slot.tensor for named in found.all_parameters for slot in named.slots]
+    broken = {
+        tie.names[1]: tie.names[0] for tie in found.broken_ties
+        if rules is not None or not own.are_alike(*tie.tensors)
+    }  # fmt: skip
+    if broken:
+        said = "; ".join(f"{one!r} and {other!r}" for other, one in broken.items())
+        warnings.warn(
+            "parameters that the model declares as tied are not tied, and get different values: "
+            f"{said}. Tie them again, or give both the same values with rename={broken!r}",
+            stacklevel=3,
+        )
+    return Prepared(assignments, ruled, found.buffers, filled, unwritten, rest, own, found.device)
+
+
+def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[Tensor]:
+    """The buffers in memory that nothing has written to, if that is so of all parameters to fill.
+
+    So it is after ``to_empty``; of a copy or a model that was loaded, it cannot be told.
+    """
+    if not assignments or not found.buffers:
+        return []
+    if not all(map(_is_unwritten, found.parameters)):
+        return []
+    if any(part.values.keeps for one in assignments for part in one.parts):
+        return []
+    return [named.tensor for named in found.buffers if _is_unwritten(named)]
+
+
+def _is_unwritten(named: Named) -> bool:
+    tensor = named.tensor
+    return not tensor.is_meta and not tensor.is_inference() and tensor._version == 0

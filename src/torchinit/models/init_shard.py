@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -21,12 +21,12 @@ from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.placement.mesh import ShardPiece
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
-from torchinit.rules.read import as_scheme
+from torchinit.rules.rules import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.distributions import check_draw
 from torchinit.streams.keys import Stream, draw_key_number
 from torchinit.streams.named_keys import KeyOfName, keys_of_names
-from torchinit.tape.scratch import check_written, mark_unwritten
+from torchinit.tape.memory import check_written, mark_unwritten
 from torchinit.values.apply import fill_local, filling_order, streams_of
 from torchinit.values.kinds import GivenValues
 from torchinit.values.region import Part, Region
@@ -101,20 +101,27 @@ def init_shard_(
     memory = tensor.detach()
     if is_native_memory(memory) and memory.numel():
         checks.check_target(memory)
-    if key_of_name is None and not is_native(memory):
+    streams: Sequence[Stream]
+    if key_of_name is not None:
+        parts = [_called(part, memory, key_of_name) for part in parts]
+        streams = [key_of_name(part.region.name) for part in parts]
+    elif is_native(memory):
+        parts, streams = _drawn(parts, memory, generator)
+    else:
         keeps = any(part.values.keeps for part in parts)
         _cut_from_whole(memory, shape, place, chosen, generator, keeps=keeps)
         return tensor
-    if key_of_name is None:
-        parts, streams = _drawn(parts, memory, generator)
-    else:
-        parts = [_called(part, memory, key_of_name) for part in parts]
-        streams = [key_of_name(part.region.name) for part in parts]
     if isinstance(chosen, Elementwise):
         box = Box((math.prod(shape),), (place,)) if isinstance(place, int) else Box(shape, place)
         parts[0].values.fill_box(memory, box, streams[0])
         return tensor
-    _fill_parts(memory, shape, place, parts, streams)
+    full: dict[str, Tensor] = {}
+    fills = []
+    for sharded in _sharded(memory, shape, place):
+        for part, stream in zip(parts, streams, strict=True):
+            if not part.values.keeps:
+                fills += fill_local(sharded, part, part.region, stream, full)
+    fill_all(fills)
     return tensor
 
 
@@ -184,30 +191,14 @@ def _called(part: Part, like: Tensor, key_of_name: KeyOfName | None = None) -> P
     return Part(region, GivenValues(scratch.detach()))
 
 
-def _fill_parts(
-    memory: Tensor,
-    shape: tuple[int, ...],
-    place: tuple[int, ...] | int,
-    parts: Sequence[Part],
-    streams: Sequence[Stream],
-) -> None:
-    full: dict[str, Tensor] = {}
-    fills = []
-    for sharded in _sharded(memory, shape, place):
-        for part, stream in zip(parts, streams, strict=True):
-            if not part.values.keeps:
-                fills += fill_local(sharded, part, part.region, stream, full)
-    fill_all(fills)
-
-
 def _key_of_name(
     seed: int | None, name: str | None, generator: Generator | None
-) -> Callable[[str], int] | None:
-    if (seed is None) != (name is None):
-        raise ArgumentError(f"{seed=} and {name=} must be given together")
+) -> KeyOfName | None:
     check_generator(generator)
-    if seed is None:
+    if seed is None and name is None:
         return None
+    if seed is None or name is None:
+        raise ArgumentError(f"{seed=} and {name=} must be given together")
     if not isinstance(name, str):
         raise TypeError(f"name={name!r} must be a string, not {type(name).__name__}")
     if generator is not None:
@@ -283,12 +274,11 @@ def boxes_of_range(
         return
     row = math.prod(shape[1:])
     index, inner = divmod(first, row)
-    if inner or count < row:
-        head = min(count, row - inner)
-        for offset, size in boxes_of_range(shape[1:], inner, head):
+    if not inner and count >= row:  # full rows
+        done = count // row * row
+        yield (index, *(0 for _ in shape[1:])), (count // row, *shape[1:])
+    else:
+        done = min(count, row - inner)
+        for offset, size in boxes_of_range(shape[1:], inner, done):
             yield (index, *offset), (1, *size)
-        yield from boxes_of_range(shape, first + head, count - head)
-        return
-    rows = count // row
-    yield (index, *(0 for _ in shape[1:])), (rows, *shape[1:])
-    yield from boxes_of_range(shape, first + rows * row, count - rows * row)
+    yield from boxes_of_range(shape, first + done, count - done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
+from torchinit.frameworks.offload import is_partitioned, offloaded
+from torchinit.frameworks.transformers import declared_ties
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import (
     check_no_flat_piece,
     device_of_mesh,
+    has_dtensors,
     has_fsdp,
     is_dtensor,
     local_memory,
@@ -23,11 +26,22 @@ from torchinit.placement.distributed import (
     reshard_all,
 )
 from torchinit.placement.overlap import overlapping
-from torchinit.rules.pattern import translate
-from torchinit.streams.canonical import Named, Rename, gather
+from torchinit.rules.rules import translate
+from torchinit.streams.canonical import Named, Rename, gather, renamer
 
 # Names or globs of the tensors to fill; None means all.
 Only: TypeAlias = "str | Sequence[str] | None"
+
+
+class BrokenTie(NamedTuple):
+    """Two parameters that a model declares as tied, but that are separate tensors.
+
+    Tensor parallelism, ``fully_shard`` of only one of the modules, and ``to_empty`` break ties
+    silently, and the copies would get different values.
+    """
+
+    names: tuple[str, str]
+    tensors: tuple[Tensor, Tensor]
 
 
 class Inspected(NamedTuple):
@@ -36,6 +50,7 @@ class Inspected(NamedTuple):
     Attributes:
         parameters, buffers: those to fill.
         all_parameters, all_buffers: all of the model's.
+        broken_ties: those that ``rename`` does not join.
         device: the final device of tensors on the meta device.
     """
 
@@ -43,39 +58,67 @@ class Inspected(NamedTuple):
     buffers: list[Named]
     all_parameters: list[Named]
     all_buffers: list[Named]
+    broken_ties: list[BrokenTie]
     device: torch.device
 
 
 def inspect_model(
-    model: nn.Module, device: Any = None, rename: Rename = None, only: Only = None
+    model: nn.Module,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    rename: Rename = None,
+    only: Only = None,
 ) -> Inspected:
     """Finds the tensors of a model, and checks that they can be filled.
 
     Args:
-        model, device, rename, only: as for ``init_model_``.
+        model, device, dtype, rename, only: as for ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
     """
-    check_model(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    check_dtype(dtype)
     reshard_all(model)
     found, all_buffers = gather(model, rename)
-    all_parameters = joined(found)
+    all_parameters, groups = _joined(found)
     parameters, buffers = all_parameters, all_buffers
     if only is not None:
         parameters, buffers = _chosen(model, parameters, buffers, only)
+    _check_in_place(model, parameters, buffers)
     _check_kinds(parameters)
-    _check_apart(parameters)
+    _check_apart(groups, parameters)
     final = torch.device("cpu")
     if any(named.tensor.is_meta for named in (*parameters, *buffers)):
         final = _target_device(device, parameters)
-    return Inspected(parameters, buffers, all_parameters, all_buffers, final)
+    ties = _broken_ties(model, rename)
+    return Inspected(parameters, buffers, all_parameters, all_buffers, ties, final)
 
 
-def check_model(model: object) -> None:
-    """Raises TypeError unless model is a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises TypeError or ArgumentError unless dtype is None or a floating-point dtype."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype={dtype!r} must be a torch.dtype, not {type(dtype).__name__}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ArgumentError(f"dtype={dtype} must be a floating-point dtype")
+
+
+def _broken_ties(model: nn.Module, rename: Rename) -> list[BrokenTie]:
+    if not hasattr(model, "config") and not has_dtensors(model):
+        return []
+    declared = [sorted(pair) for pair in dict(declared_ties(model)).items()]
+    if not declared:
+        return []
+    present = _joined(gather(model)[0])[0]
+    tensors = {slot.name: named.tensor for named in present for slot in named.slots}
+    change = renamer(rename) or str
+    return [
+        BrokenTie((one, other), (tensors[one], tensors[other]))
+        for one, other in declared
+        if one in tensors and other in tensors
+        and tensors[one] is not tensors[other] and change(one) != change(other)
+    ]  # fmt: skip
 
 
 def _chosen(
@@ -114,6 +157,31 @@ def _chosen(
     return found
 
 
+def _check_in_place(
+    model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named]
+) -> None:
+    """Raises ArgumentError for tensors whose values are kept elsewhere than in the model."""
+    modules = set(map(id, offloaded(model)))
+    if modules:
+        names = [
+            named.name for named in (*parameters, *buffers)
+            if any(id(slot.module) in modules for slot in named.slots)
+        ]  # fmt: skip
+        if names:
+            raise ArgumentError(
+                f"Accelerate offloads {len(names)} tensors, and would overwrite what is filled in: "
+                f"{some(names)}. Initialise the model before cpu_offload, disk_offload or "
+                "dispatch_model, or first call accelerate.hooks.remove_hook_from_submodules"
+            )
+    names = [named.name for named in parameters if is_partitioned(named.tensor)]
+    if names:
+        raise ArgumentError(
+            f"DeepSpeed has partitioned {len(names)} parameters, whose values are not in the "
+            f"model: {some(names)}. Call init_model_ in a block of "
+            "deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)"
+        )
+
+
 def _check_kinds(parameters: Sequence[Named]) -> None:
     """Raises ArgumentError for lazy parameters and for shards whose placement is unsupported."""
     may_be_flat = has_fsdp()
@@ -133,17 +201,19 @@ def _check_kinds(parameters: Sequence[Named]) -> None:
             raise ArgumentError(f"parameter {name!r}: {error}") from None
 
 
-def joined(parameters: Sequence[Named]) -> list[Named]:
+def _joined(parameters: Sequence[Named]) -> tuple[list[Named], list[list[Named]]]:
     """Joins parameters that are the same elements of one storage into one with several names.
 
-    ``load_state_dict(assign=True)`` splits tied parameters into such pairs.
+    ``load_state_dict(assign=True)`` splits tied parameters into such pairs. The second result is
+    the groups of other parameters that share a storage.
     """
     if any(is_lazy(named.tensor) for named in parameters):
-        return list(parameters)  # lazy ones have no storage
+        return list(parameters), []  # lazy ones have no storage
     numbers = list(map(storage_number, map(_memory, parameters)))
     if len(set(numbers)) == len(numbers):
-        return list(parameters)
+        return list(parameters), []
     found: dict[Any, Named] = {}
+    by_storage: dict[int, list[Any]] = {}
     for number, named in zip(numbers, parameters, strict=True):
         memory = _memory(named)
         place: Any = (number, memory.shape, memory.stride(), memory.storage_offset(), memory.dtype)
@@ -152,26 +222,23 @@ def joined(parameters: Sequence[Named]) -> list[Named]:
         first = found.get(place)
         if first is None:
             found[place] = named
+            by_storage.setdefault(number, []).append(place)
         else:
             ties = (*first.slots, *named.slots)
             found[place] = first._replace(name=min(slot.name for slot in ties), ties=ties)
-    return list(found.values())
+    groups = [[found[place] for place in places] for places in by_storage.values()]
+    return list(found.values()), [group for group in groups if len(group) > 1]
 
 
-def _check_apart(parameters: Sequence[Named]) -> None:
-    """Raises ArgumentError for parameters that overlap in memory.
+def _check_apart(groups: Sequence[Sequence[Named]], wanted: Sequence[Named]) -> None:
+    """Raises ArgumentError if a parameter to fill overlaps another one in memory.
 
     One would overwrite the other. On the meta device it raises for any two views of one storage,
     which would become separate storages.
     """
-    numbers = list(map(storage_number, map(_memory, parameters)))
-    if len(set(numbers)) == len(numbers):
-        return
-    by_storage: dict[int, list[Named]] = {}
-    for number, named in zip(numbers, parameters, strict=True):
-        by_storage.setdefault(number, []).append(named)
-    for group in by_storage.values():
-        if len(group) == 1:
+    names = {named.name for named in wanted}
+    for group in groups:
+        if names.isdisjoint(named.name for named in group):
             continue
         if group[0].tensor.is_meta:
             raise ArgumentError(
@@ -179,14 +246,34 @@ def _check_apart(parameters: Sequence[Named]) -> None:
                 "the meta device, and would be separated: build the model on another device, or "
                 "make them one parameter"
             )
-        dense = [one for one in group if _memory(one).layout is torch.strided]
-        pair = overlapping([_memory(one) for one in dense])
-        if pair is not None:
-            one, other = (dense[number] for number in pair)
+        _check_group(group, names)
+
+
+def check_buffers_apart(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
+    """Raises ArgumentError if a buffer to fill, in memory, overlaps another tensor to fill."""
+    by_storage: dict[int, list[Named]] = {}
+    for named in buffers:
+        if not named.tensor.is_meta:
+            by_storage.setdefault(storage_number(_memory(named)), []).append(named)
+    for named in parameters if by_storage else ():
+        if (group := by_storage.get(storage_number(_memory(named)))) is not None:
+            group.append(named)
+    names = {named.name for named in buffers}
+    for group in by_storage.values():
+        _check_group(group, names)
+
+
+def _check_group(group: Sequence[Named], names: Set[str]) -> None:
+    """Raises ArgumentError if a tensor of these names overlaps another one of its storage."""
+    dense = [one for one in group if _memory(one).layout is torch.strided]
+    while pair := overlapping([_memory(one) for one in dense]):
+        one, other = (dense[number] for number in pair)
+        if one.name in names or other.name in names:
             raise ArgumentError(
-                f"parameters {one.name!r} and {other.name!r} share memory, so that filling one "
-                "overwrites the other: make them one parameter, or give each its own storage"
+                f"{one.name!r} and {other.name!r} share memory, so that filling one overwrites "
+                "the other: make them one parameter, or give each its own storage"
             )
+        del dense[pair[1]]
 
 
 def _memory(named: Named) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,20 +20,23 @@ from torchinit.errors import ArgumentError
 from torchinit.frameworks.conventions import FILL_BUFFERS, torchtitan_method
 from torchinit.frameworks.transformers import is_transformers_model
 from torchinit.models.assign import Assignment, assignment_of, some
-from torchinit.models.known_classes import (
+from torchinit.models.inspect_model import Inspected
+from torchinit.models.replay import (
+    bound,
     copy_among,
     own_class,
+    put_twins,
+    resets_of,
+    restored,
     was_written_to,
     why_not_by_resets,
 )
-from torchinit.models.replay import bound, put_twins, resets_of, restored
 from torchinit.streams.canonical import Named, Rename, places_of, unwrapped
 from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone
 from torchinit.tape.program import Keys, Program, recall, remember
-from torchinit.tape.programs import programs_of
 from torchinit.tape.run import Recorded, record
-from torchinit.values.kinds import ComputedValues, KeptValues
+from torchinit.values.kinds import ComputedValues, GivenValues, KeptValues
 from torchinit.values.region import Part, Region
 
 
@@ -59,18 +62,15 @@ class ProgramValues(ComputedValues):
         self.has_boxes = self._program.can_box()
 
     def make(self) -> Tensor:
-        """Computes all values on the CPU."""
         with alone():
             return self._program.make(self._keys.of(self._program, self._name))
 
     def make_box(self, offset: Sequence[int], into: Tensor) -> None:
-        """Computes a box of the values."""
         with alone():
             key_of_draw = self._keys.of(self._program, self._name)
             self._program.make_box(key_of_draw, offset, into)
 
     def describe(self) -> Iterator[bytes]:
-        """Everything that determines the values."""
         names = self._keys
         yield from self._program.describe(
             lambda number: names.name_of(self._program, number, self._name)
@@ -82,18 +82,14 @@ class Own:
 
     Args:
         model: any module.
-        parameters, buffers: all of the model's, with their names.
-        wanted: those that will be asked for.
+        found: its tensors; those to fill are the ones that will be asked for.
         seed: for the keys.
         rename: for canonical names.
     """
 
-    def __init__(
-        self, model: nn.Module, parameters: Sequence[Named], buffers: Sequence[Named],
-        wanted: Sequence[Named], seed: int, rename: Rename,
-    ) -> None:  # fmt: skip
-        self._model, self._rename = model, rename
-        self._parameters, self._buffers, self._wanted = parameters, buffers, wanted
+    def __init__(self, model: nn.Module, found: Inspected, seed: int, rename: Rename) -> None:
+        self._model, self._found, self._rename = model, found, rename
+        self._wanted = [*found.parameters, *found.buffers]
         self._seed, self._key_of_name = seed, keys_of_names(seed)
         self._used: list[tuple[Named, Program]] = []
         self._why: dict[str, str] = {}
@@ -120,8 +116,8 @@ class Own:
             self._used += [(named, found[id(named.tensor)].program) for named in wanted]
         return assignments
 
-    def fill_buffers(self, wanted: Sequence[Named]) -> list[tuple[Named, Tensor]]:
-        """Returns the buffers to write and their values; others keep their values.
+    def assign_buffers(self, wanted: Sequence[Named]) -> list[Assignment]:
+        """Assigns the buffers to write their values, which are computed here; others keep theirs.
 
         Raises:
             ArgumentError: for buffers on the meta device whose values are not known.
@@ -129,28 +125,30 @@ class Own:
         if not wanted:
             return []
         found = self._known
-        others = [one for one in wanted if one.tensor.is_meta and id(one.tensor) not in found]
+        others = [one for one in wanted if id(one.tensor) not in found]
         if others:
             found = {**found, **self._by_methods(others)}
-        filled = []
+        assignments, unknown = [], []
         for named in wanted:
             known = found.get(id(named.tensor))
-            if known is not None and not known.program.is_unfilled:
-                known.keys.check(known.program, named.name)
-                if not known.program.holds(named.tensor):
-                    self._check(named, known, "buffer")
-                    filled.append((named, ProgramValues(known, named.name).make()))
-                    self._used.append((named, known.program))
-            elif named.tensor.is_meta:
-                left = [
-                    one.name for one in wanted if one.tensor.is_meta and id(one.tensor) not in found
-                ]
-                raise ArgumentError(
-                    f"{max(len(left), 1)} buffers on the meta device have no known values: no "
-                    f"init method fills {some(left or [named.name])}{self._reason()}. Build the "
-                    "model with torchinit.build_model, or first give them memory and values"
-                )
-        return filled
+            if known is None or known.program.is_unfilled:
+                if named.tensor.is_meta:
+                    unknown.append(named.name)
+                continue
+            known.keys.check(known.program, named.name)
+            if not known.program.holds(named.tensor):
+                _check_constants(named, known.program, "buffer")
+                values = GivenValues(ProgramValues(known, named.name).make())
+                part = Part(Region(named.name, tuple(named.tensor.shape)), values)
+                assignments.append(assignment_of(named, None, None, [part], (), known.by))
+                self._used.append((named, known.program))
+        if unknown:
+            raise ArgumentError(
+                f"{len(unknown)} buffers on the meta device have no known values: no init method "
+                f"fills {some(unknown)}{self._reason()}. Build the model with "
+                "torchinit.build_model, or first give them memory and values"
+            )
+        return assignments
 
     def are_alike(self, one: Tensor, other: Tensor) -> bool:
         """Whether two tensors get the same values, as two halves of a broken tie do."""
@@ -162,11 +160,11 @@ class Own:
         for named, program in self._used:
             for slot in named.slots:
                 remember(slot.module, slot.attribute, program)
-            now = getattr(named.module, named.attribute)
+            now = named.slots[0].tensor
             if not now.is_meta:
                 program.give_up(now)
 
-    # Sources.
+    # The sources.
 
     @functools.cached_property
     def _known(self) -> dict[int, _Known]:
@@ -178,7 +176,7 @@ class Own:
             return {**self._by_constructor(root), **found}
         method = torchtitan_method(root)
         if method is not None and (call := bound(root, method)) is not None:
-            by = f"{type(root).__name__}.{call.__name__}()"
+            by = f"{type(root).__name__}.{method}()"
             return {**self._replayed([call], by), **found}
         why = why_not_by_resets(root)
         tied = next((named.name for named in self._wanted if named.ties), None)
@@ -196,24 +194,26 @@ class Own:
             if copy_ is None:
                 return {**known, **found}
             why = f"{copy_!r} is a copy of another parameter"
-        if found:
-            self._why[""] = "they were not in the model when it was built"
-        else:
-            self._why[""] = why
+        self._why[""] = "they were not in the model when it was built" if found else why
         return found
 
     def _remembered(self) -> dict[int, _Known]:
         programs: list[tuple[Named, Program]] = []
         names: dict[Program, list[str]] = {}
-        for named in (*self._parameters, *self._buffers):
+        for named in (*self._found.all_parameters, *self._found.all_buffers):
             for slot in named.slots:
                 program = recall(slot.module, slot.attribute)
-                if program is not None and _has_shape(named.tensor, program.shape):
+                if program is None or is_lazy(named.tensor):
+                    continue
+                if tuple(named.tensor.shape) == program.shape:
                     programs.append((named, program))
                     names.setdefault(program, []).extend(one.name for one in named.slots)
                     break
-        keys = Keys(names, self._key_of_name, self._seed)
+        keys = self._keys(names)
         return {id(named.tensor): _Known(program, keys, "as built") for named, program in programs}
+
+    def _keys(self, names: Mapping[Program, Sequence[str]]) -> Keys:
+        return Keys(names, self._key_of_name, self._seed)
 
     def _by_constructor(self, root: Any) -> dict[int, _Known]:
         """Records the constructor of a Transformers model, called with its config."""
@@ -223,17 +223,12 @@ class Own:
         recorded, programs = self._record(lambda: kind(config), by)
         if recorded is None:
             return {}
-        built: dict[str, tuple[Named, Program]] = {}
-        for named in (*recorded.parameters, *recorded.buffers):
-            for slot in named.slots:
-                if named.name in programs:
-                    built[slot.name] = named, programs[named.name]
-        return self._matching(built, by)
-
-    def _matching(self, built: dict[str, tuple[Named, Program]], by: str) -> dict[int, _Known]:
-        """The programs of a constructed model's tensors, matched by name and shape."""
-        names = {program: program.names for _, program in built.values()}
-        keys = Keys(names, self._key_of_name, self._seed)
+        built = {
+            slot.name: (named, programs[named.name])
+            for named in (*recorded.parameters, *recorded.buffers) if named.name in programs
+            for slot in named.slots
+        }  # fmt: skip
+        keys = self._keys({program: program.names for program in programs.values()})
         found = {}
         for named in self._wanted:
             theirs = {slot.name: built.get(slot.name) for slot in named.slots}
@@ -277,9 +272,10 @@ class Own:
         self, calls: Sequence[Callable[[], object]], by: str, *, exactly: bool = False
     ) -> dict[int, _Known]:
         """Records calls on stand-ins for the model's tensors."""
+        twins: dict[int, Tensor] = {}
 
         def build() -> nn.Module:
-            put_twins(self._parameters, self._buffers)
+            twins.update(put_twins(self._found.all_parameters, self._found.all_buffers))
             for call in calls:
                 call()
             return self._model
@@ -291,15 +287,18 @@ class Own:
             tensors = (*recorded.parameters, *recorded.buffers)
             now = {slot.name: named for named in tensors for slot in named.slots}
         found: dict[int, _Known] = {}
-        names = {program: program.names for program in programs.values()}
-        keys = Keys(names, self._key_of_name, self._seed)
+        keys = self._keys({program: program.names for program in programs.values()})
         for named in self._wanted:
             program = programs.get(now[named.name].name) if named.name in now else None
             if program is None or program.shape != tuple(named.tensor.shape) or program.is_unfilled:
                 self._why[named.name] = f"{by} does not fill it"
             elif exactly and was_written_to(named.tensor, now[named.name].tensor):
                 self._why[named.name] = "other code has written to it"
-            elif program.entries or now[named.name].tensor is not named.tensor:
+            elif (
+                program.entries
+                or now[named.name].tensor is not twins.get(id(named.tensor))
+                or now[named.name].tensor._version
+            ):
                 found[id(named.tensor)] = _Known(program, keys, by)
         return found
 
@@ -313,42 +312,33 @@ class Own:
             self._why[""] = f"{by} raised {type(error).__name__}: {error}"
             return None, {}
         with alone():
-            return recorded, programs_of(recorded)
+            return recorded, recorded.programs()
 
     # Assignments.
 
     def _assign(self, named: Named, known: _Known, dtype: torch.dtype | None) -> Assignment:
         program, keys, by = known
         name, tensor = named.name, named.tensor
-        takes = tensor.is_meta and tensor.dtype.is_floating_point
-        final = dtype if dtype is not None and takes else tensor.dtype
         region = Region(name, tuple(tensor.shape))
         if program.is_unfilled:
             raise ArgumentError(f"the constructor leaves {name!r} unfilled: add a rule for it")
         keys.check(program, name)
         if program.holds(tensor):
-            return assignment_of(named, final, None, [Part(region, KeptValues())], (), by)
-        self._check(named, known, "parameter")
+            return assignment_of(named, dtype, None, [Part(region, KeptValues())], (), by)
+        _check_constants(named, program, "parameter")
         if program.is_torchs:
             by = f"{by}; torch's draws: seed has no effect"
         drawn = program.draw()
         if drawn is not None:
-            law, number = drawn
+            draw, number = drawn
             if number is None or keys.name_of(program, number, name) == name:
-                return assignment_of(named, final, law, [], (), by)
+                return assignment_of(named, dtype, draw, [], (), by)
         parts = None
         if program.stride == tensor.stride():
             parts = program.parts(lambda number: keys.name_of(program, number, name), name)
         if parts is None:
             parts = [Part(region, ProgramValues(known, name))]
-        return assignment_of(named, final, None, parts, (), by)
-
-    def _check(self, named: Named, known: _Known, what: str) -> None:
-        if any(constant.tensor is None for constant in known.program.constants()):
-            raise ArgumentError(
-                f"{what} {named.name!r} has constant values computed by its constructor, which "
-                "were released after their first use to save memory: build the model again"
-            )
+        return assignment_of(named, dtype, None, parts, (), by)
 
     # Refusals.
 
@@ -369,5 +359,9 @@ class Own:
         )
 
 
-def _has_shape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    return not is_lazy(tensor) and tuple(tensor.shape) == shape
+def _check_constants(named: Named, program: Program, what: str) -> None:
+    if any(constant.tensor is None for constant in program.constants()):
+        raise ArgumentError(
+            f"{what} {named.name!r} has constant values computed by its constructor, which "
+            "were released after their first use to save memory: build the model again"
+        )

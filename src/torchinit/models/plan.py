@@ -11,7 +11,6 @@ from torchinit.models.assign import Assignment
 from torchinit.schemes.fans import calculate_fans
 from torchinit.schemes.law import Law
 from torchinit.text_table import text_table
-from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part
 
 _HEADINGS = ("parameter", "shape", "dtype", "rule", "fills with", "fan_in", "fan_out", "std")
@@ -79,25 +78,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _rows(assignment: Assignment) -> Iterator[Row]:
-    named, dtype, draw, _, parts, _, rule = assignment
-    shape = tuple(named.tensor.shape)
-    if draw is not None:
-        whole, fans = DrawnValues(draw), fans_of(shape)
-        law = whole.statistics(shape)
-        yield Row(named.name, named.name, shape, dtype, rule, str(whole), fans, law)
-        return
     shares: dict[str, list[Part]] = {}
-    for part in parts:
+    for part in assignment.all_parts:
         shares.setdefault(part.region.name, []).append(part)
     for name, pieces in shares.items():
         region, values = pieces[0]
-        law = values.statistics(region.matrix_shape)
+        shape = region.matrix_shape
         yield Row(
-            name, named.name, region.shape, dtype, rule, str(values),
-            fans_of(region.matrix_shape), law, len(pieces),
+            name, assignment.named.name, region.shape, assignment.dtype, assignment.rule,
+            str(values), calculate_fans(shape) if len(shape) > 1 else None,
+            values.statistics(shape), len(pieces),
         )  # fmt: skip
-
-
-def fans_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Fans as torch computes them; None for a vector."""
-    return calculate_fans(shape) if len(shape) > 1 else None

@@ -1,1 +1,1 @@
-"""Addresses and numbers: the native modules, how they are called, and what of torch is private."""
+"""The native modules, their calls with addresses and numbers, and torch's private names."""

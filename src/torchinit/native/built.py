@@ -1,4 +1,4 @@
-"""What the build of this installation made, and why not more: the record that setup.py left."""
+"""The record that setup.py wrote: which native modules were built, and why others were not."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _PATH = Path(__file__).with_name("_build.json")
 
 
 class Missing(NamedTuple):
-    """A module that there is not."""
+    """Why a native module is missing."""
 
     reason: str
     remedy: str
-    asked: bool  # whoever built it did not want it
-    words: tuple[str, ...]  # the compiler's last
+    asked: bool  # whoever built it chose to have none
+    words: tuple[str, ...]  # the last lines of the compiler's output
 
 
 def read() -> dict[str, Any]:
-    """Returns the record; empty if there is none, or none that can be read."""
+    """Returns the record; empty if there is none or it cannot be read."""
     try:
         found = json.loads(_PATH.read_text())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """Calls the kernels of the native modules, which take numbers and addresses.
 
-Tensors, draws and boxes have been checked by then.
+Callers have checked tensors, draws and boxes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torchinit.native.torch_private import count_writes
 Numbers: TypeAlias = tuple[int, float, float, float, float]
 # (global_shape, offset) of a box.
 Bounds: TypeAlias = tuple[Sequence[int], Sequence[int]]
-# What a fill writes, as csrc/python/read_jobs.h reads it: a number of contiguous elements, from the
-# first of the logical tensor on; or (sizes, strides, global_shape, offset).
+# What a fill writes, as csrc/python/read_jobs.h reads it: a number of contiguous elements from
+# logical index 0 on, or (sizes, strides, global_shape, offset).
 StridedBox: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
 Extent: TypeAlias = int | StridedBox
 
@@ -32,8 +32,8 @@ DEVICES = ("cpu", "cuda")
 
 _is_cpu, _device = attrgetter("is_cpu"), attrgetter("device")
 
-# Managed memory of at least this many bytes is filled by the CPU: on the device all of it would be
-# migrated, and may not fit.
+# Managed memory of at least this many bytes is filled by the CPU: filling it on the device would
+# migrate all of it, and it may not fit.
 LARGE = 1 << 26
 
 
@@ -69,7 +69,7 @@ def serial_if_forked() -> Iterator[None]:
 
 
 def extent_of(tensor: Tensor, bounds: Bounds | None = None) -> Extent:
-    """What a fill of a tensor writes; with bounds, as a box of a larger one."""
+    """The extent of a fill of a tensor; with bounds, as a box of a larger one."""
     if bounds is None and tensor.is_contiguous():
         return tensor.numel()
     return _box_of(tensor, bounds)
@@ -180,7 +180,7 @@ def _queue(
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream()
         large: list[bool] = []
-        # The cheap test first: a batch may have thousands of small tensors.
+        # Cheap test first: a batch may have thousands of small tensors.
         if (
             max(tensor.nbytes for tensor in tensors) >= LARGE
             and not torch.cuda.is_current_stream_capturing()

@@ -1,4 +1,4 @@
-"""Where operators are defined: libraries of torch's registry under the name ``torchinit``."""
+"""Defines operators in torch's registry, in libraries named ``torchinit``."""
 
 from __future__ import annotations
 

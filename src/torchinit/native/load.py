@@ -1,9 +1,9 @@
-"""Loads the native modules, or keeps the reasons why there are none, and says them once.
+"""Loads the native modules, or stores why they are missing and warns once.
 
 Environment variables, read once at import:
     TORCHINIT_DISABLE_NATIVE: anything but empty or ``0`` turns the native modules off.
     TORCHINIT_ISA: ``avx512``, ``avx2``, ``neon`` or ``portable`` forces an instruction set; an
-        unknown name, or one that this processor has not, is an error.
+        unknown name, or a set that this processor lacks, is an error.
     TORCHINIT_HUGEPAGES: ``0`` keeps large fills from asking for huge pages.
 """
 
@@ -16,7 +16,7 @@ import warnings
 from functools import cache
 from types import ModuleType
 
-import torch  # its OpenMP runtime must be loaded first: ours uses the same
+import torch  # must load its OpenMP runtime first: ours uses the same
 from torch.compiler import is_compiling
 
 from torchinit.native import built
@@ -61,8 +61,8 @@ module, missing = _load()
 cuda, cuda_missing = _import("_cuda") if module else (None, missing)
 reason, cuda_reason = missing.reason, cuda_missing.reason
 
-# What is to be said at the first use that would have been native, by device type; each is taken
-# out when it is said. Nothing, where whoever built or runs this asked for it.
+# Warnings for the first use that would have been native, by device type; each is removed when
+# given. None if whoever built or runs this asked for it.
 _unsaid: dict[str, str] = {}
 if module is None and not missing.asked:
     _unsaid["cpu"] = (
@@ -116,7 +116,7 @@ def warn_once(device_type: str = "cpu") -> None:
 
 
 def _level_of_caller() -> int:
-    """Returns how far up, seen from who calls this, the code outside this package is."""
+    """Returns how many frames above the caller the first code outside this package is."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "torchinit":
         frame, level = frame.f_back, level + 1

@@ -27,7 +27,8 @@ def _find(module: str, name: str, stand_in: Any) -> Any:
         return stand_in
 
 
-# Neither None nor anything torch returns, so fills go to the operators, which find out themselves.
+# Neither None nor a value that torch returns, so fills go to the operators, which decide
+# themselves.
 _UNKNOWN = "unknown"
 
 
@@ -72,9 +73,9 @@ _FrameStrategy: Any = _find("torch._C._dynamo.eval_frame", "_FrameExecStrategy",
 
 
 def never_compile(function: Any) -> bool:
-    """Has ``torch.compile`` skip a function and all that it calls; False if that is impossible.
+    """Makes ``torch.compile`` skip a function and its callees; False if that is impossible.
 
-    As ``torch.compiler.disable``, but without a wrapper, which would take as long as a small
+    Like ``torch.compiler.disable``, but without a wrapper, which would take as long as a small
     function, and without importing the compiler.
     """
     if _set_strategy is None or _FrameAction is None or _FrameStrategy is None:
@@ -156,9 +157,9 @@ class _NoDeviceContext:
     """Stands in for DeviceContext: nothing is an instance."""
 
 
-# What ``with torch.device(...)`` and ``torch.set_default_device`` put on that stack.
+# The mode that ``with torch.device(...)`` and ``torch.set_default_device`` push.
 DeviceContext: type = _find("torch.utils._device", "DeviceContext", _NoDeviceContext)
-# The functions that it gives its device to: a set that torch makes once and keeps.
+# The functions to which it passes its device: a set that torch makes once and keeps.
 device_constructors: Callable[[], object] = _find(
     "torch.utils._device", "_device_constructors", lambda: None
 )
@@ -185,7 +186,7 @@ storage_of_reference: Callable[[int], Any] | None = _find(
 unseen: Callable[[], Any] = _find("torch._C", "DisableTorchFunction", nullcontext)
 
 
-# Tells torch.jit that a Python function stands for one of its operators; and the table of those.
+# Tells torch.jit that a Python function stands for one of its operators; and their table.
 _teach_jit: Callable[[Any, str], None] = _find(
     "torch.jit._builtins", "_register_builtin", lambda *_: None
 )
@@ -210,7 +211,7 @@ _MEMORIES = ("get_torch_obj_rule_map", "get_tensor_method")
 
 
 def remember_functions() -> bool:
-    """Has ``torch.compile`` cache torch's functions as they are; False if it is not loaded."""
+    """Makes ``torch.compile`` cache torch's functions as they are; False if it is not loaded."""
     rules = sys.modules.get(_DYNAMO)
     for name in _MEMORIES if rules else ():
         getattr(rules, name, bool)()

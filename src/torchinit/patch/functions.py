@@ -21,8 +21,8 @@ from torch.nn import init as torch_init
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torchinit.native.torch_private import function_modes, is_transforming
-from torchinit.patch.factories import only_device_modes
 from torchinit.patch.frames import Frame, current
+from torchinit.patch.hooks import only_device_modes
 from torchinit.schemes.calls import FUNCTIONS, Call
 
 # The functions to exchange, and the function that each call is read as. The other private helpers

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
-from torchinit.patch.eager import FillAtOnce
-from torchinit.patch.frames import Frame
-from torchinit.patch.named import FillByName
+from torchinit.patch.frames import Frame, module_that_draws
+from torchinit.patch.handlers import FillAtOnce, FillByName
 from torchinit.patch.swap import enter, leave
-from torchinit.streams.canonical import gather, places_of
-from torchinit.streams.named_keys import check_seed
+from torchinit.streams.canonical import gather, module_names
+from torchinit.streams.named_keys import check_seed, keys_of_names
 
 
 def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
@@ -95,10 +94,15 @@ class Patch:
         if self._seed is None or self._names_from is None:
             return FillAtOnce(generators=self._generators)
         model = self._names_from
+
+        def name_elsewhere() -> str | None:
+            module = module_that_draws()
+            return None if module is None else module_names(model).get(id(module))
+
         return FillByName(
-            self._seed,
+            keys_of_names(self._seed),
             lambda: names_of(model),
-            modules=lambda: {id(one): at.rstrip(".") for at, one in reversed(places_of(model))},
+            name_elsewhere=name_elsewhere,
             generators=self._generators,
         )
 

@@ -23,10 +23,8 @@ from torchinit.native.torch_private import (
     teach_jit,
     unteach_jit,
 )
-from torchinit.patch import factories, functions, methods
-from torchinit.patch.frames import FactoryCall, Frame, Handler, current, handlers
-
-__all__ = ["FactoryCall", "Frame", "Handler", "current", "intercept"]
+from torchinit.patch import functions, hooks
+from torchinit.patch.frames import Frame, Handler, handlers
 
 _FACTORIES = ("randn", "rand", "randn_like", "rand_like", "normal")
 _METHODS = ("normal_", "uniform_")
@@ -73,9 +71,7 @@ def _passing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:  # 
     def passing(*args: Any, **kwargs: Any) -> Any:
         if not is_dynamo_compiling():
             for handler in handlers():
-                do_all = getattr(handler, "do_all", None)
-                if do_all is not None:
-                    do_all()
+                getattr(handler, "do_all", lambda: None)()
         return original(*args, **kwargs)
 
     return passing
@@ -135,9 +131,9 @@ class _Hooks:
         device_constructors()
         self._is_remembered = remember_functions()
         self._attributes = [
-            *(_Attribute(torch.Tensor, name, methods.draw_hook) for name in _METHODS),
-            *(_Attribute(torch.Tensor, name, methods.look_hook) for name in methods.LOOKS),
-            *(_Attribute(torch, name, factories.hook) for name in _FACTORIES),
+            *(_Attribute(torch.Tensor, name, hooks.draw_hook) for name in _METHODS),
+            *(_Attribute(torch.Tensor, name, hooks.look_hook) for name in hooks.LOOKS),
+            *(_Attribute(torch, name, hooks.factory_hook) for name in _FACTORIES),
             *(
                 _Attribute(sys.modules[owner], name, _passing)
                 for owner, name in _UNSEEN

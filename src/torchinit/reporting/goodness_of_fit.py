@@ -59,25 +59,20 @@ def fit_distribution(moments: Moments, resolution: float, orthogonality: float |
         return Fit({0.0: "zeros", 1.0: "ones"}.get(moments.low, "constant"))
     if orthogonality is not None and orthogonality <= max(1e-4, 3 * resolution):
         return Fit("orthogonal")
-    if not moments.std > 0:
+    if not moments.std > 0 or not _is_symmetric(moments):
         return Fit("other")
     fits = [
         kind
         for kind, survival in (("normal", normal()), ("uniform", uniform()))
-        if _is_symmetric(moments) and deviance(moments, survival, resolution) <= LIMIT
+        if deviance(moments, survival, resolution) <= LIMIT
     ]
-    if len(fits) == 2:
-        return Fit("undecided")
     if fits:
-        return Fit(fits[0])
-    for kind, family, parent in (
-        ("truncated normal", truncated, truncated_std),
-        ("clipped normal", clipped, _std_of_clipped),
-    ):
-        cut = _cut(moments.extent, parent)
-        if cut is None or not _is_symmetric(moments):
-            continue
-        if deviance(moments, family(round(cut, 3)), resolution) <= LIMIT:
+        return Fit("undecided" if len(fits) == 2 else fits[0])
+    for kind, family, std in (
+        ("truncated normal", truncated, truncated_std), ("clipped normal", clipped, _clipped_std),
+    ):  # fmt: skip
+        cut = _cut(moments.extent, std)
+        if cut is not None and deviance(moments, family(round(cut, 3)), resolution) <= LIMIT:
             return Fit(kind, cut)
     return Fit("other")
 
@@ -121,12 +116,9 @@ def deviance(
     low, high = _at(survival, grid() + width), _at(survival, (grid() - width).clamp(min=0.0))
     share = moments.beyond / n
     p = torch.minimum(torch.maximum(share, low), high)
-    return n * float((_relative(share, p) + _relative(1 - share, 1 - p)).max())
-
-
-def _relative(share: Tensor, p: Tensor) -> Tensor:
-    """One outcome's term of a relative entropy; 0 if neither has it."""
-    return torch.xlogy(share, share / p.clamp(min=1e-300))
+    beyond = torch.xlogy(share, share / p.clamp(min=1e-300))
+    within = torch.xlogy(1 - share, (1 - share) / (1 - p).clamp(min=1e-300))
+    return n * float((beyond + within).max())
 
 
 def _at(survival: Tensor, points: Tensor) -> Tensor:
@@ -162,17 +154,15 @@ def truncated(cut: float) -> Tensor:
 def clipped(cut: float) -> Tensor:
     """The survival function of a normal clamped to so many of its std on either side."""
     # The edge is one float: rounding must not put it outside.
-    points = grid() * _std_of_clipped(cut)
+    points = grid() * _clipped_std(cut)
     return torch.where(points <= cut + 1e-3, torch.special.erfc(points / math.sqrt(2)), 0.0)
 
 
-def _std_of_clipped(cut: float) -> float:
+def _clipped_std(cut: float) -> float:
+    """The standard deviation of N(0, 1) clamped to [-cut, cut]."""
     mass = math.erf(cut / math.sqrt(2))
-    return math.sqrt(mass - 2 * cut * _phi(cut) + cut**2 * (1 - mass))
-
-
-def _phi(x: float) -> float:
-    return math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    return math.sqrt(mass - 2 * cut * density + cut**2 * (1 - mass))
 
 
 def _cut(extent: float, std: Callable[[float], float]) -> float | None:

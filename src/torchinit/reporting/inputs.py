@@ -5,34 +5,33 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchinit.checkpoint.safetensors import StoredTensor, read_checkpoint
+from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows, some
 from torchinit.models.build_model import build_model
-from torchinit.models.init_model import init_model_
-from torchinit.models.prepare import prepare
+from torchinit.models.init_model import init_model_, prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
+from torchinit.reporting.stored import StoredTensor, Unmeasured, read_checkpoint
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
-from torchinit.values.kinds import DrawnValues, MatrixValues, Values
-from torchinit.values.region import Part
+from torchinit.values.kinds import DrawnValues, Values
+from torchinit.values.region import Part, Region
 
 # Buffers that a checkpoint has among the parameters, and no rule is for.
 _BUFFERS = (
     "running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids",
     "e_score_correction_bias", "final_logits_bias",
 )  # fmt: skip
-Load: TypeAlias = "Callable[[], Tensor]"
 
 
 class Intended(NamedTuple):
@@ -55,32 +54,69 @@ class ReportInput(NamedTuple):
     Attributes:
         name: of the part, or of the whole parameter.
         parameter: the name of the parameter.
-        shape: of the logical tensor.
+        regions: of the parameter, with all the values.
         dtype: of the values.
         fan_in: the number of inputs of each output; 1 for a vector.
-        views: of the parameter, with all the values.
-        matrices: the same as matrices, each in blocks of rows; none for a vector.
         intended: by the rules; None without rules.
         load: reads the parameter.
+        has_norms: whether norms of its matrices are to be measured.
     """
 
     name: str
     parameter: str
-    shape: tuple[int, ...]
+    regions: Sequence[Region]
     dtype: torch.dtype
     fan_in: int
-    views: Callable[[Tensor], list[Tensor]]
-    matrices: Callable[[Tensor], list[list[Tensor]]]
     intended: Intended | None
-    load: Load
+    load: Callable[[], Tensor]
+    has_norms: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logical tensor."""
+        return self.regions[0].shape
+
+    def views(self, tensor: Tensor) -> list[Tensor]:
+        """The values that are not empty, as views of the parameter."""
+        found = [region.of(tensor) for region in self.regions]
+        return [view for view in found if view.numel()]
+
+    def matrices(self, tensor: Tensor) -> list[list[Tensor]]:
+        """The same as matrices, each in blocks of rows; none for a vector."""
+        region, found = self.regions[0], self.views(tensor)
+        if len(region.matrix_shape) < 2 or not self.has_norms:
+            return []
+        if region.offset is not None:  # blocks of one matrix, side by side
+            if region.cuts and region.cuts[-1][0] == 1:
+                found = [view.transpose(0, 1) for view in found]
+            return [[view.flatten(1) for view in found]]
+        for _ in range(region.stacked if region.number is None else 0):
+            found = [matrix for view in found for matrix in view.unbind()]
+        return [[view.flatten(1)] for view in found]
+
+
+class _Parameter(NamedTuple):
+    """A parameter of a model, or a tensor of a checkpoint.
+
+    Attributes:
+        named: what rules match.
+        load: reads it.
+        transposed: whether it is (inputs, outputs), as a Conv1D's.
+        is_buffer: whether no rule is for it.
+    """
+
+    named: Named
+    load: Callable[[], Tensor]
+    transposed: bool
+    is_buffer: bool = False
 
 
 def inputs_of(
     model: nn.Module | str | Path | Callable[[], nn.Module],
     rules: Mapping[Any, Any] | None,
     called: str = "model",
-) -> list[ReportInput]:
-    """What to measure, in the order of the model.
+) -> tuple[list[ReportInput], list[Unmeasured]]:
+    """What to measure, in the order of the model, and what of a checkpoint cannot be measured.
 
     Args:
         model, rules: as ``report_model`` takes them.
@@ -93,39 +129,28 @@ def inputs_of(
         if rules is None:
             built = build_model(model, seed=0, device="meta")
             assignments = prepare(built, None, 0, device="cpu").assignments
-            return _by_assignments(init_model_(built, seed=0, device="cpu"), assignments)
+            init_model_(built, seed=0, device="cpu")
+            return _by_assignments(_of_module(built), assignments), []
         model = build_model(model, seed=0)
+    unmeasured: list[Unmeasured] = []
     if isinstance(model, nn.Module):
-        parameters, _ = gather(model)
-        _check_here(parameters)
-        named = parameters
-        loads: dict[str, Load] = {one.name: one.tensor.detach for one in parameters}
-        conv1d = {one.name for one in parameters if is_conv1d(one.owner)}
+        parameters = _of_module(model)
     elif isinstance(model, str | Path):
-        held = read_checkpoint(Path(model))
-        named = _skeleton(held)
-        loads = {one.name: one.load for one in held}
-        conv1d = conv1d_weights(Path(model), {one.name: one.shape for one in held})
+        stored, unmeasured = read_checkpoint(Path(model))
+        parameters = _of_checkpoint(Path(model), stored)
     else:
         raise TypeError(
             f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
     if rules is None:
-        return [_whole(one, loads[one.name], one.name in conv1d, None) for one in named]
-    judged = [one for one in named if isinstance(model, nn.Module) or _is_parameter(one)]
-    strict, chosen = isinstance(model, nn.Module), Rules(rules)
-    assigned = {one.named.name: one for one in assign(judged, chosen, None, strict=strict)}
+        return [_whole(one, None) for one in parameters], unmeasured
+    chosen, strict = Rules(rules), isinstance(model, nn.Module)
+    named = [one.named for one in parameters if not one.is_buffer]
+    assignments, _ = assign(named, chosen, None, strict=strict)
     if not strict:
-        _warn_of_unused(chosen, {one.rule for one in assigned.values()})
-    found: list[ReportInput] = []
-    for one in named:
-        load, is_conv = loads[one.name], one.name in conv1d
-        if one.name in assigned:
-            found += _by_rule(assigned[one.name], load, is_conv)
-        else:
-            found.append(_whole(one, load, is_conv, None))
-    return found
+        _warn_of_unused(chosen, {one.rule for one in assignments})
+    return _by_assignments(parameters, assignments), unmeasured
 
 
 def inputs_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[ReportInput]:
@@ -136,20 +161,42 @@ def inputs_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> l
         build: the constructor, as ``build_model`` takes it.
     """
     twin = build_model(build, seed=0, device="meta")
-    return _by_assignments(model, prepare(twin, None, 0, device="cpu").assignments)
+    assignments = prepare(twin, None, 0, device="cpu").assignments
+    return _by_assignments(_of_module(model), assignments)
 
 
-def _by_assignments(model: nn.Module, assignments: Iterable[Assignment]) -> list[ReportInput]:
+def _by_assignments(
+    parameters: Iterable[_Parameter], assignments: Iterable[Assignment]
+) -> list[ReportInput]:
     by_name = {one.named.name: one for one in assignments}
+    found: list[ReportInput] = []
+    for one in parameters:
+        judged = not one.is_buffer
+        found += _by_rule(one, by_name[one.named.name]) if judged else [_whole(one, None)]
+    return found
+
+
+def _of_module(model: nn.Module) -> list[_Parameter]:
     parameters, _ = gather(model)
     _check_here(parameters)
-    return [
-        source for one in parameters
-        for source in _by_rule(by_name[one.name], one.tensor.detach, is_conv1d(one.owner))
-    ]  # fmt: skip
+    return [_Parameter(one, one.tensor.detach, is_conv1d(one.owner)) for one in parameters]
 
 
-def _warn_of_unused(rules: Rules, used: Set[str]) -> None:
+def _of_checkpoint(path: Path, stored: Sequence[StoredTensor]) -> list[_Parameter]:
+    """The tensors of a checkpoint as if of a model, without memory, for rules to match."""
+    owner = nn.Module()
+    transposed = conv1d_weights(path, {one.name: one.shape for one in stored})
+    found = []
+    for name, shape, dtype, load in stored:
+        values = torch.zeros((), dtype=dtype).expand(shape)
+        parameter = nn.Parameter(values, requires_grad=False)
+        named = Named(name, parameter, owner, name.rpartition(".")[2], owner)
+        is_buffer = dtype not in ALL_DTYPES or named.attribute in _BUFFERS
+        found.append(_Parameter(named, load, name in transposed, is_buffer))
+    return found
+
+
+def _warn_of_unused(rules: Rules, used: set[str]) -> None:
     """Warns that a checkpoint may have other names than the model that the rules are for."""
     unused = [rule.title for rule in rules.rules if rule.title not in used]
     if unused:
@@ -160,10 +207,6 @@ def _warn_of_unused(rules: Rules, used: Set[str]) -> None:
             "the model that from_pretrained loads",
             stacklevel=4,
         )
-
-
-def _is_parameter(named: Named) -> bool:
-    return named.tensor.is_floating_point() and named.name.rpartition(".")[2] not in _BUFFERS
 
 
 def _check_here(parameters: Sequence[Named]) -> None:
@@ -195,93 +238,58 @@ def _check_here(parameters: Sequence[Named]) -> None:
             )
 
 
-def _skeleton(held: Sequence[StoredTensor]) -> list[Named]:
-    """The parameters of a checkpoint as if of a model, without memory, for rules to match."""
-    owner = nn.Module()
-    return [
-        Named(one.name, _shaped(one), owner, one.name.rpartition(".")[2], owner) for one in held
-    ]
-
-
-def _shaped(held: StoredTensor) -> nn.Parameter:
-    values = torch.zeros((), dtype=held.dtype).expand(held.shape)
-    return nn.Parameter(values, requires_grad=False)
-
-
-def _whole(named: Named, load: Load, conv1d: bool, intended: Intended | None) -> ReportInput:
-    shape = tuple(named.tensor.shape)
-    pads = padding_rows(named)
-    stacked = int(len(shape) == 3 and "expert" in named.name)
-
-    def matrices(tensor: Tensor) -> list[list[Tensor]]:
-        if tensor.dim() < 2 or 0 in tensor.shape:
-            return []
-        if stacked:
-            return [[matrix] for matrix in tensor.unbind()]
-        return [_without(tensor.flatten(1), pads)]
-
-    return ReportInput(
-        named.name, named.name, shape, named.tensor.dtype, _fan_in(shape[stacked:], conv1d),
-        lambda tensor: _without(tensor, pads), matrices, intended, load,
-    )  # fmt: skip
-
-
-def _without(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
-    """A tensor without its padding rows."""
-    if not rows or not tensor.dim():
-        return [tensor]
-    edges = [-1, *sorted(row % len(tensor) for row in rows), len(tensor)]
-    views = [tensor[start + 1 : stop] for start, stop in itertools.pairwise(edges)]
-    return [view for view in views if view.numel()]
-
-
-def _fan_in(shape: Sequence[int], conv1d: bool) -> int:
-    """The fan in, as torch counts it but for the (inputs, outputs) of Conv1D; 1 for a vector."""
-    if len(shape) < 2:
-        return 1
-    return max(shape[0] if conv1d and len(shape) == 2 else math.prod(shape[1:]), 1)
-
-
-def _by_rule(assignment: Assignment, load: Load, conv1d: bool) -> list[ReportInput]:
+def _by_rule(parameter: _Parameter, assignment: Assignment) -> list[ReportInput]:
     """An input for each part of a parameter that has a name of its own."""
-    named, draw, parts = assignment.named, assignment.draw, assignment.parts
-    if draw is not None:
-        intended = _intended(DrawnValues(draw), tuple(named.tensor.shape))
-        return [_whole(named, load, conv1d, intended)]
-    shares: dict[str, list[Part]] = {}
+    shape, parts = tuple(parameter.named.tensor.shape), assignment.parts
+    if assignment.draw is not None:
+        return [_whole(parameter, _intended(DrawnValues(assignment.draw), shape))]
+    first = parts[0].region
+    if len(parts) == 1 and first.shape == shape and not first.stacked:
+        return [_whole(parameter, _intended(parts[0].values, first.matrix_shape))]
+    pieces: dict[str, list[Part]] = {}
     for part in parts:
         # Each matrix of a stack has a name of its own, with its number.
-        shares.setdefault(part.region.name.partition("\0")[0], []).append(part)
-    first = parts[0].region
-    if len(parts) == 1 and first.shape == tuple(named.tensor.shape) and not first.stacked:
-        return [_whole(named, load, conv1d, _intended(parts[0].values, first.matrix_shape))]
-    return [_part(named, name, pieces, load, conv1d) for name, pieces in shares.items()]
+        pieces.setdefault(part.region.name.partition("\0")[0], []).append(part)
+    return [
+        _input(
+            parameter, name, [piece.region for piece in found],
+            _intended(found[0].values, found[0].region.matrix_shape),
+        )
+        for name, found in pieces.items()
+    ]  # fmt: skip
 
 
 def _intended(values: Values, shape: Sequence[int]) -> Intended:
-    return Intended(str(values), values.statistics(shape), isinstance(values, MatrixValues))
+    return Intended(str(values), values.statistics(shape), values.is_orthogonal)
 
 
-def _part(named: Named, name: str, pieces: list[Part], load: Load, conv1d: bool) -> ReportInput:
-    region = pieces[0].region
-    shape = tuple(region.matrix_shape)
+def _whole(parameter: _Parameter, intended: Intended | None) -> ReportInput:
+    named = parameter.named
+    name, shape, pads = named.name, tuple(named.tensor.shape), padding_rows(named)
+    if not pads or not shape:
+        stacked = int(len(shape) == 3 and "expert" in name)
+        return _input(parameter, name, [Region(name, shape, stacked)], intended)
+    edges = [-1, *sorted(row % shape[0] for row in pads), shape[0]]
+    regions = [
+        Region(
+            name, shape, cuts=((0, before + 1, stop - before - 1),),
+            offset=(before + 1, *[0] * (len(shape) - 1)),
+        )
+        for before, stop in itertools.pairwise(edges)
+    ]  # fmt: skip
+    return _input(parameter, name, regions, intended)
 
-    def views(tensor: Tensor) -> list[Tensor]:
-        return [piece.region.of(tensor) for piece in pieces]
 
-    def matrices(tensor: Tensor) -> list[list[Tensor]]:
-        found = views(tensor)
-        if len(shape) < 2:
-            return []
-        if region.offset is not None:  # blocks of one matrix, side by side
-            if region.cuts and region.cuts[-1][0] == 1:
-                found = [view.transpose(0, 1) for view in found]
-            return [[view.flatten(1) for view in found]]
-        for _ in range(region.stacked if region.number is None else 0):
-            found = [matrix for view in found for matrix in view.unbind()]
-        return [[view.flatten(1)] for view in found if view.numel()]
+def _input(
+    parameter: _Parameter, name: str, regions: Sequence[Region], intended: Intended | None
+) -> ReportInput:
+    named, load, transposed, _ = parameter
+    fan_in = _fan_in(regions[0].matrix_shape, transposed)
+    return ReportInput(name, named.name, regions, named.tensor.dtype, fan_in, intended, load)
 
-    return ReportInput(
-        name, named.name, tuple(region.shape), named.tensor.dtype, _fan_in(shape, conv1d), views,
-        matrices, _intended(pieces[0].values, region.matrix_shape), load,
-    )  # fmt: skip
+
+def _fan_in(shape: Sequence[int], transposed: bool) -> int:
+    """The fan in, as torch counts it but for transposed weights; 1 for a vector."""
+    if len(shape) < 2:
+        return 1
+    return max(shape[0] if transposed and len(shape) == 2 else math.prod(shape[1:]), 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,6 @@ STEPS = 16
 BINS = 128
 # Smallest and largest std, and largest mean in std, for which squares keep their digits.
 _RANGES = {torch.float32: (1e-15, 1e15, 100.0), torch.float64: (1e-140, 1e140, math.inf)}
-# A matrix, in blocks of rows.
-MatrixRows: TypeAlias = "Sequence[Tensor]"
 
 # The norm of a matrix of independent values comes out 1% to 2.5% too small, as singular values are
 # dense at the edge of the Marchenko-Pastur distribution; with one large singular value it is exact.
@@ -96,7 +94,6 @@ class _Sums(NamedTuple):
     high: float
     zeros: int
     nans: int
-    infinities: int
 
 
 def grid() -> Tensor:
@@ -120,18 +117,14 @@ def measure(views: Sequence[Tensor], threads: Executor) -> Moments:
     (3.0, 1.0, 6.0)
     """
     views = [torch.view_as_real(view) if view.is_complex() else view for view in views]
-    tasks = [task for view in views if view.numel() for task in _tasks(view)]
+    tasks = [task for view in views for task in _pieces(view, _TASK)]
     count = sum(view.numel() for view in views)
-    if _is_narrow(views) and (found := _measured(tasks, threads, torch.float32, count)):
+    is_narrow = all(view.dtype.itemsize < 4 or view.dtype == torch.float32 for view in views)
+    if is_narrow and (found := _measured(tasks, threads, torch.float32, count)):
         return found
     if found := _measured(tasks, threads, torch.float64, count):
         return found
     return _rescaled(tasks, threads, count)
-
-
-def _is_narrow(views: Sequence[Tensor]) -> bool:
-    dtype = views[0].dtype if views else torch.float32
-    return dtype.itemsize < 4 or dtype == torch.float32
 
 
 def _rescaled(tasks: Sequence[Tensor], threads: Executor, count: int) -> Moments:
@@ -150,10 +143,12 @@ def _measured(
     tasks: Sequence[Tensor], threads: Executor, dtype: torch.dtype, count: int
 ) -> Moments | None:
     """Both passes; None if the dtype is too narrow."""
-    shift = _first_finite(tasks)
-    shares = each(lambda task: _sum_up(task, shift, dtype), tasks, threads)
-    finite = sum(share.finite for share in shares)
-    nans, infinities = (sum(getattr(s, name) for s in shares) for name in ("nans", "infinities"))
+    # A value likely to be near the mean: sums less it keep their digits.
+    shift = float(next(_chunks(tasks[0]))[0].double().item()) if tasks else 0.0
+    shift = shift if math.isfinite(shift) else 0.0
+    shares = _each(lambda task: _sum_up(task, shift, dtype), tasks, threads)
+    finite, nans = (sum(getattr(share, name) for share in shares) for name in ("finite", "nans"))
+    infinities = count - finite - nans
     none = torch.zeros(BINS + 1, dtype=torch.float64)
     if not finite:
         nan = math.nan
@@ -169,9 +164,8 @@ def _measured(
     small, large, far = _RANGES[dtype]
     if not (small < std < large and abs(mean) < far * std and max(-low, high) < large):
         return None
-    powers = each(lambda task: _powers(task, mean, std, dtype), tasks, threads)
-    sums = [math.fsum(share[0][k] for share in powers) / finite for k in range(4)]
-    m1, m2, m3, m4 = sums
+    powers = _each(lambda task: _powers(task, mean, std, dtype), tasks, threads)
+    m1, m2, m3, m4 = (math.fsum(share[0][k] for share in powers) / finite for k in range(4))
     variance = m2 - m1**2
     third = m3 - 3 * m1 * m2 + 2 * m1**3
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
@@ -183,65 +177,45 @@ def _measured(
     )  # fmt: skip
 
 
-def each(function: Callable[[Tensor], T], tasks: Sequence[Tensor], threads: Executor) -> list[T]:
+def _each(function: Callable[[Tensor], T], tasks: Sequence[Tensor], threads: Executor) -> list[T]:
     """Maps a function over tasks; a single one runs here."""
-    if len(tasks) == 1:
-        return [function(tasks[0])]
-    return list(threads.map(function, tasks))
+    return list((map if len(tasks) == 1 else threads.map)(function, tasks))
 
 
-def _tasks(view: Tensor) -> Iterator[Tensor]:
-    """Views of a tensor, for one task each."""
-    if view.numel() <= _TASK or not view.dim():
-        yield view
-    elif view.is_contiguous():
-        yield from view.view(-1).split(_TASK)
-    else:
-        rows = max(_TASK * view.shape[0] // view.numel(), 1)
-        for share in view.split(rows):
-            yield from _tasks(share[0]) if len(share) == 1 else [share]
-
-
-def chunks(view: Tensor) -> Iterator[Tensor]:
-    """The values of a tensor, flattened, at most CHUNK at a time; views if it is contiguous."""
+def _pieces(view: Tensor, size: int) -> Iterator[Tensor]:
+    """Views of a tensor with at most so many values each."""
     if view.is_contiguous():
-        yield from view.view(-1).split(CHUNK)
-    elif view.numel() <= CHUNK:
-        yield view.reshape(-1)
+        yield from view.view(-1).split(size) if view.numel() else ()
+    elif view.numel() <= size:
+        yield view
     else:
-        rows = max(CHUNK * view.shape[0] // view.numel(), 1)
+        rows = max(size * view.shape[0] // view.numel(), 1)
         for share in view.split(rows):
-            yield from chunks(share[0]) if len(share) == 1 else [share.reshape(-1)]
+            yield from _pieces(share[0], size) if len(share) == 1 else [share]
 
 
-def room(buffer: Tensor, like: Tensor) -> Tensor:
+def _chunks(view: Tensor) -> Iterator[Tensor]:
+    """The values of a tensor, flattened, at most CHUNK at a time; views if it is contiguous."""
+    return (piece.reshape(-1) for piece in _pieces(view, CHUNK))
+
+
+def _room(buffer: Tensor, like: Tensor) -> Tensor:
     """The rows of a buffer that another tensor needs: nearly always all, which takes no view."""
     return buffer if len(buffer) == len(like) else buffer[: len(like)]
-
-
-def _first_finite(tasks: Sequence[Tensor]) -> float:
-    """A value likely to be near the mean: sums less it keep their digits."""
-    for task in tasks:
-        for chunk in chunks(task):
-            value = float(chunk[0].double().item())
-            return value if math.isfinite(value) else 0.0
-    return 0.0
 
 
 def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
     """The first pass."""
     wide, squares = torch.empty(2, CHUNK, dtype=dtype)
-    finite = zeros = nans = infinities = 0
+    finite = zeros = nans = 0
     firsts, seconds = [], []
     low, high = math.inf, -math.inf
-    for chunk in chunks(task):
-        values = room(wide, chunk).copy_(chunk)
+    for chunk in _chunks(task):
+        values = _room(wide, chunk).copy_(chunk)
         smallest, largest = (x.item() for x in torch.aminmax(values))
         if not (math.isfinite(smallest) and math.isfinite(largest)):
-            nan = int(values.isnan().sum())
+            nans += int(values.isnan().sum())
             values = values[values.isfinite()]
-            nans += nan
-            infinities += chunk.numel() - nan - values.numel()
             if not values.numel():
                 continue
             smallest, largest = (x.item() for x in torch.aminmax(values))
@@ -253,11 +227,11 @@ def _sum_up(task: Tensor, shift: float, dtype: torch.dtype) -> _Sums:
             values -= shift
         firsts.append(values.sum().item())
         # Not torch.dot: BLAS would use threads.
-        seconds.append(torch.mul(values, values, out=room(squares, values)).sum().item())
+        seconds.append(torch.mul(values, values, out=_room(squares, values)).sum().item())
     # fsum raises for infinities; the pass is repeated in float64.
     if not all(map(math.isfinite, seconds)):
-        return _Sums(finite, 0.0, math.inf, low, high, zeros, nans, infinities)
-    return _Sums(finite, math.fsum(firsts), math.fsum(seconds), low, high, zeros, nans, infinities)
+        return _Sums(finite, 0.0, math.inf, low, high, zeros, nans)
+    return _Sums(finite, math.fsum(firsts), math.fsum(seconds), low, high, zeros, nans)
 
 
 def _powers(
@@ -271,26 +245,50 @@ def _powers(
     offset = torch.tensor(-mean * scale, dtype=dtype)
     powers: list[list[float]] = []
     counts = torch.zeros(BINS + 1, dtype=torch.int64)
-    for chunk in chunks(task):
-        values = room(wide, chunk).copy_(chunk)
+    for chunk in _chunks(task):
+        values = _room(wide, chunk).copy_(chunk)
         torch.add(offset, values, alpha=scale, out=values)
         if not math.isfinite(one := values.sum().item()):
             values = values[values.isfinite()]
             one = values.sum().item()
-        product = room(products, values)
+        product = _room(products, values)
         two = torch.mul(values, values, out=product).sum().item()
         three = torch.mul(product, values, out=product).sum().item()
         four = torch.mul(product, values, out=product).sum().item()
         powers.append([one, two, three, four])
         values.abs_().clamp_(max=BINS)
-        counts += room(numbers, values).copy_(values).bincount(minlength=BINS + 1)
+        counts += _room(numbers, values).copy_(values).bincount(minlength=BINS + 1)
     return [math.fsum(p[k] for p in powers) / STEPS ** (k + 1) for k in range(4)], counts
 
 
-# Matrices.
+# Matrices, each in blocks of rows.
 
 
-def spectral_norm(blocks: MatrixRows, scale: float, threads: Executor) -> float:
+def measure_matrix(
+    blocks: Sequence[Tensor], scale: float, threads: Executor, *, is_orthogonal: bool
+) -> tuple[float, float | None]:
+    """The largest singular value, and the orthogonality error if it was computed.
+
+    Args:
+        blocks: of a matrix of finite values.
+        scale: the root mean square of its values.
+        threads: share the work.
+        is_orthogonal: whether it is to be orthogonal. The error is computed then, and where it
+            costs next to nothing or all singular values may be equal.
+    """
+    rows, columns = sum(map(len, blocks)), blocks[0].shape[1]
+    is_cheap = min(rows, columns) ** 2 * max(rows, columns) <= _CHEAP
+    if is_cheap:
+        gram = gram_matrix(blocks, scale, torch.float64)
+        norm = scale * math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
+        return norm, orthogonality_error(gram)
+    norm = spectral_norm(blocks, scale, threads)
+    if not is_orthogonal and (norm / scale) ** 2 > _SUSPECT * max(rows, columns):
+        return norm, None
+    return norm, orthogonality_error(gram_matrix(blocks, scale, _working_dtype(blocks, scale)))
+
+
+def spectral_norm(blocks: Sequence[Tensor], scale: float, threads: Executor) -> float:
     """The largest singular value, by Golub, Kahan and Lanczos with full reorthogonalisation.
 
     Args:
@@ -311,7 +309,7 @@ def spectral_norm(blocks: MatrixRows, scale: float, threads: Executor) -> float:
     def squared(vector: Tensor) -> Tensor:
         """W^T W v."""
         narrow = (vector / scale).to(dtype)
-        found = each(lambda share: _multiply(share, narrow, scale), shares, threads)
+        found = _each(lambda share: _multiply(share, narrow, scale), shares, threads)
         return sum(found, start=torch.zeros(columns, dtype=torch.float64))
 
     return scale * math.sqrt(max(_largest_eigenvalue(squared, vector), 0.0))
@@ -348,39 +346,21 @@ def _multiply(share: Tensor, vector: Tensor, scale: float) -> Tensor:
     wide = torch.empty(rows, len(vector), dtype=vector.dtype)
     total = torch.zeros_like(vector)
     for chunk in share.split(rows):
-        matrix = room(wide, chunk).copy_(chunk)
+        matrix = _room(wide, chunk).copy_(chunk)
         total.addmv_(matrix.T, matrix @ vector)
     return total.double() / scale
 
 
-def may_be_orthogonal(norm: float, rms: float, shape: tuple[int, int]) -> bool:
-    """Whether all singular values may be equal: the largest is near their root mean square."""
-    return (norm / rms) ** 2 <= _SUSPECT * max(shape)
-
-
-def is_cheap(shape: tuple[int, int]) -> bool:
-    """Whether the Gram matrix costs next to nothing."""
-    return min(shape) ** 2 * max(shape) <= _CHEAP
-
-
-def _working_dtype(blocks: MatrixRows, scale: float) -> torch.dtype:
+def _working_dtype(blocks: Sequence[Tensor], scale: float) -> torch.dtype:
     """The dtype that values of this scale are multiplied in."""
     is_narrow = blocks[0].dtype != torch.float64 and 1e-30 < scale < 1e30
     return torch.float32 if is_narrow else torch.float64
 
 
-def gram_matrix(blocks: MatrixRows, scale: float) -> Tensor:
-    """W^T W in float64; W W^T of a matrix that is wider than high.
-
-    Args:
-        blocks: of a matrix.
-        scale: of its values, which are divided by it.
-    """
+def gram_matrix(blocks: Sequence[Tensor], scale: float, dtype: torch.dtype) -> Tensor:
+    """W^T W of a matrix over scale, by products in a dtype; W W^T if it is wider than high."""
     rows, columns = sum(map(len, blocks)), blocks[0].shape[1]
-    size = min(rows, columns)
-    is_small = is_cheap((rows, columns))
-    dtype = torch.float64 if is_small else _working_dtype(blocks, scale)
-    gram = torch.zeros(size, size, dtype=torch.float64)
+    gram = torch.zeros(min(rows, columns), min(rows, columns), dtype=torch.float64)
     if rows >= columns:
         for block in blocks:
             for chunk in block.split(_rows(block, _WIDE)):
@@ -395,11 +375,6 @@ def gram_matrix(blocks: MatrixRows, scale: float) -> Tensor:
     return gram
 
 
-def norm_of(gram: Tensor) -> float:
-    """The largest singular value of a matrix over its scale, by its Gram matrix."""
-    return math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
-
-
 def orthogonality_error(gram: Tensor) -> float:
     """The largest entry of ``|Q^T Q - I|``, where Q is a matrix over its gain.
 
@@ -409,7 +384,7 @@ def orthogonality_error(gram: Tensor) -> float:
     Args:
         gram: of the matrix; the error is NaN where it is 0.
 
-    >>> orthogonality_error(gram_matrix([2 * torch.eye(3)], scale=1.0))
+    >>> orthogonality_error(gram_matrix([2 * torch.eye(3)], 1.0, torch.float64))
     0.0
     """
     square = float(gram.trace()) / len(gram)

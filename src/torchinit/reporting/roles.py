@@ -12,7 +12,7 @@ ROLES = (
 )  # fmt: skip
 
 # The first match counts, of the last components of a name, from the last one back.
-_ATOMS: tuple[tuple[str, str], ...] = (
+_PATTERNS = [(role, re.compile(pattern, re.IGNORECASE)) for role, pattern in (
     ("norm", r"(.*_)?(rms|layer|batch|group)?_?norm\w*|ln(_?\w+)?|(q|k|input|post)_?(layer)?norm|"
              r"bn\d*|gamma|norm\d*|.*layernorm\w*|LayerNorm"),
     ("qkv", r"(c_attn|qkv\w*|w?qkv|query_key_value|in_proj|in_proj_weight|Wqkv|to_qkv|attn_qkv)"),
@@ -31,11 +31,12 @@ _ATOMS: tuple[tuple[str, str], ...] = (
     ("embedding", r"(wte|wpe|\w*embed\w*|shared|tok_embeddings|pos_embed|cls_token|\w*_token|"
                   r"relative_attention_bias|relative_position_bias_table|patch_embed\w*|emb)"),
     ("conv", r"(conv\d*\w*|downsample|\w*_conv)"),
-)  # fmt: skip
-_COMPILED = [(role, re.compile(pattern, re.IGNORECASE)) for role, pattern in _ATOMS]
+)]  # fmt: skip
 _ATTENTION = re.compile(r"(self_?|cross_?|enc_?dec_?)?att(n|ention)?\w*", re.IGNORECASE)
-_NUMBERED = re.compile(r"(layer|stage|block)s?_?(\d+)")
-_STACKS = {"blocks", "block", "layers", "layer", "h", "stages", "stage", "resblocks", "encoder"}
+_NUMBERED = re.compile(r"((layer|stage|block)s?_?)?\d{1,9}")
+_NESTED = (["blocks"], ["layers"], ["block"])
+# Characters of a component that are looked at: some patterns take cubic time.
+_LONGEST = 64
 
 
 class Depth(NamedTuple):
@@ -61,36 +62,28 @@ def depth_of(name: str) -> Depth:
     Depth(stack='model.layers', depth=(3,), rest='mlp.experts.7.w1.weight', \
 pattern='model.layers.*.mlp.experts.*.w1.weight')
     """
-    atoms = name.split(".")
-    first = next((i for i, atom in enumerate(atoms) if _number(atom) is not None), None)
+    components = name.split(".")
+    first = next((i for i, part in enumerate(components) if _NUMBERED.fullmatch(part)), None)
     if first is None:
         return Depth("", (), name, name)
-    depth = [_number(atoms[first])]
-    last = first
-    following = atoms[first + 1 : first + 3]
-    whole = atoms[first].isdecimal()
-    if whole and len(following) == 2 and following[0] in ("blocks", "layers", "block"):
-        if following[1].isdecimal():
-            last, depth = first + 2, [*depth, int(following[1])]
-    elif not whole and following and following[0].isdecimal():
-        last, depth = first + 1, [*depth, int(following[0])]
-    stack = atoms[:first] if whole else [*atoms[:first], re.sub(r"_?\d+$", "", atoms[first])]
-    pattern = [re.sub(r"\d+", "*", atom) if i <= last else atom for i, atom in enumerate(atoms)]
-    for i in range(last + 1, len(atoms)):
-        if atoms[i].isdecimal() and "expert" in atoms[i - 1]:
-            pattern[i] = "*"
+    second = first + 1  # of layer1.0
+    if components[first].isdecimal():  # of layers.1.blocks.0
+        second = first + 2 if components[first + 1 : first + 2] in _NESTED else len(components)
+    is_number = second < len(components) and re.fullmatch(r"\d{1,9}", components[second])
+    last = second if is_number else first
+    stack = [*components[:first], re.sub(r"_?\d+$", "", components[first])]
+    pattern = [
+        re.sub(r"\d+", "*", part)
+        if i <= last or (part.isdecimal() and "expert" in components[i - 1])
+        else part
+        for i, part in enumerate(components)
+    ]
     return Depth(
-        ".".join(stack), tuple(n for n in depth if n is not None),
-        ".".join(atoms[last + 1 :]), ".".join(pattern),
-    )  # fmt: skip
-
-
-def _number(atom: str) -> int | None:
-    """The number that a component is, or ends with as ``layer1`` does."""
-    if atom.isdecimal():
-        return int(atom)
-    found = _NUMBERED.fullmatch(atom)
-    return int(found[2]) if found else None
+        ".".join(stack).removesuffix("."),
+        tuple(int(re.sub(r"\D", "", components[i])) for i in sorted({first, last})),
+        ".".join(components[last + 1 :]),
+        ".".join(pattern),
+    )
 
 
 def role_of(name: str, dimensions: int) -> str:
@@ -103,51 +96,45 @@ def role_of(name: str, dimensions: int) -> str:
     >>> role_of("transformer.h.0.attn.c_attn.weight", 2), role_of("model.norm.weight", 1)
     ('qkv', 'norm')
     """
-    atoms = name.split(".")
-    last = atoms[-1]
-    in_block = depth_of(name).depth != ()
+    components = name.split(".")
+    last = components[-1]
     if last == "bias" or (last.endswith("_bias") and dimensions == 1):
         return "bias"
     if last in ("weight", "original", "weight_v", "original0", "original1"):
-        atoms = atoms[:-1]
-    atoms = [atom for atom in atoms if not atom.isdecimal()] or atoms[-1:]
-    attention = any(_ATTENTION.fullmatch(atom) for atom in atoms)
-    if atoms and dimensions > 1 and (role := _in_context(atoms, attention, name)):
+        components = components[:-1]
+    components = [part for part in components if not part.isdecimal()] or components[-1:]
+    components = [part[:_LONGEST] for part in components]
+    if components and dimensions > 1 and (role := _in_context(components, name)):
         return role
-    for atom in reversed(atoms[-3:]):
-        for role, pattern in _COMPILED:
-            if role == "head" and (in_block or dimensions < 2):
-                continue
-            if role == "norm" and dimensions > 1:
-                continue
-            if role not in ("norm", "embedding") and dimensions < 2:
-                continue
-            if pattern.fullmatch(atom):
+    if dimensions < 2:
+        possible = {"norm", "embedding"}
+    else:
+        possible = set(ROLES) - {"norm"} - ({"head"} if depth_of(name).depth else set())
+    for component in reversed(components[-3:]):
+        for role, pattern in _PATTERNS:
+            if role in possible and pattern.fullmatch(component):
                 return role
     return "norm" if dimensions == 1 and last in ("weight", "scale") else "other"
 
 
-def _in_context(atoms: list[str], attention: bool, name: str) -> str | None:
+def _in_context(components: list[str], name: str) -> str | None:
     """The role of names that mean one thing in attention and another elsewhere."""
-    last = atoms[-1]
-    expert = "expert" in name
+    last, is_attention = components[-1], any(map(_ATTENTION.fullmatch, components))
     if last in ("c_proj", "proj", "dense", "wo", "out", "to_out", "output", "Wo"):
-        if attention or "SelfAttention" in name or "EncDecAttention" in name:
+        if is_attention or "SelfAttention" in name or "EncDecAttention" in name:
             return "o"
-        if last == "dense" and "intermediate" in atoms:
+        if last == "dense" and "intermediate" in components:
             return "up"
-        if last == "dense" and "pooler" in atoms:
+        if last == "dense" and "pooler" in components:
             return "head"
-        if last in ("c_proj", "wo", "Wo") or (last == "dense" and "output" in atoms):
+        if last in ("c_proj", "wo", "Wo") or (last == "dense" and "output" in components):
             return "down"
-        if last == "wo":
-            return "o"
-        if last == "proj" and any("patch" in atom for atom in atoms):
+        if last == "proj" and any("patch" in part for part in components):
             return "embedding"
-    if last == "gate" and not expert and "shared" not in name:
+    if last == "gate" and "expert" not in name and "shared" not in name:
         return "router"
-    if last in ("w1", "w2", "w3") and not attention:
+    if last in ("w1", "w2", "w3") and not is_attention:
         return {"w1": "gate", "w2": "down", "w3": "up"}[last]
-    if last in ("projection", "word_embeddings") and any("embed" in a for a in atoms):
+    if last in ("projection", "word_embeddings") and any("embed" in part for part in components):
         return "embedding"
     return None

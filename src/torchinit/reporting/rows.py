@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -12,16 +11,7 @@ from torch import Tensor
 
 from torchinit.reporting.goodness_of_fit import Fit, fit_distribution, resolution_of
 from torchinit.reporting.inputs import Intended, ReportInput
-from torchinit.reporting.measure import (
-    Moments,
-    gram_matrix,
-    is_cheap,
-    may_be_orthogonal,
-    measure,
-    norm_of,
-    orthogonality_error,
-    spectral_norm,
-)
+from torchinit.reporting.measure import Moments, measure, measure_matrix
 from torchinit.reporting.roles import Depth, depth_of, role_of
 
 
@@ -91,9 +81,8 @@ def row_of(source: ReportInput, threads: Executor) -> ReportRow:
     """
     with torch.no_grad():
         tensor = source.load()
-        views = [view for view in source.views(tensor) if view.numel()]
         try:
-            moments = measure(views, threads)
+            moments = measure(source.views(tensor), threads)
         except (RuntimeError, NotImplementedError) as error:
             said = str(error).partition("\n")[0]
             raise TypeError(
@@ -116,21 +105,13 @@ def _of_matrices(
         return None, None
     norms: list[float] = []
     errors: list[float] = []
-    wanted = source.intended is not None and source.intended.orthogonal
+    is_orthogonal = source.intended is not None and source.intended.orthogonal
     rms = math.hypot(moments.std, moments.mean)
     for blocks in source.matrices(tensor):
-        shape = (sum(map(len, blocks)), blocks[0].shape[1])
-        if min(shape) < 2:
+        rows, columns = sum(map(len, blocks)), blocks[0].shape[1]
+        if min(rows, columns) < 2:
             continue
-        gram = gram_matrix(blocks, rms) if is_cheap(shape) else None
-        norm = spectral_norm(blocks, rms, threads) if gram is None else rms * norm_of(gram)
-        norms.append(norm / (moments.std * (math.sqrt(shape[0]) + math.sqrt(shape[1]))))
-        if gram is None and (wanted or may_be_orthogonal(norm, rms, shape)):
-            gram = gram_matrix(blocks, rms)
-        if gram is not None:
-            errors.append(orthogonality_error(gram))
-    return _largest(norms), _largest(errors)
-
-
-def _largest(values: Sequence[float]) -> float | None:
-    return max(values) if values else None
+        norm, error = measure_matrix(blocks, rms, threads, is_orthogonal=is_orthogonal)
+        norms.append(norm / (moments.std * (math.sqrt(rows) + math.sqrt(columns))))
+        errors += [] if error is None else [error]
+    return max(norms, default=None), max(errors, default=None)

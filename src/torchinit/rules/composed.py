@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torchinit.errors import ArgumentError
-from torchinit.rules.read import as_scheme
+from torchinit.rules.rules import as_scheme
 from torchinit.rules.scheme import Scheme, Target
-from torchinit.values.region import Part, Region, check_whole, part_name
+from torchinit.values.region import Part, Region, part_name
 
 SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
 
@@ -21,7 +21,6 @@ class By(Scheme):
     function: Callable[[Target], Any]
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """The parts of the scheme that the function returns."""
         return self.scheme(region, target).parts(region, target)
 
     def scheme(self, region: Region, target: Target) -> Scheme:
@@ -54,6 +53,7 @@ def by(function: Callable[[Target], SchemeLike]) -> Scheme:
     return By(function)
 
 
+@dataclass(frozen=True, repr=False)
 class Stack(Scheme):
     """A stack of matrices, such as experts of shape (E, out, in): fans are those of one matrix.
 
@@ -69,20 +69,15 @@ class Stack(Scheme):
     1.0
     """
 
-    def __init__(self, scheme: SchemeLike) -> None:
-        self.scheme = as_scheme(scheme)
+    scheme: SchemeLike
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheme", as_scheme(self.scheme))
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """The parts of the scheme; the first dimension is the stack's."""
         if len(region.matrix_shape) < 2:
             raise ArgumentError(f"shape {region.shape} is not a stack: it needs one more dimension")
-        return self.scheme.parts(region._replace(stacked=region.stacked + 1), target)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stack) and self.scheme == other.scheme
-
-    def __hash__(self) -> int:
-        return hash((Stack, self.scheme))
+        return as_scheme(self.scheme).parts(region._replace(stacked=region.stacked + 1), target)
 
     def __repr__(self) -> str:
         return f"Stack({self.scheme!r})"
@@ -149,8 +144,10 @@ class Blocks(Scheme):
         self.sizes, self.dim, self.groups = dict(sizes), dim, groups
 
     def parts(self, region: Region, target: Target) -> list[Part]:
-        """The parts of every block's scheme, group by group."""
-        check_whole(region, "Blocks")
+        if region.offset is not None:
+            raise ArgumentError(
+                "Blocks cannot be used in Blocks with groups, which give it only a share"
+            )
         shape = region.matrix_shape
         if not -len(shape) <= self.dim < len(shape):
             raise ArgumentError(f"dim={self.dim} is out of range for shape {shape}")

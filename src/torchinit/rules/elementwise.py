@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from torchinit.errors import ArgumentError
 from torchinit.rules.scheme import Scheme, Target
@@ -36,7 +37,6 @@ class Elementwise(Scheme):
         raise NotImplementedError
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One part: the full region."""
         return [Part(region, DrawnValues(self.draw(region.matrix_shape)))]
 
 
@@ -46,10 +46,7 @@ class _Fixed(Elementwise):
 
     _draw: Draw = field(init=False, repr=False, compare=False)
 
-    is_uniform = True
-
     def draw(self, shape: Shape) -> Draw:  # noqa: ARG002
-        """The fixed draw."""
         return self._draw
 
 
@@ -59,12 +56,44 @@ def _set(scheme: object, **values: object) -> None:
         object.__setattr__(scheme, name, value)
 
 
+_Kind = TypeVar("_Kind", bound=type[_Fixed])
+
+
+def _only_std_by_position(kind: _Kind) -> _Kind:
+    """Refuses more than one argument by position: torch and NumPy have the mean first."""
+    init = kind.__init__
+
+    @functools.wraps(init)
+    def checked(self: _Fixed, *args: Any, **kwargs: Any) -> None:
+        if len(args) > 1:
+            said = ", ".join(map(repr, args))
+            meant = f"{args[1]!r}, mean={args[0]!r}" if len(args) == 2 else "std, mean=..., cut=..."
+            raise TypeError(
+                f"{kind.__name__}({said}): only std can be given by position, since torch and "
+                f"NumPy have the mean first. Write {kind.__name__}({meant})"
+            )
+        init(self, *args, **kwargs)
+
+    kind.__init__ = checked  # type: ignore[method-assign]
+    return kind
+
+
+def _check_random(kind: str, mean: float, std: float) -> None:
+    check_normal(mean, std)
+    if std == 0:
+        raise ArgumentError(f"{kind} with std=0 is a constant: write Constant({mean:g})")
+
+
+@_only_std_by_position
 @dataclass(frozen=True)
 class Normal(_Fixed):
     """N(mean, std^2).
 
+    Only std can be given by position, since torch and NumPy have the mean first.
+
     Raises:
-        ArgumentError: if std is negative, or either number is not finite.
+        ArgumentError: if std is not positive, or either number is not finite.
+        TypeError: if mean is given by position.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -73,17 +102,18 @@ class Normal(_Fixed):
     """
 
     std: float
-    mean: float = 0.0
+    mean: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         std, mean = as_float("std", self.std), as_float("mean", self.mean)
-        check_normal(mean, std)
+        _check_random("Normal", mean, std)
         _set(self, std=std, mean=mean, _draw=normal_draw(mean, std))
 
 
+@_only_std_by_position
 @dataclass(frozen=True)
 class TruncNormal(_Fixed):
-    """N(mean, std^2) truncated to mean +- cut std.
+    """N(mean, std^2) truncated to mean +- cut std. Only std can be given by position.
 
     Args:
         std, mean: of the normal before truncation; if corrected, std is that of the values.
@@ -92,7 +122,8 @@ class TruncNormal(_Fixed):
         corrected: whether to widen the normal so that the values have the given std.
 
     Raises:
-        ArgumentError: if std is negative, cut is not positive, or a number is not finite.
+        ArgumentError: if std or cut is not positive, or a number is not finite.
+        TypeError: if another argument than std is given by position.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -101,13 +132,13 @@ class TruncNormal(_Fixed):
     """
 
     std: float
-    mean: float = 0.0
-    cut: float = 3.0
-    corrected: bool = False
+    mean: float = field(default=0.0, kw_only=True)
+    cut: float = field(default=3.0, kw_only=True)
+    corrected: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         std, mean, cut = (as_float(n, getattr(self, n)) for n in ("std", "mean", "cut"))
-        check_normal(mean, std)
+        _check_random("TruncNormal", mean, std)
         check_finite(cut=cut)
         if cut <= 0:
             raise ArgumentError(f"cut={cut} must be positive: it counts standard deviations")
@@ -238,7 +269,6 @@ class VarianceScaling(Elementwise):
         )
 
     def draw(self, shape: Shape) -> Draw:
-        """The draw for a logical tensor; a fan of 0 gives zeros."""
         fan_in, fan_out = self.fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         std = math.sqrt(self.scale / fan) if fan else 0.0
@@ -270,7 +300,6 @@ class Called(Elementwise):
     call: Call
 
     def draw(self, shape: Shape) -> Draw:
-        """The call's draw."""
         draw = draw_of(self.call, shape)
         if draw is None:
             raise ArgumentError(f"{self.call.name} does not draw its values independently")

@@ -1,22 +1,47 @@
-"""Rules: choose a parameter's scheme by its name or by the module that owns it."""
+"""Rules: the scheme of a parameter, by its name or by the module that owns it.
+
+Keys are globs, compiled patterns and types of modules; values are schemes, or what stands for one.
+"""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import init as torch_init
 
-from torchinit.errors import ArgumentError
-from torchinit.rules.pattern import translate
-from torchinit.rules.read import as_scheme
+from torchinit import functional
+from torchinit.errors import ArgumentError, UnknownSchemeError
+from torchinit.rules.elementwise import Called
 from torchinit.rules.scheme import Scheme
+from torchinit.rules.structured import ByFunction, Custom, FromModel, FromTensor, Keep, Orthogonal
+from torchinit.schemes.calls import FUNCTIONS, Call, read_call
 
 Key: TypeAlias = "str | re.Pattern[str] | type[nn.Module]"
 # Returns the index of the rule for a name and its owner, or -1.
 _Matcher: TypeAlias = Callable[[str, nn.Module], int]
+
+# A name, and the module that owns what has it.
+NameAndOwner: TypeAlias = "tuple[str, nn.Module]"
+# What a buffer takes, in errors.
+FOR_BUFFERS = "which takes a tensor, a function of the shape, or 'keep'"
+_NOBODY = nn.Module()
+
+# Strings for functions of torch.nn.init with their default arguments, and for other schemes.
+_STRINGS = (
+    "zeros", "ones", "dirac", "xavier_uniform", "xavier_normal", "kaiming_uniform",
+    "kaiming_normal", "orthogonal", "keep", "own", "reset_parameters",
+)  # fmt: skip
+_NEED_NUMBERS = {
+    "normal": "Normal(std=...)",
+    "trunc_normal": "TruncNormal(std=...), whose cut is in standard deviations",
+    "uniform": "Uniform(a=..., b=...)",
+    "constant": "Constant(val=...)",
+}
 
 
 class Rule(NamedTuple):
@@ -44,7 +69,7 @@ class Rules:
     """An ordered mapping from patterns to schemes; the first match wins.
 
     Args:
-        rules: keys are globs (``pattern.translate``), compiled patterns for a full name, or module
+        rules: keys are globs (see ``translate``), compiled patterns for a full name, or module
             types, which match every parameter that such a module owns directly. Values are those
             of ``as_scheme``.
 
@@ -63,7 +88,8 @@ class Rules:
                 self.rules.append(Rule(key, as_scheme(value)))
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise type(error)(f"the rule for {key!r}: {error}") from error
-        self._matchers = _matchers(self.rules)
+        self._matchers = _matchers(list(rules))
+        self._alone: dict[int, _Matcher] = {}
         self._alike = _alike(rules)
         self._memory: dict[tuple[bytes, type], int] = {}
 
@@ -72,27 +98,26 @@ class Rules:
 
         Results are cached, since many layers match the same rules.
         """
-        if self._alike is None:
-            return self._search(name, owner)
-        case = name.encode().translate(self._alike), type(owner)
-        found = self._memory.get(case)
+        case = None if self._alike is None else (name.encode().translate(self._alike), type(owner))
+        found = None if case is None else self._memory.get(case)
         if found is None:
-            found = self._memory[case] = self._search(name, owner)
+            results = (matcher(name, owner) for matcher in self._matchers)
+            found = next((number for number in results if number >= 0), -1)
+            if case is not None:
+                self._memory[case] = found
         return found
 
-    def _search(self, name: str, owner: nn.Module) -> int:
-        for matcher in self._matchers:
-            found = matcher(name, owner)
-            if found >= 0:
-                return found
-        return -1
+    def matches(self, number: int, name: str, owner: nn.Module) -> bool:
+        """Whether a rule matches a name or its owner, whatever the earlier ones do."""
+        if number not in self._alone:
+            (self._alone[number],) = _matchers([self.rules[number].key])
+        return self._alone[number](name, owner) == 0
 
 
 def _alike(keys: Iterable[Any]) -> bytes | None:
-    """A table that maps names to cache keys: digits that occur in no pattern become one digit.
+    """A table for ``bytes.translate``: digits that occur in no pattern become one digit.
 
-    Returns:
-        A table for ``bytes.translate``; None if compiled patterns may distinguish any digits.
+    Names that it makes equal match the same rules. None if compiled patterns may tell them apart.
     """
     digits = set("0123456789")
     for key in keys:
@@ -104,30 +129,25 @@ def _alike(keys: Iterable[Any]) -> bytes | None:
     return bytes(same if chr(code) in digits else code for code in range(256))
 
 
-def _matchers(rules: Sequence[Rule]) -> list[_Matcher]:
+def _matchers(keys: Sequence[Any]) -> list[_Matcher]:
     """Joins neighbouring globs into one alternation, which halves the time of matching."""
     matchers: list[_Matcher] = []
     globs: list[str] = []
-    for number, (key, _) in enumerate(rules):
+    for number, key in enumerate(keys):
         if isinstance(key, str):
             globs.append(translate(key))
-            continue
-        if globs:
-            matchers.append(_by_globs(globs, number - len(globs)))
-            globs = []
-        if isinstance(key, re.Pattern):
-            if not isinstance(key.pattern, str):
-                raise TypeError(f"{key!r} must be a pattern of str, not of bytes")
+            if not isinstance((*keys, None)[number + 1], str):
+                matchers.append(_by_globs(globs, number + 1 - len(globs)))
+                globs = []
+        elif isinstance(key, re.Pattern) and isinstance(key.pattern, str):
             matchers.append(_by_pattern(key, number))
         elif isinstance(key, type) and issubclass(key, nn.Module):
             matchers.append(_by_type(key, number))
         else:
             raise TypeError(
-                f"the key {key!r} of a rule must be a glob, a compiled re.Pattern or a module "
-                f"type, not {type(key).__name__}"
+                f"the key {key!r} of a rule must be a glob, a compiled re.Pattern of str or a "
+                f"module type, not {type(key).__name__}"
             )
-    if globs:
-        matchers.append(_by_globs(globs, len(rules) - len(globs)))
     return matchers
 
 
@@ -149,7 +169,47 @@ def _by_type(kind: type[nn.Module], number: int) -> _Matcher:
     return lambda _name, owner: number if isinstance(owner, kind) else -1
 
 
-def nearest(rule: Rule, names: Iterable[str]) -> str | None:
+def check_unused(
+    rules: Rules, used: Iterable[int], parameters: Sequence[NameAndOwner], buffers: Iterable[str]
+) -> None:
+    """Raises ArgumentError if a rule is used for nothing, and says why.
+
+    Args:
+        rules: all of them.
+        used: the indices of those that are used.
+        parameters, buffers: all names, those of parameters with the modules that own them.
+    """
+    unmatched, late = [], []
+    for number in sorted({*range(len(rules.rules))} - {*used}):
+        rule = rules.rules[number]
+        match = next((one for one in parameters if rules.matches(number, *one)), None)
+        if match is not None:
+            earlier = rules.rules[rules.find(*match)].title
+            late.append(f"{rule.title!r} (the earlier rule {earlier!r} takes {match[0]})")
+            continue
+        hint, near = "", _nearest(rule, [name for name, _ in parameters])
+        if is_for_buffers(rule.key):
+            names = (name for name in buffers if rules.matches(number, name, _NOBODY))
+            hint = next((f" (but the buffer {name}, {FOR_BUFFERS})" for name in names), "")
+        unmatched.append(repr(rule.title) + (hint or (near and f" (nearest: {near})") or ""))
+    said = []
+    if unmatched:
+        said.append(
+            f"{len(unmatched)} of {len(rules.rules)} rules match no parameter: "
+            f"{'; '.join(unmatched)}"
+        )
+    if late:
+        said.append(f"{len(late)} of {len(rules.rules)} rules come too late: {'; '.join(late)}")
+    if said:
+        raise ArgumentError(f"{'. '.join(said)}. strict=False allows this, as for a pipeline stage")
+
+
+def is_for_buffers(key: Key) -> bool:
+    """Whether a key may match buffers: by their names, but not all names."""
+    return isinstance(key, re.Pattern) or (isinstance(key, str) and key.strip("*?.") != "")
+
+
+def _nearest(rule: Rule, names: Iterable[str]) -> str | None:
     """The name closest to an unused rule's pattern; None if no name is close."""
     if not isinstance(rule.key, str):
         return None
@@ -164,15 +224,117 @@ def nearest(rule: Rule, names: Iterable[str]) -> str | None:
     return tails[found[0]] if found else None
 
 
-def check_unused(rules: Rules, used: Iterable[int], names: Sequence[str]) -> None:
-    """Raises ArgumentError if a rule matched nothing."""
-    unused = [rules.rules[n] for n in range(len(rules.rules)) if n not in set(used)]
-    if unused:
-        said = []
-        for rule in unused:
-            near = nearest(rule, names)
-            said.append(f"{rule.title!r}" + (f" (nearest: {near})" if near else ""))
-        raise ArgumentError(
-            f"{len(unused)} of {len(rules.rules)} rules match no parameter: {'; '.join(said)}. "
-            "strict=False allows this, as for a pipeline stage"
+# The values of rules.
+
+
+def as_scheme(value: Any) -> Scheme:
+    """Converts the value of a rule to a scheme.
+
+    Args:
+        value: a scheme; the name of one that needs no numbers; a function of ``torchinit`` or
+            ``torch.nn.init``, or a ``functools.partial`` of one; any other callable of a tensor;
+            a tensor.
+
+    Raises:
+        UnknownSchemeError: for an unknown name, or the name of a scheme that needs numbers.
+        TypeError: for any other value, and for arguments that the function does not take.
+        ArgumentError: for a partial with a generator, since the seed sets the values.
+    """
+    if isinstance(value, Scheme):
+        return value
+    if isinstance(value, str):
+        return _named(value)
+    if isinstance(value, Tensor):
+        return FromTensor(value)
+    if isinstance(value, type) and issubclass(value, Scheme):
+        raise TypeError(f"{value.__name__} is a class: call it, as in {value.__name__}(...)")
+    if not callable(value):
+        raise TypeError(
+            f"{value!r} is not a scheme: expected one (torchinit.Normal(0.02), ...), its name "
+            f"({', '.join(_STRINGS)}), a callable of a tensor, or a tensor"
         )
+    function, args, kwargs = value, (), {}
+    if isinstance(value, functools.partial):
+        function, args, kwargs = value.func, value.args, value.keywords
+    name = str(getattr(function, "__name__", ""))
+    is_known = name in FUNCTIONS and function in (
+        getattr(torch_init, name), getattr(functional, name)
+    )  # fmt: skip
+    if not is_known or name == "sparse_":
+        return Custom(value)
+    if kwargs.get("generator") is not None:
+        raise ArgumentError(f"{name} was given a generator: leave it out, the seed sets the values")
+    if args:
+        raise TypeError(
+            f"partial({name}, {args[0]!r}, ...) would pass {args[0]!r} as the tensor: use keywords"
+        )
+    return _of_call(read_call(name, (), kwargs))
+
+
+def _of_call(call: Call) -> Scheme:
+    if call.name == "orthogonal_":
+        return Orthogonal(**call.arguments)
+    if call.name in ("dirac_", "eye_"):
+        return ByFunction(call)
+    return Called(call)
+
+
+def _named(name: str) -> Scheme:
+    plain = name.rstrip("_")
+    if plain == "keep":
+        return Keep()
+    if plain in ("own", "reset_parameters"):
+        return FromModel(plain)
+    if plain in _STRINGS:
+        return _of_call(read_call(f"{plain}_"))
+    if plain in _NEED_NUMBERS:
+        raise UnknownSchemeError(f"{name!r} needs numbers: write {_NEED_NUMBERS[plain]}")
+    raise UnknownSchemeError(f"scheme {name!r} is unknown, choose one of {', '.join(_STRINGS)}")
+
+
+# Globs. "**." is one token only where a component begins.
+
+_TOKEN = re.compile(r"\*\*\*|(?:^|(?<=\.))\*\*\.|\*\*|.", re.DOTALL)
+_REGEX = {"**.": r"(?:.*\.)?", "**": ".*", "*": "[^.]*", "?": "[^.]", "{": "(?:", "}": ")"}
+
+
+def translate(glob: str) -> str:
+    """Returns a regular expression without capturing groups for a glob over a full name.
+
+    ``**`` matches any characters, including dots and none; ``**.`` at the start of a component also
+    matches an empty prefix. Within one component, ``*`` matches any characters, ``?`` one
+    character, and ``{a,b}`` either alternative, which may contain ``*`` and ``?``. Everything else
+    is literal.
+
+    Raises:
+        ArgumentError: for an empty glob, unbalanced or nested braces, an alternative with a dot or
+            ``**``, or three stars.
+    """
+    if not glob:
+        raise ArgumentError("the pattern '' matches no name: use '**' to match every name")
+    parts, in_braces = [], False
+    for token in _TOKEN.findall(glob):
+        why = ""
+        if token == "***":
+            why = "has three stars: use '**' for any characters, '*' without dots"
+        elif in_braces and token in ("**", "**."):
+            why = "has '**' in braces: an alternative is within one name component"
+        elif in_braces and token == ".":
+            why = (
+                "has a dot in braces: an alternative is within one name component. Write one rule "
+                "for each, or a compiled re.Pattern"
+            )
+        elif token == "{" and in_braces:
+            why = "has nested braces"
+        elif token == "}" and not in_braces:
+            why = "has '}' without '{'"
+        if why:
+            raise ArgumentError(f"the pattern {glob!r} {why}")
+        in_braces = token == "{" or (in_braces and token != "}")
+        if token == "," and in_braces:
+            parts.append("|")
+        else:
+            parts.append(_REGEX.get(token) or re.escape(token))
+    if in_braces:
+        raise ArgumentError(f"the pattern {glob!r} has '{{' without '}}'")
+    return "".join(parts)

@@ -45,9 +45,6 @@ class Scheme:
 
     __slots__ = ()
 
-    # Whether every name, module, dtype and shape has the same draw.
-    is_uniform = False
-
     def parts(self, region: Region, target: Target) -> list[Part]:
         """Splits a region of a parameter into parts, each with its values.
 

@@ -14,10 +14,12 @@ from torchinit.schemes.distributions import as_float, check_finite
 from torchinit.streams.named_keys import part_of
 from torchinit.values.kinds import (
     FunctionValues,
+    GivenValues,
     KeptValues,
     MatrixValues,
     PatternValues,
     Values,
+    converted,
 )
 from torchinit.values.region import Part, Region
 
@@ -32,7 +34,6 @@ class _Each(Scheme):
         raise NotImplementedError
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One part, or one for each matrix of a stack."""
         values = self.values(region)
         if not region.stacked:
             return [Part(region, values)]
@@ -75,7 +76,6 @@ class Orthogonal(_Each):
         object.__setattr__(self, "gain", gain)
 
     def values(self, region: Region) -> Values:
-        """One orthogonal matrix."""
         if len(region.matrix_shape) < 2:
             raise ArgumentError(
                 f"shape {region.matrix_shape} is not a matrix: it needs at least 2 dimensions"
@@ -93,7 +93,6 @@ class ByFunction(_Each):
     call: Call
 
     def values(self, region: Region) -> Values:
-        """The pattern."""
         wanted, shape = _DIMENSIONS[self.call.name], region.matrix_shape
         if len(shape) not in wanted:
             raise ArgumentError(
@@ -119,11 +118,24 @@ class Custom(_Each):
     function: Callable[[Tensor], object]
 
     def values(self, region: Region) -> Values:  # noqa: ARG002
-        """The callable."""
         return FunctionValues(self.function)
 
     def __repr__(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+@dataclass(frozen=True, eq=False)
+class FromTensor(Scheme):
+    """The values of a tensor."""
+
+    tensor: Tensor
+
+    def parts(self, region: Region, target: Target) -> list[Part]:
+        values = converted(self.tensor, region.shape, target.dtype)
+        return [Part(region, GivenValues(values))]
+
+    def __repr__(self) -> str:
+        return f"a tensor of shape {tuple(self.tensor.shape)}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,6 @@ class Keep(Scheme):
     """Leaves a parameter unchanged; an error on the meta device, where it has no values."""
 
     def parts(self, region: Region, target: Target) -> list[Part]:  # noqa: ARG002
-        """One part, which keeps its values."""
         return [Part(region, KeptValues())]
 
     def __repr__(self) -> str:

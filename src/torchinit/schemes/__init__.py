@@ -1,1 +1,1 @@
-"""Which values: from a logical shape and arguments to a distribution with its parameters."""
+"""What values: turns a logical shape and arguments into a distribution with its parameters."""

@@ -1,6 +1,6 @@
 """Calls of ``torch.nn.init``'s functions as values: a name and arguments, without the tensor.
 
-For rules that name a function, and for calls that are recorded.
+Used for rules that name a function, and for recorded calls.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_call(name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | N
 
 
 def call_by_position(name: str, values: Sequence[Any]) -> Call | None:
-    """A call with positional parameters, of a distribution or ``orthogonal_``; None for others."""
+    """A call of a distribution's function or ``orthogonal_`` by position; None for others."""
     names = {f"{row.name}_": row.parameters for row in DISTRIBUTIONS.values()}
     names["orthogonal_"] = ("gain",)
     if name not in FUNCTIONS or len(names.get(name, ())) != len(values):
@@ -86,7 +86,7 @@ def _elementwise(distribution: int) -> Callable[..., Draw]:
 
 def _kaiming(draw: Callable[..., Draw]) -> Callable[..., Draw]:
     def of_shape(shape: Sequence[int], **arguments: Any) -> Draw:
-        # As in the functions, empty tensors are no error.
+        # Empty tensors are no error, as in the functions.
         return uniform_draw(0.0, 0.0) if 0 in shape else draw(shape, **arguments)
 
     return of_shape

@@ -1,7 +1,7 @@
-"""The distributions: their parameters, the checks of these, and the law of the values.
+"""The distributions: their parameters, checks of the parameters, and the law of the values.
 
-``DISTRIBUTIONS`` is the one list of them in Python: operators, the fallback, rules that name a
-function of ``torch.nn.init`` and tests read it. The kernels have a sampler for each in
+``DISTRIBUTIONS`` is the only list of them in Python, read by operators, the fallback, tests and
+rules that name a function of ``torch.nn.init``. The kernels have a sampler for each in
 ``csrc/math/samplers.h`` (see CONTRIBUTING.md).
 """
 
@@ -37,11 +37,11 @@ _LIMITS = {dtype: torch.finfo(dtype).max for dtype in ALL_DTYPES}
 _WORKING_LIMITS = {dtype: max(_LIMITS[torch.float32], limit) for dtype, limit in _LIMITS.items()}
 _INFINITY = math.inf
 
-# A draw: (distribution, p0, p1, p2, p3); parameters that the distribution does not have are 0.
+# A draw: (distribution, p0, p1, p2, p3); unused parameters are 0.
 #
 # UNIFORM (a, b) is U[a, b); NORMAL (mean, std); TRUNCATED_NORMAL (mean, std, a, b); CONSTANT (val),
 # val as it was given; WORDS are the random bits themselves. A plain tuple: making a named one would
-# take a twentieth of the time of a small fill.
+# take a twentieth of a small fill's time.
 Draw: TypeAlias = tuple[int, Any, float, float, float]
 
 
@@ -166,7 +166,7 @@ class DistributionRow(NamedTuple):
         name: of its function and of ``torch.nn.init``'s, without the underscore.
         parameters: their names, in the order of a draw.
         check: called with the dtype and the parameters; raises ArgumentError.
-        law: from the parameters to the law; None for words, which are not numbers.
+        law: gives the law of the parameters; None for words, which are not numbers.
         is_random: whether a fill takes a key.
         by_torch: fills where kernels cannot, called with the tensor, the parameters and a generator
             or None; None for ``torch.nn.init``'s function of the same name.

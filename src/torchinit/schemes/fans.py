@@ -1,4 +1,4 @@
-"""Fans and gains, and the distributions that are scaled by them: shapes in, draws out.
+"""Fans and gains, and the draws that are scaled by them, from the shape of a weight.
 
 References: Glorot and Bengio 2010 (xavier); He et al. 2015 (kaiming).
 """
@@ -54,7 +54,7 @@ def calculate_fans(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def calculate_fan(shape: Sequence[int], mode: str) -> int:
-    """Returns the fan that a mode, ``fan_in`` or ``fan_out`` in any case of letters, asks for."""
+    """Returns the fan for a mode, ``fan_in`` or ``fan_out`` in upper or lower case."""
     lowered = mode.lower()
     if lowered not in ("fan_in", "fan_out"):
         raise ArgumentError(
@@ -120,7 +120,7 @@ def kaiming_normal(
 
 
 def fan_in_uniform(shape: Sequence[int]) -> Draw:
-    """U(-r, r), r = 1 / sqrt(fan_in): a bias's, of the weight's shape; 0 where fan_in is 0."""
+    """U(-r, r), r = 1 / sqrt(fan_in), for a bias from the weight's shape; 0 if fan_in is 0."""
     fan_in, _ = calculate_fans(shape)
     if fan_in == 0:
         return constant_draw(0.0)

@@ -1,8 +1,8 @@
 """The table of schemes: for each name, what ``init_`` gives a weight and a bias.
 
-``SCHEMES`` is the one list of them: what ``init_`` accepts, what ``which`` knows and the tables of
-the docs are read from it. A new scheme is a row here, its name in ``InitializationType`` for type
-checkers, and a function in ``functional.py`` if it is to have one.
+``SCHEMES`` is the only list of them, read by ``init_``, ``which`` and the tables of the docs. To
+add a scheme, add a row here, its name in ``InitializationType`` for type checkers, and, if it needs
+one, a function in ``functional.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torchinit.schemes.fans import (
 )
 from torchinit.schemes.law import Law, law_of_orthogonal
 
-# SCHEMES decides, and a test holds the two together.
+# SCHEMES decides; a test compares the two.
 InitializationType = Literal[
     "orthogonal",
     "normal",
@@ -73,10 +73,10 @@ class SchemeRow(NamedTuple):
     """A row of the table.
 
     Attributes:
-        weight, bias: what they get, in words, for the docs.
+        weight, bias: their values, in words, for the docs.
         draw: the weight's, from its shape; None if it is not filled elementwise.
         bias_draw: the bias's, from the weight's shape.
-        dimensions: how many the weight must have at least, and may have at most.
+        dimensions: the least and largest number that the weight may have.
         function: its function in ``functional.py``; None if it has none.
         why_torch: why ``torch.nn.init`` always fills it; empty for native schemes.
         in_init: whether ``init_`` takes it; the others are only functions.
@@ -163,7 +163,7 @@ INIT_SCHEMES: tuple[str, ...] = tuple(name for name, row in SCHEMES.items() if r
 
 
 def law(name: str, shape: Sequence[int], arguments: Arguments | None = None) -> Law:
-    """The law of a weight's elements under a scheme.
+    """The law of a weight's elements with a scheme.
 
     Raises:
         UnknownSchemeError: for a name that is not in the table.

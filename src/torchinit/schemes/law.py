@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-# The rule of Gauss and Legendre with five points, on [-1, 1].
+# Gauss-Legendre quadrature with five points, on [-1, 1].
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
 _WEIGHTS = (
     0.2369268850561891, 0.4786286704993665, 0.5688888888888889, 0.4786286704993665,
@@ -86,14 +86,14 @@ def law_of_truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
     if std == 0 or a == b:
         return law_of_constant(min(max(mean, a), b))
     low, high = (a - mean) / std, (b - mean) / std
-    peak = max(0.0, low, -high)  # distance of the largest density from the mean, in std
+    peak = max(0.0, low, -high)  # distance of the density's maximum from the mean, in std
     reach = 2 * _REACH / (peak + math.sqrt(peak**2 + 2 * _REACH))
     start, stop = max(low, -peak - reach), min(high, peak + reach)
 
     def relative(z: float) -> float:
         return math.exp((peak - z) * (peak + z) / 2)
 
-    # About a point in the interval, so that narrow and remote intervals keep their digits.
+    # Centred on a point in the interval, so that narrow and remote intervals keep their digits.
     origin = min(max(0.0, start), stop)
     points = [
         (x, weight * relative(origin + x))

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
-from torch.jit import ScriptModule
 from torch.nn.utils.parametrize import is_parametrized
 
 from torchinit.errors import ArgumentError
@@ -54,9 +53,9 @@ _WRAPPERS = (
     _Wrapper("model", "peft.tuners.tuners_utils", "BaseTuner", is_root=True),
     _Wrapper("lora_model", "peft.tuners.xlora", "XLoraModel", is_root=True),
 )
-_ANYWHERE = {wrapper.child: wrapper for wrapper in _WRAPPERS if not wrapper.is_root}
+_ANYWHERE = [wrapper for wrapper in _WRAPPERS if not wrapper.is_root]
 # Children that names may have to leave out.
-_TRANSPARENT = {*_ANYWHERE, "parametrizations"}
+_TRANSPARENT = {*(wrapper.child for wrapper in _ANYWHERE), "parametrizations"}
 
 
 # (prefix of the canonical names of the module's parameters, empty or ending in a dot; the module).
@@ -64,6 +63,7 @@ ModuleAt: TypeAlias = "tuple[str, nn.Module]"
 # For a module that holds the parametrizations of a parameter: (the parametrized module, the name of
 # the parameter); for the container of all parametrizations the name is empty.
 _Within: TypeAlias = "tuple[nn.Module, str] | None"
+_Place: TypeAlias = "tuple[str, nn.Module, _Within]"
 
 
 class Slot(NamedTuple):
@@ -81,6 +81,11 @@ class Slot(NamedTuple):
     module: nn.Module
     attribute: str
     owner: nn.Module
+
+    @property
+    def tensor(self) -> Any:
+        """What is registered there now."""
+        return getattr(self.module, self.attribute)
 
 
 class Named(NamedTuple):
@@ -106,24 +111,43 @@ class Named(NamedTuple):
         return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
+def module_names(model: nn.Module) -> dict[int, str]:
+    """The name of each module of a model by its ``id``; of shared ones the first."""
+    return {id(one): prefix.rstrip(".") for prefix, one in reversed(places_of(model))}
+
+
 def places_of(model: nn.Module) -> list[ModuleAt]:
     """All modules of a model with their prefixes, parents first; shared ones more than once."""
     wrappers, root = _unwrap(model)
-    places: list[ModuleAt] = [("", wrapper) for wrapper, _ in wrappers]
-
-    def visit(prefix: str, module: nn.Module, within: _Within) -> None:
-        places.append((prefix, module))
-        visit_children(prefix, module, within)
-
-    def visit_children(prefix: str, module: nn.Module, within: _Within, but: str = "") -> None:
-        for name, child in module._modules.items():
-            if child is not None and name != but:
-                visit(*_below(prefix, module, within, name, child))
-
-    visit("", root, None)
+    places = [("", wrapper, None) for wrapper, _ in wrappers] + _walk(root)
     for wrapper, name in wrappers:
-        visit_children("", wrapper, None, name)
-    return places
+        places += _walk(wrapper, name)[1:]
+    return [(prefix, module) for prefix, module, _ in places]
+
+
+def _walk(root: nn.Module, but: str = "") -> list[_Place]:
+    """A tree of modules, parents first, without the child `but` of its root.
+
+    Shared modules come more than once, but none inside itself, as where a child knows its parent.
+    """
+    found: list[_Place] = [("", root, None)]
+    above: set[int] = set()
+
+    def visit(prefix: str, module: nn.Module, within: _Within, children: Any) -> None:
+        above.add(id(module))
+        for name, child in children:
+            if child is None or id(child) in above:
+                continue
+            place: _Place = f"{prefix}{name}.", child, None
+            if within is not None or name in _TRANSPARENT:
+                place = _below(prefix, module, within, name, child)
+            found.append(place)
+            if grandchildren := child._modules:
+                visit(*place, grandchildren.items())
+        above.remove(id(module))
+
+    visit("", root, None, [child for child in root._modules.items() if child[0] != but])
+    return found
 
 
 def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[Named]]:
@@ -151,52 +175,34 @@ def _find(
     """The parameters and buffers of a tree of modules by id, without those of the child `but`."""
     parameters: dict[int, Named] = {}
     buffers: dict[int, Named] = {}
-
-    def visit(above: str, parent: nn.Module, outside: _Within, children: Any) -> None:
-        # Models have thousands of modules, so the common case is inlined.
-        for name, module in children:
-            if module is None:
-                continue
-            if outside is None and name not in _TRANSPARENT:
-                prefix, within = f"{above}{name}.", None
-            else:
-                prefix, _, within = _below(above, parent, outside, name, module)
-            own = module.__dict__
-            if "_parameters" not in own:
-                own = _registered(module)
-            if within is None and change is None:
-                for attribute, tensor in own["_parameters"].items():
-                    if tensor is None:
-                        continue
-                    number = id(tensor)
-                    if number in parameters:
-                        slot = Slot(prefix + attribute, module, attribute, module)
-                        parameters[number] = _tie(parameters[number], slot)
-                    else:
-                        named = (prefix + attribute, tensor, module, attribute, module, ())
-                        parameters[number] = new_tuple(Named, named)
-            elif own["_parameters"]:
-                _register(parameters, own["_parameters"], prefix, module, within, change)
-            if own["_buffers"]:
-                _register(buffers, own["_buffers"], prefix, module, within, change)
-            if own["_modules"]:
-                visit(prefix, module, within, own["_modules"].items())
-
-    own = _registered(root)
-    _register(parameters, own["_parameters"], "", root, None, change)
-    _register(buffers, own["_buffers"], "", root, None, change)
-    visit("", root, None, [child for child in own["_modules"].items() if child[0] != but])
+    for prefix, module, within in _walk(root, but):
+        own = module.__dict__
+        if "_parameters" not in own:
+            own = _registered(module)
+        if within is None and change is None:
+            # Models have thousands of parameters, so the common case is inlined.
+            for attribute, tensor in own["_parameters"].items():
+                if tensor is None:
+                    continue
+                number = id(tensor)
+                if number in parameters:
+                    slot = Slot(prefix + attribute, module, attribute, module)
+                    parameters[number] = _tie(parameters[number], slot)
+                else:
+                    named = (prefix + attribute, tensor, module, attribute, module, ())
+                    parameters[number] = new_tuple(Named, named)
+        elif own["_parameters"]:
+            _register(parameters, own["_parameters"], prefix, module, within, change)
+        if own["_buffers"]:
+            _register(buffers, own["_buffers"], prefix, module, within, change)
     return parameters, buffers
 
 
 def _registered(module: nn.Module) -> dict[str, Any]:
-    """What a module registers, also for modules of torch.jit, which keep it elsewhere."""
-    if not isinstance(module, ScriptModule):
-        return module.__dict__
+    """What a module of torch.jit registers, which keeps it elsewhere than other modules."""
     return {
         "_parameters": dict(module.named_parameters(recurse=False, remove_duplicate=False)),
         "_buffers": dict(module.named_buffers(recurse=False, remove_duplicate=False)),
-        "_modules": module._modules,
     }
 
 
@@ -266,22 +272,26 @@ def _unwrap(model: nn.Module) -> tuple[list[tuple[nn.Module, str]], nn.Module]:
     """The wrappers at the root, each with the attribute that holds the next; and the model."""
     wrappers: list[tuple[nn.Module, str]] = []
     while True:
-        children = dict(model._modules.items())
-        held = (one.child for one in _WRAPPERS if _is_wrapper(model, one))
-        name = next((child for child in held if children.get(child) is not None), "")
-        inner = children.get(name)
-        if inner is None:
+        name = _child_of_wrapper(model, _WRAPPERS)
+        if not name or any(model is wrapper for wrapper, _ in wrappers):
             return wrappers, model
         wrappers.append((model, name))
-        model = inner
+        model = dict(model._modules.items())[name]  # type: ignore[assignment]
+
+
+def _child_of_wrapper(module: nn.Module, wrappers: Sequence[_Wrapper]) -> str:
+    """The attribute that holds what a module wraps; empty if it is none of these wrappers."""
+    children = dict(module._modules.items())
+    return next(
+        (one.child for one in wrappers
+         if children.get(one.child) is not None and _is_wrapper(module, one)),
+        "",
+    )  # fmt: skip
 
 
 def is_wrapper(module: nn.Module) -> bool:
     """Whether a module only wraps another one, and names leave it out."""
-    return any(
-        child in module._modules and (not one.kind or _is_a(module, one.where, one.kind))
-        for child, one in _ANYWHERE.items()
-    )
+    return _child_of_wrapper(module, _ANYWHERE) != ""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -299,9 +309,7 @@ def _is_a(module: nn.Module, where: str, name: str) -> bool:
     return kind is not None and isinstance(module, kind)
 
 
-def _below(
-    prefix: str, module: nn.Module, within: _Within, name: str, child: nn.Module
-) -> tuple[str, nn.Module, _Within]:
+def _below(prefix: str, module: nn.Module, within: _Within, name: str, child: nn.Module) -> _Place:
     """The prefix of a child's names, the child, and the parametrization that it is within."""
     if within is not None:
         owner, parameter = within
@@ -310,8 +318,7 @@ def _below(
         return f"{prefix}parametrizations.{parameter}.{name}.", child, None
     if name == "parametrizations" and is_parametrized(module):
         return prefix, child, (module, "")
-    wrapper = _ANYWHERE.get(name)
-    if wrapper is not None and _is_wrapper(module, wrapper):
+    if any(one.child == name and _is_wrapper(module, one) for one in _ANYWHERE):
         return prefix, child, None
     return f"{prefix}{name}.", child, None
 

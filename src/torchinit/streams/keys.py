@@ -2,7 +2,7 @@
 
 A key is one draw of 64 bits. The operators take it as a 0-dimensional int64 tensor on the CPU,
 which, unlike a Python number, can be drawn inside a traced graph, and which they read without
-waiting for a device. Where nothing is traced, a number is enough, and quicker.
+waiting for a device. If nothing is traced, a number suffices and is faster.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torchinit.errors import ArgumentError
 from torchinit.native.library import operator_library
 from torchinit.native.torch_private import innermost_transform, jit_trace
 
-# Where a key comes from: a generator to draw it from (None: torch's default CPU generator), or the
-# key itself, as a number or as ``draw_key`` returns it.
+# The source of a key: a generator to draw it from (None: torch's default CPU generator), or the key
+# itself, as a number or as ``draw_key`` returns it.
 Stream: TypeAlias = "Generator | int | Tensor | None"
 
 _LOWEST = -(2**63)
@@ -50,7 +50,7 @@ def draw_key(stream: Stream = None) -> Tensor:
     if isinstance(stream, int):
         return torch.tensor(_signed(stream), dtype=torch.int64, device="cpu")
     if not torch.compiler.is_compiling() and innermost_transform() is not None:
-        # Within an operator, which is opaque to transforms.
+        # Inside an operator, which is opaque to transforms.
         return _draw_key(_next_ordinal(), device=_CPU, generator=stream)  # type: ignore[no-any-return]
     return draw_keys(1, stream)[0]
 
@@ -93,13 +93,13 @@ def _signed(key: int) -> int:
     return (key + 2**63) % 2**64 - 2**63
 
 
-# What a thread draws with: random_ of its own tensor, that tensor's address, and its value.
+# A thread's means to draw: random_ of its own tensor, that tensor's address, and its value.
 _Scratch: TypeAlias = tuple[Callable[[int, None], object], int, ctypes.c_int64]
 
 
 def make_scratch() -> _Scratch:
-    """A tensor for one thread to draw into: a new one each time would take twice as long."""
-    # Not made at import, which may happen under any mode of torch. A thread's first draw may be in
+    """A tensor for one thread to draw into; a new one for each draw would take twice as long."""
+    # Not made at import, which may happen inside any mode of torch. A thread's first draw may be in
     # inference mode, whose tensors are read-only outside.
     with torch.inference_mode(False):
         key = torch.empty((), dtype=torch.int64, device="cpu")
@@ -129,8 +129,8 @@ def _next_ordinal() -> int:
     return next(_ordinals)
 
 
-# torch.compile is to call it when tracing, and to take its result as a constant without a guard, as
-# torch.compiler.assume_constant_result says, which would import all of the compiler.
+# Makes torch.compile call it when tracing, and take its result as a constant without a guard, like
+# torch.compiler.assume_constant_result, which would import the whole compiler.
 _next_ordinal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,8 @@
-"""Facts about torch's operators that their schemas do not state."""
+"""Facts about torch's operators that their schemas do not state, and what they return.
+
+What an operator returns is found by running it on the meta device, once: many meta operators are
+composed in Python and take a millisecond, and a model calls the same ones for many layers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Generator, Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 _aten = torch.ops.aten
 
@@ -72,6 +79,14 @@ _PINNED = frozenset(
         "where", "copy", "_to_copy", "clone", "fill", "zero", "abs",
     }
 )  # fmt: skip
+
+# Below single precision, the dtype of their statistics on the CPU depends on the arguments.
+_NORMS = {
+    _aten.native_batch_norm.default, _aten.native_layer_norm.default,
+    _aten.native_group_norm.default,
+}  # fmt: skip
+_QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
+_MOST = 1 << 14
 
 
 class Facts(NamedTuple):
@@ -156,12 +171,17 @@ def number_of(function: Any, args: tuple[Any, ...]) -> float | None:
     return float(number) if isinstance(number, int | float) else None
 
 
+def fills_with(facts: Facts, args: Sequence[Any]) -> float | None:
+    """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
+    if facts.name == "zero_":
+        return 0.0
+    return float(args[1]) if isinstance(args[1], int | float) else None
+
+
 def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
     """Whether an operator is pointwise, and exact or rounded as IEEE 754 defines.
 
-    Args:
-        function: the overload.
-        numbers: its non-tensor arguments by name.
+    ``numbers`` are its non-tensor arguments by name.
     """
     if facts_of(function).name.rstrip("_") not in _PINNED:
         return False
@@ -171,6 +191,140 @@ def is_pinned(function: Any, numbers: dict[str, Any]) -> bool:
     return numbers.get("alpha", 1) == 1 and numbers.get("rounding_mode") is None
 
 
-def is_training(facts: Facts, args: Sequence[Any]) -> bool:
-    """Whether a batch norm is in training, where it writes arguments that its schema omits."""
+class OperatorCall:
+    """One call of an operator.
+
+    Attributes:
+        function, args, kwargs: the overload and its arguments.
+        facts: about the overload.
+        tensors: its arguments that are tensors.
+        targets: those that it writes to.
+    """
+
+    __slots__ = ("args", "facts", "function", "kwargs", "targets", "tensors")
+
+    def __init__(self, function: Any, facts: Facts, args: Any, kwargs: Any) -> None:
+        self.function, self.facts, self.args, self.kwargs = function, facts, args, kwargs
+        has_containers = any(isinstance(one, list | tuple | dict) for one in args)
+        flat = tree_leaves((args, kwargs)) if kwargs or has_containers else args
+        self.tensors = [one for one in flat if isinstance(one, Tensor)]
+        self.targets: list[Tensor] = []
+        if facts.name.endswith("_batch_norm") and not _is_training(facts, args):
+            return
+        for place, name in facts.written:
+            value = args[place] if place < len(args) else kwargs.get(name)
+            values = value if isinstance(value, list | tuple) else (value,)
+            self.targets += [one for one in values if isinstance(one, Tensor)]
+
+    def flat(self) -> tuple[list[Any], Any]:
+        """The leaves of its arguments, and their structure as ``tree_unflatten`` takes it."""
+        return tree_flatten((self.args, self.kwargs))
+
+    def execute(self) -> Any:
+        """Calls the operator."""
+        return self.function(*self.args, **self.kwargs)
+
+
+class NewTensor(NamedTuple):
+    """A new tensor that an operator returns."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Given(NamedTuple):
+    """An argument that an operator returns, by its index among the leaves."""
+
+    place: int
+
+
+class Returned(NamedTuple):
+    """What an operator returns.
+
+    Attributes:
+        leaves: NewTensors, Givens, numbers and None.
+        spec: their structure, as ``tree_unflatten`` takes it.
+    """
+
+    leaves: Sequence[Any]
+    spec: Any
+
+
+_known: dict[Any, Returned | None] = {}
+
+
+def results_of(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
+    """What an operator returns for arguments on the CPU; None if that depends on values."""
+    key: Any = None
+    try:
+        leaves = [_key(one, flat) for one in flat]
+        key = (function, torch.get_default_dtype(), spec, *leaves)
+        if key in _known:
+            return _known[key]
+    except TypeError:  # an unhashable argument
+        key = None
+    found = _ask(function, flat, spec)
+    if key is not None and len(_known) < _MOST:
+        _known[key] = found
+    return found
+
+
+def _key(one: Any, flat: Sequence[Any]) -> Any:
+    if isinstance(one, Tensor):
+        first = next(place for place, other in enumerate(flat) if other is one)
+        return first, tuple(one.shape), one.stride(), one.dtype
+    hash(one)
+    return None if isinstance(one, Generator) else (type(one), one)
+
+
+def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
+    metas: dict[int, Tensor] = {}
+    if function in _NORMS and any(
+        isinstance(one, Tensor) and one.dtype not in (torch.float32, torch.float64) for one in flat
+    ):
+        return None
+
+    def meta(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return None if isinstance(one, Generator) else one
+        if id(one) not in metas:
+            metas[id(one)] = torch.empty_strided(
+                one.shape, one.stride(), dtype=one.dtype, device="meta"
+            )
+        return metas[id(one)]
+
+    with _disable_current_modes():
+        args, kwargs = tree_unflatten([meta(one) for one in flat], spec)
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type != "cpu":
+            return None
+        takes_device = any(one.name == "device" for one in function._schema.arguments)
+        if takes_device and (device is not None or not metas):
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        try:
+            made, made_spec = tree_flatten(function(*args, **kwargs))
+        except Exception:  # the operator does not support meta tensors
+            return None
+    places = {id(metas[id(one)]): i for i, one in enumerate(flat) if isinstance(one, Tensor)}
+    leaves: list[Any] = []
+    for one in made:
+        if id(one) in places:
+            leaves.append(Given(places[id(one)]))
+        elif isinstance(one, Tensor):
+            if one.layout is not torch.strided or one.dtype in _QUANTISED:
+                return None
+            leaves.append(NewTensor(one.shape, one.stride(), one.dtype))
+        elif one is None or isinstance(one, int | float | bool):
+            leaves.append(one)
+        else:
+            return None
+    if function is _aten.native_batch_norm.default and not args[5]:
+        # In evaluation, the CPU returns empty statistics.
+        leaves[1:] = [one._replace(size=torch.Size([0]), stride=(1,)) for one in leaves[1:]]
+    return Returned(leaves, made_spec)
+
+
+def _is_training(facts: Facts, args: Sequence[Any]) -> bool:
+    """Whether a batch norm writes arguments that its schema omits."""
     return facts.name in ("native_batch_norm", "cudnn_batch_norm") and bool(args[5])

@@ -3,7 +3,7 @@
 A tensor of 128 KiB or more gets its own mapping, which has no pages until it is read or written, as
 the page table shows. (Huge pages are off: one that covers part of a neighbour would make the
 neighbour's pages present.) A smaller tensor is filled with a mark, a fixed byte pattern. Systems
-other than Linux use only marks.
+other than Linux use only marks. Scratch memory for arbitrary code has marks for each element.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import os
 import sys
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from torchinit.errors import ArgumentError
+from torchinit.tape.tape import Cell, address_of, is_plain_memory, storage_of, unseen_by_modes
 
 # Tensors of at least this many bytes get their own mappings.
 LARGE = 1 << 17
@@ -27,7 +31,11 @@ _NORESERVE, _NO_HUGE_PAGES = 0x4000, 15
 _ENTRY = 8  # bytes of the page table for each page
 _PIECE = 1 << 20  # bytes of the page table read at once
 _MARK = 0xFF  # in every byte: NaN in every floating-point format
-_MARKS = ctypes.create_string_buffer(b"\xff" * LARGE, LARGE)
+_MARKED = ctypes.create_string_buffer(b"\xff" * LARGE, LARGE)
+_CHUNK = 1 << 22  # elements checked together
+
+# Values that no initialisation writes. Smaller integers have no spare value and start as zero.
+_UNWRITTEN = {torch.int64: -0x5EED_5EED_5EED_5EED, torch.int32: -0x5EED_5EED}
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _is_linux = sys.platform == "linux"
@@ -61,28 +69,57 @@ class Memory:
         if self._table >= 0:
             os.close(self._table)
 
-    def empty(
-        self, size: Sequence[int], stride: Sequence[int] | None, dtype: torch.dtype
-    ) -> Tensor:
-        """A new tensor on the CPU, in an untouched mapping if it is large.
-
-        Args:
-            size, stride: of the tensor; without strides it is contiguous.
-            dtype: of the tensor.
-        """
-        if stride is None:
-            nbytes = math.prod(size) * dtype.itemsize
-        else:
-            last = sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
-            nbytes = 0 if 0 in size else last * dtype.itemsize
+    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A new tensor on the CPU, in an untouched mapping if it is large."""
+        last = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+        nbytes = 0 if 0 in size else (last + 1) * dtype.itemsize
         pages = _map(nbytes) if self.has_pages and nbytes >= LARGE else None
         if pages is None:
-            if stride is None:
-                return torch.empty(size, dtype=dtype, device="cpu")
             return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
         storage = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes).untyped_storage()
-        made = torch.empty(0, dtype=dtype, device="cpu")
-        return made.set_(storage, 0, size, () if stride is None else stride)
+        return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size, stride)
+
+    def empty_for(self, function: Any, args: Any, kwargs: Any, least: int = LARGE) -> Tensor | None:
+        """What a factory returns, unfilled in a new mapping; None if that is not worth it."""
+        like, size = (args[0], args[0].shape) if isinstance(args[0], Tensor) else (None, args[0])
+        if like is not None and len(args) > 1 and isinstance(args[1], list | tuple):
+            size = args[1]  # torch's new_empty
+        if math.prod(size) * 8 < least:
+            return None  # the quick check first
+        if not self.has_pages or kwargs.get("pin_memory"):
+            return None
+        device = kwargs.get("device") or ("cpu" if like is None else like.device)
+        if torch.device(device).type != "cpu" or not (like is None or is_plain_memory(like)):
+            return None
+        with unseen_by_modes():
+            meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
+            if meta.layout is not torch.strided or meta.numel() * meta.itemsize < least:
+                return None
+            return self.empty(meta.shape, meta.stride(), meta.dtype)
+
+    def watch(self, cell: Cell, made: Tensor) -> None:
+        """Starts watching new memory, by its pages or by marks."""
+        cell.is_fresh = True
+        if not storage_of(made).resizable():  # its own mapping
+            cell.watched = "mapped"
+        else:
+            self.mark(cell, address_of(made), LARGE)
+
+    def mark(self, cell: Cell, address: int, most: float) -> None:
+        """Marks unwritten memory on the CPU, if it has fewer bytes than given."""
+        can = cell.is_on_cpu and not cell.is_exposed and cell.nbytes < most
+        cell.watched = "marked" if can else ""
+        if can:
+            ctypes.memset(address, _MARK, cell.nbytes)
+
+    def is_touched(self, cell: Cell) -> bool:
+        """Whether watched memory was read, or written to, past the dispatcher."""
+        storage = cell.storage()
+        if storage is None or not cell.nbytes:
+            return False
+        if cell.watched == "mapped":
+            return self.is_present(storage.data_ptr(), cell.nbytes)
+        return not is_marked(storage.data_ptr(), cell.nbytes)
 
     def is_present(self, address: int, nbytes: int) -> bool:
         """Whether any page of a mapping has been read or written."""
@@ -96,15 +133,10 @@ class Memory:
         return False
 
 
-def mark(address: int, nbytes: int) -> None:
-    """Fills memory with the mark."""
-    ctypes.memset(address, _MARK, nbytes)
-
-
 def is_marked(address: int, nbytes: int) -> bool:
     """Whether memory still contains only the mark."""
     return all(
-        _libc.memcmp(address + begin, _MARKS, min(LARGE, nbytes - begin)) == 0
+        _libc.memcmp(address + begin, _MARKED, min(LARGE, nbytes - begin)) == 0
         for begin in range(0, nbytes, LARGE)
     )
 
@@ -120,3 +152,32 @@ def _map(nbytes: int) -> ctypes.Array[ctypes.c_char] | None:
     pages = (ctypes.c_char * size).from_address(address)
     weakref.finalize(pages, _libc.munmap, address, size).atexit = False
     return pages
+
+
+def mark_unwritten(tensor: Tensor) -> None:
+    """Marks a tensor as unwritten: fills it with NaN or a number that no initialisation writes."""
+    floats = tensor.dtype.is_floating_point or tensor.dtype.is_complex
+    with torch.no_grad():
+        tensor.fill_(math.nan if floats else _UNWRITTEN.get(tensor.dtype, 0))
+
+
+def count_unwritten(tensor: Tensor) -> int:
+    """The number of elements that are still marked as unwritten."""
+    if tensor.dtype in _UNWRITTEN:
+        return int((tensor == _UNWRITTEN[tensor.dtype]).sum())
+    if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
+        return 0
+    flat = tensor.detach().reshape(-1)
+    if flat.dtype.itemsize == 1:
+        return sum(int(piece.float().isnan().sum()) for piece in flat.split(_CHUNK))
+    return sum(int(piece.isnan().sum()) for piece in flat.split(_CHUNK))
+
+
+def check_written(name: str, tensor: Tensor, by: str) -> None:
+    """Raises ArgumentError if elements of a marked tensor are still unwritten."""
+    left = count_unwritten(tensor)
+    if left:
+        what = "nothing" if left == tensor.numel() else f"all but {left} of {tensor.numel()} values"
+        raise ArgumentError(
+            f"{by} wrote {what} to parameter {name!r}: it must fill its argument in place"
+        )

@@ -19,7 +19,7 @@ from torchinit.native.torch_private import unseen
 from torchinit.orthogonal import fill_orthogonal
 from torchinit.placement.box import Box
 from torchinit.tape.facts import is_pinned
-from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref
+from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref, Tape
 from torchinit.values.kinds import seeded
 
 # Returns the key of a draw, by its number.
@@ -32,14 +32,9 @@ _TILE = 1 << 20  # elements computed together
 def play(
     entries: Sequence[Entry], key_of_draw: KeyOfDraw, wanted: Iterable[Cell]
 ) -> dict[Cell, UntypedStorage]:
-    """Replays entries, and returns the storages that they write.
+    """Replays entries, and returns the wanted storages; others are freed after their last use.
 
     It uses one thread, since torch's results may depend on the number of threads.
-
-    Args:
-        entries: in order.
-        key_of_draw: the keys of draws.
-        wanted: the storages to return; others are freed after their last use.
     """
     memory: dict[Cell, UntypedStorage] = {}
     kept = set(wanted)
@@ -59,6 +54,16 @@ def play(
                 if last[cell] is entry and cell not in kept:
                     memory.pop(cell, None)
     return memory
+
+
+def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> None:
+    """Executes the pending entries of storages in their memory."""
+    memory = play(tape.entries_for(cells), key_of_draw, cells)
+    for cell in cells:
+        storage = cell.storage()
+        if storage is not None:
+            storage.copy_(memory[cell], False)
+        cell.is_pending, cell.watched = False, ""
 
 
 @contextlib.contextmanager
@@ -117,10 +122,9 @@ def do_fill(entry: Fill, tensor: Tensor, key_of_draw: KeyOfDraw, box: Box | None
 
 
 def _memory_of(memory: dict[Cell, UntypedStorage], cell: Cell) -> UntypedStorage:
-    found = memory.get(cell)
-    if found is None:
-        found = memory[cell] = UntypedStorage(cell.nbytes)
-    return found
+    if cell not in memory:
+        memory[cell] = UntypedStorage(cell.nbytes)
+    return memory[cell]
 
 
 def _operate(entry: Operation, memory: dict[Cell, UntypedStorage], key_of_draw: KeyOfDraw) -> None:
@@ -197,14 +201,9 @@ def _is_for_all(constant: Input, ref: Ref) -> bool:
 def play_box(
     entries: Sequence[Entry], ref: Ref, key_of_draw: KeyOfDraw, offset: Sequence[int], into: Tensor
 ) -> None:
-    """Replays a box of a tensor for which ``box_is_exact`` holds, in tiles.
+    """Replays the box of a tensor that begins at ``offset``, in tiles: see ``box_is_exact``.
 
-    Args:
-        entries: the entries that determine it.
-        ref: the tensor.
-        key_of_draw: the keys of draws.
-        offset: index of the box's first element in the tensor.
-        into: memory for the box, of any layout and dtype.
+    ``into`` is memory for the box, of any layout and dtype.
     """
     if into.dim() and into.numel() > _TILE:
         dim = max(range(into.dim()), key=into.size)

@@ -12,8 +12,7 @@ from torchinit.errors import ArgumentError
 from torchinit.native.torch_private import StorageWeakRef
 from torchinit.placement.distributed import local_memory
 from torchinit.schemes.distributions import Draw
-from torchinit.streams.named_keys import KeyOfName
-from torchinit.tape.naming import Name
+from torchinit.streams.named_keys import KeyOfName, Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
 from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref, inputs_of
 from torchinit.values.kinds import DrawnValues, MatrixValues, Values
@@ -41,12 +40,12 @@ class Program:
     """
 
     def __init__(
-        self, name: str, tensor: Tensor, entries: Sequence[Entry], ref: Ref | None,
-        constant: Input | None, seed: int, *,
+        self, name: str, names: tuple[str, ...], tensor: Tensor, entries: Sequence[Entry],
+        ref: Ref | None, constant: Input | None, seed: int, *,
         is_frozen: bool, is_torchs: bool, is_unfilled: bool,
     ) -> None:  # fmt: skip
-        self.name, self.entries, self.ref, self.constant = name, tuple(entries), ref, constant
-        self.names: tuple[str, ...] = (name,)
+        self.name, self.names = name, names
+        self.entries, self.ref, self.constant = tuple(entries), ref, constant
         self.shape, self.stride = tuple(tensor.shape), tensor.stride()
         self.dtype = tensor.dtype
         self.labels: dict[int, tuple[Program | None, Name]] = {}
@@ -60,10 +59,8 @@ class Program:
 
     def draw(self) -> tuple[Draw, int | None] | None:
         """Its draw and that draw's number, if one draw fills it; None otherwise."""
-        if len(self.entries) != 1 or self.ref is None:
-            return None
-        entry = self.entries[0]
-        if not isinstance(entry, Fill) or entry.law is None:
+        entry = self.entries[0] if len(self.entries) == 1 else None
+        if self.ref is None or not isinstance(entry, Fill) or entry.law is None:
             return None
         written = entry.writes[0]
         if written.dtype != self.dtype or not written.is_same_run(self.ref):
@@ -74,29 +71,21 @@ class Program:
         """Its entries, if all are fills of parts of the tensor; None otherwise."""
         if self.ref is None or not self.entries:
             return None
-        fills = [one for one in self.entries if isinstance(one, Fill)]
-        if len(fills) < len(self.entries) or any(
-            one.writes[0].cell is not self.ref.cell or one.writes[0].dtype != self.dtype
-            for one in fills
-        ):
-            return None
+        fills = []
         begin, end = self.ref.offset, self.ref.offset + self.ref.extent
-        if any(
-            one.writes[0].offset < begin
-            or one.writes[0].offset + one.writes[0].extent > end
-            or (one.law is None and one.call.name != "orthogonal_")
-            for one in fills
-        ):
-            return None
+        for one in self.entries:
+            if not isinstance(one, Fill) or not (one.law or one.call.name == "orthogonal_"):
+                return None
+            ref = one.writes[0]
+            if ref.cell is not self.ref.cell or ref.dtype != self.dtype:
+                return None
+            if ref.offset < begin or ref.offset + ref.extent > end:
+                return None
+            fills.append(one)
         return fills
 
     def parts(self, name_of: Callable[[int], str], name: str) -> list[Part] | None:
-        """Its fills as parts of a parameter, to fill in order; None if it is not only fills.
-
-        Args:
-            name_of: returns the name of a draw.
-            name: of the parameter.
-        """
+        """Its fills as parts of a parameter, to fill in order; None if it is not only fills."""
         fills = self.fills()
         if fills is None:
             return None
@@ -240,13 +229,7 @@ class Keys:
         return min((x for x in names if self._holders.get(x, program) is program), default=name)
 
     def name_of(self, program: Program, number: int, name: str) -> str:
-        """The name of a draw on which a tensor depends.
-
-        Args:
-            program: the tensor's program.
-            number: the draw's number.
-            name: the tensor's name.
-        """
+        """The name of a draw on which the tensor of a program depends, by its present name."""
         other, label = program.labels[number]
         if other is None:  # named after a module or an unregistered tensor
             above = self._prefix(program, name) or ""

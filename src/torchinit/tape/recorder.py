@@ -8,60 +8,48 @@ that determine them are executed first.
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES
 from torchinit.native import kernels
-from torchinit.native.torch_private import dispatch_modes, never_compile, unseen
-from torchinit.patch.frames import Frame, module_that_draws
-from torchinit.patch.methods import read_method_call
+from torchinit.native.torch_private import never_compile, unseen
+from torchinit.patch.hooks import read_method_call
 from torchinit.placement.distributed import is_dtensor
 from torchinit.schemes.calls import Call, call_by_position, draw_of
-from torchinit.schemes.distributions import CONSTANT, DISTRIBUTIONS, check_draw, constant_draw
+from torchinit.schemes.distributions import CONSTANT, check_draw
 from torchinit.streams.keys import is_scratch
-from torchinit.streams.named_keys import part_of
+from torchinit.streams.named_keys import KeyOfName
 from torchinit.tape.facts import (
-    Facts,
+    Given,
+    NewTensor,
+    OperatorCall,
     facts_of,
-    is_training,
+    fills_with,
     number_of,
+    results_of,
 )
 from torchinit.tape.fold import fold
-from torchinit.tape.memory import LARGE, Memory, is_marked, mark
-from torchinit.tape.play import KeyOfDraw, play
-from torchinit.tape.returned import Given, NewTensor, results_of
-from torchinit.tape.scratch import mark_unwritten
+from torchinit.tape.memory import LARGE
+from torchinit.tape.pending import PendingEntries
 from torchinit.tape.tape import (
-    Bytes,
-    Cell,
-    Drawing,
     Fill,
-    Input,
-    Operation,
-    Ref,
-    Tape,
     address_of,
     is_plain_memory,
-    storage_of,
+    unseen_by_modes,
 )
 from torchinit.values.kinds import seeded
 
 _LARGE_CONSTANT = 1 << 20  # bytes from which filling new memory with a number stays pending
-_LARGE_SCRATCH = 1 << 26  # bytes from which partly written memory is not marked
-_SMALL = 1 << 16  # bytes up to which a constant is copied at once instead of when it is overwritten
 _KEEPING = (None, torch.preserve_format)  # memory formats that keep the strides
 # The methods through which torch enters a recorder.
 _ENTRANCES = ("__torch_dispatch__", "fill", "look", "do_all")
-_EARLY = "\0early"  # names the draws that are read before their names are known
 _OF_FLOATS = {"normal_", "uniform_", "exponential_", "cauchy_", "log_normal_"}
 # torch's Python functions for these operators, which take half the time of the overloads.
 _QUICK: dict[Any, Any] = {
@@ -73,36 +61,20 @@ _QUICK: dict[Any, Any] = {
 _MAKERS = {"randn": "normal_", "randn_like": "normal_", "rand": "uniform_", "rand_like": "uniform_"}
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(PendingEntries, TorchDispatchMode):
     """Records what code in this thread calls, while active.
 
     Attributes:
-        tape: the recorded entries.
-        early: numbers of the draws whose values the code read while it ran.
-        baked: index of the first entry that may depend on read values in a way that the tape does
-            not show; None if the code has read none.
         sentinel: the seed of torch's default generator unless the code seeds it.
         used_own_seed: whether the code used its own generator, or seeded torch's.
-        drew_elsewhere: whether it drew from Python's or NumPy's generator.
     """
 
-    def __init__(self, key_of_name: Any, names: Sequence[tuple[Any, str]] | None) -> None:
-        """Makes a recorder.
-
-        Args:
-            key_of_name: maps names to keys under the seed.
-            names: (law, name) of the previous run's draws, in order; None in the first run.
-        """
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.tape = Tape()
-        self.memory = Memory()
-        self.early: set[int] = set()
-        self.baked: int | None = None
+    def __init__(self, key_of_name: KeyOfName, names: Sequence[tuple[Any, str]] | None) -> None:
+        """Takes (law, name) of the previous run's draws, in order; None in the first run."""
+        PendingEntries.__init__(self, key_of_name, names)
+        TorchDispatchMode.__init__(self)
         self.sentinel = key_of_name("") % 2**64
-        self.used_own_seed = self.drew_elsewhere = False
-        self.frame: Frame | None = None
-        self._key_of_name = key_of_name
-        self._names = names
+        self.used_own_seed = False
         self._keys: list[Tensor] = []  # placeholders for the keys that torchinit's functions draw
 
     # The handler of intercepted calls.
@@ -124,17 +96,12 @@ class Recorder(TorchDispatchMode):
                 check_draw(law, tensor.dtype)
         except (TypeError, ValueError):
             return False  # torch raises the error
-        is_random = (
-            DISTRIBUTIONS[law[0]].is_random if law else call.name in ("orthogonal_", "sparse_")
-        )
-        if (is_random and self._is_torchs(generator)) or (
-            law is None and call.name != "orthogonal_"
-        ):
+        is_random = law[0] != CONSTANT if law else call.name in ("orthogonal_", "sparse_")
+        if (is_random and self._is_torchs(generator)) or not (law or call.name == "orthogonal_"):
             return False
         with unseen():
             cell = self.tape.find(tensor)
-            is_constant = law is not None and law[0] == CONSTANT
-            if is_constant and (cell is None or not (cell.is_fresh or cell.writes)):
+            if not is_random and (cell is None or not (cell.is_fresh or cell.writes)):
                 return False  # torch's fill_, which reaches the mode
             if tensor.numel():
                 self._record_fill(call, tensor, law, is_random=is_random)
@@ -192,15 +159,11 @@ class Recorder(TorchDispatchMode):
             return self._make_fresh(function, args, kwargs)
         if facts.kind == "filled":
             return self._make_filled(function, args, kwargs)
-        if facts.fills and (done := self._fill_again(function, facts, args)) is not None:
-            return done
-        flat = args if not kwargs and _are_leaves(args) else tree_leaves((args, kwargs))
-        tensors = [one for one in flat if isinstance(one, Tensor)]
-        targets = _targets(facts, args, kwargs)
-        if facts.name.endswith("_batch_norm") and not is_training(facts, args):
-            targets = []
+        if facts.fills and self._fill_again(function, args, fills_with(facts, args)):
+            return args[0]
+        op = OperatorCall(function, facts, args, kwargs)
         if facts.namespace == "torchinit":
-            done = self._torchinits(facts, args, kwargs)
+            done = self._torchinits(op)
             if done is not NotImplemented:
                 return done
         elif "c10d" in facts.namespace and self._names is not None:
@@ -209,280 +172,92 @@ class Recorder(TorchDispatchMode):
                 "hang"
             )
         elif facts.is_random:
-            if self._is_torchs(next((one for one in flat if isinstance(one, Generator)), None)):
-                return self._by_torch(function, facts, args, kwargs, tensors, targets)
-            done = self._random(function, facts, args, kwargs, targets)
+            generators = (one for one in (*args, *kwargs.values()) if isinstance(one, Generator))
+            if self._is_torchs(next(generators, None)):
+                return self._by_torch(op)
+            done = self._random(op)
             if done is not NotImplemented:
                 return done
-        if not self._any_taped(tensors):
-            if facts.fills and self._fill_fresh(facts, args, tensors):
+        if not self._any_taped(op.tensors):
+            if facts.fills and self._fill_fresh(op):
                 return args[0]
-            for target in targets:
+            for target in op.targets:
                 self._before_write(target, overwrites=facts.overwrites)
-            result = function(*args, **kwargs)
+            result = op.execute()
             if self.used_own_seed:
-                self._pass_on(tensors, (*targets, *tree_leaves(result)))
+                self._pass_on(op.tensors, (*op.targets, *tree_leaves(result)))
             if facts.fills:
-                self._note_constant(targets[0], _number(facts, args))
+                self._note_constant(op.targets[0], fills_with(op.facts, op.args))
             return result
-        if self._overwrites(facts, targets, tensors):
-            result = function(*args, **kwargs)
-            if len(tensors) == 1:
-                self._note_constant(targets[0], _number(facts, args))
+        if self._overwrites(op):
+            result = op.execute()
+            if len(op.tensors) == 1:
+                self._note_constant(op.targets[0], fills_with(op.facts, op.args))
             return result
         if facts.name == "index" and not _has_mask(args[1]):
-            facts = facts._replace(gives_numbers=False, must_be_done=False)
-        if facts.copies and (copy := self._draw_copy(facts, args, kwargs)) is not None:
+            op.facts = facts._replace(gives_numbers=False, must_be_done=False)
+        if facts.copies and (copy := self._draw_copy(op)) is not None:
             return copy
-        if not facts.must_be_done and self._can_wait(tensors, targets):
-            done = self._wait(function, facts, args, kwargs, targets)
+        if not op.facts.must_be_done and _can_wait(op):
+            done = self._wait(op)
             if done is not NotImplemented:
                 return done
-        return self._do_now(function, facts, args, kwargs, targets)
+        return self._do_now(op)
 
     def _make_fresh(self, function: Any, args: Any, kwargs: Any) -> Tensor:
         """Makes uninitialised memory; its own mapping, if it is large."""
-        made: Tensor | None = self._empty_mapped(function, args, kwargs)
+        made = self.memory.empty_for(function, args, kwargs)
         if made is None:
             made = _QUICK.get(function, function)(*args, **kwargs)
         if is_plain_memory(made):
             cell = self.tape.cell(made)
             if not cell.writes:
-                self._watch(cell, made)
+                self.memory.watch(cell, made)
         return made
-
-    def _watch(self, cell: Cell, made: Tensor) -> None:
-        """Starts watching new memory, by its pages or by marks."""
-        cell.is_fresh = True
-        if not storage_of(made).resizable():  # its own mapping
-            cell.watched = "mapped"
-        else:
-            self._mark(cell, address_of(made), LARGE)
-
-    def _mark(self, cell: Cell, address: int, most: float) -> None:
-        """Marks unwritten memory on the CPU, if it has fewer bytes than given."""
-        can = cell.is_on_cpu and not cell.is_exposed and cell.nbytes < most
-        cell.watched = "marked" if can else ""
-        if can:
-            mark(address, cell.nbytes)
 
     def _make_filled(self, function: Any, args: Any, kwargs: Any) -> Tensor:
         """Makes memory filled with a number; if it is large, the fill stays pending."""
         number = number_of(function, args)
         large = None
         if number is not None:
-            large = self._empty_mapped(function, args, kwargs, _LARGE_CONSTANT)
+            large = self.memory.empty_for(function, args, kwargs, _LARGE_CONSTANT)
         if number is None or large is None or large.dtype not in FLOAT_NUMBERS:
             made: Tensor = _QUICK.get(function, function)(*args, **kwargs)
             self._note_constant(made, number)
             return made
-        self._watch(self.tape.cell(large), large)
+        self.memory.watch(self.tape.cell(large), large)
         self._record_constant(large, number)
         return large
 
-    def _empty_mapped(
-        self, function: Any, args: Any, kwargs: Any, least: int = LARGE
-    ) -> Tensor | None:
-        if not self.memory.has_pages or kwargs.get("pin_memory"):
-            return None
-        first = args[0] if args else None
-        if isinstance(first, list | tuple) and math.prod(first) * 8 < least:
-            return None  # the fast check first
-        like: Any = args[0] if args and isinstance(args[0], Tensor) else None
-        sizes = [one for one in args if isinstance(one, list | tuple)]
-        dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
-        size = sizes[0] if sizes else kwargs.get("size", ()) if like is None else like.shape
-        if math.prod(size) * dtype.itemsize < least:
-            return None
-        device = kwargs.get("device") or ("cpu" if like is None else like.device)
-        if torch.device(device).type != "cpu" or not (like is None or is_plain_memory(like)):
-            return None
-        stride = None  # contiguous
-        if (
-            like is not None
-            or kwargs.get("memory_format")
-            or kwargs.get("layout")
-            or len(sizes) > 1
-        ):
-            meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
-            if meta.layout is not torch.strided:
-                return None
-            size, stride, dtype = meta.shape, meta.stride(), meta.dtype
-        with _unseen_by_modes():
-            return self.memory.empty(size, stride, dtype)
-
-    # Entries.
-
-    def _is_taped(self, tensor: Tensor) -> bool:
-        if not is_plain_memory(tensor):
-            return False
-        cell = self.tape.find(tensor)
-        return cell is not None and bool(cell.writes)
-
-    def _any_taped(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether any is on the tape; if none is, stops watching them, as they will be used now."""
-        cells = [cell for one in tensors if is_plain_memory(one) and (cell := self.tape.find(one))]
-        if any(cell.writes for cell in cells):
-            return True
-        for cell in cells:
-            cell.watched = ""
-        return False
-
-    def _target(self, tensor: Tensor, *, overwrites: bool) -> Ref:
-        """The reference to a tensor that an entry will write to; first records what it holds."""
-        cell = self.tape.cell(tensor)
-        ref = self.tape.ref(tensor, cell)
-        if cell.writes:
-            return ref
-        if not (cell.watched or cell.is_fresh) and not storage_of(tensor).resizable():
-            cell.is_exposed = True  # memory of NumPy or other code
-        if cell.held:
-            self._hold(cell)
-        if cell.watched == "marked" and cell.is_fresh and not ref.is_all:
-            # Without the mark, other code has written to it.
-            cell.is_fresh = is_marked(_begin(tensor), cell.nbytes)
-        if cell.is_fresh or (overwrites and ref.is_all):
-            if cell.is_fresh and not cell.watched:
-                self._mark(cell, _begin(tensor), LARGE if self.memory.has_pages else math.inf)
-            return ref
-        with torch.no_grad(), _unseen_by_modes():
-            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
-            whole.set_(storage_of(tensor))
-            self.tape.add(Bytes(self.tape.ref(whole, cell), whole.clone().cpu()))
-        cell.is_pending = False
-        return ref
-
-    def _record_fill(self, call: Call, tensor: Tensor, law: Any, *, is_random: bool) -> None:
-        ref = self._target(tensor, overwrites=True)
-        number = None
-        if is_random:
-            said = law or (call.name, *call.arguments.values())
-            number = self._note_draw((said, ref.size, ref.dtype), ref, tensor)
-        self._add(Fill(ref, call, law, number))
-
-    def _record_constant(self, tensor: Tensor, number: float) -> None:
-        call = Call("constant_", {"val": number})
-        self._record_fill(call, tensor, constant_draw(number), is_random=False)
-
-    def _note_draw(self, law: Any, ref: Ref, tensor: Tensor) -> int:
-        module = None if type(tensor) is nn.Parameter else module_that_draws()
-        self.tape.draws.append(Drawing(law, ref, module))
-        return len(self.tape.draws) - 1
-
-    def _add(self, entry: Any) -> None:
-        self.tape.add(entry)
-        # Exposed memory, and memory of other devices, is never pending.
-        for ref in entry.writes:
-            if ref.cell.is_exposed:  # other code may read it from now on
-                self._bake([ref.cell])
-            if ref.cell.is_exposed or not ref.cell.is_on_cpu:
-                self.do([ref.cell])
-
-    def _hold(self, cell: Cell) -> None:
-        """Copies the values that entries refer to, before they change."""
-        for constant in cell.held:
-            with _unseen_by_modes():
-                assert constant.tensor is not None
-                constant.tensor = constant.tensor.clone()
-        cell.held = []
-
-    def _before_write(self, tensor: Tensor, *, overwrites: bool) -> None:
-        """Prepares a tensor that is not on the tape for a write."""
-        cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
-        if cell is None:
-            return
-        self._hold(cell)
-        ref = self.tape.ref(tensor, cell)
-        if cell.is_fresh and not (overwrites and ref.is_all) and cell.nbytes < _LARGE_SCRATCH:
-            cell.has_gaps = True
-            with _unseen_by_modes():
-                size = (cell.nbytes // tensor.dtype.itemsize,)
-                whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-                mark_unwritten(whole.set_(storage_of(tensor), 0, size, (1,)))
-        elif overwrites and ref.is_all:
-            cell.has_gaps = False
-        cell.is_fresh, cell.constant = False, None
-
-    def _fill_again(self, function: Any, facts: Facts, args: Any) -> Tensor | None:
-        """Fills a tensor that has values but no entries with a number; None for other tensors.
+    def _fill_again(self, function: Any, args: Any, number: float | None) -> bool:
+        """Fills a tensor that has values but no entries with a number; returns whether it did.
 
         Layers that reset their statistics do this.
         """
         target: Tensor = args[0]
         cell = self.tape.find(target) if is_plain_memory(target) else None
-        number = _number(facts, args)
         if cell is None or cell.writes or cell.is_fresh or cell.held or number is None:
-            return None
+            return False
         function(*args)
         is_all = self.tape.ref(target, cell).is_all
         cell.watched = ""
         cell.has_gaps = cell.has_gaps and not is_all
         is_known = is_all and target.is_floating_point() and not cell.is_exposed
         cell.constant = number if is_known else None
-        return target
+        return True
 
-    def _fill_fresh(self, facts: Facts, args: Any, tensors: Sequence[Tensor]) -> bool:
+    def _fill_fresh(self, op: OperatorCall) -> bool:
         """Records a fill of unwritten memory, or a part of it, with a number."""
-        number, target = _number(facts, args), args[0]
-        if number is None or len(tensors) != 1 or not is_plain_memory(target) or not target.numel():
+        number, target = fills_with(op.facts, op.args), op.targets[0]
+        if number is None or len(op.tensors) != 1 or not is_plain_memory(target):
             return False
         cell = self.tape.find(target)
         if cell is None or not cell.is_fresh or target.dtype not in FLOAT_NUMBERS:
             return False
+        if not target.numel():
+            return False
         self._record_constant(target, number)
         return True
-
-    def _note_constant(self, tensor: Tensor, number: float | None) -> None:
-        if is_plain_memory(tensor) and number is not None and tensor.dtype.is_floating_point:
-            cell = self.tape.cell(tensor)
-            if self.tape.ref(tensor, cell).is_all and not cell.is_exposed:
-                cell.constant = number
-
-    def _pass_on(self, tensors: Sequence[Tensor], results: Sequence[Any]) -> None:
-        """Marks results that depend on torch's own draws as torch's."""
-        found = (self.tape.find(one) for one in tensors if is_plain_memory(one))
-        if any(cell is not None and cell.is_torchs for cell in found):
-            for result in results:
-                if is_plain_memory(result):
-                    self.tape.cell(result).is_torchs = True
-
-    def _argument(self, tensor: Tensor) -> Ref | Input:
-        cell = self.tape.find(tensor) if is_plain_memory(tensor) else None
-        is_marked_view = tensor.is_conj() or tensor.is_neg()
-        if cell is not None and cell.writes and not is_marked_view:
-            return self.tape.ref(tensor, cell)
-        if is_marked_view:
-            self._bake()  # a Ref has no conj or neg bit
-            return Input(tensor.detach().clone().resolve_conj().resolve_neg())
-        constant = Input(tensor.detach(), is_torchs=cell is not None and cell.is_torchs)
-        if tensor.nbytes <= _SMALL or not is_plain_memory(tensor):
-            constant.tensor = tensor.detach().clone()
-        else:
-            self.tape.cell(tensor).held.append(constant)
-        return constant
-
-    def _operation(
-        self,
-        function: Any,
-        flat: Sequence[Any],
-        spec: Any,
-        targets: Sequence[Tensor],
-        draw: int | None = None,
-    ) -> Operation:
-        """Makes the entry of an operator, without its results; not yet on the tape."""
-        with _unseen_by_modes():
-            overwrites = facts_of(function).overwrites
-            writes = [self._target(target, overwrites=overwrites) for target in targets]
-            written = {id(target): ref for target, ref in zip(targets, writes, strict=True)}
-            arguments: list[Any] = [
-                written.get(id(one)) or self._argument(one) if isinstance(one, Tensor)
-                else None if isinstance(one, Generator) else one
-                for one in flat
-            ]  # fmt: skip
-        whole = [overwrites and ref.is_all for ref in writes]
-        gone = [ref.cell for ref, is_whole in zip(writes, whole, strict=True) if is_whole]
-        reads = [one for one in arguments if isinstance(one, Ref) and one.cell not in gone]
-        return Operation(function, arguments, spec, writes, whole, reads, draw)
 
     # Random operators that were not intercepted.
 
@@ -494,45 +269,36 @@ class Recorder(TorchDispatchMode):
         self.used_own_seed = True
         return True
 
-    def _by_torch(
-        self, function: Any, facts: Facts, args: Any, kwargs: Any,
-        tensors: Sequence[Tensor], targets: Any,
-    ) -> Any:  # fmt: skip
+    def _by_torch(self, op: OperatorCall) -> Any:
         """Executes torch's own draw at once."""
-        taped = [self.tape.cell(one) for one in tensors if self._is_taped(one)]
+        taped = [self.tape.cell(one) for one in op.tensors if self._is_taped(one)]
         if any(cell.is_pending for cell in taped):
             self._bake()
             self.do(taped)
-        for target in targets:
-            self._before_write(target, overwrites=facts.overwrites)
-        result = function(*args, **kwargs)
-        for one in (*targets, *tree_leaves(result)):
-            if is_plain_memory(one):
-                if self.tape.cell(one).writes:
-                    self._bake()
-                    self.tape.renew(one)  # its values are now constants
-                cell = self.tape.cell(one)
-                cell.is_torchs, cell.is_fresh, cell.constant = True, False, None
+        for target in op.targets:
+            self._before_write(target, overwrites=op.facts.overwrites)
+        result = op.execute()
+        for one in filter(is_plain_memory, (*op.targets, *tree_leaves(result))):
+            if self.tape.cell(one).writes:
+                self._bake()
+                self.tape.renew(one)  # its values are now constants
+            cell = self.tape.cell(one)
+            cell.is_torchs, cell.is_fresh, cell.constant = True, False, None
         return result
 
-    def _torchinits(self, facts: Facts, args: Any, kwargs: Any) -> Any:
+    def _torchinits(self, op: OperatorCall) -> Any:
         """Records the operators of torchinit's own functions."""
-        name = facts.name.removeprefix("torchinit::")
-        if name == "draw_key" and not self._is_torchs(kwargs.get("generator")):
+        name, args = op.facts.name.removeprefix("torchinit::"), op.args
+        if name == "draw_key" and not self._is_torchs(op.kwargs.get("generator")):
             self._keys.append(torch.zeros((), dtype=torch.int64))
             return self._keys[-1]
         tensor = args[0]
-        rest = [one for one in args[1:] if not any(one is key for key in self._keys)]
-        call = None
-        if (
-            name.endswith("_")
-            and is_plain_memory(tensor)
-            and not kwargs
-            and not any(isinstance(one, Tensor | list | tuple) for one in rest)
-        ):
-            call = call_by_position(name, rest)
         if not tensor.numel() or tensor.is_meta:
             return NotImplemented
+        rest = [one for one in args[1:] if not any(one is key for key in self._keys)]
+        is_fill = name.endswith("_") and is_plain_memory(tensor) and not op.kwargs
+        has_others = any(isinstance(one, Tensor | list | tuple) for one in rest)
+        call = call_by_position(name, rest) if is_fill and not has_others else None
         if call is not None:
             law = draw_of(call, tensor.shape)
             self._record_fill(call, tensor, law, is_random=law is None or law[0] != CONSTANT)
@@ -545,86 +311,76 @@ class Recorder(TorchDispatchMode):
             )
         return NotImplemented
 
-    def _random(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
-        flat, spec = tree_flatten((args, kwargs))
-        if any(isinstance(one, Tensor) and not is_plain_memory(one) for one in flat):
-            return NotImplemented
-        device = kwargs.get("device")
-        if device is not None and torch.device(device).type == "meta":
-            return NotImplemented
-        if targets:
-            return self._random_in_place(function, facts, args, kwargs, targets)
-        results = results_of(function, flat, spec)
-        if (
-            results is None
-            or len(results.leaves) != 1
-            or not isinstance(results.leaves[0], NewTensor)
+    def _random(self, op: OperatorCall) -> Any:
+        device = op.kwargs.get("device")
+        if not all(map(is_plain_memory, op.tensors)) or (
+            device is not None and torch.device(device).type == "meta"
         ):
-            return self._draw_now(function, facts, args, kwargs)
-        real = self._real(results.leaves[0])
-        call = _call_of_maker(facts.name, args, real)
+            return NotImplemented
+        if op.targets:
+            return self._random_in_place(op)
+        results = results_of(op.function, *op.flat())
+        new = results.leaves if results is not None else ()
+        if len(new) != 1 or not isinstance(new[0], NewTensor):
+            return self._draw_now(op)
+        real = self._real(new[0])
+        call = _call_of_maker(op.facts.name, op.args, real)
         if call is not None:
             self._record_fill(call, real, draw_of(call, real.shape), is_random=True)
             return real
         ref = self.tape.ref(real, self.tape.cell(real))
-        number = self._note_draw((facts.name, ref.size, ref.dtype), ref, real)
-        entry = self._operation(function, flat, spec, [], number)
+        number = self._note_draw((op.facts.name, ref.size, ref.dtype), ref, real)
+        entry = self._operation(op, number)
         entry.make(ref)
         self._add(entry)
         return real
 
-    def _draw_now(self, function: Any, facts: Facts, args: Any, kwargs: Any) -> Any:
+    def _draw_now(self, op: OperatorCall) -> Any:
         """Lets torch draw at once with the draw's key, if its results are not known in advance."""
-        flat, spec = tree_flatten((args, kwargs))
         with _disable_current_modes():
-            self.do([self.tape.cell(one) for one in flat if self._is_taped(one)])
+            self.do([self.tape.cell(one) for one in op.tensors if self._is_taped(one)])
         number = len(self.tape.draws)
-        device = torch.device(kwargs.get("device") or "cpu")
-        with seeded(self.key_of_early(number), device):
-            result = function(*args, **kwargs)
-        entry = self._operation(function, flat, spec, [], number)
-        for one in tree_leaves(result):
-            if is_plain_memory(one):
-                entry.make(self.tape.ref(one, self.tape.cell(one)))
-        if not entry.made:
+        with seeded(self.key_of_early(number), torch.device(op.kwargs.get("device") or "cpu")):
+            result = op.execute()
+        entry = self._operation(op, number)
+        made = [one for one in tree_leaves(result) if is_plain_memory(one)]
+        if not made:
             self.early.discard(number)
             return result
+        for one in made:
+            entry.make(self.tape.ref(one, self.tape.cell(one)))
         ref = entry.made[0]
-        self._note_draw((facts.name, ref.size, ref.dtype), ref, tree_leaves(result)[0])
+        self._note_draw((op.facts.name, ref.size, ref.dtype), ref, made[0])
         self._add_done(entry)
         return result
 
-    def _random_in_place(
-        self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any
-    ) -> Any:
-        target = targets[0]
-        if len(targets) > 1 or not target.numel():
+    def _random_in_place(self, op: OperatorCall) -> Any:
+        target, name = op.targets[0], op.facts.name
+        if len(op.targets) > 1 or not target.numel():
             return NotImplemented
-        if facts.name in _OF_FLOATS and not (target.is_floating_point() or target.is_complex()):
+        if name in _OF_FLOATS and not (target.is_floating_point() or target.is_complex()):
             return NotImplemented  # torch raises the error
-        if facts.name in ("normal_", "uniform_") and target.dtype in FLOAT_NUMBERS:
-            call = read_method_call(facts.name, args[1:], kwargs)
+        if name in ("normal_", "uniform_") and target.dtype in FLOAT_NUMBERS:
+            call = read_method_call(name, op.args[1:], op.kwargs)
             assert call is not None  # torch has checked the arguments
             law = draw_of(call, target.shape)
             assert law is not None
             check_draw(law, target.dtype)
             self._record_fill(call, target, law, is_random=True)
             return target
-        flat, spec = tree_flatten((args, kwargs))
         if is_scratch(address_of(target)):  # a key that is used at once, such as init_shard_'s
             self.tape.cell(target).is_exposed = True
-        ref = self._target(target, overwrites=facts.overwrites)
-        number = self._note_draw((facts.name, ref.size, ref.dtype), ref, target)
-        self._add(self._operation(function, flat, spec, targets, number))
+        ref = self._target(target, overwrites=op.facts.overwrites)
+        number = self._note_draw((name, ref.size, ref.dtype), ref, target)
+        self._add(self._operation(op, number))
         return target
 
     # Operators that have an argument on the tape.
 
-    def _overwrites(
-        self, facts: Facts, targets: Sequence[Tensor], tensors: Sequence[Tensor]
-    ) -> bool:
+    def _overwrites(self, op: OperatorCall) -> bool:
         """Whether an entire storage is overwritten with values that depend on no draw."""
-        if len(targets) != 1 or not facts.overwrites:
+        tensors, targets = op.tensors, op.targets
+        if len(targets) != 1 or not op.facts.overwrites:
             return False
         target = targets[0]
         if not is_plain_memory(target) or any(
@@ -639,41 +395,33 @@ class Recorder(TorchDispatchMode):
         self.tape.renew(target)
         return True
 
-    def _can_wait(self, tensors: Sequence[Tensor], targets: Sequence[Tensor]) -> bool:
-        """Whether an operator can be pending, its memory untouched."""
-        if any(0 in target.stride() for target in targets):
-            return False  # expanded: torch raises the error
-        return all(
-            is_plain_memory(one) and one.is_cpu and not (one.is_conj() or one.is_neg())
-            for one in tensors
-        )
-
-    def _wait(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
+    def _wait(self, op: OperatorCall) -> Any:
         """Records a pending operator, with untouched memory for its results."""
-        flat, spec = tree_flatten((args, kwargs))
+        target = op.targets[0] if op.targets else None
         in_place = (
-            len(targets) == 1
-            and targets[0] is flat[0]
-            and len(function._schema.returns) == 1
-            and sum(isinstance(one, Tensor) for one in flat) == 1
+            target is not None
+            and op.args
+            and target is op.args[0]
+            and len(op.targets) == len(op.tensors) == len(op.function._schema.returns) == 1
         )
-        if in_place and facts.fills and targets[0].dtype in FLOAT_NUMBERS:
-            number = _number(facts, args)
+        if in_place and op.facts.fills and target.dtype in FLOAT_NUMBERS:  # type: ignore[union-attr]
+            number = fills_with(op.facts, op.args)
             if number is None:
                 return NotImplemented  # torch raises the error
-            self._record_constant(targets[0], number)
-            return targets[0]
+            self._record_constant(target, number)  # type: ignore[arg-type]
+            return target
         if in_place:  # with numbers only: its result is its argument
-            self._add(self._operation(function, flat, spec, targets))
+            self._add(self._operation(op))
             fold(self.tape)
-            return targets[0]
-        results = results_of(function, flat, spec)
+            return target
+        flat, spec = op.flat()
+        results = results_of(op.function, flat, spec)
         if results is None:
             return NotImplemented
-        if facts.indexes:
+        if op.facts.indexes:
             some, named = tree_unflatten(list(map(self._standing_in, flat)), spec)
-            function(*some, **named)
-        entry = self._operation(function, flat, spec, targets)
+            op.function(*some, **named)
+        entry = self._operation(op)
         returned: list[Any] = []
         for one in results.leaves:
             if isinstance(one, Given):
@@ -693,10 +441,10 @@ class Recorder(TorchDispatchMode):
             return one
         return torch.zeros((), dtype=one.dtype).expand(one.shape)
 
-    def _draw_copy(self, facts: Facts, args: Any, kwargs: Any) -> Tensor | None:
+    def _draw_copy(self, op: OperatorCall) -> Tensor | None:
         """Records a copy of a tensor filled by one draw as that draw; None if it is not one."""
-        into, source = args[:2] if facts.name == "copy_" else (None, args[0])
-        if not is_plain_memory(source) or kwargs.get("memory_format") not in _KEEPING:
+        into, source = op.args[:2] if op.facts.name == "copy_" else (None, op.args[0])
+        if not is_plain_memory(source) or op.kwargs.get("memory_format") not in _KEEPING:
             return None
         cell = self.tape.find(source)
         if cell is None or not (cell.is_pending and cell.is_on_cpu):
@@ -718,119 +466,38 @@ class Recorder(TorchDispatchMode):
             or not into.is_contiguous()
         ):
             return None
-        self._add(Fill(self._target(into, overwrites=True), fill.call, fill.law, fill.draw))
+        ref = self._target(into, overwrites=True)
+        self._add(Fill.of(ref, fill.call, fill.law, fill.draw))
         return into
 
-    def _real(self, shape: NewTensor) -> Tensor:
-        """Untouched memory for a result of an operator."""
-        with _unseen_by_modes():
-            real = self.memory.empty(*shape)
-        self._watch(self.tape.cell(real), real)
-        return real
-
-    def _do_now(self, function: Any, facts: Facts, args: Any, kwargs: Any, targets: Any) -> Any:
+    def _do_now(self, op: OperatorCall) -> Any:
         """Executes an operator at once, after the entries that determine its arguments.
 
         It is recorded too, for later entries that depend on it.
         """
-        flat, spec = tree_flatten((args, kwargs))
-        given = [one for one in flat if isinstance(one, Tensor)]
-        taped = [self.tape.cell(one) for one in given if self._is_taped(one)]
-        if facts.gives_numbers and taped:
+        taped = [self.tape.cell(one) for one in op.tensors if self._is_taped(one)]
+        if op.facts.gives_numbers and taped:
             self._bake(taped)
-        with _unseen_by_modes():
+        with unseen_by_modes():
             self.do(taped)
-        entry = self._operation(
-            function, flat, spec, [one for one in targets if is_plain_memory(one)]
-        )
-        result = function(*args, **kwargs)
+        entry = self._operation(op)
+        result = op.execute()
         for one in tree_leaves(result):
-            if is_plain_memory(one) and not any(one is x for x in given):
+            if is_plain_memory(one) and not any(one is x for x in op.tensors):
                 entry.make(self.tape.ref(one, self.tape.cell(one)))
         if entry.writes:
             self._add_done(entry)
         return result
 
-    def _add_done(self, entry: Operation) -> None:
-        """Records an entry that has been executed."""
-        self.tape.add(entry)
-        for ref in entry.writes:
-            ref.cell.is_pending = False
 
-    # Values that the code reads while it runs.
-
-    def _bake(self, cells: Sequence[Cell] = ()) -> None:
-        """Notes that code reads values: later entries may depend on them, if they were drawn.
-
-        Args:
-            cells: the storages that are read; empty if the values were certainly drawn.
-        """
-        if self.baked is None and (
-            not cells or any(one.draw is not None for one in self.tape.entries_for(cells))
-        ):
-            self.baked = len(self.tape.entries)
-
-    def bake_all(self) -> None:
-        """Notes draws from Python's or NumPy's generator, on which any entry may depend."""
-        self.baked, self.drew_elsewhere = 0, True
-
-    def key_of_early(self, number: int) -> int:
-        """The key of a draw that the code reads, from its name in the previous run."""
-        self.early.add(number)
-        if self._names is not None and number < len(self._names):
-            return self._key_of_name(self._names[number][1])  # type: ignore[no-any-return]
-        return self._key_of_name(part_of(_EARLY, number))  # type: ignore[no-any-return]
-
-    def do(self, cells: Sequence[Cell]) -> None:
-        """Executes the pending entries of storages in their memory."""
-        cells = [cell for cell in cells if cell.is_pending]
-        if not cells:
-            return
-        before = self.frame.busy if self.frame else False
-        if self.frame:
-            self.frame.busy = True
-        try:
-            write_into(self.tape, cells, self.key_of_early)
-        finally:
-            if self.frame:
-                self.frame.busy = before
-
-    def touched(self) -> list[Cell]:
-        """The pending storages that were accessed without torch's dispatcher."""
-        found = []
-        for cell in self.tape.cells.values():
-            if not (cell.is_pending and cell.watched) or cell.is_exposed:
-                continue
-            storage = cell.storage()
-            if storage is None or not cell.nbytes:
-                continue
-            if cell.watched == "mapped":
-                is_touched = self.memory.is_present(storage.data_ptr(), cell.nbytes)
-            else:
-                is_touched = not is_marked(storage.data_ptr(), cell.nbytes)
-            if is_touched:
-                found.append(cell)
-        return found
-
-
-def write_into(tape: Tape, cells: Sequence[Cell], key_of_draw: KeyOfDraw) -> None:
-    """Executes the pending entries of storages in their memory."""
-    memory = play(tape.entries_for(cells), key_of_draw, cells)
-    for cell in cells:
-        storage = cell.storage()
-        if storage is not None:
-            storage.copy_(memory[cell], False)
-        cell.is_pending, cell.watched = False, ""
-
-
-def _begin(tensor: Tensor) -> int:
-    """The address of a tensor's storage."""
-    return address_of(tensor) - int(tensor.storage_offset()) * tensor.dtype.itemsize
-
-
-def _unseen_by_modes() -> Any:
-    """A block that no mode observes; usually none is active, the recorder being off inside."""
-    return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
+def _can_wait(op: OperatorCall) -> bool:
+    """Whether an operator can be pending, its memory untouched."""
+    if any(0 in target.stride() for target in op.targets):
+        return False  # expanded: torch raises the error
+    return all(
+        is_plain_memory(one) and one.is_cpu and not (one.is_conj() or one.is_neg())
+        for one in op.tensors
+    )
 
 
 def _has_mask(indices: Any) -> bool:
@@ -838,28 +505,6 @@ def _has_mask(indices: Any) -> bool:
     return any(
         isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in indices
     )
-
-
-def _are_leaves(arguments: Any) -> bool:
-    """Whether no argument is a container."""
-    return not any(isinstance(one, list | tuple | dict) for one in arguments)
-
-
-def _targets(facts: Facts, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that an operator writes to."""
-    found: list[Tensor] = []
-    for place, name in facts.written:
-        value = args[place] if place < len(args) else kwargs.get(name)
-        values = value if isinstance(value, list | tuple) else (value,)
-        found += [one for one in values if isinstance(one, Tensor)]
-    return found
-
-
-def _number(facts: Facts, args: Any) -> float | None:
-    """The number with which ``fill_`` or ``zero_`` fills; None if it is not one."""
-    if facts.name == "zero_":
-        return 0.0
-    return float(args[1]) if isinstance(args[1], int | float) else None
 
 
 def _call_of_maker(name: str, args: Any, made: Tensor) -> Call | None:

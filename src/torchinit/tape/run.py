@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torchinit.errors import ArgumentError
 from torchinit.patch.frames import handlers
 from torchinit.patch.swap import enter, leave
+from torchinit.schemes.calls import Call
+from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named, Rename, gather, places_of
-from torchinit.streams.named_keys import keys_of_names
+from torchinit.streams.named_keys import Name, keys_of_names
+from torchinit.tape.memory import count_unwritten
 from torchinit.tape.naming import Naming, name_draws
 from torchinit.tape.play import one_thread
+from torchinit.tape.program import Program
 from torchinit.tape.recorder import Recorder
-from torchinit.tape.tape import is_plain_memory
+from torchinit.tape.tape import Entry, Fill, Input, Ref, inputs_of, is_plain_memory
 
 _ATTEMPTS = 8
 # All threads share torch's default generator, which each build seeds.
@@ -45,14 +49,60 @@ class Recorded(NamedTuple):
     buffers: list[Named]
     seed: int
 
+    def programs(self) -> dict[str, Program]:
+        """The program of each parameter and buffer in plain memory, by name."""
+        programs: dict[str, Program] = {}
+        for named in (*self.parameters, *self.buffers):
+            if is_plain_memory(named.tensor):
+                programs[named.name] = self._program(named)
+
+        def label(number: int) -> tuple[Program | None, Name]:
+            name = self.naming.names[number]
+            assert name is not None
+            return programs.get(name.base), name
+
+        for program in programs.values():
+            draws = [one.draw for one in program.entries if one.draw is not None]
+            if program.is_frozen:  # draws that were read may have affected it
+                draws += self.recorder.early
+            program.labels = {number: label(number) for number in draws}
+        return programs
+
+    def _program(self, named: Named) -> Program:
+        tensor: Tensor = named.tensor
+        tape, baked = self.recorder.tape, self.recorder.baked
+        cell = tape.find(tensor)
+        entries: list[Entry] = []
+        ref: Ref | None = None
+        constant: Input | None = None
+        is_torchs = is_unfilled = False
+        if cell is not None and cell.writes:
+            entries, ref = self.naming.entries[cell], tape.ref(tensor, cell)
+        elif cell is not None and cell.constant is not None:
+            ref = tape.ref(tensor, cell)
+            call = Call("constant_", {"val": cell.constant})
+            entries = [Fill.of(ref, call, constant_draw(cell.constant), None)]
+            entries[0].index = baked or 0
+        else:
+            constant = Input(tensor.detach())
+            if cell is not None and tensor.numel():  # in whole or in part
+                is_unfilled = cell.is_fresh or (cell.has_gaps and count_unwritten(tensor) > 0)
+        if self.recorder.used_own_seed:
+            is_torchs = (cell is not None and cell.is_torchs) or any(
+                one.is_torchs for entry in entries for one in inputs_of(entry)
+            )
+        is_frozen = baked is not None and (
+            constant is not None or any(entry.index >= baked for entry in entries)
+        )
+        names = tuple(slot.name for slot in named.slots)
+        return Program(
+            named.name, names, tensor, entries, ref, constant, self.seed,
+            is_frozen=is_frozen, is_torchs=is_torchs, is_unfilled=is_unfilled,
+        )  # fmt: skip
+
 
 def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> Recorded:
     """Runs code that builds a model, again until the names of all draws that it reads are known.
-
-    Args:
-        build: returns a model.
-        seed: for the keys.
-        rename: for canonical names.
 
     Raises:
         TypeError: if build is not a function, or does not return a model.

@@ -6,21 +6,34 @@ weak references: unused memory is freed, and a reused address is not taken for t
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import StorageWeakRef, storage_number, storage_of_reference
+from torchinit.native.torch_private import (
+    StorageWeakRef,
+    dispatch_modes,
+    storage_number,
+    storage_of_reference,
+)
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import Draw
 from torchinit.streams.canonical import new_tuple
 
-# The original methods, which patch/methods.py replaces during recording.
+# The original methods, which patch/hooks.py replaces during recording.
 storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
+
+
+def unseen_by_modes() -> Any:
+    """A block that no mode observes; usually none is active, a recorder being off inside."""
+    return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
 
 
 def is_plain_memory(tensor: Any) -> bool:
@@ -136,6 +149,7 @@ def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
     return True
 
 
+@dataclass(slots=True, eq=False)
 class Input:
     """A tensor that an entry uses and no entry makes.
 
@@ -144,37 +158,30 @@ class Input:
         is_torchs: whether it has torch's own draws.
     """
 
-    __slots__ = ("is_torchs", "tensor")
-
-    def __init__(self, tensor: Tensor, *, is_torchs: bool = False) -> None:
-        self.tensor: Tensor | None = tensor
-        self.is_torchs = is_torchs
+    tensor: Tensor | None
+    is_torchs: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
     """One recorded operation.
 
     Attributes:
-        index: its index on the tape.
         writes: the tensors that it writes to.
         whole: for each of these, whether it overwrites the entire storage.
         reads: the tensors that it reads, without those that it only overwrites.
         draw: the number of its draw; None if it draws nothing.
+        index: its index on the tape.
     """
 
-    __slots__ = ("draw", "index", "reads", "whole", "writes")
-
-    def __init__(
-        self,
-        writes: Sequence[Ref],
-        whole: Sequence[bool],
-        reads: Sequence[Ref] = (),
-        draw: int | None = None,
-    ) -> None:
-        self.index = -1
-        self.writes, self.whole, self.reads, self.draw = writes, whole, reads, draw
+    writes: Sequence[Ref]
+    whole: Sequence[bool]
+    reads: Sequence[Ref]
+    draw: int | None
+    index: int = field(default=-1, init=False)
 
 
+@dataclass(slots=True, eq=False)
 class Fill(Entry):
     """A call of a torch.nn.init function, or an equivalent one.
 
@@ -183,24 +190,23 @@ class Fill(Entry):
         law: its draw (distribution and parameters), if its values are drawn independently.
     """
 
-    __slots__ = ("call", "law")
+    call: Call
+    law: Draw | None
 
-    def __init__(self, ref: Ref, call: Call, law: Draw | None, draw: int | None) -> None:
-        self.index = -1
-        self.writes, self.whole, self.reads, self.draw = (ref,), (ref.is_all,), (), draw
-        self.call, self.law = call, law
+    @classmethod
+    def of(cls, ref: Ref, call: Call, law: Draw | None, draw: int | None) -> Fill:
+        """The fill of a tensor."""
+        return cls((ref,), (ref.is_all,), (), draw, call, law)
 
 
+@dataclass(slots=True, eq=False)
 class Bytes(Entry):
     """The contents of a storage before an entry wrote to a part of it."""
 
-    __slots__ = ("constant",)
-
-    def __init__(self, ref: Ref, bytes_: Tensor) -> None:
-        super().__init__((ref,), (True,))
-        self.constant = Input(bytes_, is_torchs=ref.cell.is_torchs)
+    constant: Input
 
 
+@dataclass(slots=True, eq=False)
 class Operation(Entry):
     """A call of a torch operator.
 
@@ -210,21 +216,10 @@ class Operation(Entry):
         made: the new tensors that it returns, which are among its writes.
     """
 
-    __slots__ = ("arguments", "function", "made", "spec")
-
-    def __init__(
-        self,
-        function: Any,
-        arguments: Sequence[Any],
-        spec: Any,
-        writes: Sequence[Ref],
-        whole: Sequence[bool],
-        reads: Sequence[Ref],
-        draw: int | None = None,
-    ) -> None:
-        super().__init__(writes, whole, reads, draw)
-        self.function, self.arguments, self.spec = function, arguments, spec
-        self.made: tuple[Ref, ...] = ()
+    function: Any
+    arguments: Sequence[Any]
+    spec: Any
+    made: tuple[Ref, ...] = ()
 
     def make(self, ref: Ref) -> None:
         """Adds a new tensor that it returns."""

@@ -17,9 +17,17 @@ from torchinit.fill.sharded import begin_sharded, count_write
 from torchinit.placement.box import cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor
 from torchinit.streams.keys import Stream, draw_key_number
-from torchinit.values.fragments import as_cuts, copy_fragments, copy_view, fragments_of, is_whole
 from torchinit.values.kinds import Values
-from torchinit.values.region import Part, Region, Shape
+from torchinit.values.region import (
+    Part,
+    Region,
+    Shape,
+    as_cuts,
+    copy_fragments,
+    copy_view,
+    fragments_of,
+    is_whole,
+)
 
 
 def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchinit import functional
+from torchinit.errors import ArgumentError
 from torchinit.fill.door import fill
 from torchinit.fill.positional import PATTERNS
 from torchinit.orthogonal import fill_orthogonal
@@ -39,12 +40,13 @@ class Values:
         by_shape: whether they depend on the region's shape as well as the index.
         has_boxes: whether any box can be filled without the full tensor.
         is_shared: whether the shares of one full tensor are cut from one copy.
+        is_orthogonal: whether they are an orthogonal matrix, times a gain.
     """
 
     draw: Draw | None = None
     function: Callable[[Tensor], object] | None = None
     keeps = False
-    is_random = takes_key = by_shape = False
+    is_random = takes_key = by_shape = is_orthogonal = False
     has_boxes = is_shared = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
@@ -87,18 +89,16 @@ class DrawnValues(Values):
     takes_key = is_random
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
-        """Fills it in one call."""
         fill(self.draw, tensor, stream)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """Fills the box in one call."""
         fill(self.draw, tensor, stream, box)
 
     def __str__(self) -> str:
         return draw_in_words(self.draw)
 
     def statistics(self, shape: Sequence[int]) -> Law | None:  # noqa: ARG002
-        """Those of the distribution; None for random words, which have none."""
+        # Random words are not numbers.
         return None if DISTRIBUTIONS[self.draw[0]].law is None else law_of(self.draw)
 
 
@@ -107,21 +107,18 @@ class MatrixValues(Values):
     """One (semi-)orthogonal matrix, times gain."""
 
     gain: float
-    is_random = takes_key = by_shape = True
+    is_random = takes_key = by_shape = is_orthogonal = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:
-        """Fills it with the matrix."""
         fill_orthogonal(tensor, self.gain, stream)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:
-        """Fills it with a box of the matrix."""
         fill_orthogonal(tensor, self.gain, stream, box)
 
     def __str__(self) -> str:
         return f"orthogonal(gain={self.gain:g})"
 
     def statistics(self, shape: Sequence[int]) -> Law | None:
-        """Those of a single element of the matrix."""
         rows, *rest = shape
         return law_of_orthogonal(rows, torch.Size(rest).numel(), self.gain)
 
@@ -134,11 +131,9 @@ class PatternValues(Values):
     by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Calls the function."""
         getattr(functional, self.call.name)(tensor, **self.call.arguments)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Writes the box of the pattern."""
         with torch.no_grad():
             PATTERNS[self.call.name](tensor, box, **self.call.arguments)
 
@@ -155,15 +150,34 @@ class FunctionValues(Values):
     has_boxes = False
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Calls the callable."""
         self.function(tensor)
 
     def __str__(self) -> str:
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        return _name_of(self.function)
 
     def fingerprint(self) -> object:
-        """The callable's name and source text, without its closure."""
         return _source_of(self.function)
+
+
+@dataclass(frozen=True)
+class ReturnedValues(Values):
+    """The tensor that a function of the shape returns."""
+
+    returns: Callable[[Any], object]
+    has_boxes = False
+
+    def function(self, tensor: Tensor) -> None:
+        """Calls the function, and copies what it returns."""
+        tensor.copy_(converted(self.returns(tensor.shape), tensor.shape, tensor.dtype))
+
+    def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
+        self.function(tensor)
+
+    def __str__(self) -> str:
+        return _name_of(self.returns)
+
+    def fingerprint(self) -> object:
+        return _source_of(self.returns)
 
 
 class ComputedValues(Values):
@@ -184,19 +198,16 @@ class ComputedValues(Values):
         raise NotImplementedError
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Computes and copies the values."""
         with torch.no_grad():
             tensor.copy_(self.make())
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Computes the values of the box."""
         self.make_box(box.offset, tensor.detach())
 
     def __str__(self) -> str:
         return "computed"
 
     def fingerprint(self) -> object:
-        """A digest of the computation."""
         return digest(self.describe())
 
 
@@ -208,12 +219,10 @@ class GivenValues(Values):
     by_shape = True
 
     def fill(self, tensor: Tensor, stream: Stream) -> None:  # noqa: ARG002
-        """Copies the values."""
         with torch.no_grad():
             tensor.copy_(self.tensor)
 
     def fill_box(self, tensor: Tensor, box: Box, stream: Stream) -> None:  # noqa: ARG002
-        """Copies the values of the box."""
         with torch.no_grad():
             tensor.copy_(cut_out(self.tensor, box.offset, tensor.shape))
 
@@ -221,7 +230,6 @@ class GivenValues(Values):
         return "computed values"
 
     def fingerprint(self) -> object:
-        """A digest of the values."""
         return digest([bytes_of(self.tensor)])
 
 
@@ -266,7 +274,29 @@ def bytes_of(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
+def converted(value: object, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor in another dtype, without loss but for rounding.
+
+    Raises:
+        ArgumentError: if it is no tensor, or not of this shape, or loses more.
+    """
+    if not isinstance(value, Tensor):
+        raise ArgumentError(f"{value!r} is a {type(value).__name__} and no tensor")
+    if tuple(value.shape) != tuple(shape):
+        raise ArgumentError(f"a tensor of shape {tuple(value.shape)} must be of {tuple(shape)}")
+    value = value.detach()
+    new = value.to(dtype)
+    if not torch.can_cast(value.dtype, dtype) and not torch.equal(new.to(value.dtype), value):
+        raise ArgumentError(f"a tensor of {value.dtype} has values that {dtype} has not")
+    return new
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
 def _source_of(function: Callable[..., Any]) -> str:
+    """A callable's name and source text, without its closure."""
     if isinstance(function, functools.partial):
         return f"{_source_of(function.func)} {function.args!r} {function.keywords!r}"
     text = ""

@@ -1,11 +1,12 @@
-"""The rules of six families of models, each as the ``_init_weights`` of Transformers 5 has it.
+"""Rules for ``init_model_`` that start Transformers' models as Transformers 5 starts them.
 
 Any config will do that has the attributes; Transformers is not imported. The rules are those of
 every model of the family, the bare one and its heads: each matches in all of them, as ``strict``
 wants, and all names of a tied parameter match one rule. What has biases in its heads alone gives
 them no rule of their own, which would match nothing without a head.
 
-What you change goes first: ``{"lm_head.weight": "zeros", **recipes.llama(config)}``.
+What you change goes first: ``{"lm_head.weight": "zeros", **recipes.llama(config)}``. What is in no
+library's code but in a paper is in docs/recipes.md, a few lines each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torchinit.functional import trunc_normal_
 from torchinit.rules.composed import SchemeLike, by
 from torchinit.rules.elementwise import Constant, Normal
 from torchinit.rules.scheme import Scheme, Target
+
+__all__ = ["bert", "gpt2", "llama", "mixtral", "t5", "vit"]
 
 Recipe: TypeAlias = "dict[str, SchemeLike]"
 
@@ -41,7 +44,7 @@ def llama(config: Any) -> Recipe:
     >>> list(torchinit.recipes.llama(SimpleNamespace(initializer_range=0.02)))
     ['**norm.weight', '**']
     """
-    return {"**norm.weight": _ONE, "**": _biases_zero(Normal(_std("llama", config)))}
+    return _norms_one("llama", config)
 
 
 def mixtral(config: Any) -> Recipe:
@@ -58,7 +61,7 @@ def mixtral(config: Any) -> Recipe:
     >>> list(torchinit.recipes.mixtral(SimpleNamespace(initializer_range=0.02)))
     ['**norm.weight', '**']
     """
-    return {"**norm.weight": _ONE, "**": _biases_zero(Normal(_std("mixtral", config)))}
+    return _norms_one("mixtral", config)
 
 
 def gpt2(config: Any) -> Recipe:
@@ -165,6 +168,10 @@ def t5(config: Any) -> Recipe:
         "**.wo.weight": Normal(factor * hidden**-0.5),
         "**": _biases_zero(Normal(factor * model**-0.5)),
     }
+
+
+def _norms_one(recipe: str, config: Any) -> Recipe:
+    return {"**norm.weight": _ONE, "**": _biases_zero(Normal(_std(recipe, config)))}
 
 
 def _biases_zero(scheme: Scheme) -> Scheme:

@@ -12,10 +12,9 @@ import torch
 from processes import lines_but_of_torch
 
 import torchinit
-from torchinit.cli.demo import catalog, demo
-from torchinit.cli.demo.catalog import MODELS, builder, largest_that_fits
-from torchinit.cli.demo.decoder import Decoder
-from torchinit.cli.demo.ways import on_meta
+from torchinit.cli import demo, demo_models
+from torchinit.cli.decoder import Decoder
+from torchinit.cli.demo_models import MODELS, builder, largest_that_fits
 from torchinit.cli.main import main
 
 LLAMA, DECODER, GPT2, VIT, T5, SMALL, SMALLEST = (model.title for model in MODELS.values())
@@ -26,7 +25,8 @@ def test_models_are_of_their_size(name):
     model = MODELS[name]
     if not model.is_usable:
         pytest.skip("Transformers 5 is not installed")
-    built = on_meta(builder(model, torch.bfloat16))
+    with torch.device("meta"):
+        built = builder(model, torch.bfloat16)()
     parameters = list(built.parameters())
     assert sum(parameter.numel() for parameter in parameters) == model.numel
     assert {parameter.dtype for parameter in parameters} == {torch.bfloat16}
@@ -54,10 +54,10 @@ def test_which_transformers_will_do(version, usable, monkeypatch):
         return version
 
     monkeypatch.setattr(importlib.metadata, "version", find)
-    assert catalog.has_transformers() is usable
+    assert demo_models.has_transformers() is usable
     assert MODELS["gpt2-medium"].is_usable is usable
     assert MODELS["decoder"].is_usable
-    assert catalog.default_model() == ("llama-3.2-1b" if usable else "decoder")
+    assert demo_models.default_model() == ("llama-3.2-1b" if usable else "decoder")
 
 
 def test_the_decoder_is_a_model():
@@ -81,7 +81,7 @@ def test_what_the_decoder_is_filled_with():
 
 
 def test_small_memory_takes_a_smaller_model(capsys, monkeypatch):
-    monkeypatch.setattr(catalog, "has_transformers", lambda: True)
+    monkeypatch.setattr(demo_models, "has_transformers", lambda: True)
     monkeypatch.setattr(demo, "available_memory", lambda _device: 2**20)
     assert main(["demo", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -96,13 +96,13 @@ def test_small_memory_takes_a_smaller_model(capsys, monkeypatch):
     [(math.inf, LLAMA), (4, LLAMA), (3, DECODER), (1, VIT), (0, SMALLEST)],
 )
 def test_the_largest_model_that_fits(gigabytes, title, monkeypatch):
-    monkeypatch.setattr(catalog, "has_transformers", lambda: True)
+    monkeypatch.setattr(demo_models, "has_transformers", lambda: True)
     assert largest_that_fits("llama-3.2-1b", torch.bfloat16, gigabytes * 1e9).title == title
 
 
 @pytest.mark.parametrize(("gigabytes", "title"), [(3, DECODER), (1, SMALL), (0, SMALLEST)])
 def test_models_that_need_what_is_not_there_do_not_fit(gigabytes, title, monkeypatch):
-    monkeypatch.setattr(catalog, "has_transformers", lambda: False)
+    monkeypatch.setattr(demo_models, "has_transformers", lambda: False)
     assert largest_that_fits("decoder", torch.bfloat16, gigabytes * 1e9).title == title
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torchinit.cli.shell import importing
 
@@ -26,14 +25,13 @@ _TRANSFORMERS = 5
 _HEADROOM = 1.5
 
 
-@dataclass(frozen=True)
-class DemoModel:
+class DemoModel(NamedTuple):
     """A model that the demo can build.
 
     Attributes:
         title: in words.
         numel: number of values in all parameters; tied ones count once.
-        shape: keyword arguments of its config, or of ``decoder.Decoder``.
+        shape: keyword arguments of its config, or of ``Decoder``.
         config: the config class in Transformers; empty for the decoder.
         auto: the class in Transformers that builds the model from its config.
     """
@@ -50,44 +48,39 @@ class DemoModel:
         return not self.config or has_transformers()
 
 
+_DECODER = {"vocabulary": 50257, "positions": 1024}
+_LANGUAGE = "AutoModelForCausalLM"
 # From the largest to the smallest: one that does not fit in memory is replaced by the next.
 MODELS: dict[str, DemoModel] = {
     "llama-3.2-1b": DemoModel(
         "Llama 3.2 1B of Transformers",
         1_235_814_400,
         {
-            "vocab_size": 128256,
-            "hidden_size": 2048,
-            "intermediate_size": 8192,
-            "num_hidden_layers": 16,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
+            "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+            "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
             "tie_word_embeddings": True,
         },
         "LlamaConfig",
-        "AutoModelForCausalLM",
+        _LANGUAGE,
     ),
     "decoder": DemoModel(
         "a decoder in plain torch.nn, as large as GPT-2 large",
         774_030_080,
-        {"vocabulary": 50257, "positions": 1024, "width": 1280, "layers": 36, "heads": 20},
+        {**_DECODER, "width": 1280, "layers": 36, "heads": 20},
     ),
     "gpt2-medium": DemoModel(
         "GPT-2 medium of Transformers",
         354_823_168,
         {"n_embd": 1024, "n_layer": 24, "n_head": 16},
         "GPT2Config",
-        "AutoModelForCausalLM",
+        _LANGUAGE,
     ),
     "vit-large": DemoModel(
         "ViT-L/16 of Transformers",
         304_326_632,
         {
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "intermediate_size": 4096,
-            "num_labels": 1000,
+            "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "intermediate_size": 4096, "num_labels": 1000,
         },
         "ViTConfig",
         "AutoModelForImageClassification",
@@ -102,14 +95,14 @@ MODELS: dict[str, DemoModel] = {
     "decoder-small": DemoModel(
         "a decoder in plain torch.nn, as large as GPT-2",
         124_439_808,
-        {"vocabulary": 50257, "positions": 1024, "width": 768, "layers": 12, "heads": 12},
+        {**_DECODER, "width": 768, "layers": 12, "heads": 12},
     ),
     "tiny": DemoModel(
         "a tiny decoder in plain torch.nn",
         136_960,
         {"vocabulary": 512, "positions": 64, "width": 64, "layers": 2, "heads": 4},
     ),
-}
+}  # fmt: skip
 
 
 def has_transformers() -> bool:
@@ -151,7 +144,7 @@ def builder(model: DemoModel, dtype: torch.dtype) -> Build:
     The model is built on the current default device (``with torch.device(...)``).
     """
     if not model.config:
-        from torchinit.cli.demo.decoder import Decoder
+        from torchinit.cli.decoder import Decoder
 
         def build() -> nn.Module:
             with _default_dtype(dtype):

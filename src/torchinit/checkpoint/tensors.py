@@ -1,0 +1,195 @@
+"""The tensors of a checkpoint: their stored names, and what fills any range of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from torchinit.checkpoint.safetensors import FileTensor
+from torchinit.dtypes import ALL_DTYPES
+from torchinit.errors import ArgumentError
+from torchinit.fill.door import fill, fill_all
+from torchinit.frameworks.transformers import as_published, is_transformers_model, without_unsaved
+from torchinit.models.assign import Assignment
+from torchinit.models.carry_out import whole_of
+from torchinit.models.init_model import Prepared
+from torchinit.models.init_shard import boxes_of_range
+from torchinit.native import load
+from torchinit.native.torch_private import storage_number
+from torchinit.placement.box import Box
+from torchinit.placement.distributed import Sharded
+from torchinit.placement.mesh import ShardPiece
+from torchinit.schemes.distributions import CONSTANT, Draw
+from torchinit.streams.named_keys import KeyOfName, keys_of_names
+from torchinit.values.apply import fill_local
+from torchinit.values.region import Part, Region, as_cuts
+
+# Fills a contiguous vector with the values of a parameter from an index on, in row-major order.
+Filler: TypeAlias = "Callable[[Tensor, int], object]"
+# All values of a parameter or buffer.
+_Make: TypeAlias = "Callable[[], Tensor]"
+
+_CPU = torch.device("cpu")
+
+
+def file_tensors(model: nn.Module, found: Prepared, seed: int) -> Iterator[FileTensor]:
+    """The tensors of a model's checkpoint; those of one parameter are neighbours.
+
+    Args:
+        model: on the meta device.
+        found: what its tensors are filled with.
+        seed: of the keys.
+
+    Raises:
+        ArgumentError: for a ``state_dict`` with anything but parameters and buffers.
+    """
+    key_of_name = keys_of_names(seed)
+    fillers: dict[int, tuple[torch.dtype, _Make, Filler | None]] = {}  # by storage
+    for one in found.assignments:
+        make: _Make = partial(whole_of, one, _CPU, key_of_name)
+        fillers[storage_number(one.named.tensor)] = one.dtype, make, filler_of(one, key_of_name)
+    held = [(named, named.tensor) for named in found.buffers if not named.tensor.is_meta]
+    made = [(one.named, whole_of(one, _CPU, key_of_name)) for one in found.filled]
+    copied: dict[int, tuple[int, ...]] = {}  # the shapes of tensors that are in memory
+    for named, tensor in (*held, *made):
+        number, values = storage_number(named.tensor), tensor.detach().cpu().contiguous().view(-1)
+        fillers[number] = tensor.dtype, values.detach, partial(_copy, values)
+        copied[number] = tuple(tensor.shape)
+    owners = {storage_number(one): one for one in (*model.parameters(), *model.buffers())}
+    for name, of, view in _stored_views(model, owners):
+        number = storage_number(view)
+        owner, (dtype, make, filler) = owners[number], fillers[number]
+        shape, first, strides = tuple(view.shape), int(view.storage_offset()), view.stride()
+        if view.shape == owner.shape and (number in copied or strides == owner.stride()):
+            yield FileTensor(name, copied.get(number, shape), dtype, of, make, filler)
+        elif view.is_contiguous():
+            moved = None if filler is None else partial(_fill_from, filler, first)
+            yield FileTensor(name, shape, dtype, of, make, moved, first)
+        else:
+            yield FileTensor(name, shape, dtype, of, make, None, first, strides)
+
+
+def _stored_views(model: nn.Module, owners: Mapping[int, Tensor]) -> list[tuple[str, str, Tensor]]:
+    """Stored names; the parameters or buffers that the tensors are of, by name; views of these."""
+    state = model.state_dict(keep_vars=True)
+    names: dict[int, str] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(
+                f"state_dict()[{name!r}] is a {type(tensor).__name__}: safetensors holds tensors"
+            )
+        if storage_number(tensor) not in owners:
+            raise ArgumentError(
+                f"state_dict()[{name!r}] is no parameter or buffer of the model: its values are "
+                "unknown"
+            )
+        names.setdefault(storage_number(tensor), name)
+    views = {name: tensor.detach() for name, tensor in state.items()}
+    if is_transformers_model(model):
+        views = as_published(model, _once(without_unsaved(model, views)))
+    else:
+        views = _once(views)
+    found = [(name, names[storage_number(view)], view) for name, view in views.items()]
+    order = {of: number for number, of in enumerate(dict.fromkeys(of for _, of, _ in found))}
+    return sorted(found, key=lambda one: order[one[1]])
+
+
+def _once(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the first of their names."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, view in views.items():
+        place = storage_number(view), view.storage_offset(), tuple(view.shape), view.stride()
+        first.setdefault(place, name)
+    return {name: views[name] for name in first.values()}
+
+
+# What fills a range.
+
+
+def filler_of(one: Assignment, key_of_name: KeyOfName) -> Filler | None:
+    """What fills any range of a parameter; None if its values can only be made all at once.
+
+    Args:
+        one: what the parameter, a plain one on the meta device, was assigned.
+        key_of_name: gives the key of a name under the seed.
+    """
+    parts = _drawn_cuts(one)
+    if parts is None or one.dtype not in ALL_DTYPES:
+        return None
+    if load.module is None and not all(map(_is_constant, parts)):
+        return None  # torch draws it all at once
+    keys = [part.key(key_of_name) for part in parts]
+    shape = tuple(one.named.tensor.shape)
+    filler: Filler
+    if one.draw is not None:
+        filler = partial(_fill_draw, one.draw, keys[0], math.prod(shape))
+    else:
+        filler = partial(_fill_parts, shape, list(zip(parts, keys, strict=True)))
+    return partial(_pad, filler, math.prod(shape[1:]), one.pads) if one.pads else filler
+
+
+def _drawn_cuts(one: Assignment) -> list[Part] | None:
+    """The parts of a parameter if all are cuts that are drawn independently; else None."""
+    tensor = one.named.tensor
+    if one.draw is not None:
+        return list(one.all_parts)
+    if not one.parts or not tensor.is_contiguous():
+        return None
+    first = one.parts[0].region.geometry
+    if first is not None and math.prod(first[0]) < tensor.numel():
+        return None  # values outside the parts are known only when all are made
+    parts: list[Part] = []
+    for region, values in one.parts:
+        cut: Region | None = region
+        if region.geometry is not None:
+            cut = as_cuts(region, tuple(tensor.shape), tuple(tensor.stride()))
+        if cut is None or values.draw is None:
+            return None
+        parts.append(Part(cut, values))
+    return parts
+
+
+def _is_constant(part: Part) -> bool:
+    return part.values.draw is not None and part.values.draw[0] == CONSTANT
+
+
+def _copy(values: Tensor, memory: Tensor, first: int) -> None:
+    memory.copy_(values[first : first + memory.numel()])
+
+
+def _fill_from(filler: Filler, offset: int, memory: Tensor, first: int) -> None:
+    filler(memory, offset + first)
+
+
+def _fill_draw(draw: Draw, key: int, numel: int, memory: Tensor, first: int) -> None:
+    fill(draw, memory, key, Box((numel,), (first,)))
+
+
+def _fill_parts(
+    shape: tuple[int, ...], parts: Sequence[tuple[Part, int]], memory: Tensor, first: int
+) -> None:
+    """Fills the boxes that a range consists of with parts, which have keys of their own."""
+    done = 0
+    fills: list[Any] = []
+    for offset, size in boxes_of_range(shape, first, memory.numel()):
+        count = math.prod(size)
+        local = memory[done : done + count].view(size)
+        here = Sharded(local, shape, [ShardPiece((0,) * len(size), offset, size)])
+        for part, key in parts:
+            fills += fill_local(here, part, part.region, key, {})
+        done += count
+    fill_all(fills)
+
+
+def _pad(filler: Filler, row: int, rows: Sequence[int], memory: Tensor, first: int) -> None:
+    """Fills a range, then rows of padding in it with zeros."""
+    filler(memory, first)
+    for number in rows:
+        begin, end = number * row - first, (number + 1) * row - first
+        if end > 0 and begin < memory.numel():
+            memory[max(begin, 0) : end].zero_()

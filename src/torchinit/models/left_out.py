@@ -1,0 +1,85 @@
+"""The check after every fill of a model: nothing is left out, and all that was filled is in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.jit import ScriptModule
+
+from torchinit.errors import ArgumentError
+from torchinit.models.assign import some
+
+
+class LeftOut(NamedTuple):
+    """A tensor of a model that a fill did not give values.
+
+    Attributes:
+        name: of the tensor.
+        kind: ``parameter`` or ``buffer``.
+        why: what is wrong with it.
+    """
+
+    name: str
+    kind: str
+    why: str
+
+
+UNWRITTEN = "in memory that nothing has written to, as after to_empty"
+
+
+def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[LeftOut]:
+    """The parameters and buffers that a model has and that are not among those that are done.
+
+    Args:
+        model: after a fill.
+        done: what was filled, kept or not asked for, as the model should have it now.
+    """
+    known = set(map(id, done))
+    others: set[int] = set()
+    todo: list[nn.Module | None] = [model]
+    seen: set[int] = set()
+    while todo:  # without names, which take longer than all else
+        module = todo.pop()
+        if module is None or id(module) in seen or isinstance(module, ScriptModule):
+            continue
+        seen.add(id(module))
+        own = module.__dict__
+        for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
+            if tensor is not None and id(tensor) not in known:
+                others.add(id(tensor))
+        todo += own["_modules"].values()
+    if not others:
+        return []
+    groups = ("parameter", model.named_parameters()), ("buffer", model.named_buffers())
+    return [
+        LeftOut(name, kind, "on the meta device" if tensor.is_meta else "not filled")
+        for kind, tensors in groups
+        for name, tensor in tensors
+        if id(tensor) in others
+    ]
+
+
+def tell(rows: Sequence[LeftOut], stacklevel: int) -> None:
+    """Raises ArgumentError for what must have values; warns of buffers in memory.
+
+    Args:
+        rows: what was left out.
+        stacklevel: of the warning, as for the caller.
+    """
+    buffers = [row.name for row in rows if row.kind == "buffer" and row.why == UNWRITTEN]
+    others = [f"{row.kind} {row.name!r} is {row.why}" for row in rows if row.why != UNWRITTEN]
+    if others:
+        raise ArgumentError(
+            f"{len(others)} tensors of the model were left out: {some(others)}. A module replaced "
+            "them, or hides them from its parents: fill the module that holds them"
+        )
+    if buffers:
+        warnings.warn(
+            f"{len(buffers)} buffers are {UNWRITTEN}, and keep what it holds: {some(buffers)}. "
+            "Give them values by rules of their own (a tensor, a function of the shape, or "
+            "'keep'), or build the model with torchinit.build_model",
+            stacklevel=stacklevel + 1,
+        )
