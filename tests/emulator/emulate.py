@@ -112,7 +112,7 @@ class Tools(NamedTuple):
         if is_current(made, needs):
             return made
         output.mkdir(parents=True, exist_ok=True)
-        words = [*CXX_FLAGS, *flags, "-c", HERE / f"{name}.cpp", "-o", made]
+        words: list[str | Path] = [*CXX_FLAGS, *flags, "-c", HERE / f"{name}.cpp", "-o", made]
         if name == "runtime":  # nvcc knows where the headers are
             packed = ",".join(map(str, words[1 : words.index("-c")]))
             run([self.nvcc, "-std=c++20", "-Xcompiler", packed, *words[words.index("-c") :]])
@@ -171,7 +171,8 @@ def compare(
     """Whether a part is right, what it says, and how long it takes."""
     ptx = [each.ptx[part.architecture] for each in compiled.values()]
     size = "full" if is_full else "quick"
-    words = [program, part.name, str(part.multiprocessors), size, ROOT / "tests" / "data", *ptx]
+    words: list[str | Path] = [program, part.name, str(part.multiprocessors), size]
+    words += [ROOT / "tests" / "data", *ptx]
     begin = time.monotonic()
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)

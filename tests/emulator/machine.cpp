@@ -83,12 +83,13 @@ class WarpRun {
           break;
         case Flow::Return:
           running_ &= ~active;
-          if (active != lanes) {
-            set(lanes & ~active, counter + 1);
-            return;
-          }
+          set(lanes & ~active, counter + 1);
           return;
         case Flow::Barrier:
+          if (!active) {
+            ++counter;
+            break;
+          }
           if (active != lanes) fail("a barrier is for some lanes only");
           set(lanes, counter);
           at_barrier_ |= lanes;

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import tomllib
-
 import emulate
+import tomllib
 from lint_ptx import lint
 
 TABLE = Path(__file__).resolve().parent / "mutants.toml"

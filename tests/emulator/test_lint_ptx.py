@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from lint_ptx import fault_of, lint
 
 KERNEL = """
