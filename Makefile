@@ -7,7 +7,7 @@ CXX ?= c++
 NVCC ?= nvcc
 
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-FORMATTED := $(shell find csrc tests/native benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
+FORMATTED := $(shell find csrc tests/native tests/emulator benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.cu')
 
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 # Runs targets in parallel, and reports every failure rather than the first.
@@ -17,7 +17,8 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all division golden \
-  arm-check arm-compare cuda-compile cuda-build-check cuda-build wheel wheel-cuda wheel-check sdist test-torch \
+  arm-check arm-compare cuda-compile cuda-emulate cuda-mutants cuda-build-check cuda-build wheel wheel-cuda \
+  wheel-check sdist test-torch \
   benchmark docs clean
 
 demo: $(STAMP)
@@ -153,6 +154,14 @@ golden:
 CUDA_ARCHITECTURES := 75 80 90 100
 cuda-compile:
 	$(PYTHON) tools/cuda_compile.py --nvcc $(NVCC) --arch $(CUDA_ARCHITECTURES)
+
+# Runs what nvcc makes of the kernels without a GPU: `FULL=1` everything on every architecture.
+# The second plants faults in them, which must be noticed.
+EMULATOR_TOOLS = --nvcc $(NVCC) --cxx $(CXX) --cpu $(CPU_OBJECTS)
+cuda-emulate: $(CPU_OBJECTS)
+	$(PYTHON) tests/emulator/emulate.py $(EMULATOR_TOOLS) $(if $(FULL),--full)
+cuda-mutants: $(CPU_OBJECTS)
+	$(PYTHON) tests/emulator/mutants.py $(EMULATOR_TOOLS) $(if $(ONLY),--only $(ONLY))
 
 # A venv of its own for another torch. Some are gigabytes; `make clean` removes them.
 TORCH ?= 2.14.1
