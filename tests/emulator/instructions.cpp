@@ -202,6 +202,17 @@ class Table {
     predicates();
     bytes();
     floats<float>("f32");
+    // Off by one unit in the last place or by none, as a GPU's may be.
+    add<float, float>("rcp.approx.ftz.f32", [](float a) {
+      const float right = 1.0f / a;
+      uint32_t bits;
+      std::memcpy(&bits, &right, sizeof bits);
+      const uint32_t off = (bits * 2654435761u >> 16) % 3;
+      if (std::isnormal(a) && std::isnormal(right)) bits += off - 1;
+      float found;
+      std::memcpy(&found, &bits, sizeof found);
+      return found;
+    });
     floats<double>("f64");
     conversions();
     spaces();

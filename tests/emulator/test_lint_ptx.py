@@ -46,6 +46,8 @@ def test_an_exception_is_by_name() -> None:
     allowed = {"rsqrt.approx.ftz.f32": "a first guess, which a step makes right"}
     assert fault_of("rsqrt.approx.ftz.f32", allowed) == ""
     assert fault_of("rcp.approx.ftz.f32", allowed) != ""
+    assert fault_of("rcp.approx.ftz.f32") == ""
+    assert fault_of("rcp.approx.ftz.f64") != ""
 
 
 def test_a_text_is_counted() -> None:
