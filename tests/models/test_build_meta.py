@@ -302,3 +302,32 @@ def test_fused_and_recurrent_layers_use_what_is_filled() -> None:
 def test_item_under_its_own_seed() -> None:
     model = init_model_(build_model(item, seed=4, device="meta"), seed=4, device="cpu")
     assert float(model.norms[0]) == float(model.layer.weight.detach().norm())
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda w: w.detach(),
+        lambda w: w.data,
+        lambda w: w.detach()[:],
+        lambda w: w.detach().t().t(),
+        lambda w: w.detach().view_as(w),
+    ],
+    ids=["detach", "data", "slice", "transposed twice", "view_as"],
+)
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_two_parameters_of_the_same_elements(view, name: str) -> None:
+    """Which come first in the order of names, or last."""
+
+    def build() -> nn.Module:
+        model = nn.Linear(4, 4)
+        setattr(model, name, nn.Parameter(view(model.weight)))
+        return model
+
+    here = build_model(build, seed=0)
+    there = init_model_(build_model(build, seed=0, device="meta"), seed=0, device="cpu")
+    for one, other in zip(here.parameters(), build_model(build, seed=0).parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(there.weight, here.weight)
+    assert torch.equal(getattr(there, name), here.weight)
+    assert there.weight.data_ptr() == getattr(there, name).data_ptr()

@@ -202,14 +202,13 @@ class Own:
         programs: list[tuple[Named, Program]] = []
         names: dict[Program, list[str]] = {}
         for named in (*self._found.all_parameters, *self._found.all_buffers):
-            for slot in named.slots:
-                program = recall(slot.module, slot.attribute)
-                if program is None or is_lazy(named.tensor):
-                    continue
-                if tuple(named.tensor.shape) == program.shape:
-                    programs.append((named, program))
-                    names.setdefault(program, []).extend(one.name for one in named.slots)
-                    break
+            shape = None if is_lazy(named.tensor) else tuple(named.tensor.shape)
+            # Equal views of one storage were two tensors when they were built.
+            recalled = (recall(slot.module, slot.attribute) for slot in named.slots)
+            its = [one for one in recalled if one is not None and one.shape == shape]
+            programs += [(named, one) for one in its[:1]]
+            for program in dict.fromkeys(its):
+                names.setdefault(program, []).extend(slot.name for slot in named.slots)
         keys = self._keys(names)
         return {id(named.tensor): _Known(program, keys, "as built") for named, program in programs}
 
