@@ -124,7 +124,7 @@ class FillByName(FillAtOnce):
         is_served = self.serves(call, tensor, generator)
         name = self._name(call, tensor) if is_served and call.name != "sparse_" else None
         if name is None:
-            if is_served or not tensor.is_meta:
+            if not tensor.is_meta:  # where nothing is drawn
                 kind = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
                 self._unnamed[kind] += 1
             return is_served and super().fill(call, tensor, generator)
