@@ -1,4 +1,4 @@
-// Loops over threads.
+// How many threads, and steps that they do together; helpers.h has the threads.
 #pragma once
 
 #include <sched.h>
@@ -7,27 +7,15 @@
 #include <atomic>
 #include <cstdint>
 
-#include "../base/float_environment.h"
 #include "../base/platform.h"
 
-// What GCC makes of "#pragma omp parallel", and what the OpenMP runtimes of GCC, LLVM and Intel all
-// have. The one that torch has loaded is taken, whichever compiler this is: Clang's own calls are
-// not in GCC's runtime, and to link one would bring a second into the process. Null if torch has
-// loaded none.
-extern "C" __attribute__((weak, visibility("default"))) void GOMP_parallel(void (*function)(void*),
-                                                                           void* data,
-                                                                           unsigned int threads,
-                                                                           unsigned int flags);
-
 namespace torchinit::cpu {
-
-inline bool has_openmp() { return GOMP_parallel != nullptr; }
 
 // Threads are not worth waking for less than this: elements drawn, or the same time.
 constexpr int64_t kLeastPerThread = 1 << 14;
 
-// Whether this process was forked from one that had loaded the library. OpenMP's threads are not
-// there in such a process, and a parallel region would wait for them for ever.
+// Whether this process was forked from one that had loaded the library. The helpers are not there
+// in such a process, and a lock of theirs may be held for ever.
 bool is_forked();
 
 // How many threads to use, of `threads` that are allowed, for so many elements or the same time.
@@ -67,24 +55,5 @@ class Step {
 
   std::atomic<int64_t> next_{0}, done_{0};
 };
-
-// Calls work(take) on every thread: the caller's alone where there is no OpenMP. take() returns the
-// numbers from 0 on, each to one thread and rising on each thread; they are the caller's pieces of
-// work, taken as threads become free, so that one that shares its processor with another program
-// does not hold up the rest.
-template <class Work>
-void on_threads(int64_t threads, const Work& work) {
-  std::atomic<int64_t> next{0};
-  const auto run = [&] {
-    const FloatEnvironment environment;
-    work([&] { return next.fetch_add(1, std::memory_order_relaxed); });
-  };
-  using Run = decltype(run);
-  // An exception cannot pass through the runtime.
-  const auto run_data = [](void* data) noexcept { (*static_cast<Run*>(data))(); };
-  if (threads <= 1 || !has_openmp()) return run();
-  GOMP_parallel(run_data, const_cast<void*>(static_cast<const void*>(&run)),
-                static_cast<unsigned int>(threads), 0);
-}
 
 }  // namespace torchinit::cpu

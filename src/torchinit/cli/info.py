@@ -38,7 +38,6 @@ def collect() -> dict[str, Any]:
             "reason": load.reason,
             "instruction_sets": list(module.instruction_sets()) if module else [],
             "instruction_set": module.instruction_set() if module else None,
-            "openmp": module.has_openmp() if module else None,
         },
         "cuda": {
             "loaded": load.cuda is not None,
@@ -104,7 +103,7 @@ def _text(state: dict[str, Any]) -> str:
         "CUDA of torch": _listed(cuda["torch_architectures"]),
         "CUDA devices": _listed(devices),
         "private names": _private_names(state["torch_private_missing"]),
-        "threads": _threads(state["threads"], native_state["openmp"]),
+        "threads": state["threads"],
         "environment": _listed(environment),
     }
     lines = [f"{name:16} {value}" for name, value in fields.items()]
@@ -132,12 +131,6 @@ def _last_words(build: dict[str, Any]) -> list[str]:
             lines += [f"last words of the build of {name}:"]
             lines += [f"  {line}" for line in module["words"]]
     return lines
-
-
-def _threads(allowed: int, openmp: bool | None) -> str:
-    if openmp is False:
-        return "1: torch has loaded no OpenMP runtime"
-    return str(allowed)
 
 
 def _private_names(missing: list[str]) -> str:
