@@ -79,9 +79,6 @@ format: $(STAMP)
 # The kernels, and what the threads of the CUDA kernels do run on the host, under the address and
 # undefined-behaviour sanitisers; and the numbers themselves.
 BIT_FLAGS := $(shell sed -n 's/^cxx //p' csrc/flags.txt)
-# The kernels ask for threads of whatever OpenMP runtime is there (csrc/cpu/parallel.h). -u has the
-# linker keep one, which nothing else needs.
-OPENMP := -Wl,-u,GOMP_parallel -lgomp
 # Fewer groups of blocks abreast, which sanitisers take minutes for: the same loops, and bits. Checks
 # of use after scope make the compiler four times slower: sanitize-all has them, in its own folder.
 SANITIZED := build/sanitized
@@ -97,7 +94,7 @@ $(SANITIZED)/%.o: csrc/%.cpp $(SOURCES)
 	$(CXX) $(SANITIZE) -c $< -o $@
 
 $(SANITIZED)/%: tests/native/%.cpp tests/native/cases.h $(CPU_OBJECTS)
-	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@ $(OPENMP)
+	$(CXX) $(SANITIZE) $< $(CPU_OBJECTS) -o $@ -pthread
 
 .SECONDARY: $(CPU_OBJECTS)
 sanitize: $(SANITIZED)/sanitized_fills $(SANITIZED)/cuda_on_host $(SANITIZED)/digest $(SANITIZED)/division
@@ -128,7 +125,7 @@ build/arm/%.o: csrc/%.cpp $(SOURCES)
 	$(ARM_CXX) $(ARM_FLAGS) -c $< -o $@
 
 build/arm/%: tests/native/%.cpp tests/native/cases.h $(ARM_OBJECTS)
-	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@ $(OPENMP)
+	$(ARM_CXX) $(ARM_FLAGS) -static $< $(ARM_OBJECTS) -o $@ -pthread
 
 .SECONDARY: $(ARM_OBJECTS)
 arm-check:

@@ -148,7 +148,7 @@ class Build:
         """A program of tests/native."""
         program = folder / Path(source).stem
         objects = self._objects([*self._kernels, source], folder)
-        self._run(*objects, "-o", str(program), "-Wl,-u,GOMP_parallel", "-lgomp")
+        self._run(*objects, "-o", str(program), "-pthread")
         return program
 
     def _objects(self, sources: Sequence[str], folder: Path) -> list[str]:

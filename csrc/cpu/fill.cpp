@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../base/float_environment.h"
+#include "helpers.h"
 #include "kernels.h"
 #include "memory.h"
 #include "parallel.h"
@@ -15,6 +17,10 @@ namespace {
 // Pieces start at multiples of this, so all have the alignment of the first.
 constexpr int64_t kPieceMultiple = 1 << 10;
 constexpr int64_t kLargestPiece = 1 << 18;
+// Pieces for each thread: little is left when one of them loses its processor to another program.
+constexpr int64_t kPiecesPerThread = 4;
+// Smaller fills run on the caller's thread: others would come when they are done.
+constexpr int64_t kLeastShared = 1 << 17;
 // Elements made at a time before they are scattered; few enough for the L1 cache.
 constexpr int64_t kBuffer = 2048;
 
@@ -153,6 +159,7 @@ class BoxFill {
 
 // Fills boxes, none of them empty, with one numbering for the pieces of all.
 void fill_all(const BoxFill* boxes, size_t count, int threads) {
+  const FloatEnvironment environment;
   int64_t elements = 0;
   std::vector<Range> ranges(count);
   for (size_t i = 0; i < count; ++i) {
@@ -160,27 +167,24 @@ void fill_all(const BoxFill* boxes, size_t count, int threads) {
     ranges[i] = boxes[i].memory();
   }
   advise_huge_pages(ranges);
-  const int64_t workers = useful_threads(elements, threads);
+  const int64_t workers = elements < kLeastShared ? 1 : useful_threads(elements, threads);
   if (workers <= 1) {
-    on_threads(1, [&](const auto&) {
-      for (size_t i = 0; i < count; ++i) boxes[i].fill(0, boxes[i].count());
-    });
+    for (size_t i = 0; i < count; ++i) boxes[i].fill(0, boxes[i].count());
     return;
   }
-  const int64_t even = (elements + workers - 1) / workers;
+  const int64_t even = std::max(elements / (workers * kPiecesPerThread), kLeastPerThread);
   const int64_t piece =
       (std::min(even, kLargestPiece) + kPieceMultiple - 1) / kPieceMultiple * kPieceMultiple;
   std::vector<int64_t> ends(count);  // the number of pieces up to and including each box
   int64_t pieces = 0;
   for (size_t i = 0; i < count; ++i) ends[i] = pieces += (boxes[i].count() + piece - 1) / piece;
-  on_threads(workers, [&](const auto& take) {
-    size_t i = 0;
-    for (int64_t number; (number = take()) < pieces;) {
-      while (number >= ends[i]) ++i;  // a thread's numbers increase
-      const int64_t begin = (number - (i ? ends[i - 1] : 0)) * piece;
-      boxes[i].fill(begin, std::min(boxes[i].count(), begin + piece));
-    }
-  });
+  const auto fill_piece = [&](int64_t number) {
+    const size_t i =
+        static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), number) - ends.begin());
+    const int64_t begin = (number - (i ? ends[i - 1] : 0)) * piece;
+    boxes[i].fill(begin, std::min(boxes[i].count(), begin + piece));
+  };
+  share(std::make_shared<Pieces>(pieces, fill_piece), std::min(workers, pieces) - 1);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -22,7 +23,7 @@ __asm__(".symver pthread_create,pthread_create@GLIBC_2.17");
 namespace torchinit::cpu {
 namespace {
 
-// A helper spins for more work before it sleeps, about as long as waking it would take.
+// A helper spins for more work before it sleeps, some 50 us: about as long as waking it would take.
 constexpr int kSpins = 4000;
 
 // Work that still needs helpers, and the number that the next helper gets.
@@ -40,7 +41,8 @@ class Helpers {
     }
     wanted_.push_back({work, 1, 1 + helpers});
     places_.fetch_add(helpers, std::memory_order_release);
-    for (int64_t i = 0; i < helpers; ++i) pthread_cond_signal(&news_);
+    // Each that wakes wakes another, so that this thread can begin.
+    for (int64_t i = 0; i < std::min<int64_t>(helpers, 2); ++i) pthread_cond_signal(&news_);
     pthread_mutex_unlock(&mutex_);
     work->run(0);
     pthread_mutex_lock(&mutex_);
@@ -84,7 +86,10 @@ class Helpers {
       Wanted& first = wanted_.front();
       std::shared_ptr<Work> work = first.work;
       const int64_t number = first.next++;
-      if (first.next == first.end) wanted_.erase(wanted_.begin());
+      if (first.next == first.end)
+        wanted_.erase(wanted_.begin());
+      else
+        pthread_cond_signal(&news_);
       places_.fetch_sub(1, std::memory_order_relaxed);
       pthread_mutex_unlock(&mutex_);
       work->run(number);

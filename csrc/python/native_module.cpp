@@ -104,11 +104,7 @@ PYBIND11_MODULE(_native, m) {
       "The four words of any counter, for the published known answers.");
   m.def("is_forked", &cpu::is_forked,
         "Whether this process was forked from one that had loaded this module. Everything runs on "
-        "one thread then, because OpenMP's threads are not there.");
-  m.def("has_openmp", &cpu::has_openmp,
-        "Whether an OpenMP runtime was loaded before this module; without one fills of the CPU run "
-        "on "
-        "the caller's thread.");
+        "one thread then, because the others are not there.");
   m.def("allow_huge_pages", &cpu::allow_huge_pages,
         "Whether large fills ask for huge pages (they do, until told otherwise).");
   m.def("normal_cdf", &normal_cdf, "The normal CDF that the bounds of fills are prepared with.");

@@ -123,7 +123,7 @@ class Tools(NamedTuple):
     def link(self, objects: Sequence[Path], made: Path) -> None:
         """Makes the program; the CPU's kernels may be sanitised."""
         run([self.cxx, "-fsanitize=address,undefined", *objects, "-o", made,
-             "-Wl,-u,GOMP_parallel", "-lgomp"])  # fmt: skip
+             "-pthread"])  # fmt: skip
 
 
 def compile_all(tools: Tools) -> tuple[list[Path], dict[str, Compiled]]:

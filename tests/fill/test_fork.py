@@ -1,4 +1,4 @@
-"""Fills in a forked process, where OpenMP's threads are gone and waiting for them has no end."""
+"""Fills in a forked process, where other threads are gone and waiting for them has no end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def orthogonal(memory):
 @pytest.mark.parametrize("work", [fill, fill_list, orthogonal])
 def test_a_forked_child_fills_what_its_parent_does(work):
     expected = torch.zeros(COUNT)
-    work(expected)  # the parent has used OpenMP from here on
+    work(expected)  # the parent has used threads from here on
     torch.zeros(1 << 20).add_(1)
     shared = torch.zeros(COUNT).share_memory_()
 

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork"),
 ]
 
-# The parent has used OpenMP, as an ordinary training script has.
+# The parent has used threads, as an ordinary training script has.
 PARENT = """
 import multiprocessing, os, torch, torchinit
 torch.set_num_threads(2)

@@ -273,3 +273,61 @@ def test_draws_into_other_tensors_are_parts_of_the_module_that_makes_them():
     key = keys_of_names(3)(part_of("b", 1))
     expected = fill(normal_draw(0.0, 0.1), torch.empty(4, 4), key)
     assert torch.equal(model["b"].qkv.weight[4:8], expected)
+
+
+def test_what_is_not_the_models_is_not_looked_for_in_all_of_it(monkeypatch):
+    """Temporaries of many modules, views of one storage: the model is listed once for all."""
+    from torchinit.patch import patch
+
+    listed = []
+    gather = patch.gather
+    monkeypatch.setattr(patch, "gather", lambda model: listed.append(1) or gather(model))
+    model = nn.Module()
+    model.blocks = nn.ModuleList(Fused() for _ in range(30))
+    flat = torch.empty(30 * 8)
+    model.views = nn.ParameterList(nn.Parameter(flat[8 * i : 8 * i + 8]) for i in range(30))
+    with torchinit.patch_nn_init(seed=3, names_from=model):
+        for block in model.blocks:
+            block.init_weights()
+        for view in model.views:
+            nn.init.normal_(view)
+            nn.init.normal_(view.data[2:5])
+    assert len(listed) == 1
+    expected = by_key(keys_of_names(3)(part_of("blocks.29", 1)), (4, 4), 0.1)
+    assert torch.equal(model.blocks[29].qkv.weight[4:8], expected)
+    expected = by_key(keys_of_names(3)(part_of("views.7", 0)), (3,))
+    assert torch.equal(model.views[7][2:5], expected)
+
+
+def new_parameter(model):
+    model["a"].qkv.weight = nn.Parameter(torch.empty(12, 4))
+    nn.init.normal_(model["a"].qkv.weight)
+
+
+def new_memory(model):
+    model["a"].qkv.weight.data = torch.empty(12, 4)
+    nn.init.normal_(model["a"].qkv.weight.data)
+
+
+def new_buffer(model):
+    del model["a"].qkv.weight
+    model["a"].qkv.register_buffer("weight", torch.empty(12, 4))
+    nn.init.normal_(model["a"].qkv.weight)
+
+
+def new_module(model):
+    with torch.device("meta"):
+        model["a"] = Fused()
+    model["a"].to_empty(device="cpu")
+    with torch.no_grad():
+        nn.init.normal_(model["a"].qkv.weight.view(-1))
+
+
+@pytest.mark.parametrize("replace", [new_parameter, new_memory, new_buffer, new_module])
+def test_what_is_put_into_the_model_inside_has_its_name(replace):
+    model = nn.ModuleDict({"a": Fused(), "b": Fused()})
+    with torchinit.patch_nn_init(seed=3, names_from=model):
+        model["b"].init_weights()
+        replace(model)
+    expected = by_key(keys_of_names(3)("a.qkv.weight"), (12, 4))
+    assert torch.equal(model["a"].qkv.weight, expected)

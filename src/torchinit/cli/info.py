@@ -35,7 +35,6 @@ def collect() -> dict[str, Any]:
             "reason": load.reason,
             "instruction_sets": list(module.instruction_sets()) if module else [],
             "instruction_set": module.instruction_set() if module else None,
-            "openmp": module.has_openmp() if module else None,
         },
         "cuda": {
             "loaded": load.cuda is not None,
@@ -87,9 +86,6 @@ def _text(state: dict[str, Any]) -> str:
             f"{_listed(missing)}: not in this torch, so fills go by the operators, slower for "
             "small tensors"
         )
-    threads = str(state["threads"])
-    if native_state["openmp"] is False:
-        threads = "1: torch has loaded no OpenMP runtime"
     environment = [f"{name}={value}" for name, value in state["environment"].items()]
     devices = [
         f"{device['name']} ({device['architecture']}{', staged' * bool(device['why_staged'])})"
@@ -109,7 +105,7 @@ def _text(state: dict[str, Any]) -> str:
         "CUDA of torch": _listed(cuda["torch_architectures"]),
         "CUDA devices": _listed(devices),
         "private names": private_names,
-        "threads": threads,
+        "threads": state["threads"],
         "environment": _listed(environment),
     }
     lines = [f"{name:16} {value}" for name, value in fields.items()]

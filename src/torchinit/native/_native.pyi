@@ -111,9 +111,6 @@ def is_writable(address: int, size: int, /) -> bool:
 def is_forked() -> bool:
     """Whether this process was forked from one that had loaded this module: one thread then."""
 
-def has_openmp() -> bool:
-    """Whether an OpenMP runtime was loaded before this module: one thread if not."""
-
 def philox(counter: Sequence[int], key: int, /) -> list[int]:
     """The four words of any counter, for the published known answers."""
 

@@ -16,7 +16,7 @@ import warnings
 from functools import cache
 from types import ModuleType
 
-import torch  # must load its OpenMP runtime first: ours uses the same
+import torch
 from torch.compiler import is_compiling
 
 from torchinit.native import built

@@ -93,6 +93,7 @@ class FillByName(FillAtOnce):
         key_of_name: KeyOfName,
         named: Callable[[], Iterable[tuple[str, Tensor]]],
         *,
+        may_be_new: Callable[[Tensor], bool] = lambda _: True,
         name_elsewhere: Callable[[], str | None] = lambda: None,
         generators: bool = False,
     ) -> None:
@@ -101,14 +102,16 @@ class FillByName(FillAtOnce):
         Args:
             key_of_name: maps names to keys under the seed.
             named: returns names and their tensors. It is called now, and again for a draw into an
-                unknown tensor, which may be a new parameter of the model.
+                unknown tensor that may be a new parameter of the model.
+            may_be_new: whether an unknown tensor may be one.
             name_elsewhere: returns the name of which draws into any other tensor are parts; None
                 if there is none.
             generators: as for ``FillAtOnce``.
         """
         super().__init__(generators=generators)
         self._key_of_name = key_of_name
-        self._named, self._name_elsewhere = named, name_elsewhere
+        self._named, self._may_be_new = named, may_be_new
+        self._name_elsewhere = name_elsewhere
         # While a reference is held, no other storage gets the same identity.
         self._held: list[StorageWeakRef] = []
         self._names = DrawNames(self._list())
@@ -121,7 +124,7 @@ class FillByName(FillAtOnce):
         is_served = self.serves(call, tensor, generator)
         name = self._name(call, tensor) if is_served and call.name != "sparse_" else None
         if name is None:
-            if is_served or not tensor.is_meta:
+            if not tensor.is_meta:  # where nothing is drawn
                 kind = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
                 self._unnamed[kind] += 1
             return is_served and super().fill(call, tensor, generator)
@@ -144,7 +147,7 @@ class FillByName(FillAtOnce):
         if storage is not None:
             drawn = _elements(tensor, storage)
             name = self._names.of(drawn)
-            if name is None:
+            if name is None and self._may_be_new(tensor):
                 self._names.rename(self._list())
                 name = self._names.of(drawn)
         if name is None and (base := self._name_elsewhere()) is not None:

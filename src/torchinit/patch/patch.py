@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
+from weakref import ReferenceType, ref
 
 from torch import Tensor
 from torch.nn import Module
 
 from torchinit.errors import ArgumentError
+from torchinit.native.torch_private import storage_users
 from torchinit.patch.frames import Frame, module_that_draws
 from torchinit.patch.handlers import FillAtOnce, FillByName
 from torchinit.patch.swap import enter, leave
-from torchinit.streams.canonical import gather, module_names
+from torchinit.streams.canonical import gather, places_of
 from torchinit.streams.named_keys import check_seed, keys_of_names
 
 
-def names_of(model: Module) -> Iterable[tuple[str, Tensor]]:
-    """The canonical names of a model's parameters and buffers, as in ``init_model_``."""
-    parameters, buffers = gather(model)
-    return [(named.name, named.tensor) for named in (*parameters, *buffers)]
+class _NamesOf:
+    """The names of a model's tensors and modules, which may be replaced meanwhile."""
+
+    def __init__(self, model: Module) -> None:
+        self._model = model
+        # A reference, since another module may get the number of one that is gone.
+        self._modules: dict[int, tuple[ReferenceType[Module], str]] = {}
+
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """The canonical names of parameters and buffers, as in ``init_model_``."""
+        parameters, buffers = gather(self._model)
+        return [(named.name, named.tensor) for named in (*parameters, *buffers)]
+
+    def may_have(self, tensor: Tensor) -> bool:
+        """Whether a tensor may be one of the model's, or a view: quicker than listing them all."""
+        if type(tensor) is not Tensor or storage_users(tensor) > 1:
+            return True
+        buffers = (part._buffers.values() for part in self._model.modules())
+        return any(tensor is one for some in buffers for one in some)
+
+    def module_that_draws(self) -> str | None:
+        """The name of the module whose method draws."""
+        module = module_that_draws()
+        if module is None:
+            return None
+        known = self._modules.get(id(module))
+        if known is None or known[0]() is not module:
+            places = reversed(places_of(self._model))
+            self._modules = {id(one): (ref(one), at.rstrip(".")) for at, one in places}
+            known = self._modules.get(id(module))
+        return None if known is None else known[1]
 
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -94,16 +123,12 @@ class Patch:
     def _handler(self) -> FillAtOnce:
         if self._seed is None or self._names_from is None:
             return FillAtOnce(generators=self._generators)
-        model = self._names_from
-
-        def name_elsewhere() -> str | None:
-            module = module_that_draws()
-            return None if module is None else module_names(model).get(id(module))
-
+        names = _NamesOf(self._names_from)
         return FillByName(
             keys_of_names(self._seed),
-            lambda: names_of(model),
-            name_elsewhere=name_elsewhere,
+            names.tensors,
+            may_be_new=names.may_have,
+            name_elsewhere=names.module_that_draws,
             generators=self._generators,
         )
 

@@ -111,11 +111,6 @@ class Named(NamedTuple):
         return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
-def module_names(model: nn.Module) -> dict[int, str]:
-    """The name of each module of a model by its ``id``; of shared ones the first."""
-    return {id(one): prefix.rstrip(".") for prefix, one in reversed(places_of(model))}
-
-
 def places_of(model: nn.Module) -> list[ModuleAt]:
     """All modules of a model with their prefixes, parents first; shared ones more than once."""
     wrappers, root = _unwrap(model)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from torchinit.streams.canonical import module_names
+from torchinit.streams.canonical import places_of
 from torchinit.streams.named_keys import DrawNames, Elements, Name, elements_of
 from torchinit.tape.tape import Cell, Entry, Ref, Tape
 
@@ -65,7 +65,8 @@ def name_draws(
             elif number in feeds:
                 base = feeds[number]
             elif module is not None:
-                modules = modules or module_names(model)
+                if not modules:  # of shared ones the first name
+                    modules = {id(one): at.rstrip(".") for at, one in reversed(places_of(model))}
                 base = modules.get(id(module), "")
             found = rule.part(base)
         names[number] = found
