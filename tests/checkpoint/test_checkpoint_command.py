@@ -128,8 +128,8 @@ BAD = {
         "architectures\\[0\\]='GPT9ForCausalLM', which Transformers .* has no model of",
     ),
     "no model": (json.dumps(SAID | {"architectures": ["LlamaConfig"]}), "has no model of"),
-    "nested": ("[" * 100_000, "nested too deeply"),
-    "nested objects": ('{"a":' * 100_000, "nested too deeply"),
+    "nested": ("[" * 100_000, "too deeply nested"),
+    "nested objects": ('{"a":' * 100_000, "too deeply nested"),
     "a long number": ('{"a": ' + "1" * 5000 + "}", "config.json is no JSON"),
     "another family": (
         json.dumps(SAID | {"model_type": "gpt2"}),
