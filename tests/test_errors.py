@@ -326,7 +326,6 @@ def test_one_class_for_unknown_schemes(name):
 
 # Calls that fail, at whatever depth, and the public name that the message begins with.
 CALLS = {
-    "uniform_": lambda model: torchinit.uniform_(model.weight, 2, 1),
     "init_": lambda model: torchinit.init_(model.weight, None, "normal", std=-1.0),
     "Normal": lambda _: torchinit.Normal(-1.0),
     "init_model_": lambda model: torchinit.init_model_(model, {"weihgt": "zeros"}, seed=0),
@@ -348,6 +347,13 @@ def test_the_message_begins_with_the_public_function(name):
     assert str(caught.value).count(f"{name}: ") == 1
 
 
+@native_only  # torch's own message otherwise
+def test_a_function_that_fills_names_itself():
+    with pytest.raises(ArgumentError, match=r"^uniform_: a=2\.0 "):
+        torchinit.uniform_(torch.empty(3), 2, 1)
+
+
+@native_only
 def test_a_message_inside_another_has_no_prefix():
     def rule(weight):
         torchinit.normal_(weight, std=-1.0)
