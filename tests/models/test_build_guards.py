@@ -6,7 +6,10 @@ import ctypes
 import hashlib
 import math
 import os
+import random
+import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from torch.nn.parameter import Parameter
 
 import torchinit
 import warm
-from conftest import long
+from conftest import long, native_only
 from torchinit import ArgumentError, build_model, init_model_
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a page table")
@@ -360,3 +363,68 @@ model = meta(lambda: nn.ParameterList(torch.empty(32768).normal_() for _ in rang
 print(len(model))
 """)
     assert said == ["100000"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("way", ["build", "init", "patch"])
+def test_a_child_is_not_kept_waiting_by_a_build_of_a_thread_that_it_lacks(way):
+    """Which holds a lock, has seeded the generators, and replaced Thread.start."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Waits(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            inside.set()
+            go_on.wait(60)
+
+    ways = {
+        "build": lambda: torchinit.build_model(lambda: nn.Linear(3, 3), seed=1),
+        "init": lambda: torchinit.init_model_(nn.Linear(3, 3), seed=1),
+        "patch": lambda: torchinit.patch_nn_init()(lambda: nn.Linear(3, 3))(),
+    }
+    torch.manual_seed(3)
+    expected = ways[way]().weight
+    torch.manual_seed(3)
+    state, numbers = torch.get_rng_state(), random.getstate()
+    thread = threading.Thread(target=lambda: torchinit.build_model(Waits, seed=0))
+    thread.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if child == 0:
+        is_right = False
+        try:
+            signal.alarm(30)  # ends a child that waits for ever
+            is_right = torch.equal(torch.get_rng_state(), state) and random.getstate() == numbers
+            is_right = is_right and torch.equal(ways[way]().weight, expected)
+        finally:
+            os._exit(0 if is_right else 1)
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@native_only
+@pytest.mark.parametrize("device", [None, "meta"])
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda weight: torchinit.normal_(weight, std=math.nan),
+        lambda weight: torchinit.normal_(weight, mean=math.inf),
+        lambda weight: torchinit.normal_(weight, std=-1),
+        lambda weight: torchinit.trunc_normal_(weight, std=-1),
+        lambda weight: torchinit.trunc_normal_(weight, a=2, b=-2),
+        lambda weight: torchinit.uniform_(weight, 3, 1),
+        lambda weight: torchinit.constant_(weight.data.half(), 1e6),
+    ],
+)
+def test_arguments_of_torchinits_functions_are_checked_inside(fill, device):
+    def build():
+        layer = nn.Linear(4, 4)
+        fill(layer.weight)
+        return layer
+
+    with pytest.raises(ArgumentError):
+        build()
+    with pytest.raises(ArgumentError):
+        torchinit.build_model(build, seed=0, device=device)

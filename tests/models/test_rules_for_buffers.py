@@ -210,3 +210,22 @@ def test_a_buffer_that_overlaps_a_parameter_is_an_error():
     with pytest.raises(ArgumentError, match="share memory"):
         init_model_(model, {"view": torch.zeros(4, 4), **PARAMETERS}, seed=0)
     init_model_(model, {"view": "keep", **PARAMETERS}, seed=0)
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(2, 3).to_sparse(), torch.ones(2, 3, device="meta")])
+def test_a_tensor_without_values_in_memory_is_refused_before_anything_is_written(tensor):
+    model = nn.Linear(3, 3)
+    model.register_buffer("mask", torch.zeros(2, 3))
+    before = model.weight.detach().clone()
+    with pytest.raises(ArgumentError, match="has no values to copy: give a dense one"):
+        torchinit.init_model_(model, {"mask": tensor, "**": torchinit.Normal(0.1)}, seed=0)
+    assert torch.equal(model.weight, before)
+
+
+def test_keep_by_a_function_leaves_no_buffer_on_meta():
+    with torch.device("meta"):
+        model = nn.Linear(3, 3)
+        model.register_buffer("mask", torch.zeros(2, 3))
+    rules = {"mask": torchinit.by(lambda _: "keep"), "**": torchinit.Normal(0.1)}
+    with pytest.raises(ArgumentError, match="mask"):
+        torchinit.init_model_(model, rules, seed=0, device="cpu")

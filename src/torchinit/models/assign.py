@@ -185,8 +185,6 @@ def _assign_buffers(
         if number is None:
             continue
         used.add(number)
-        if isinstance(rules.rules[number].scheme, Keep) and named.tensor.is_meta:
-            continue  # there is nothing to keep: the model's own code fills it
         rule, name, shape = rules.rules[number], named.name, tuple(named.tensor.shape)
         scheme = rule.scheme
         region, target = Region(name, shape), Target(name, shape, named.tensor.dtype, named.owner)
@@ -194,6 +192,8 @@ def _assign_buffers(
         try:
             if isinstance(scheme, By):
                 scheme = scheme.scheme(region, target)
+            if isinstance(scheme, Keep) and named.tensor.is_meta:
+                continue  # there is nothing to keep: the model's own code fills it
             if isinstance(scheme, Custom):
                 parts = [Part(region, ReturnedValues(scheme.function))]
             elif isinstance(scheme, GivenTensor | Keep):

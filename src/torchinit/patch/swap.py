@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -106,14 +107,14 @@ class _Hooks:
     """The hooks, installed while any block is open."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._count = 0
         self._is_remembered = True
         self._exchanges: list[functions.Exchange] = []
         self._attributes: list[_Attribute] = []
 
     def need(self) -> None:
-        with self._lock:
+        with self.lock:
             if self._count == 0:
                 self._put_in_place()
             else:
@@ -121,7 +122,7 @@ class _Hooks:
             self._count += 1
 
     def need_no_more(self) -> None:
-        with self._lock:
+        with self.lock:
             self._count -= 1
             if self._count == 0:
                 self._take_away()
@@ -167,3 +168,10 @@ class _Hooks:
 
 
 _hooks = _Hooks()
+# A fork waits until no other thread is putting hooks in place, which would leave them half-way.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_hooks.lock.acquire,
+        after_in_parent=_hooks.lock.release,
+        after_in_child=_hooks.lock.release,
+    )

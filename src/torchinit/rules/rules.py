@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import init as torch_init
 
@@ -254,6 +255,9 @@ def as_scheme(value: Any) -> Scheme:
     if isinstance(value, str):
         return _named(value)
     if isinstance(value, Tensor):
+        if value.is_meta or value.layout is not torch.strided:
+            where = "on the meta device" if value.is_meta else f"of layout {value.layout}"
+            raise ArgumentError(f"a tensor {where} has no values to copy: give a dense one")
         return GivenTensor(value)
     if isinstance(value, type) and issubclass(value, Scheme):
         raise TypeError(f"{value.__name__} is a class: call it, as in {value.__name__}(...)")

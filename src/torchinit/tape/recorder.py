@@ -301,6 +301,8 @@ class Recorder(PendingEntries, TorchDispatchMode):
         call = call_by_position(name, rest) if is_fill and not has_others else None
         if call is not None:
             law = draw_of(call, tensor.shape)
+            if law is not None:
+                check_draw(law, tensor.dtype)
             self._record_fill(call, tensor, law, is_random=law is None or law[0] != CONSTANT)
             kernels.count_write(tensor)
             return None

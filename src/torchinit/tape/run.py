@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sys
 import threading
@@ -29,6 +30,20 @@ from torchinit.tape.tape import Entry, Fill, Input, Ref, inputs_of, is_plain_mem
 _ATTEMPTS = 8
 # All threads share torch's default generator, which each build seeds.
 _one_at_a_time = threading.RLock()
+# By thread: what restores the generators that its build has seeded.
+_restores: dict[int, Callable[[], None]] = {}
+
+
+def _after_fork() -> None:
+    """In a child, ends what threads were at that are not there: their builds."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+    for thread in set(_restores) - {threading.get_ident()}:
+        _restores.pop(thread)()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Recorded(NamedTuple):
@@ -225,6 +240,14 @@ def recording(recorder: Recorder) -> Iterator[None]:
     frame = recorder.frame = enter(recorder)
     numpy: Any = sys.modules.get("numpy")
     states = torch.get_rng_state(), random.getstate(), numpy and numpy.random.get_state()
+
+    def restore() -> None:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        if numpy:
+            numpy.random.set_state(states[2])
+
+    is_outermost = _restores.setdefault(threading.get_ident(), restore) is restore
     try:
         torch.default_generator.manual_seed(recorder.sentinel)
         random.seed(recorder.sentinel)
@@ -238,10 +261,9 @@ def recording(recorder: Recorder) -> Iterator[None]:
     finally:
         leave(frame)
         recorder.frame = None  # a frame would keep the recorder alive
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        if numpy:
-            numpy.random.set_state(states[2])
+        restore()
+        if is_outermost:
+            _restores.pop(threading.get_ident(), None)
         for one in outer:
             one.forget_fresh()
 
