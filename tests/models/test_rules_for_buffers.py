@@ -229,3 +229,17 @@ def test_keep_by_a_function_leaves_no_buffer_on_meta():
     rules = {"mask": torchinit.by(lambda _: "keep"), "**": torchinit.Normal(0.1)}
     with pytest.raises(ArgumentError, match="mask"):
         torchinit.init_model_(model, rules, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("view", [lambda t: t, lambda t: t.T, lambda t: t.data[:], lambda t: t[0]])
+def test_a_tensor_of_the_model_itself_is_refused(view):
+    """It is overwritten by its own rule, before or after it is read."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    rules = {"1.weight": view(model[0].weight), "**": Normal(0.1)}
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ArgumentError, match=r"in the memory of '0.weight', .* give its clone\(\)"):
+        init_model_(model, rules, seed=0)
+    assert torch.equal(model[0].weight, before)
+    if view(before).shape == before.shape:
+        rules["1.weight"] = view(before).clone()
+        assert torch.equal(init_model_(model, rules, seed=0)[1].weight, view(before))

@@ -113,6 +113,7 @@ def assign(
         TypeError: for a parameter of an unsupported tensor type or dtype.
     """
     find, chosen = rules.find, rules.rules
+    _check_given(rules, [*parameters, *buffers])
     titles = [rule.title for rule in chosen]
     # The draw of each rule whose draw is the same for every parameter.
     draws = [getattr(rule.scheme, "_draw", None) for rule in chosen]
@@ -165,6 +166,25 @@ def assign(
             check_unused(rules, used, names, [named.name for named in buffers])
     _check_part_names(assignments)
     return join_names(assignments), of_buffers
+
+
+def _check_given(rules: Rules, filled: Sequence[Named]) -> None:
+    """Raises ArgumentError for a tensor in the rules that is one of the model's own."""
+    given = [one for one in rules.rules if isinstance(one.scheme, GivenTensor)]
+    if not given:
+        return
+    owners = {
+        named.tensor.untyped_storage().data_ptr(): named.name for named in filled
+        if type(named.tensor) in PLAIN_TYPES and not named.tensor.is_meta and named.tensor.numel()
+    }  # fmt: skip
+    for one in given:
+        tensor = one.scheme.tensor  # type: ignore[attr-defined]
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in owners:
+            name = owners[tensor.untyped_storage().data_ptr()]
+            raise ArgumentError(
+                f"rule {one.title} is a tensor in the memory of {name!r}, which is filled too: "
+                "give its clone()"
+            )
 
 
 def _assign_buffers(
