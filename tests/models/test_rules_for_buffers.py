@@ -243,3 +243,14 @@ def test_a_tensor_of_the_model_itself_is_refused(view):
     if view(before).shape == before.shape:
         rules["1.weight"] = view(before).clone()
         assert torch.equal(init_model_(model, rules, seed=0)[1].weight, view(before))
+
+
+def test_a_report_takes_the_same_rules():
+    model = nn.Linear(64, 64, bias=False)
+    model.register_buffer("mask", torch.zeros(2, 3))
+    rules = {"mask": torch.ones(2, 3), "**": Normal(0.1)}
+    report = torchinit.report_model(init_model_(model, rules, seed=0), rules)
+    assert [row.name for row in report] == ["weight"]
+    assert not report.offenders
+    with pytest.raises(ArgumentError, match="nothing"):
+        torchinit.report_model(model, {"nothing": "zeros", **rules})

@@ -147,7 +147,8 @@ def inputs_of(
         return [_whole(one, None) for one in parameters], unmeasured
     chosen, strict = Rules(rules), isinstance(model, nn.Module)
     named = [one.named for one in parameters if not one.is_buffer]
-    assignments, _ = assign(named, chosen, None, strict=strict)
+    buffers = gather(model)[1] if isinstance(model, nn.Module) else []  # rules may be for them
+    assignments, _ = assign(named, chosen, None, strict=strict, buffers=buffers)
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assignments})
     return _by_assignments(parameters, assignments), unmeasured
