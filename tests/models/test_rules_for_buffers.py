@@ -254,3 +254,13 @@ def test_a_report_takes_the_same_rules():
     assert not report.offenders
     with pytest.raises(ArgumentError, match="nothing"):
         torchinit.report_model(model, {"nothing": "zeros", **rules})
+
+
+@pytest.mark.parametrize("rules", [{"mask": Constant(5)}, {}, {"ma*": "zeros"}])
+def test_only_a_buffer_that_no_rule_is_for_is_an_error(rules):
+    model = nn.Linear(3, 3)
+    model.register_buffer("mask", torch.zeros(2, 3))
+    with pytest.raises(ArgumentError, match=r"no rule gives values to mask\. A buffer needs"):
+        init_model_(model, {**rules, "**": Normal(0.1)}, seed=0, only="mask")
+    kept = init_model_(model, {"mask": "keep", "**": Normal(0.1)}, seed=0, only="mask")
+    assert not kept.mask.any()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import Assignment, assign, join_names
+from torchinit.models.assign import Assignment, assign, join_names, some
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
 from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart, inspect_model
@@ -218,6 +218,12 @@ def prepare(
         and (rules is None or named.tensor.is_meta or id(named.tensor) in new)
     ])  # fmt: skip
     settled |= {id(one.named.tensor) for one in filled}
+    if only is not None and not assignments and not settled:
+        names = some([named.name for named in found.buffers])
+        raise ArgumentError(
+            f"only: no rule gives values to {names}. A buffer needs a rule of its own with a "
+            "tensor, a function of the shape, or 'keep'"
+        )
     unwritten = [
         LeftOut(named.name, "buffer", UNWRITTEN) for named in found.buffers
         if id(named.tensor) in new - settled
