@@ -20,7 +20,7 @@ constexpr int64_t kLargestPiece = 1 << 18;
 // Pieces for each thread: little is left when one of them loses its processor to another program.
 constexpr int64_t kPiecesPerThread = 4;
 // Smaller fills run on the caller's thread: they are done before another has begun.
-constexpr int64_t kLeastShared = 1 << 15;
+constexpr int64_t kLeastShared = 2 * kLeastPerThread;
 // Elements made at a time before they are scattered; few enough for the L1 cache.
 constexpr int64_t kBuffer = 2048;
 
@@ -159,7 +159,6 @@ class BoxFill {
 
 // Fills boxes, none of them empty, with one numbering for the pieces of all.
 void fill_all(const BoxFill* boxes, size_t count, int threads) {
-  const FloatEnvironment environment;
   int64_t elements = 0;
   std::vector<Range> ranges(count);
   for (size_t i = 0; i < count; ++i) {
@@ -169,6 +168,7 @@ void fill_all(const BoxFill* boxes, size_t count, int threads) {
   advise_huge_pages(ranges);
   const int64_t workers = elements < kLeastShared ? 1 : useful_threads(elements, threads);
   if (workers <= 1) {
+    const FloatEnvironment environment;  // share() has one of its own
     for (size_t i = 0; i < count; ++i) boxes[i].fill(0, boxes[i].count());
     return;
   }

@@ -30,7 +30,7 @@ struct LaunchTable {
     const auto kernel = table_kernel<Store, Sampler>;
     const int64_t processors = multiprocessors();
     const int64_t blocks = processors * resident_blocks(kernel, kThreads);
-    cut(table, Turn<Store, Sampler>::packets * kThreads, processors, blocks);
+    cut(table, Pass<Store, Sampler>::block_packets, processors, blocks);
     kernel<<<static_cast<unsigned int>(std::min<int64_t>(blocks, table.chunks)), kThreads, 0,
              stream>>>(table);
     check_launch();

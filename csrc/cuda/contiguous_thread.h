@@ -118,17 +118,18 @@ struct IsDouble<Store, TORCHINIT_TARGET::Independent<TORCHINIT_TARGET::Widened<V
 template <class Sampler>
 struct IsDouble<void, Sampler> : std::false_type {};
 
-// What a thread does in one turn of its loop.
+// One pass of the loop: what a thread stores in it, and all threads of its thread block.
 template <class Store, class Sampler>
-struct Turn {
+struct Pass {
   static constexpr int size = Packets<typename Store::Element>::size;
   static constexpr int blocks = size / TORCHINIT_TARGET::block_size<Store>;  // of a packet
   static constexpr int abreast = IsDouble<Store, Sampler>::value ? 2 : 4;    // counters in flight
   static constexpr int packets = abreast > blocks ? abreast / blocks : 1;
+  static constexpr int block_packets = packets * kThreads;
 };
 template <class Sampler>
-struct Turn<void, Sampler> {
-  static constexpr int packets = 1;
+struct Pass<void, Sampler> {
+  static constexpr int packets = 1, block_packets = kThreads;
 };
 
 // Called by visit_plan in the kernel of one store and sampler; has no code for others.
@@ -143,8 +144,8 @@ struct FillChunk {
   TORCHINIT_INLINE void run(const Sampler& sampler) const {
     if constexpr (std::is_same_v<Store, OwnStore> && std::is_same_v<Sampler, OwnSampler>) {
       using Element = typename Store::Element;
-      constexpr int size = Turn<Store, Sampler>::size, blocks = Turn<Store, Sampler>::blocks,
-                    packets = Turn<Store, Sampler>::packets;
+      constexpr int size = Pass<Store, Sampler>::size, blocks = Pass<Store, Sampler>::blocks,
+                    packets = Pass<Store, Sampler>::packets;
       using Run = TORCHINIT_TARGET::BlockRun<L, blocks, uint64_t{kThreads} * blocks>;
 
       const auto keys = held_keys(job.key);

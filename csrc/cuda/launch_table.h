@@ -73,7 +73,7 @@ inline bool same_kernel(const Plan& a, const Plan& b) {
 }
 
 // Cuts the jobs of a table into chunks of whole passes: what all threads of a thread block store in
-// one turn of their loop. Chunks go round the multiprocessors, so the busiest one gets a chunk more
+// one pass of their loop. Chunks go round the multiprocessors, so the busiest one gets a chunk more
 // than others: the longest chunks are taken with which it has at most 5% more to do than its share,
 // or as little more as there can be.
 //   pass: packets. blocks: thread blocks that run at once, on all multiprocessors.

@@ -27,12 +27,13 @@ inline void check_rank(const Box& box) {
     throw std::invalid_argument("the tensor has more than 16 dimensions that cannot be merged");
 }
 
-// The least power of two, as its exponent, that is not below n.
-inline int log_over(int64_t n) {
+// The exponents of the nearest powers of two that are not below n, and not above it.
+inline int log_above(int64_t n) {
   int log = 0;
   while (int64_t{1} << log < n) ++log;
   return log;
 }
+inline int log_below(int64_t n) { return log_above(n + 1) - 1; }
 
 // A Box as plain data.
 struct TiledBox {
@@ -71,17 +72,17 @@ struct TiledBox {
     joined = row.logical_stride == column.size && column.size <= kShortColumns;
     int64_t rows, columns = column.size;
     if (joined) {
-      rows = int64_t{1} << (log_over(most / columns + 1) - 1);
+      rows = int64_t{1} << log_below(most / columns);
     } else if (down) {
       rows = kRowsAcross << (column.size == 1 ? 2 : 0);
-      columns = std::min(columns, most >> log_over(std::min(rows, row.size)));
+      columns = std::min(columns, most >> log_above(std::min(rows, row.size)));
     } else {
       columns = std::min(columns, most);
       rows = most / columns;
     }
     tile_rows = static_cast<int>(std::min({rows, row.size, int64_t{kMostTileRows}}));
     tile_columns = static_cast<int>(columns);
-    log_fast = log_over(down ? tile_rows : tile_columns);
+    log_fast = log_above(down ? tile_rows : tile_columns);
     row_tiles = (row.size + tile_rows - 1) / tile_rows;
     column_tiles = (column.size + tile_columns - 1) / tile_columns;
     tiles = row_tiles * column_tiles;

@@ -3,7 +3,6 @@
 # ruff: noqa: SIM117
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
@@ -26,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import in_worlds
 
 import torchinit
+from forked import in_child
 from torchinit.errors import ArgumentError
 from torchinit.native import load
 
@@ -214,15 +214,12 @@ def test_forked_children():
     plain = torchinit.normal_(torch.empty(600, 40), generator=generator_of(1))
     tensor = guarded((600, 40), torch.float32, "2 S0")
     expected = cut(plain, "2 S0").to_local()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torchinit.normal_(tensor, generator=generator_of(1))
-            code = int(not torch.equal(tensor.to_local(), expected))
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def work():
+        torchinit.normal_(tensor, generator=generator_of(1))
+        assert torch.equal(tensor.to_local(), expected)
+
+    assert in_child(work) == 0
     assert (tensor.to_local() == GUARD).all()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 
 import pytest
@@ -11,26 +9,11 @@ import torch
 
 import torchinit
 from conftest import native_only
+from forked import in_child
 
 native = pytest.importorskip("torchinit.native._native", reason="tests the native module")
 
 COUNT = 1 << 18  # worth several threads
-SECONDS = 30
-
-
-def in_child(work):
-    """The exit status of a forked child that does some work; -SIGALRM if it hangs."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SECONDS)
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 def fill(memory, key=1):

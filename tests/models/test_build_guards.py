@@ -7,7 +7,6 @@ import hashlib
 import math
 import os
 import random
-import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from torch.nn.parameter import Parameter
 import torchinit
 import warm
 from conftest import long, native_only
+from forked import in_child
 from torchinit import ArgumentError, build_model, init_model_
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a page table")
@@ -387,21 +387,19 @@ def test_a_child_is_not_kept_waiting_by_a_build_of_a_thread_that_it_lacks(way):
     expected = ways[way]().weight
     torch.manual_seed(3)
     state, numbers = torch.get_rng_state(), random.getstate()
+
+    def work():
+        assert torch.equal(torch.get_rng_state(), state)
+        assert random.getstate() == numbers
+        assert torch.equal(ways[way]().weight, expected)
+
     thread = threading.Thread(target=lambda: torchinit.build_model(Waits, seed=0))
     thread.start()
     assert inside.wait(60)
-    child = os.fork()
-    if child == 0:
-        is_right = False
-        try:
-            signal.alarm(30)  # ends a child that waits for ever
-            is_right = torch.equal(torch.get_rng_state(), state) and random.getstate() == numbers
-            is_right = is_right and torch.equal(ways[way]().weight, expected)
-        finally:
-            os._exit(0 if is_right else 1)
+    status = in_child(work)
     go_on.set()
     thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert status == 0
 
 
 @native_only

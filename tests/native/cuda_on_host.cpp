@@ -57,8 +57,7 @@ struct RunTable {
 
   template <class L, class Store, class Sampler>
   void run(const Sampler&) const {
-    cuda::cut(table, cuda::Turn<Store, Sampler>::packets * cuda::kThreads, processors,
-              3 * processors);
+    cuda::cut(table, cuda::Pass<Store, Sampler>::block_packets, processors, 3 * processors);
     for (int chunk = 0; chunk < table.chunks; ++chunk)
       for (int thread = 0; thread < cuda::kThreads; ++thread)
         cuda::fill_chunk<Store, Sampler>(table, chunk, thread);
@@ -196,7 +195,7 @@ struct CutAlone {
 
   template <class L, class Store, class Sampler>
   void run(const Sampler&) const {
-    const int64_t pass = cuda::Turn<Store, Sampler>::packets * cuda::kThreads;
+    const int64_t pass = cuda::Pass<Store, Sampler>::block_packets;
     cuda::cut(table, pass, processors, 3 * processors);
     const int64_t packets =
         cuda::packets_of(table.jobs[0], cuda::elements_of_packet(table.plans[0]));

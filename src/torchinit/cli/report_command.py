@@ -12,7 +12,6 @@ from torchinit.cli.user_code import read_rules
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import config_beside
 from torchinit.reporting.report import report_model
-from torchinit.untrusted import printable
 
 OUTLIERS, NOT_JUDGED = 1, 2  # exit codes
 
@@ -39,7 +38,7 @@ def run(
         if picture is not None:
             report.save(picture)
     except (ArgumentError, TypeError, ImportError, OSError) as error:
-        say(printable(error))
+        say(str(error))
         return "", NOT_JUDGED
     if report.offenders:
         return str(report), OUTLIERS

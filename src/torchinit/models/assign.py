@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
+from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.placement.distributed import is_dtensor
+from torchinit.native.torch_private import storage_number
+from torchinit.placement.distributed import is_dtensor, local_memory
 from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.rules import (
@@ -174,13 +175,14 @@ def _check_given(rules: Rules, filled: Sequence[Named]) -> None:
     if not given:
         return
     owners = {
-        named.tensor.untyped_storage().data_ptr(): named.name for named in filled
-        if type(named.tensor) in PLAIN_TYPES and not named.tensor.is_meta and named.tensor.numel()
+        storage_number(local_memory(named.tensor)): named.name for named in filled
+        if not is_lazy(named.tensor) and named.tensor.layout is torch.strided
+        and named.tensor.numel()
     }  # fmt: skip
     for one in given:
-        tensor = one.scheme.tensor  # type: ignore[attr-defined]
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in owners:
-            name = owners[tensor.untyped_storage().data_ptr()]
+        tensor: Tensor = one.scheme.tensor  # type: ignore[attr-defined]
+        name = owners.get(storage_number(local_memory(tensor)))
+        if name is not None:
             raise ArgumentError(
                 f"rule {one.title} is a tensor in the memory of {name!r}, which is filled too: "
                 "give its clone()"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torchinit.errors import ArgumentError
 
-# "**." is one token only where a component begins.
 _MOST_STARS = 4
+# "**." is one token only where a component begins.
 _TOKEN = re.compile(r"\*\*\*|(?:^|(?<=\.))\*\*\.|\*\*|.", re.DOTALL)
 _REGEX = {"**.": r"(?:.*\.)?", "**": ".*", "*": "[^.]*", "?": "[^.]", "{": "(?:", "}": ")"}
 

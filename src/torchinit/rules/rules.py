@@ -226,10 +226,10 @@ def _nearest(rule: Rule, names: Iterable[str]) -> str | None:
     plain = re.sub(r"[*?{}]+", "", rule.key).strip(".")
     if not plain:
         return None
-    atoms = plain.count(".") + 1
+    count = plain.count(".") + 1  # of components
     tails: dict[str, str] = {}
     for name in names:
-        tails.setdefault(".".join(name.split(".")[-atoms:]), name)
+        tails.setdefault(".".join(name.split(".")[-count:]), name)
     found = difflib.get_close_matches(plain, tails, n=1, cutoff=0.5)
     return tails[found[0]] if found else None
 

@@ -35,9 +35,9 @@ class Target(NamedTuple):
         Raises:
             ValueError: if the name has no number.
         """
-        for atom in self.name.split("."):
-            if re.fullmatch(r"[0-9]+", atom):
-                return int(atom)
+        for component in self.name.split("."):
+            if re.fullmatch(r"[0-9]+", component):
+                return int(component)
         raise ArgumentError(f"the name {self.name!r} has no number, so it has no depth")
 
 

@@ -84,9 +84,10 @@ def part_name(name: str, part: str) -> str:
     >>> part_name("layers.0.wqkv.weight", "wq")
     'layers.0.wq.weight'
     """
-    atoms = name.split(".")
-    atoms[-2 if len(atoms) > 1 and atoms[-1] in ("weight", "bias") else -1] = part
-    return ".".join(atoms)
+    components = name.split(".")
+    has_attribute = len(components) > 1 and components[-1] in ("weight", "bias")
+    components[-2 if has_attribute else -1] = part
+    return ".".join(components)
 
 
 class Fragment(NamedTuple):
