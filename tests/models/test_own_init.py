@@ -187,6 +187,8 @@ def test_jit_scripted_modules_are_refused() -> None:
 
 
 def test_lazy_modules_are_named() -> None:
+    import torch.distributed.fsdp  # noqa: F401  # its flat pieces are looked for then
+
     with pytest.raises(ArgumentError, match="'weight' is lazy"):
         init_model_(nn.LazyLinear(4), seed=0)
 

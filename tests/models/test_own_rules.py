@@ -180,6 +180,8 @@ class Untouchable(nn.Parameter):
 
 
 def test_only_leaves_all_else_alone() -> None:
+    import torch.distributed.fsdp  # its flat pieces are looked for then
+
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.LazyLinear(3), nn.Linear(3, 3))
     model[0].weight.data = torch.ones(1).expand(3, 3)  # which nobody could write to
     model[3].weight.__class__ = Untouchable

@@ -33,11 +33,11 @@ INPUT = torch.zeros(2, 3, dtype=torch.int64)
 
 
 def names_of(model):
-    return [named.name for named in gather(model)[0]]
+    return [named.name for named in gather(model).parameters]
 
 
 def values_of(model):
-    return {named.name: named.tensor.detach().clone() for named in gather(model)[0]}
+    return {named.name: named.tensor.detach().clone() for named in gather(model).parameters}
 
 
 def assert_same_values(model, tensors, seed=3):
@@ -111,10 +111,12 @@ def test_what_a_wrapper_holds_beside_the_model_has_a_name():
 def test_what_the_model_holds_too_keeps_the_models_name():
     """Also where the wrapper's name is the smaller one, and where all names are changed."""
     model = with_prompts(Model())
-    (embedding,) = [named for named in gather(model)[0] if named.tensor is model.a_copy.weight]
+    (embedding,) = [
+        named for named in gather(model).parameters if named.tensor is model.a_copy.weight
+    ]
     assert embedding.name == "wte.weight"
     assert [slot.name for slot in embedding.slots] == ["wte.weight"] * 3
-    renamed = [named.name for named in gather(model, lambda name: f"all.{name}")[0]]
+    renamed = [named.name for named in gather(model, lambda name: f"all.{name}").parameters]
     assert renamed == [f"all.{name}" for name in names_of(model)]
 
 
@@ -191,7 +193,7 @@ def test_modules_that_know_each_other_are_tied():
     layers = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(3))
     for one, other in itertools.pairwise(layers):
         one.next, other.before = other, one
-    first = next(named for named in gather(layers)[0] if named.tensor is layers[0].weight)
+    first = next(named for named in gather(layers).parameters if named.tensor is layers[0].weight)
     assert sorted(slot.name for slot in first.slots) == [
         "0.weight", "1.before.weight", "2.before.before.weight"
     ]  # fmt: skip
@@ -201,7 +203,7 @@ def test_modules_that_know_each_other_are_tied():
 
 def test_buffers_of_a_wrapper_have_names():
     model = torch.optim.swa_utils.AveragedModel(Model())
-    assert {named.name for named in gather(model)[1]} == {
+    assert {named.name for named in gather(model).buffers} == {
         "n_averaged",
         *(f"norm.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")),
     }
@@ -233,8 +235,8 @@ def _old_compiler():
 def test_scripted_modules_have_their_names_anywhere(make):
     scripted = make(Model())
     assert names_of(scripted) == NAMES
-    assert {named.name for named in gather(scripted)[1]} == {
-        named.name for named in gather(Model())[1]
+    assert {named.name for named in gather(scripted).buffers} == {
+        named.name for named in gather(Model()).buffers
     }
     assert_same_values(scripted, dict(scripted.named_parameters()))
     assert [prefix for prefix, _ in places_of(scripted)] == ["", "wte.", "head.", "norm."]

@@ -222,17 +222,22 @@ def _looks_like_gpt2(shapes: Mapping[str, Sequence[int]]) -> bool:
 
 def declared_ties(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of parameter names that a model, or a model in it, declares to be tied."""
-    for prefix, module in places_of(model):
+    places = places_of(model)
+    for prefix, module in places:
         if attribute(attribute(module, "config"), "tie_word_embeddings"):
+            inside = {
+                id(one): at[len(prefix) :] for at, one in reversed(places) if at.startswith(prefix)
+            }
             try:
-                ties = list(_ties_of(module))
+                ties = list(_ties_of(module, inside))
             except Exception:  # models of other people have such methods too
                 continue
             for one, other in ties:
                 yield prefix + one, prefix + other
 
 
-def _ties_of(module: Any) -> Iterator[tuple[str, str]]:
+def _ties_of(module: Any, inside: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    """The ties of one model; `inside` has the prefixes of the modules in it, by id."""
     keys = getattr(module, "_tied_weights_keys", None)
     expand = getattr(module, "get_expanded_tied_weights_keys", None)
     if callable(expand):
@@ -240,24 +245,23 @@ def _ties_of(module: Any) -> Iterator[tuple[str, str]]:
     if isinstance(keys, dict):
         yield from keys.items()
         return
-    embeddings = _weight_of(module, "get_input_embeddings")
-    head = _weight_of(module, "get_output_embeddings")
+    embeddings, head = (
+        _weight_of(module, f"get_{which}_embeddings", inside) for which in ("input", "output")
+    )
     if embeddings is not None:
         for name in [*(keys or ()), *([head] if head is not None else [])]:
             if name != embeddings:
                 yield name, embeddings
 
 
-def _weight_of(module: nn.Module, getter: str) -> str | None:
+def _weight_of(module: nn.Module, getter: str, inside: Mapping[int, str]) -> str | None:
     """The name of the weight of the module that a method returns."""
     get = getattr(module, getter, None)
     try:
         found = get() if callable(get) else None
     except Exception:  # many models have the method, and raise in it
         return None
-    if not isinstance(found, nn.Module):
-        return None
-    return next((f"{prefix}weight" for prefix, inner in places_of(module) if inner is found), None)
+    return f"{inside[id(found)]}weight" if id(found) in inside else None
 
 
 # Stored names.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,19 +14,10 @@ from torchinit.frameworks.offload import offloaded, partitioned
 from torchinit.frameworks.transformers import declared_ties, has_config
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
-from torchinit.placement.distributed import (
-    check_no_flat_piece,
-    device_of_mesh,
-    has_dtensors,
-    has_fsdp,
-    is_dtensor,
-    local_memory,
-    read_sharded,
-    reshard_all,
-)
+from torchinit.placement.distributed import Survey, check_placement, reshard_all, survey
 from torchinit.placement.overlap import overlapping
 from torchinit.rules.globs import glob_matcher
-from torchinit.streams.canonical import Named, Rename, gather, renamer
+from torchinit.streams.canonical import Gathered, Named, Rename, gather
 
 # Names or globs of the tensors to fill; None means all.
 Only: TypeAlias = "str | Sequence[str] | None"
@@ -80,19 +71,22 @@ def inspect_model(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     check_dtype(dtype)
     reshard_all(model)
-    found, all_buffers = gather(model, rename)
-    all_parameters, groups = _joined(found)
-    parameters, buffers = all_parameters, all_buffers
+    gathered = gather(model, rename)
+    placed = survey([named.tensor for named in gathered.parameters])
+    all_parameters, shared = _joined(gathered.parameters, placed.memories)
+    parameters, buffers = all_parameters, gathered.buffers
     if only is not None:
         parameters, buffers = _chosen(model, parameters, buffers, only)
     _check_in_place(model, parameters, buffers)
-    _check_kinds(parameters)
-    _check_apart(groups, parameters)
+    _check_kinds(parameters, placed)
+    _check_apart(shared, parameters)
     final = torch.device("cpu")
     if any(named.tensor.is_meta for named in (*parameters, *buffers)):
-        final = _target_device(device, parameters)
-    ties = _broken_ties(model, rename)
-    return Inspected(parameters, buffers, all_parameters, all_buffers, ties, final)
+        final = _target_device(device, parameters, placed)
+    ties: list[BrokenTie] = []
+    if has_config(model) or placed.devices:
+        ties = _broken_ties(dict(declared_ties(model)), gathered, all_parameters)
+    return Inspected(parameters, buffers, all_parameters, gathered.buffers, ties, final)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -103,21 +97,27 @@ def check_dtype(dtype: torch.dtype | None) -> None:
         raise ArgumentError(f"dtype={dtype} must be a floating-point dtype")
 
 
-def _broken_ties(model: nn.Module, rename: Rename) -> list[BrokenTie]:
-    if not has_config(model) and not has_dtensors(model):
-        return []
-    declared = [sorted(pair) for pair in dict(declared_ties(model)).items()]
+def _broken_ties(
+    declared: Mapping[str, str], gathered: Gathered, joined: Sequence[Named]
+) -> list[BrokenTie]:
+    """The ties between two tensors, by canonical names, that rename does not join."""
     if not declared:
         return []
-    present = _joined(gather(model)[0])[0]
-    tensors = {slot.name: named.tensor for named in present for slot in named.slots}
-    change = renamer(rename) or str
-    return [
-        BrokenTie((one, other), (tensors[one], tensors[other]))
-        for one, other in declared
-        if one in tensors and other in tensors
-        and tensors[one] is not tensors[other] and change(one) != change(other)
-    ]  # fmt: skip
+    names = {
+        slot.name: (id(slot.module), slot.attribute)
+        for named in gathered.canonical for slot in named.slots
+    }  # fmt: skip
+    now = {
+        (id(slot.module), slot.attribute): (slot.name, named.tensor)
+        for named in joined for slot in named.slots
+    }  # fmt: skip
+    found = []
+    for one, other in map(sorted, declared.items()):
+        if one in names and other in names:
+            (first, tensor), (second, twin) = now[names[one]], now[names[other]]
+            if tensor is not twin and first != second:
+                found.append(BrokenTie((one, other), (tensor, twin)))
+    return found
 
 
 def _chosen(
@@ -182,11 +182,10 @@ def _check_in_place(
         )
 
 
-def _check_kinds(parameters: Sequence[Named]) -> None:
+def _check_kinds(parameters: Sequence[Named], placed: Survey) -> None:
     """Raises ArgumentError for lazy parameters and for shards whose placement is unsupported."""
-    may_be_flat = has_fsdp()
     for name, tensor, *_ in parameters:
-        if type(tensor) is Parameter and not may_be_flat:
+        if type(tensor) is Parameter and not placed.may_be_flat:
             continue
         if is_lazy(tensor):
             raise ArgumentError(
@@ -194,80 +193,98 @@ def _check_kinds(parameters: Sequence[Named]) -> None:
                 "call initialize_parameters of its module"
             )
         try:
-            check_no_flat_piece(tensor)
-            if is_dtensor(tensor):
-                read_sharded(tensor)
+            check_placement(tensor)
         except ArgumentError as error:
             raise ArgumentError(f"parameter {name!r}: {error}") from None
 
 
-def _joined(parameters: Sequence[Named]) -> tuple[list[Named], list[list[Named]]]:
+class _Shared(NamedTuple):
+    """Different tensors that share a storage: their names, and their memory on this rank."""
+
+    group: list[Named]
+    memories: list[Tensor]
+
+
+def _joined(
+    parameters: Sequence[Named], memories: Sequence[Tensor]
+) -> tuple[list[Named], list[_Shared]]:
     """Joins parameters that are the same elements of one storage into one with several names.
 
     ``load_state_dict(assign=True)`` splits tied parameters into such pairs. The second result is
-    the groups of other parameters that share a storage.
+    the other parameters that share a storage.
     """
     if any(is_lazy(named.tensor) for named in parameters):
         return list(parameters), []  # lazy ones have no storage
-    numbers = list(map(storage_number, map(_memory, parameters)))
+    numbers = list(map(storage_number, memories))
     if len(set(numbers)) == len(numbers):
         return list(parameters), []
     found: dict[Any, Named] = {}
-    by_storage: dict[int, list[Any]] = {}
-    for number, named in zip(numbers, parameters, strict=True):
-        memory = _memory(named)
+    by_storage: dict[int, dict[Any, Tensor]] = {}
+    for number, named, memory in zip(numbers, parameters, memories, strict=True):
         place: Any = (number, memory.shape, memory.stride(), memory.storage_offset(), memory.dtype)
         if memory.layout is not torch.strided or not memory.numel():
             place = id(named.tensor)
         first = found.get(place)
         if first is None:
             found[place] = named
-            by_storage.setdefault(number, []).append(place)
+            by_storage.setdefault(number, {})[place] = memory
         else:
             ties = (*first.slots, *named.slots)
             found[place] = first._replace(name=min(slot.name for slot in ties), ties=ties)
-    groups = [[found[place] for place in places] for places in by_storage.values()]
-    return list(found.values()), [group for group in groups if len(group) > 1]
+    shared = [
+        _Shared([found[place] for place in places], list(places.values()))
+        for places in by_storage.values() if len(places) > 1
+    ]  # fmt: skip
+    return list(found.values()), shared
 
 
-def _check_apart(groups: Sequence[Sequence[Named]], wanted: Sequence[Named]) -> None:
+def _check_apart(shared: Sequence[_Shared], wanted: Sequence[Named]) -> None:
     """Raises ArgumentError if a parameter to fill overlaps another one in memory.
 
     One would overwrite the other. On the meta device it raises for any two views of one storage,
     which would become separate storages.
     """
     names = {named.name for named in wanted}
-    for group in groups:
-        if names.isdisjoint(named.name for named in group):
+    for one in shared:
+        if names.isdisjoint(named.name for named in one.group):
             continue
-        if group[0].tensor.is_meta:
+        first, second = one.group[:2]
+        if first.tensor.is_meta:
             raise ArgumentError(
-                f"parameters {group[0].name!r} and {group[1].name!r} are views of one storage on "
+                f"parameters {first.name!r} and {second.name!r} are views of one storage on "
                 "the meta device, and would be separated: build the model on another device, or "
                 "make them one parameter"
             )
-        _check_group(group, names)
+        _check_shared(one, names)
 
 
 def check_buffers_apart(parameters: Sequence[Named], buffers: Sequence[Named]) -> None:
     """Raises ArgumentError if a buffer to fill, in memory, overlaps another tensor to fill."""
-    by_storage: dict[int, list[Named]] = {}
-    for named in buffers:
-        if not named.tensor.is_meta:
-            by_storage.setdefault(storage_number(_memory(named)), []).append(named)
-    for named in parameters if by_storage else ():
-        if (group := by_storage.get(storage_number(_memory(named)))) is not None:
-            group.append(named)
+    here = [named for named in buffers if not named.tensor.is_meta]
+    if not here:
+        return
+    everything = [*here, *parameters]
+    memories = survey([named.tensor for named in everything]).memories
+    by_storage: dict[int, _Shared] = {}
+    for number, (named, memory) in enumerate(zip(everything, memories, strict=True)):
+        storage = storage_number(memory)
+        if number < len(here) or storage in by_storage:
+            one = by_storage.setdefault(storage, _Shared([], []))
+            one.group.append(named)
+            one.memories.append(memory)
     names = {named.name for named in buffers}
-    for group in by_storage.values():
-        _check_group(group, names)
+    for one in by_storage.values():
+        _check_shared(one, names)
 
 
-def _check_group(group: Sequence[Named], names: Set[str]) -> None:
+def _check_shared(shared: _Shared, names: Set[str]) -> None:
     """Raises ArgumentError if a tensor of these names overlaps another one of its storage."""
-    dense = [one for one in group if _memory(one).layout is torch.strided]
-    while pair := overlapping([_memory(one) for one in dense]):
-        one, other = (dense[number] for number in pair)
+    dense = [
+        (named, memory) for named, memory in zip(*shared, strict=True)
+        if memory.layout is torch.strided
+    ]  # fmt: skip
+    while pair := overlapping([memory for _, memory in dense]):
+        one, other = (dense[number][0] for number in pair)
         if one.name in names or other.name in names:
             raise ArgumentError(
                 f"{one.name!r} and {other.name!r} share memory, so that filling one overwrites "
@@ -276,22 +293,17 @@ def _check_group(group: Sequence[Named], names: Set[str]) -> None:
         del dense[pair[1]]
 
 
-def _memory(named: Named) -> Tensor:
-    tensor: Tensor = named[1]
-    return tensor if type(tensor) is Parameter else local_memory(tensor)
-
-
-def _target_device(device: Any, parameters: Sequence[Named]) -> torch.device:
+def _target_device(device: Any, parameters: Sequence[Named], placed: Survey) -> torch.device:
     """The final device of meta parameters: the given one, that of the DTensors' mesh, or torch's.
 
     Raises:
         ArgumentError: if that is the meta device.
     """
     found = torch.get_default_device() if device is None else torch.device(device)
-    if device is None:
+    if device is None and placed.devices:
         for _, tensor, *_ in parameters:
-            if tensor.is_meta and is_dtensor(tensor):
-                return device_of_mesh(tensor)
+            if tensor.is_meta and id(tensor) in placed.devices:
+                return placed.devices[id(tensor)]
     if found.type == "meta":
         raise ArgumentError(
             f"device={device} is the meta device, where tensors have no values: "

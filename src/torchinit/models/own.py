@@ -135,9 +135,7 @@ class Own:
                 if named.tensor.is_meta:
                     unknown.append(named.name)
                 continue
-            known.keys.check(known.program, named.name)
-            if not known.program.holds(named.tensor):
-                _check_constants(named, known.program, "buffer")
+            if not known.keys.use(known.program, named.name, named.tensor).is_held:
                 values = GivenValues(ProgramValues(known, named.name).make())
                 part = Part(Region(named.name, tuple(named.tensor.shape)), values)
                 assignments.append(assignment_of(named, None, None, [part], (), known.by))
@@ -322,26 +320,15 @@ class Own:
     def _assign(self, named: Named, known: _Known, dtype: torch.dtype | None) -> Assignment:
         program, keys, by = known
         name, tensor = named.name, named.tensor
-        region = Region(name, tuple(tensor.shape))
         if program.is_unfilled:
             raise ArgumentError(f"the constructor leaves {name!r} unfilled: add a rule for it")
-        keys.check(program, name)
-        if program.holds(tensor):
-            return assignment_of(named, dtype, None, [Part(region, KeptValues())], (), by)
-        _check_constants(named, program, "parameter")
-        if program.is_torchs:
+        draw, parts, is_held = keys.use(program, name, tensor)
+        if program.is_torchs and not is_held:
             by = f"{by}; torch's draws: seed has no effect"
-        drawn = program.draw()
-        if drawn is not None:
-            draw, number = drawn
-            if number is None or keys.name_of(program, number, name) == name:
-                return assignment_of(named, dtype, draw, [], (), by)
-        parts = None
-        if program.stride == tensor.stride():
-            parts = program.parts(lambda number: keys.name_of(program, number, name), name)
-        if parts is None:
-            parts = [Part(region, ProgramValues(known, name))]
-        return assignment_of(named, dtype, None, parts, (), by)
+        if is_held or parts is None:
+            values = KeptValues() if is_held else ProgramValues(known, name)
+            parts = [Part(Region(name, tuple(tensor.shape)), values)]
+        return assignment_of(named, dtype, draw, parts, (), by)
 
     # Refusals.
 
@@ -359,12 +346,4 @@ class Own:
             f"{names}{reason}. Build it with torchinit.build_model(lambda: {kind}(...), "
             f"seed={self._seed}), "
             'on device="meta" if it is to be sharded first; or give rules'
-        )
-
-
-def _check_constants(named: Named, program: Program, what: str) -> None:
-    if any(constant.tensor is None for constant in program.constants()):
-        raise ArgumentError(
-            f"{what} {named.name!r} has constant values computed by its constructor, which "
-            "were released after their first use to save memory: build the model again"
         )

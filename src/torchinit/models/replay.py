@@ -81,7 +81,7 @@ def _on_cpu(like: Tensor) -> Tensor:
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Restores every parameter, buffer and tensor attribute at the end of the block."""
-    parameters = gather(model)[0]
+    parameters = gather(model).parameters
     held = []
     for module in model.modules():
         if not isinstance(module, torch.jit.ScriptModule):

@@ -31,8 +31,8 @@ class _NamesOf:
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """The canonical names of parameters and buffers, as in ``init_model_``."""
-        parameters, buffers = gather(self._model)
-        return [(named.name, named.tensor) for named in (*parameters, *buffers)]
+        found = gather(self._model)
+        return [(named.name, named.tensor) for named in (*found.parameters, *found.buffers)]
 
     def may_have(self, tensor: Tensor) -> bool:
         """Whether a tensor may be one of the model's, or a view: quicker than listing them all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,12 +59,6 @@ def _dtensor_type() -> Any:
 def is_dtensor(tensor: Any) -> bool:
     """Whether a tensor is a DTensor."""
     return isinstance(tensor, _dtensor_type())
-
-
-def has_dtensors(model: torch.nn.Module) -> bool:
-    """Whether a model has parameters that are DTensors."""
-    kind = _dtensor_type()
-    return kind != () and any(isinstance(parameter, kind) for parameter in model.parameters())
 
 
 def local_of(tensor: Any) -> Tensor:
@@ -180,7 +174,7 @@ def empty_sharded(like: Any, dtype: torch.dtype, device: torch.device) -> Any:
         )
 
 
-def device_of_mesh(tensor: Any) -> torch.device:
+def _device_of_mesh(tensor: Any) -> torch.device:
     """This rank's device in the mesh of a DTensor."""
     kind = tensor.device_mesh.device_type
     if kind == "cuda":
@@ -200,9 +194,35 @@ def reshard_all(model: torch.nn.Module) -> None:
                 module.reshard()
 
 
-def has_fsdp() -> bool:
-    """Whether FullyShardedDataParallel or ``fully_shard`` may be in use."""
-    return FSDP in sys.modules
+class Survey(NamedTuple):
+    """Where the elements of some tensors are on this rank.
+
+    Attributes:
+        memories: the local tensor of each DTensor; any other tensor itself.
+        devices: by id of each DTensor: this rank's device in its mesh.
+        may_be_flat: whether some may be flat pieces of FullyShardedDataParallel.
+    """
+
+    memories: Sequence[Tensor]
+    devices: Mapping[int, torch.device]
+    may_be_flat: bool
+
+
+def survey(tensors: Sequence[Tensor]) -> Survey:
+    """Finds out where the elements of tensors are on this rank."""
+    kind = _dtensor_type()
+    sharded = [one for one in tensors if isinstance(one, kind)] if kind != () else ()
+    if not sharded:
+        return Survey(tensors, {}, FSDP in sys.modules)
+    devices = {id(tensor): _device_of_mesh(tensor) for tensor in sharded}
+    return Survey([local_memory(tensor) for tensor in tensors], devices, FSDP in sys.modules)
+
+
+def check_placement(tensor: Tensor) -> None:
+    """Raises ArgumentError for a tensor whose place in a logical tensor is not supported."""
+    check_no_flat_piece(tensor)
+    if is_dtensor(tensor):
+        read_sharded(tensor)
 
 
 def check_no_flat_piece(tensor: Tensor) -> None:

@@ -147,7 +147,7 @@ def inputs_of(
         return [_whole(one, None) for one in parameters], unmeasured
     chosen, strict = Rules(rules), isinstance(model, nn.Module)
     named = [one.named for one in parameters if not one.is_buffer]
-    buffers = gather(model)[1] if isinstance(model, nn.Module) else []  # rules may be for them
+    buffers = gather(model).buffers if isinstance(model, nn.Module) else []  # rules may be for them
     assignments, _ = assign(named, chosen, None, strict=strict, buffers=buffers)
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assignments})
@@ -178,7 +178,7 @@ def _by_assignments(
 
 
 def _of_module(model: nn.Module) -> list[_Parameter]:
-    parameters, _ = gather(model)
+    parameters = gather(model).parameters
     _check_here(parameters)
     return [_Parameter(one, one.tensor.detach, is_conv1d(one.owner)) for one in parameters]
 

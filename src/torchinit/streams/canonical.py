@@ -145,7 +145,20 @@ def _walk(root: nn.Module, but: str = "") -> list[_Place]:
     return found
 
 
-def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[Named]]:
+class Gathered(NamedTuple):
+    """What a model holds.
+
+    Attributes:
+        parameters, buffers: all of them, tied ones once.
+        canonical: the parameters by their canonical names, before rename.
+    """
+
+    parameters: list[Named]
+    buffers: list[Named]
+    canonical: list[Named]
+
+
+def gather(model: nn.Module, rename: Rename = None) -> Gathered:
     """All parameters and all buffers of a model, tied ones once.
 
     A rename may give the same name to copies of a tensor that is tied elsewhere, of one shape, so
@@ -154,19 +167,24 @@ def gather(model: nn.Module, rename: Rename = None) -> tuple[list[Named], list[N
     Raises:
         ArgumentError: if two have the same name otherwise, or rename returns no name.
     """
-    change = renamer(rename)
+    change = _renamer(rename)
     wrappers, root = _unwrap(model)
-    parameters, buffers = _find(root, change)
+    found, buffers = _find(root)
     for wrapper, name in wrappers:
-        more_parameters, more_buffers = _find(wrapper, change, but=name)
-        _add_beside(parameters, more_parameters)
+        more_parameters, more_buffers = _find(wrapper, but=name)
+        _add_beside(found, more_parameters)
         _add_beside(buffers, more_buffers)
-    return _checked(parameters, "parameters", rename), _checked(buffers, "buffers", rename)
+    canonical = parameters = list(found.values())
+    of_buffers = list(buffers.values())
+    if change is not None:
+        parameters = [_renamed(one, change) for one in canonical]
+        of_buffers = [_renamed(one, change) for one in of_buffers]
+    _check_names(parameters, "parameters", rename)
+    _check_names(of_buffers, "buffers", rename)
+    return Gathered(parameters, of_buffers, canonical)
 
 
-def _find(
-    root: nn.Module, change: Callable[[str], str] | None, but: str = ""
-) -> tuple[dict[int, Named], dict[int, Named]]:
+def _find(root: nn.Module, but: str = "") -> tuple[dict[int, Named], dict[int, Named]]:
     """The parameters and buffers of a tree of modules by id, without those of the child `but`."""
     parameters: dict[int, Named] = {}
     buffers: dict[int, Named] = {}
@@ -174,7 +192,7 @@ def _find(
         own = module.__dict__
         if "_parameters" not in own:
             own = _registered(module)
-        if within is None and change is None:
+        if within is None:
             # Models have thousands of parameters, so the common case is inlined.
             for attribute, tensor in own["_parameters"].items():
                 if tensor is None:
@@ -187,9 +205,9 @@ def _find(
                     named = (prefix + attribute, tensor, module, attribute, module, ())
                     parameters[number] = new_tuple(Named, named)
         elif own["_parameters"]:
-            _register(parameters, own["_parameters"], prefix, module, within, change)
+            _register(parameters, own["_parameters"], prefix, module, within)
         if own["_buffers"]:
-            _register(buffers, own["_buffers"], prefix, module, within, change)
+            _register(buffers, own["_buffers"], prefix, module, within)
     return parameters, buffers
 
 
@@ -212,8 +230,7 @@ def _add_beside(found: dict[int, Named], beside: dict[int, Named]) -> None:
             found[number] = known._replace(ties=(*known.slots, *slots))
 
 
-def _checked(found: dict[int, Named], what: str, rename: Rename) -> list[Named]:
-    gathered = list(found.values())
+def _check_names(gathered: Sequence[Named], what: str, rename: Rename) -> None:
     if len({named[0] for named in gathered}) < len(gathered):
         shapes: dict[str, Any] = {}
         for name, tensor, *_ in gathered:
@@ -229,7 +246,6 @@ def _checked(found: dict[int, Named], what: str, rename: Rename) -> list[Named]:
                     f"rename gives the name {name!r} to {what} of shapes {tuple(shapes[name])} and "
                     f"{tuple(tensor.shape)}: only copies of one tensor can share a name"
                 )
-    return gathered
 
 
 def _register(
@@ -238,7 +254,6 @@ def _register(
     prefix: str,
     module: nn.Module,
     within: _Within,
-    change: Callable[[str], str] | None,
 ) -> None:
     """Adds a module's own parameters or buffers to those found."""
     for attribute, tensor in registered.items():
@@ -249,8 +264,6 @@ def _register(
             owner, parameter = within
             tail = f"parametrizations.{parameter}.{attribute}"
             name = prefix + (parameter if attribute == "original" else tail)
-        if change is not None:
-            name = change(name)
         number = id(tensor)
         if number in found:
             found[number] = _tie(found[number], Slot(name, module, attribute, owner))
@@ -318,7 +331,13 @@ def _below(prefix: str, module: nn.Module, within: _Within, name: str, child: nn
     return f"{prefix}{name}.", child, None
 
 
-def renamer(rename: Rename) -> Callable[[str], str] | None:
+def _renamed(named: Named, change: Callable[[str], str]) -> Named:
+    slots = [slot._replace(name=change(slot.name)) for slot in named.slots]
+    name = min(slot.name for slot in slots)
+    return named._replace(name=name, ties=slots if named.ties else ())
+
+
+def _renamer(rename: Rename) -> Callable[[str], str] | None:
     """A rename as a function that checks its results; None if there is nothing to rename."""
     if rename is None:
         return None

@@ -69,7 +69,7 @@ class Memory:
         if self._table >= 0:
             os.close(self._table)
 
-    def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def untouched(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A new tensor on the CPU, in an untouched mapping if it is large."""
         last = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         nbytes = 0 if 0 in size else (last + 1) * dtype.itemsize
@@ -79,7 +79,9 @@ class Memory:
         storage = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes).untyped_storage()
         return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size, stride)
 
-    def empty_for(self, function: Any, args: Any, kwargs: Any, least: int = LARGE) -> Tensor | None:
+    def untouched_for(
+        self, function: Any, args: Any, kwargs: Any, least: int = LARGE
+    ) -> Tensor | None:
         """What a factory returns, unfilled in a new mapping; None if that is not worth it."""
         like, size = (args[0], args[0].shape) if isinstance(args[0], Tensor) else (None, args[0])
         if like is not None and len(args) > 1 and isinstance(args[1], list | tuple):
@@ -95,7 +97,7 @@ class Memory:
             meta: Tensor = function(*args, **{**kwargs, "device": torch.device("meta")})
             if meta.layout is not torch.strided or meta.numel() * meta.itemsize < least:
                 return None
-            return self.empty(meta.shape, meta.stride(), meta.dtype)
+            return self.untouched(meta.shape, meta.stride(), meta.dtype)
 
     def watch(self, cell: Cell, made: Tensor) -> None:
         """Starts watching new memory, by its pages or by marks."""

@@ -203,7 +203,7 @@ class PendingEntries:
     def _real(self, shape: NewTensor) -> Tensor:
         """Untouched memory for a result of an operator."""
         with unseen_by_modes():
-            real = self.memory.empty(*shape)
+            real = self.memory.untouched(*shape)
         self.memory.watch(self.tape.cell(real), real)
         return real
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -196,6 +196,20 @@ def recall(module: nn.Module, attribute: str) -> Program | None:
     return memory.get(attribute) if isinstance(memory, Remembered) else None
 
 
+class Use(NamedTuple):
+    """How a program fills a tensor of a model.
+
+    Attributes:
+        draw: the one draw that fills it, named as the tensor is; None if it needs more.
+        parts: what else fills it, in order; None if all of it has to be computed.
+        is_held: whether the tensor has its values already.
+    """
+
+    draw: Draw | None = None
+    parts: Sequence[Part] | None = ()
+    is_held: bool = False
+
+
 class Keys:
     """The keys of draws, from the current names of tensors.
 
@@ -263,6 +277,29 @@ class Keys:
                     f"parameter {name!r} may depend on values that the constructor read when it "
                     f"was named {program.name!r}: build the model again in its present structure"
                 )
+
+    def use(self, program: Program, name: str, tensor: Tensor) -> Use:
+        """How a program fills the tensor of a name.
+
+        Raises:
+            ArgumentError: as ``check``; if the program has released its constants.
+        """
+        self.check(program, name)
+        if program.holds(tensor):
+            return Use(is_held=True)
+        if any(constant.tensor is None for constant in program.constants()):
+            raise ArgumentError(
+                f"{name!r} has constant values computed by its constructor, which were released "
+                "after their first use to save memory: build the model again"
+            )
+        drawn = program.draw()
+        if drawn is not None:
+            draw, number = drawn
+            if number is None or self.name_of(program, number, name) == name:
+                return Use(draw)
+        if program.stride != tensor.stride():
+            return Use(parts=None)
+        return Use(parts=program.parts(lambda number: self.name_of(program, number, name), name))
 
     def of(self, program: Program, name: str) -> Callable[[int], int]:
         """Returns a function from the numbers of a tensor's draws to their keys."""

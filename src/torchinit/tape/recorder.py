@@ -206,7 +206,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
 
     def _make_fresh(self, function: Any, args: Any, kwargs: Any) -> Tensor:
         """Makes uninitialised memory; its own mapping, if it is large."""
-        made = self.memory.empty_for(function, args, kwargs)
+        made = self.memory.untouched_for(function, args, kwargs)
         if made is None:
             made = _QUICK.get(function, function)(*args, **kwargs)
         if is_plain_memory(made):
@@ -220,7 +220,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
         number = number_of(function, args)
         large = None
         if number is not None:
-            large = self.memory.empty_for(function, args, kwargs, _LARGE_CONSTANT)
+            large = self.memory.untouched_for(function, args, kwargs, _LARGE_CONSTANT)
         if number is None or large is None or large.dtype not in FLOAT_NUMBERS:
             made: Tensor = _QUICK.get(function, function)(*args, **kwargs)
             self._note_constant(made, number)

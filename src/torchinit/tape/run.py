@@ -142,7 +142,7 @@ def record(build: Callable[[], nn.Module], seed: int, rename: Rename = None) -> 
                     f"({_what_is_read(said)}), and then raised {type(error).__name__}: {error}"
                 ) from error
             raise
-        parameters, buffers = gather(model, rename)
+        parameters, buffers, _ = gather(model, rename)
         naming = name_draws(
             recorder.tape, _named_memory(model, parameters, buffers), recorder.early, model
         )
