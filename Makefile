@@ -28,8 +28,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PARALLEL) tests lint sanitize
 
-# And the slow rest: tests marked long, more Hypothesis examples, a shuffled order, the whole suite
-# without the native module, every sanitiser, Arm.
+# And the slow rest: tests marked long, more Hypothesis examples, a shuffled order, all but the long
+# tests without the native module, every sanitiser, Arm.
 test-all: test
 	$(MAKE) --no-print-directory test-rest
 
@@ -47,10 +47,11 @@ tests: $(STAMP)
 	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(FALLBACK_TESTS)
 
 ORDER ?= 1
-ALL := -m "" --hypothesis-profile=deep --random-order-bucket=global --random-order-seed=$(ORDER)
+SHUFFLED := --random-order-bucket=global --random-order-seed=$(ORDER)
+ALL := -m "" --hypothesis-profile=deep $(SHUFFLED)
 tests-rest: $(STAMP)
 	+$(PYTEST) $(ALL)
-	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(ALL)
+	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(SHUFFLED)
 
 # torch comes first and from its own file. The build is not isolated: a CUDA module has to match the
 # torch that is there. Python compiles what is imported at its first import.

@@ -14,6 +14,7 @@ import ctypes
 import importlib
 import math
 import platform
+import re
 import sys
 import tempfile
 import zipfile
@@ -23,8 +24,6 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 KEY = 0x9E3779B97F4A7C15 - 2**64
-# Bytes of an element, for dtypes whose names do not end in their bits.
-SIZES = {"float8_e4m3fn": 1, "float8_e5m2": 1, "bfloat16": 2}
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -64,8 +63,10 @@ def fill(module: Any, row: dict[str, str], fill: dict[str, str], box: dict[str, 
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of an element."""
-    return SIZES.get(dtype) or int(dtype.lstrip("floatin")) // 8
+    """Bytes of an element, by the bits in the dtype's name."""
+    bits = re.search(r"(?:float|int)(\d+)", dtype)
+    assert bits is not None, dtype
+    return int(bits[1]) // 8
 
 
 def orthogonal(module: Any, row: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ import torch
 
 FLOATING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+WITHOUT_INFINITY = {torch.float8_e4m3fn}
 ALL_DTYPES = FLOATING_DTYPES + FLOAT8_DTYPES
 
 

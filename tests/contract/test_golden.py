@@ -19,16 +19,7 @@ CHANGED = (
     "NUMBERS CHANGED. If that is intended, say which and why in CHANGELOG.md under the stream "
     "version, and make the table anew: python tools/golden.py"
 )
-DTYPES = {
-    torch.float64: native.Dtype.FLOAT64,
-    torch.float32: native.Dtype.FLOAT32,
-    torch.float16: native.Dtype.FLOAT16,
-    torch.bfloat16: native.Dtype.BFLOAT16,
-    torch.int32: native.Dtype.INT32,
-    torch.int64: native.Dtype.INT64,
-    torch.float8_e4m3fn: native.Dtype.FLOAT8_E4M3FN,
-    torch.float8_e5m2: native.Dtype.FLOAT8_E5M2,
-}
+DTYPES = {getattr(torch, name.lower()): number for name, number in native.Dtype.__members__.items()}
 
 
 def rows(name):

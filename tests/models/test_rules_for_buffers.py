@@ -148,7 +148,7 @@ def test_rules_for_parameters_are_not_for_buffers(rules, only):
         (torch.ones(3), r"shape \(3,\) must be of \(2, 2\)"),
         (lambda shape: torch.ones(*shape, 1), r"shape \(2, 2, 1\) must be of \(2, 2\)"),
         (lambda _: [1.0], r"\[1\.0\] is a list"),
-        (torch.full((2, 2), 0.5), "has values that torch.int64 has not"),
+        (torch.full((2, 2), 0.5), "has values that torch.int64 cannot represent"),
         (lambda _: 1 / 0, "ZeroDivisionError"),
         (by(lambda _: Normal(0.02)), "is not for a buffer"),
         (by(lambda p: p.nothing), "AttributeError"),

@@ -53,7 +53,7 @@ def rows():
             r"\| (?P<what>an? [^|]*?) \((?P<count>\d+)\) \| (?P<files>.*) \|$", line
         ):
             always = match["files"].partition(". If ")[0]
-            files = re.findall(r"`([\w/.]+\.(?:py|h|cpp|md|csv))`", always)
+            files = re.findall(r"`([\w/.]+\.(?:py|h|cpp|md|csv|toml))`", always)
             found[match["what"]] = int(match["count"]), files
     return found
 
@@ -143,7 +143,7 @@ def test_the_row_for_a_device():
 
 def test_the_row_for_a_checkpoint_format():
     pattern = r'"[^"\n]*\.safetensors|import .*\bSUFFIX\b'
-    assert files_with(pattern) == python_files("a format of checkpoints")
+    assert files_with(pattern) == python_files("a format of checkpoints in place of safetensors")
 
 
 def test_wrappers_are_in_the_contract_on_names():

@@ -20,13 +20,17 @@ from torchinit.tape import facts
 # Their values are what is in memory that nobody filled, or are drawn.
 _NO_VALUES = {"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided",
               "empty_permuted", "svd_lowrank", "pca_lowrank"}  # fmt: skip
+_PARTS = 4  # of the operators, so that tests end together
+_each_part = pytest.mark.parametrize("part", range(_PARTS))
 
 
-def _samples(count: int, dtype: torch.dtype, *, grad: bool = False) -> Iterator[tuple[Any, Any]]:
+def _samples(
+    part: int, count: int, dtype: torch.dtype, *, grad: bool = False
+) -> Iterator[tuple[Any, Any]]:
     """Operators and arguments for them; those that torch refuses are left out by the caller."""
     pytest.importorskip("expecttest")  # torch's own tests want it
     found = pytest.importorskip("torch.testing._internal.common_methods_invocations")
-    for operator in found.op_db:
+    for operator in found.op_db[part::_PARTS]:
         if dtype not in operator.supported_dtypes("cpu"):
             continue
         try:
@@ -80,9 +84,10 @@ class _Writes(TorchDispatchMode):
 
 
 @long
-def test_writes_that_schemas_hide() -> None:
+@_each_part
+def test_writes_that_schemas_hide(part: int) -> None:
     modes = _Writes()
-    for operator, sample in _samples(12, torch.float32):
+    for operator, sample in _samples(part, 12, torch.float32):
         if operator.name in _NO_VALUES:
             continue
         try:
@@ -102,7 +107,7 @@ def test_writes_that_schemas_hide() -> None:
         with torch.no_grad(), modes:
             layer(given)
     known = {(name, place) for name, places in facts.HIDDEN_WRITES.items() for place in places}
-    assert len(modes.seen) > 450
+    assert len(modes.seen) > 150
     assert modes.hidden <= known
     assert {one for one in known if one[0] == "aten::native_batch_norm"} <= modes.hidden
 
@@ -165,6 +170,7 @@ class _Everything(nn.Module):
 
 
 @long
+@_each_part
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("how", "dtype", "without"),
@@ -178,7 +184,7 @@ class _Everything(nn.Module):
     ids=["float32", "bfloat16", "complex64", "changed", "derived"],
 )
 def test_operators_on_what_waits_are_as_on_values(
-    how: str, dtype: torch.dtype, without: set[str]
+    how: str, dtype: torch.dtype, without: set[str], part: int
 ) -> None:
     """Every operator that torch has samples for, with arguments that follow from draws.
 
@@ -186,7 +192,7 @@ def test_operators_on_what_waits_are_as_on_values(
     """
     wrong: dict[str, str] = {}
     count = 0
-    for operator, sample in _samples(5, dtype, grad=how == "derived"):
+    for operator, sample in _samples(part, 5, dtype, grad=how == "derived"):
         if operator.name in _NO_VALUES | without:
             continue
         for function in filter(None, (operator.op, operator.inplace_variant)):
@@ -211,5 +217,5 @@ def test_operators_on_what_waits_are_as_on_values(
                 # The strides of a gradient are nobody's business.
                 if found := _difference(*pair, strides=how != "derived"):
                     wrong.setdefault(operator.name, found)
-    assert count > 1500
+    assert count > 1500 / _PARTS * 0.7
     assert wrong == {}

@@ -220,9 +220,9 @@ def test_facts() -> None:
     aten = torch.ops.aten
     for view in (aten.view.default, aten.t_.default, aten.squeeze_.dim, aten.set_.source_Tensor,
                  aten._unsafe_view.default, aten.split.Tensor, aten.detach.default):  # fmt: skip
-        assert facts_of(view).kind == "shows", view
+        assert facts_of(view).kind == "view", view
     for work in (aten.add_.Tensor, aten.copy_.default, aten.index_put_.default):
-        assert facts_of(work).kind == "works"
+        assert facts_of(work).kind == "other"
         assert facts_of(work).written[0][0] == 0
     assert [place for place, _ in facts_of(aten.native_batch_norm.default).written] == [3, 4]
     for number in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default):

@@ -220,8 +220,15 @@ def _looks_like_gpt2(shapes: Mapping[str, Sequence[int]]) -> bool:
 # Ties.
 
 
-def declared_ties(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Pairs of parameter names that a model, or a model in it, declares to be tied."""
+def declared_ties(model: nn.Module, *, may_be_inside: bool) -> Iterator[tuple[str, str]]:
+    """Pairs of parameter names that a model declares to be tied.
+
+    Args:
+        model: any module.
+        may_be_inside: whether a module without a config may hold one that declares ties.
+    """
+    if not may_be_inside and not has_config(model):
+        return
     places = places_of(model)
     for prefix, module in places:
         if attribute(attribute(module, "config"), "tie_word_embeddings"):

@@ -95,7 +95,7 @@ def assign(
 ) -> tuple[Sequence[Assignment], list[Assignment]]:
     """Assigns each parameter the scheme of the first rule that matches it.
 
-    Rules that match no parameter, but the name of a buffer, are for buffers.
+    A rule that matches buffers, and no parameter, applies to the buffers.
 
     Args:
         parameters: the model's parameters.
@@ -327,7 +327,7 @@ def _check_draw(named: Named, draw: Draw | None, dtype: torch.dtype) -> None:
 
 
 def join_names(assignments: Sequence[Assignment]) -> Sequence[Assignment]:
-    """Has parameters that rename gives one name share all their padding rows.
+    """Gives parameters that rename maps to one name the padding rows of all of them.
 
     Raises:
         ArgumentError: if two of them get different values.

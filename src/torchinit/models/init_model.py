@@ -17,7 +17,6 @@ from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart,
 from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
-from torchinit.placement.distributed import local_memory
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
@@ -45,8 +44,8 @@ def init_model_(
             attributes are kept. Buffers on the meta device are filled by rules of their own, or by
             the model's own code.
         rules: a mapping from name patterns or module types to schemes; the first match wins. A
-            pattern that matches no parameter, but buffers, gives these a tensor, or what a function
-            of the shape returns. None reproduces the model's default initialisation, if it is known
+            pattern that matches only buffers sets them to a tensor, or to what a function of the
+            shape returns. None reproduces the model's default initialisation, if it is known
             exactly: see docs/models.md.
         seed: as for ``torch.manual_seed``.
         device: the final device of tensors on the meta device; None is torch's default device.
@@ -103,13 +102,13 @@ def _check_in_memory(
         tensor = one.named.tensor
         if tensor.is_meta or (tensor.device, tensor.dtype) in fine:
             continue
-        here = local_memory(tensor).device
         if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
             asked, has, way = f"{dtype=}", tensor.dtype, f"model.to({dtype})"
         elif wanted is not None and (
-            wanted.type != here.type or (wanted.index or here.index or 0) != (here.index or 0)
+            wanted.type != tensor.device.type
+            or (wanted.index or tensor.device.index or 0) != (tensor.device.index or 0)
         ):
-            asked, has, way = f"device={device!r}", here, f"model.to({str(wanted)!r})"
+            asked, has, way = f"device={device!r}", tensor.device, f"model.to({str(wanted)!r})"
         else:
             fine.add((tensor.device, tensor.dtype))
             continue
@@ -247,9 +246,9 @@ def prepare(
 
 
 def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[Tensor]:
-    """The buffers in memory that nothing has written to, if that is so of all parameters to fill.
+    """The buffers in memory that nothing has written to, if no parameter to fill has been either.
 
-    So it is after ``to_empty``; of a copy or a model that was loaded, it cannot be told.
+    That is how ``to_empty`` leaves a model. Copied and loaded models cannot be told from it.
     """
     if not assignments or not found.buffers:
         return []

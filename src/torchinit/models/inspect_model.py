@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.offload import offloaded, partitioned
-from torchinit.frameworks.transformers import declared_ties, has_config
+from torchinit.frameworks.transformers import declared_ties
 from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import Survey, check_placement, reshard_all, survey
@@ -83,9 +83,8 @@ def inspect_model(
     final = torch.device("cpu")
     if any(named.tensor.is_meta for named in (*parameters, *buffers)):
         final = _target_device(device, parameters, placed)
-    ties: list[BrokenTie] = []
-    if has_config(model) or placed.devices:
-        ties = _broken_ties(dict(declared_ties(model)), gathered, all_parameters)
+    declared = dict(declared_ties(model, may_be_inside=bool(placed.devices)))
+    ties = _broken_ties(declared, gathered, all_parameters)
     return Inspected(parameters, buffers, all_parameters, gathered.buffers, ties, final)
 
 

@@ -40,7 +40,7 @@ def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[LeftOut]:
     there: list[int] = []
     todo: list[nn.Module | None] = [model]
     seen: set[int] = set()
-    while todo:  # without names, which take longer than all else
+    while todo:  # without names: building them takes most of the time
         module = todo.pop()
         if module is None or id(module) in seen or isinstance(module, ScriptModule):
             continue

@@ -117,7 +117,9 @@ class Own:
         return assignments
 
     def assign_buffers(self, wanted: Sequence[Named]) -> list[Assignment]:
-        """Assigns the buffers to write their values, which are computed here; others keep theirs.
+        """Assigns values, computed now, to the buffers that must be written.
+
+        Buffers that have their values already get no assignment.
 
         Raises:
             ArgumentError: for buffers on the meta device whose values are not known.
@@ -201,7 +203,7 @@ class Own:
         names: dict[Program, list[str]] = {}
         for named in (*self._found.all_parameters, *self._found.all_buffers):
             shape = None if is_lazy(named.tensor) else tuple(named.tensor.shape)
-            # Equal views of one storage were two tensors when they were built.
+            # Views that coincide now may have been two tensors when they were built.
             recalled = (recall(slot.module, slot.attribute) for slot in named.slots)
             its = [one for one in recalled if one is not None and one.shape == shape]
             programs += [(named, one) for one in its[:1]]

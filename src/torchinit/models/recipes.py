@@ -1,12 +1,12 @@
 """Rules for ``init_model_`` that start Transformers' models as Transformers 5 starts them.
 
-Any config will do that has the attributes; Transformers is not imported. The rules are those of
-every model of the family, the bare one and its heads: each matches in all of them, as ``strict``
-wants, and all names of a tied parameter match one rule. What has biases in its heads alone gives
-them no rule of their own, which would match nothing without a head.
+Any object with the named attributes will do as a config; Transformers is not imported. The rules
+fit every model of the family, with or without a head: each matches in all of them, as ``strict``
+wants, and all names of a tied parameter match one rule. Where only heads have biases, these have no
+rule of their own, which would match nothing in a model without a head.
 
-What you change goes first: ``{"lm_head.weight": "zeros", **recipes.llama(config)}``. What is in no
-library's code but in a paper is in docs/recipes.md, a few lines each.
+Put your changes first: ``{"lm_head.weight": "zeros", **recipes.llama(config)}``. Recipes that are
+in papers, but in no library's code, are in docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def mixtral(config: Any) -> Recipe:
 def gpt2(config: Any) -> Recipe:
     """Rules for GPT-2, cross attention included.
 
-    Norms 1, biases 0, all else N(0, initializer_range^2); what leads back into the residual stream
-    has its std divided by sqrt(2 n_layer) (Radford et al. 2019, section 2.3).
+    Norms 1, biases 0, all else N(0, initializer_range^2); the std of projections into the residual
+    stream is divided by sqrt(2 n_layer) (Radford et al. 2019, section 2.3).
 
     Args:
         config: with ``initializer_range``, a standard deviation, and ``n_layer``.
@@ -139,8 +139,8 @@ def t5(config: Any) -> Recipe:
     """Rules for T5, plain or gated, tied or not, encoder alone or both.
 
     With f the ``initializer_factor``: norms f; embeddings and ``lm_head`` N(0, f^2); every other
-    matrix N(0, f^2 / inputs), of queries / d_kv besides, for attention does not divide by
-    sqrt(d_kv) (Raffel et al. 2020, as in Mesh TensorFlow).
+    matrix N(0, f^2 / fan_in), and of queries N(0, f^2 / (fan_in d_kv)), because T5's attention does
+    not scale by sqrt(d_kv) (Raffel et al. 2020, as in Mesh TensorFlow).
 
     Args:
         config: with ``initializer_factor``, ``d_model``, ``d_kv``, ``d_ff`` and ``num_heads``.

@@ -1,4 +1,4 @@
-"""Runs a model's own init methods on stand-ins, and knows when they give its default values."""
+"""Runs a model's own init methods on stand-ins, and decides if they give its default values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def put_twins(parameters: Sequence[Named], buffers: Sequence[Named]) -> dict[int
             put_parameter(slot, twin)
     for named in buffers:
         old, here = named.tensor, local_memory(named.tensor).detach()
-        # Of a shard, only what modules write is known.
+        # There is no full tensor to copy for a shard: it starts unwritten.
         is_unknown = old.is_meta or here.shape != old.shape
         copy_ = _on_cpu(old) if is_unknown else here.clone()
         twins[id(old)] = copy_

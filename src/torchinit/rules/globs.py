@@ -56,7 +56,7 @@ def translate(glob: str) -> str:
 
 
 def is_slow(glob: str) -> bool:
-    """Whether a regular expression may take too long: it tries each way to share out the stars."""
+    """Whether a regular expression for it, with many stars, may backtrack exponentially."""
     return sum("*" in token for token in _TOKEN.findall(glob)) > _MOST_STARS
 
 
@@ -76,7 +76,7 @@ def glob_matcher(glob: str) -> Callable[[str], bool]:
 def match_tokens(tokens: Sequence[str], name: str) -> bool:
     """Whether a glob matches a name, in time linear in both.
 
-    Each token leads from places in the name, which are the bits of a number, to further ones.
+    The positions reached so far are the bits of an integer, and each token maps them to the next.
     """
     length = len(name)
     at: dict[str, int] = {}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from torchinit.dtypes import ALL_DTYPES
+from torchinit.dtypes import ALL_DTYPES, WITHOUT_INFINITY
 from torchinit.errors import ArgumentError
 from torchinit.schemes.law import Law, law_of_constant, law_of_truncated_normal
 
@@ -132,7 +132,7 @@ def _check_constant(dtype: torch.dtype, val: float, *_: float) -> None:
     if type(val) is not float:
         val = as_float("val", val)
     limit = _LIMITS[dtype]
-    if abs(val) > limit and (math.isfinite(val) or dtype == torch.float8_e4m3fn):
+    if abs(val) > limit and (math.isfinite(val) or dtype in WITHOUT_INFINITY):
         raise ArgumentError(f"val={val} is out of the range of {dtype}, {-limit} to {limit}")
 
 

@@ -123,7 +123,7 @@ def places_of(model: nn.Module) -> list[ModuleAt]:
 def _walk(root: nn.Module, but: str = "") -> list[_Place]:
     """A tree of modules, parents first, without the child `but` of its root.
 
-    Shared modules come more than once, but none inside itself, as where a child knows its parent.
+    Shared modules come once for each path. Cycles, as of a child that knows its parent, are cut.
     """
     found: list[_Place] = [("", root, None)]
     above: set[int] = set()

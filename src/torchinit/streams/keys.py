@@ -93,7 +93,7 @@ def _signed(key: int) -> int:
     return (key + 2**63) % 2**64 - 2**63
 
 
-# A thread's means to draw: random_ of its own tensor, that tensor's address, and its value.
+# What a thread draws with: random_ of a tensor of its own, the tensor's address, and its value.
 _Scratch: TypeAlias = tuple[Callable[[int, None], object], int, ctypes.c_int64]
 
 

@@ -96,7 +96,7 @@ def elements_of(
 ) -> Elements:
     """The elements of a tensor with the given geometry, in elements of ``itemsize`` bytes."""
     nbytes, begin = math.prod(size) * itemsize, offset * itemsize
-    steps = [(1, itemsize)]  # of a transposed or flattened view the same
+    steps = [(1, itemsize)]  # equal for transposed and flattened views
     for step, count in sorted(zip(stride, size, strict=True)):
         inner, length = steps[-1]
         if step * itemsize == inner * length:
@@ -148,7 +148,7 @@ class DrawNames:
     """Names draws by the tensors that they fill, and numbers the parts of each name.
 
     Args:
-        named: names with their elements; of several names of the same elements the smallest counts.
+        named: names with their elements; if elements have several names, the smallest is used.
         once: whether only the first draw into all of a tensor has its name, and later ones are
             parts of it; otherwise all have it.
     """

@@ -24,7 +24,7 @@ EMPTY = frozenset(
         _aten.new_empty.default, _aten.new_empty_strided.default,
     }
 )  # fmt: skip
-# They read no values and fill a new tensor with a number: that number, or its argument's position.
+# Factories that fill with a number: the number, or (as an int) the position of that argument.
 FILLED: dict[Any, float | int] = {
     _aten.zeros.default: 0.0, _aten.zeros_like.default: 0.0, _aten.new_zeros.default: 0.0,
     _aten.ones.default: 1.0, _aten.ones_like.default: 1.0, _aten.new_ones.default: 1.0,
@@ -39,8 +39,10 @@ OVERWRITES = frozenset(
         "aten::geometric_", "aten::log_normal_",
     }
 )  # fmt: skip
-# Written arguments, by position, that schemas omit. tests/tape checks the list on torch's samples.
+# Written arguments, by position, that schemas omit, of operators whose sixth argument says whether
+# they write at all. tests/tape checks the list on torch's samples.
 HIDDEN_WRITES = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3, 4)}
+_HIDING = {name.removeprefix("aten::") for name in HIDDEN_WRITES}
 # Operators that return views, though their schemas do not say so.
 _VIEWS = {
     _aten._unsafe_view.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default,
@@ -96,7 +98,7 @@ class Facts(NamedTuple):
         namespace: such as aten.
         name: its name; the namespace is included unless it is aten.
         kind: ``empty`` returns uninitialised memory; ``filled`` returns memory filled with a
-            number; ``shows`` returns a view of its argument; ``works`` is any other operator.
+            number; ``view`` returns a view of its argument; ``other`` is any other operator.
         is_random: whether it draws from a generator.
         written: (position, name) of each argument that it writes to.
         overwrites: whether it overwrites all of what it writes to.
@@ -138,13 +140,13 @@ def facts_of(function: Any) -> Facts:
         or torch.Tag.dynamic_output_shape in tags
         or name in _NUMBERS_OF
     )
-    kind = "works"
+    kind = "other"
     if function in EMPTY:
         kind = "empty"
     elif function in FILLED:
         kind = "filled"
     elif torch.Tag.inplace_view in tags or function in _VIEWS or (aliases and not written):
-        kind = "shows"
+        kind = "view"
     return Facts(
         schema.name.partition("::")[0],
         name,
@@ -209,7 +211,7 @@ class OperatorCall:
         flat = tree_leaves((args, kwargs)) if kwargs or has_containers else args
         self.tensors = [one for one in flat if isinstance(one, Tensor)]
         self.targets: list[Tensor] = []
-        if facts.name.endswith("_batch_norm") and not _is_training(facts, args):
+        if facts.name in _HIDING and not args[5]:  # a batch norm in evaluation
             return
         for place, name in facts.written:
             value = args[place] if place < len(args) else kwargs.get(name)
@@ -323,8 +325,3 @@ def _ask(function: Any, flat: Sequence[Any], spec: Any) -> Returned | None:
         # In evaluation, the CPU returns empty statistics.
         leaves[1:] = [one._replace(size=torch.Size([0]), stride=(1,)) for one in leaves[1:]]
     return Returned(leaves, made_spec)
-
-
-def _is_training(facts: Facts, args: Sequence[Any]) -> bool:
-    """Whether a batch norm writes arguments that its schema omits."""
-    return facts.name in ("native_batch_norm", "cudnn_batch_norm") and bool(args[5])

@@ -1,9 +1,10 @@
 """Memory for pending tensors, which is watched for accesses that torch's dispatcher does not show.
 
-A tensor of 128 KiB or more gets its own mapping, which has no pages until it is read or written, as
-the page table shows. (Huge pages are off: one that covers part of a neighbour would make the
-neighbour's pages present.) A smaller tensor is filled with a mark, a fixed byte pattern. Systems
-other than Linux use only marks. Scratch memory for arbitrary code has marks for each element.
+A tensor of 128 KiB or more gets its own mapping, and the page table shows whether it has been read
+or written: only then has it pages. (Huge pages are off: one that covers part of a neighbour would
+make the neighbour's pages present.) A smaller tensor is filled with a mark, a fixed byte pattern.
+Systems other than Linux use only marks. Scratch memory for arbitrary code has marks for each
+element.
 """
 
 from __future__ import annotations

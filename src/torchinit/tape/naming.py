@@ -29,8 +29,8 @@ def name_draws(
 ) -> Naming:
     """Names the draws that affect a live tensor, or (``early``) that the code read.
 
-    ``tensors`` may be in the list by several names; modules of the model name the draws that no
-    named tensor depends on.
+    A tensor may be listed under several names. Modules of the model name the draws that no named
+    tensor depends on.
     """
     homes: dict[Cell, list[tuple[str, Ref]]] = {}
     for name, tensor in tensors:
@@ -65,7 +65,7 @@ def name_draws(
             elif number in feeds:
                 base = feeds[number]
             elif module is not None:
-                if not modules:  # of shared ones the first name
+                if not modules:  # a shared module has its first name
                     modules = {id(one): at.rstrip(".") for at, one in reversed(places_of(model))}
                 base = modules.get(id(module), "")
             found = rule.part(base)

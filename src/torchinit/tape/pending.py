@@ -52,7 +52,7 @@ class PendingEntries:
     """
 
     def __init__(self, key_of_name: KeyOfName, names: Sequence[tuple[Any, str]] | None) -> None:
-        """Takes (law, name) of the previous run's draws, in order; None in the first run."""
+        """Takes (what, name) of each draw of the previous run, in order; None in the first run."""
         self.tape = Tape()
         self.memory = Memory()
         self.early: set[int] = set()
@@ -68,7 +68,7 @@ class PendingEntries:
         return cell is not None and bool(cell.writes)
 
     def _any_taped(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether any is on the tape; if none is, stops watching them, as they will be used now."""
+        """Whether any is on the tape; if none is, stops watching them: the operator uses them."""
         cells = [cell for one in tensors if is_plain_memory(one) and (cell := self.tape.find(one))]
         if any(cell.writes for cell in cells):
             return True
@@ -87,7 +87,7 @@ class PendingEntries:
         if cell.held:
             self._hold(cell)
         if cell.watched == "marked" and cell.is_fresh and not ref.is_all:
-            # Without the mark, other code has written to it.
+            # If the mark is gone, other code has written to it.
             cell.is_fresh = is_marked(_begin(tensor), cell.nbytes)
         if cell.is_fresh or (overwrites and ref.is_all):
             if cell.is_fresh and not cell.watched:

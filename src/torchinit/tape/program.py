@@ -201,7 +201,7 @@ class Use(NamedTuple):
 
     Attributes:
         draw: the one draw that fills it, named as the tensor is; None if it needs more.
-        parts: what else fills it, in order; None if all of it has to be computed.
+        parts: without a draw, the fills of its parts, in order; None if it has to be computed.
         is_held: whether the tensor has its values already.
     """
 

@@ -138,7 +138,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether torch should wrap the method below to keep it from being compiled."""
+        """True if ``never_compile`` failed, so that torch has to wrap the method below."""
         return not all(map(never_compile, (vars(cls)[name] for name in _ENTRANCES)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -153,7 +153,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
 
     def _dispatch(self, function: Any, args: Any, kwargs: Any) -> Any:
         facts = facts_of(function)
-        if facts.kind == "shows":
+        if facts.kind == "view":
             return function(*args, **kwargs)
         if facts.kind == "empty":
             return self._make_fresh(function, args, kwargs)
@@ -306,7 +306,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
             self._record_fill(call, tensor, law, is_random=law is None or law[0] != CONSTANT)
             kernels.count_write(tensor)
             return None
-        if len(rest) < len(args) - 1:  # with a stand-in for its key, the same for all
+        if len(rest) < len(args) - 1:  # with a placeholder for its key, the same for all such fills
             raise ArgumentError(
                 f"torchinit.{name} cannot be recorded while a model is built with these arguments: "
                 "call it after build_model, or give it a key"

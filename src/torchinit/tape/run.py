@@ -35,7 +35,7 @@ _restores: dict[int, Callable[[], None]] = {}
 
 
 def _after_fork() -> None:
-    """In a child, ends what threads were at that are not there: their builds."""
+    """In a forked child, undoes the builds of threads that do not exist there."""
     global _one_at_a_time
     _one_at_a_time = threading.RLock()
     for thread in set(_restores) - {threading.get_ident()}:

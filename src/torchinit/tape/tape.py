@@ -32,7 +32,7 @@ storage_of, address_of = Tensor.untyped_storage, Tensor.data_ptr
 
 
 def unseen_by_modes() -> Any:
-    """A block that no mode observes; usually none is active, a recorder being off inside."""
+    """A block that no mode observes. Usually none is active: a recorder is off while it works."""
     return _disable_current_modes() if dispatch_modes() else contextlib.nullcontext()
 
 

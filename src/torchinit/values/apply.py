@@ -54,7 +54,7 @@ def fill_parts(parts: Sequence[tuple[Tensor, Part]], streams: Sequence[Stream]) 
         else:
             view = region.of(tensor)
             if region.offset is not None and not is_native(view):
-                others.append((tensor, part, stream))  # torch makes it all: once for all shares
+                others.append((tensor, part, stream))  # torch fills all of it, once for all shares
                 continue
             drawn.append(ElementwiseFill(values.draw, view, stream, region.box))
     fill_all(drawn)

@@ -35,7 +35,7 @@ class Values:
         draw: the draw, if the values are drawn independently.
         function: the callable, if one writes the values.
         keeps: whether nothing is written.
-        is_random: whether two parts of one name would get equal random values.
+        is_random: whether the values are random, so that two parts must not share a name.
         takes_key: whether torchinit draws them with a key.
         by_shape: whether they depend on the region's shape as well as the index.
         has_boxes: whether any box can be filled without the full tensor.
@@ -278,16 +278,16 @@ def converted(value: object, shape: Sequence[int], dtype: torch.dtype) -> Tensor
     """A tensor in another dtype, without loss but for rounding.
 
     Raises:
-        ArgumentError: if it is no tensor, or not of this shape, or loses more.
+        ArgumentError: if it is not a tensor, has another shape, or would lose more than that.
     """
     if not isinstance(value, Tensor):
-        raise ArgumentError(f"{value!r} is a {type(value).__name__} and no tensor")
+        raise ArgumentError(f"{value!r} is a {type(value).__name__} and not a tensor")
     if tuple(value.shape) != tuple(shape):
         raise ArgumentError(f"a tensor of shape {tuple(value.shape)} must be of {tuple(shape)}")
     value = value.detach()
     new = value.to(dtype)
     if not torch.can_cast(value.dtype, dtype) and not torch.equal(new.to(value.dtype), value):
-        raise ArgumentError(f"a tensor of {value.dtype} has values that {dtype} has not")
+        raise ArgumentError(f"a tensor of {value.dtype} has values that {dtype} cannot represent")
     return new
 
 
