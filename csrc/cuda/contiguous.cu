@@ -1,4 +1,4 @@
-// Launches the per-thread code of contiguous_thread.h, and passes other boxes to their launches.
+// Launches the kernel of table_kernel.h, and passes other boxes to their launches.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -6,19 +6,10 @@
 #include "contiguous_thread.h"
 #include "fill.h"
 #include "launch.h"
+#include "table_kernel.h"
 
 namespace torchinit::cuda {
 namespace {
-
-// Three thread blocks in float32 and one in double precision fit a multiprocessor: with fewer
-// registers values would be spilled to memory.
-template <class Store, class Sampler>
-__global__ void __launch_bounds__(kThreads, IsDouble<Store, Sampler>::value ? 1 : 3)
-    table_kernel(const __grid_constant__ Table table) {
-  for (int chunk = static_cast<int>(blockIdx.x); chunk < table.chunks;
-       chunk += static_cast<int>(gridDim.x))
-    fill_chunk<Store, Sampler>(table, chunk, static_cast<int>(threadIdx.x));
-}
 
 // Called by visit_table: cuts the table, and launches the kernel of a store and sampler.
 struct LaunchTable {

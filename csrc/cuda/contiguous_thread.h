@@ -36,10 +36,24 @@ struct Packets {
     const uintptr_t address = reinterpret_cast<uintptr_t>(job.data) +
                               static_cast<uintptr_t>((start - job.first) * sizeof(Element));
     memory = reinterpret_cast<Element*>(address);
-#if TORCHINIT_DEVICE_PASS
-    __builtin_assume(__isGlobal(memory));  // a store to any memory takes longer
-#endif
     aligned = address % kPacketBytes == 0;
+  }
+
+  TORCHINIT_INLINE void store_packet(int number, const Element* values) const {
+#if TORCHINIT_DEVICE_PASS
+    // The compiler does not see that this is global memory; a store to any memory takes longer.
+    uint4 packet;
+    memcpy(&packet, values, sizeof packet);
+    const size_t to = __cvta_generic_to_global(reinterpret_cast<uint4*>(memory) + number);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(to), "r"(packet.x), "r"(packet.y), "r"(packet.z), "r"(packet.w)
+                 : "memory");
+#else
+    Packet packet;
+    memcpy(&packet, values, sizeof packet);
+    reinterpret_cast<Packet*>(memory)[number] = packet;
+#endif
   }
 
   // Stores some packets, each kThreads after the one before.
@@ -50,9 +64,7 @@ struct Packets {
     if (aligned && first >= low && first + (packets - 1) * step + size <= high) {
       TORCHINIT_UNROLL
       for (int i = 0; i < packets; ++i) {
-        Packet packet;
-        memcpy(&packet, values + i * size, sizeof packet);
-        reinterpret_cast<Packet*>(memory)[number + i * kThreads] = packet;
+        store_packet(number + i * kThreads, values + i * size);
       }
       return;
     }
@@ -60,9 +72,7 @@ struct Packets {
     for (int i = 0; i < packets; ++i) {
       const int start = first + i * step;
       if (aligned && start >= low && start + size <= high) {
-        Packet packet;
-        memcpy(&packet, values + i * size, sizeof packet);
-        reinterpret_cast<Packet*>(memory)[number + i * kThreads] = packet;
+        store_packet(number + i * kThreads, values + i * size);
         continue;
       }
       TORCHINIT_UNROLL

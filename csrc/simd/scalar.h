@@ -114,15 +114,19 @@ struct ScalarLanes {
     return __builtin_fma(a, b, c);
 #endif
   }
+  // A root by an approximate reciprocal root r, without the check of ranges that the compiler's
+  // has. Right for all x if r is correctly rounded; whether a GPU's is near enough, only a GPU can
+  // tell: tests/native/device_arithmetic.cu. Not in use.
+  static TORCHINIT_INLINE f32 sqrt_by_reciprocal(f32 x, f32 r) {
+    r = r < 0x1.fffffep127f ? r : 0x1.fffffep127f;  // of zero
+    const f32 s = x * r;
+    return fma(fma(-s, s, x), 0.5f * r, s);
+  }
   static TORCHINIT_INLINE f32 sqrt(f32 x) {
 #if TORCHINIT_DEVICE_PASS && defined(TORCHINIT_SQRT_BY_RECIPROCAL)
-    // Without the check of ranges. Not in use: right for all arguments if the reciprocal root is
-    // correctly rounded, which only a GPU can tell.
-    float r;
+    f32 r;
     asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-    r = fminf(r, 0x1.fffffep127f);  // of zero
-    const float s = __fmul_rn(x, r);
-    return __fmaf_rn(__fmaf_rn(-s, s, x), __fmul_rn(0.5f, r), s);
+    return sqrt_by_reciprocal(x, r);
 #elif TORCHINIT_DEVICE_PASS
     return __fsqrt_rn(x);
 #else

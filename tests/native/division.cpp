@@ -9,11 +9,11 @@
 
 #include "../../csrc/math/inverse_normal.h"
 #include "../../csrc/simd/scalar.h"
+#include "quotients.h"
 
 namespace {
 
 using namespace torchinit::TORCHINIT_TARGET;
-using namespace torchinit::coefficients;
 
 uint32_t bits_of(float x) {
   uint32_t bits;
@@ -49,6 +49,16 @@ long check(float begin, float end, uint32_t step, int ulps) {
   return cases;
 }
 
+struct CheckAll {
+  uint32_t step;
+  long cases = 0;
+
+  template <class P, class Q>
+  void run(const char*, float least, float greatest) {
+    cases += check<P, Q>(least, greatest, step, 3);
+  }
+};
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -57,11 +67,8 @@ int main(int count, char** words) {
     std::fprintf(stderr, "usage: division [STEP]\n");
     return 2;
   }
-  // 1/4 - q^2 for |q| <= Phi(sigmas) - 1/2, and a little more; the root of -log(p) in the tail.
-  long cases = 0;
-  cases += check<InverseNormalWithin2F32P, InverseNormalWithin2F32Q>(0.0220f, 0.2501f, step, 3);
-  cases += check<InverseNormalWithin3F32P, InverseNormalWithin3F32Q>(0.0013f, 0.2501f, step, 3);
-  cases += check<InverseNormalTailF32P, InverseNormalTailF32Q>(2.5f, 9.4f, step, 3);
-  std::printf("quotients by approximate reciprocals: %ld, all correctly rounded\n", cases);
+  CheckAll all{step};
+  visit_quotients(all);
+  std::printf("quotients by approximate reciprocals: %ld, all correctly rounded\n", all.cases);
   return 0;
 }
