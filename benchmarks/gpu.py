@@ -4,6 +4,9 @@
     python benchmarks/gpu.py --markdown benchmarks/results/GPU.md   # and keeps it
     python benchmarks/gpu.py --device cpu --quick                   # does it run?
 
+Predicted speeds (predicted_cuda.csv) stand beside those of an H100 or H200: a row that reaches less
+than 0.8 of its prediction is marked, and counted at the end.
+
 Every round times all calls of a case in turn; ratios are taken within a round, and their median is
 quoted with the smallest and largest. Tensors are far larger than the L2 cache.
 """
@@ -13,10 +16,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +28,7 @@ from torch.nn import init as torch_init
 
 import torchinit
 from cases import CASES, Case
+from predicted import DEVICES, ENOUGH, Prediction, cell, is_finding, read_predictions, title_of
 from report import spread, table
 
 try:
@@ -35,7 +40,8 @@ Calls = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
 
 TIMED = ("uniform", "normal", "trunc_normal within 2 std", "trunc_normal within 3 std", "constant")
-HEADER = ("case", "ms", "GB/s", "speed as a part of `zero_`'s", "times faster than torch", "note")
+HEADER = ("case", "ms", "GB/s", "speed as a part of `zero_`'s", "predicted",
+          "times faster than torch", "note")  # fmt: skip
 
 
 def device_seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -70,6 +76,14 @@ def time_calls(calls: Calls, timer: Callable[[Callable[[], object]], float], rou
     return times
 
 
+class Line(NamedTuple):
+    """One line of the table, whether there is a prediction, and whether it is far off."""
+
+    cells: list[str]
+    is_predicted: bool = False
+    is_finding: bool = False
+
+
 def ratios(times: Times, above: str, below: str) -> str:
     """Quotients round by round; empty if a call is missing."""
     if above not in times or below not in times:
@@ -77,29 +91,44 @@ def ratios(times: Times, above: str, below: str) -> str:
     return spread([a / b for a, b in zip(times[above], times[below], strict=True)])
 
 
-def row(title: str, times: Times, nbytes: int, note: str = "") -> list[str]:
+def row(
+    title: str,
+    times: Times,
+    nbytes: int,
+    note: str = "",
+    predictions: Mapping[str, Prediction] | None = None,
+) -> Line:
     """One line of the table."""
     ours = median(times["ours"])
-    return [
+    share = median(times["zero"]) / ours if "zero" in times else 0.0
+    prediction = (predictions or {}).get(title)
+    cells = [
         title,
         f"{ours * 1e3:.3g}",
         f"{nbytes / ours / 1e9:.0f}" if nbytes else "",
         ratios(times, "zero", "ours"),
+        cell(share, prediction),
         ratios(times, "torch", "ours"),
         note,
     ]
+    return Line(cells, prediction is not None, is_finding(share, prediction))
 
 
 def gpu_cases() -> list[Case]:
     """The most telling cases of the CPU, and float8, which torch does not fill."""
     found = [case for case in CASES if case.name in TIMED]
     return found + [
-        Case("normal", dtype, torchinit.normal_, torch_init.normal_)
+        Case(case.name, dtype, case.ours, case.theirs, case.arguments)
         for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+        for case in found
+        if case.dtype == torch.float32
+        and case.name in (TIMED[:3] if dtype == torch.float8_e4m3fn else ("normal",))
     ]
 
 
-def time_fills(elements: int, rounds: int, device: torch.device) -> Iterator[list[str]]:
+def time_fills(
+    elements: int, rounds: int, device: torch.device, predictions: Mapping[str, Prediction]
+) -> Iterator[Line]:
     """Fills of one large tensor."""
     timer = functools.partial(device_seconds, device=device)
     for case in gpu_cases():
@@ -121,13 +150,31 @@ def time_fills(elements: int, rounds: int, device: torch.device) -> Iterator[lis
                 note = f"{ratios(both, 'theirs', 'ours')} times `torch.func._random`'s speed"
             except (RuntimeError, TypeError) as error:
                 note = f"`torch.func._random`: {type(error).__name__}"
-        yield row(case.title, times, tensor.nbytes, note)
+        yield row(case.title, times, tensor.nbytes, note, predictions)
         del tensor, calls
 
 
-def time_parameters(
-    count: int, total: int, rounds: int, device: torch.device
-) -> Iterator[list[str]]:
+def time_transposed(
+    elements: int, rounds: int, device: torch.device, predictions: Mapping[str, Prediction]
+) -> Iterator[Line]:
+    """Fills of the transpose of a large matrix, which go by tiles."""
+    timer = functools.partial(device_seconds, device=device)
+    width = 1 << (elements.bit_length() - 1) // 2
+    for case in gpu_cases():
+        if case.name not in TIMED[:3] or case.dtype in (torch.float16, torch.float64):
+            continue
+        tensor = torch.empty(elements // width, width, dtype=case.dtype, device=device).t()
+        calls: Calls = {
+            "zero": tensor.zero_,
+            "ours": functools.partial(case.ours, tensor, **case.arguments),
+        }
+        title = title_of(str(case.dtype).removeprefix("torch."), case.name, "transposed")
+        times = time_calls(calls, timer, rounds)
+        yield row(title, times, tensor.nbytes, "", predictions)
+        del tensor, calls
+
+
+def time_parameters(count: int, total: int, rounds: int, device: torch.device) -> Iterator[Line]:
     """Many parameters of 4 Ki to 1 Mi elements, including the time of Python code."""
     sizes = torch.logspace(12, 20, count, base=2).double()
     sizes = (sizes * (total / sizes.sum())).long().clamp(2**12 if total > 2**26 else 1, 2**20)
@@ -173,7 +220,7 @@ def time_parameters(
         yield row(title, times, 4 * elements, note)
 
 
-def time_orthogonal(largest: int, rounds: int, device: torch.device) -> Iterator[list[str]]:
+def time_orthogonal(largest: int, rounds: int, device: torch.device) -> Iterator[Line]:
     """Single matrices and batches, in wall time because they take many launches."""
     timer = functools.partial(wall_seconds, device=device)
     for n in (4096, 2048, 1024):
@@ -207,6 +254,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--gpu", help="of the predictions to compare with; default: this device's")
     parser.add_argument("--quick", action="store_true", help="small and few: not for figures")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -214,8 +262,10 @@ def main() -> None:
     if options.quick:
         options.elements, options.rounds, largest, parameters, total = 2**16, 3, 128, 40, 2**16
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    predictions = read_predictions(options.gpu or DEVICES.get(name, ""))
     lines = [
-        *time_fills(options.elements, options.rounds, device),
+        *time_fills(options.elements, options.rounds, device, predictions),
+        *time_transposed(options.elements, options.rounds, device, predictions),
         *time_parameters(parameters, total, options.rounds, device),
         *time_orthogonal(largest, min(5, options.rounds), device),
     ]
@@ -223,8 +273,14 @@ def main() -> None:
     text = (
         f"{name}, CUDA {torch.version.cuda}, torch {torch.__version__}, {date}.\n\n"
         f"{options.elements / 2**30:.3g} Gi elements a fill; medians, smallest and largest in "
-        f"brackets.\n\n{table(HEADER, lines)}\n"
+        f"brackets.\n\n{table(HEADER, [line.cells for line in lines])}\n\n"
     )
+    if predictions:
+        findings = sum(line.is_finding for line in lines)
+        predicted = sum(line.is_predicted for line in lines)
+        text += f"{findings} of {predicted} predicted rows reach less than {ENOUGH} of it.\n"
+    else:
+        text += f"There is no prediction for {name}.\n"
     if options.markdown:
         options.markdown.write_text(text)
     print(text)

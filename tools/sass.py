@@ -24,8 +24,8 @@ KINDS: Mapping[str, str] = {
     "fp32": "FADD FMUL FFMA",
     "wide": "IMAD.WIDE IMAD.HI",
     "imad": "IMAD",
-    "alu": "LOP LOP3 IADD3 VIADD VIADDMNMX VIMNMX SHF LEA PRMT SEL FSEL FSET FSETP FMNMX ISETP IABS "
-    "IMNMX I2FP F2FP FCHK MOV PLOP3 P2R R2P BMSK SGXT HMNMX2 VOTE",
+    "alu": "LOP LOP3 IADD3 VIADD VIADDMNMX VIMNMX SHF LEA PRMT SEL FSEL FSET FSETP FMNMX ISETP "
+    "IABS IMNMX I2FP F2FP FCHK MOV PLOP3 P2R R2P BMSK SGXT HMNMX2 VOTE",
     "mufu": "MUFU I2F F2I I2I F2F FRND POPC FLO BREV",
     "branch": "BRA BSSY BSYNC BREAK EXIT CALL RET WARPSYNC BRX",
     "store": "STG ST STS",
@@ -199,7 +199,7 @@ def make_path(kernel: Kernel, values: int) -> list[Instruction]:
 def tile_store_path(kernel: Kernel) -> tuple[list[Instruction], int]:
     """One pass of the loop that stores a tile, and how many values it stores.
 
-    The compiler unrolls it as it likes: the number of values is the one that makes a value cheapest.
+    The compiler unrolls it as it likes: the number of values is that which makes one cheapest.
     """
     for loop in kernel.loops():
         body = kernel.code[loop[0] : loop[1] + 1]
