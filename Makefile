@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all test-rest tests tests-rest lint format sanitize sanitize-all division golden \
-  arm-check arm-compare cuda-compile cuda-emulate cuda-mutants cuda-build-check cuda-build wheel wheel-cuda \
+  arm-check arm-compare cuda-compile cuda-predict cuda-emulate cuda-mutants cuda-build-check cuda-build wheel wheel-cuda \
   wheel-check sdist test-torch \
   benchmark docs clean
 
@@ -148,10 +148,20 @@ arm-compare: build/arm/sanitized_fills build/arm/digest $(SANITIZED)/digest
 golden:
 	$(PYTHON) tools/golden.py
 
-# Needs nvcc only: no GPU and no torch.
-CUDA_ARCHITECTURES := 75 80 90 100
+# Needs nvcc only: no GPU and no torch. `FULL=1` for every architecture.
+CUDA_ARCHITECTURES := $(if $(FULL),75 80 90 100,80 90)
 cuda-compile:
 	$(PYTHON) tools/cuda_compile.py --nvcc $(NVCC) --arch $(CUDA_ARCHITECTURES)
+
+# Counts instructions and predicts speeds: benchmarks/predicted_cuda.csv and the table of docs/gpu.md.
+DISASSEMBLER := build/disassembler
+cuda-predict: $(DISASSEMBLER)/.made
+	$(PYTHON) tools/predict_cuda.py --nvcc $(NVCC) \
+	  --nvdisasm "$$(find $(DISASSEMBLER) -path '*/bin/nvdisasm')"
+$(DISASSEMBLER)/.made:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet "nvidia-cuda-nvdisasm>=13,<14"
+	touch $@
 
 # Runs what nvcc makes of the kernels without a GPU: `FULL=1` everything on every architecture.
 # The second plants faults in them, which must be noticed.

@@ -2,8 +2,9 @@
 
     python tools/cuda_compile.py [--nvcc nvcc] [--arch 80 90 100]
 
-Needs only nvcc: no GPU, no torch. Fails on a warning, on a spilled register, and on a stack frame,
-which means that a kernel keeps an array in slow local memory.
+Those of benchmarks and tests too. Needs only nvcc: no GPU, no torch. Fails on a warning, on a
+spilled register, and on a stack frame, which means that a kernel keeps an array in slow local
+memory.
 """
 
 from __future__ import annotations
@@ -79,11 +80,13 @@ def main() -> int:
     """Compiles, prints a table and returns the status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--nvcc", default="nvcc")
-    parser.add_argument("--arch", nargs="+", default=["80", "90", "100"])
+    parser.add_argument("--arch", nargs="+", default=["80", "90"])
     options = parser.parse_args()
     output = ROOT / "build" / "cuda"
     output.mkdir(parents=True, exist_ok=True)
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources += [ROOT / "benchmarks" / "cuda_launches.cu"]
+    sources += [ROOT / "tests" / "native" / "device_arithmetic.cu"]
     jobs = [(source, arch) for source in sources for arch in options.arch]
     with ThreadPoolExecutor(4) as pool:
         results = list(

@@ -306,6 +306,19 @@ class Table {
     add<bool, bool, bool>("xor.pred", [](bool a, bool b) { return a != b; });
   }
 
+  // Bits of one word into another.
+  template <class T>
+  void insert(const std::string& name) {
+    add<T, T, T, uint32_t, uint32_t>(name, [](T a, T b, uint32_t position, uint32_t length) {
+      position &= 255, length &= 255;
+      for (uint32_t i = 0; i < length && position + i < 8 * sizeof(T); ++i) {
+        const T bit = T{1} << (position + i);
+        b = (a >> i & 1) ? b | bit : b & ~bit;
+      }
+      return b;
+    });
+  }
+
   void bytes() {
     using u32 = uint32_t;
     add<u32, u32, u32, u32>("bfe.u32", [](u32 a, u32 position, u32 length) {
@@ -313,6 +326,8 @@ class Table {
       const u32 shifted = position > 31 ? 0 : a >> position;
       return length > 31 ? shifted : shifted & ((1u << length) - 1);
     });
+    insert<uint32_t>("bfi.b32");
+    insert<uint64_t>("bfi.b64");
     add<u32, u32, u32, u32>("prmt.b32", [](u32 a, u32 b, u32 selector) {
       const uint64_t both = uint64_t{b} << 32 | a;
       u32 result = 0;

@@ -84,7 +84,7 @@ def plant(mutant: Mutant, folder: Path) -> Path:
 
 def outcome(mutant: Mutant, tools: emulate.Tools, cpu: Sequence[Path]) -> tuple[bool, str]:
     """Whether a fault is noticed as it should be, and what was said."""
-    objects, compiled = emulate.compile_all(tools)
+    objects, compiled = emulate.compile_all(tools, [emulate.MAIN])
     folder = emulate.OUTPUT / "mutants" / mutant.name
     changed = (mutant.flags[0], mutant.flags[1]) if mutant.flags else None
     planted = tools.compile_cuda(plant(mutant, folder), folder, [emulate.MAIN], changed)

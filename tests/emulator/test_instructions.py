@@ -218,6 +218,12 @@ def field(a: int, position: int, length: int) -> int:
     return a >> (position & 255) & ((1 << (length & 255)) - 1)
 
 
+def inserted(a: int, b: int, position: int, length: int, width: int) -> int:
+    """The lowest bits of a word in another, from a position on."""
+    mask = ((1 << (length & 255)) - 1) << (position & 255) & ((1 << width) - 1)
+    return b & ~mask | a << (position & 255) & mask
+
+
 def make_cases() -> dict[str, Case]:
     """All instructions that work on registers alone."""
     cases: dict[str, Case] = {}
@@ -310,6 +316,13 @@ def make_cases() -> dict[str, Case]:
     cases["cvt.rn.satfinite.e5m2x2.f32"] = Case(["u2"], ["f4", "f4"], pair("e5m2"))
     cases["cvta.to.global.u64"] = Case(["u8"], ["u8"], lambda a: a)
     cases["bfe.u32"] = Case(["u4"], ["u4", "small", "small"], field)
+    for size in (4, 8):
+        u = f"u{size}"
+        cases[f"bfi.b{8 * size}"] = Case(
+            [u],
+            [u, u, "small", "small"],
+            lambda a, b, position, length, size=size: inserted(a, b, position, length, 8 * size),
+        )
     cases["prmt.b32"] = Case(["u4"], ["u4", "u4", "u4"], permuted)
     cases["shf.l.wrap.b32"] = Case(
         ["u4"], ["u4", "u4", "u4"], lambda a, b, n: (b << 32 | a) << (n & 31) >> 32
