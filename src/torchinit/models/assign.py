@@ -18,7 +18,7 @@ from torchinit.rules.composed import By
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.rules import (
     FOR_BUFFERS,
-    NameAndOwner,
+    Places,
     Rules,
     check_unused,
     is_for_buffers,
@@ -92,6 +92,7 @@ def assign(
     strict: bool,
     own: Callable[..., list[Assignment]] | None = None,
     buffers: Sequence[Named] = (),
+    others: Sequence[Named] = (),
 ) -> tuple[Sequence[Assignment], list[Assignment]]:
     """Assigns each parameter the scheme of the first rule that matches it.
 
@@ -104,6 +105,8 @@ def assign(
         strict: whether an unused rule is an error.
         own: assigns parameters their default initialisation, as ``Own.assign`` does.
         buffers: those that rules may match.
+        others: the model's other parameters. They get nothing here, but a rule for one of them is
+            not for buffers.
 
     Returns:
         One assignment for each parameter; one for each buffer that a rule matches.
@@ -160,11 +163,11 @@ def assign(
             assignments[place] = assignment
     of_buffers: list[Assignment] = []
     if len(used) < len(chosen) and (strict or buffers):
-        names = [(slot.name, slot.owner) for named in parameters for slot in named.slots]
+        everywhere = _places([*parameters, *others])
         if buffers:
-            of_buffers = _assign_buffers(buffers, rules, used, names)
+            of_buffers = _assign_buffers(buffers, rules, used, everywhere)
         if strict:
-            check_unused(rules, used, names, [named.name for named in buffers])
+            check_unused(rules, used, everywhere, _places(buffers))
     _check_part_names(assignments)
     return join_names(assignments), of_buffers
 
@@ -189,22 +192,25 @@ def _check_given(rules: Rules, filled: Sequence[Named]) -> None:
             )
 
 
+def _places(tensors: Sequence[Named]) -> Places:
+    return Places((slot.name, slot.owner) for named in tensors for slot in named.slots)
+
+
 def _assign_buffers(
-    buffers: Sequence[Named], rules: Rules, used: set[int], parameters: Sequence[NameAndOwner]
+    buffers: Sequence[Named], rules: Rules, used: set[int], parameters: Places
 ) -> list[Assignment]:
     """Assigns buffers the values of the first rule that matches them and no parameter."""
     numbers = [
         number for number, (key, scheme) in enumerate(rules.rules)
         if number not in used and is_for_buffers(key)
         and isinstance(scheme, GivenTensor | Keep | Custom | By)
-        and not any(rules.matches(number, *one) for one in parameters)
+        and rules.first_match(number, parameters) is None
     ]  # fmt: skip
-    found = []
-    for named in buffers:
-        slots = [(slot.name, slot.owner) for slot in named.slots]
-        matching = (n for n in numbers if any(rules.matches(n, *one) for one in slots))
-        number = next(matching, None)
-        if number is None:
+    find, found = rules.finder_among(numbers), []
+    for named in buffers if numbers else ():
+        matching = (find(slot.name, slot.owner) for slot in named.slots)
+        number = min((n for n in matching if n >= 0), default=-1)
+        if number < 0:
             continue
         used.add(number)
         rule, name, shape = rules.rules[number], named.name, tuple(named.tensor.shape)

@@ -229,7 +229,7 @@ def _joined(
             by_storage.setdefault(number, {})[place] = memory
         else:
             ties = (*first.slots, *named.slots)
-            found[place] = first._replace(name=min(slot.name for slot in ties), ties=ties)
+            found[place] = first._replace(name=min(first.name, named.name), ties=ties)
     shared = [
         _Shared([found[place] for place in places], list(places.values()))
         for places in by_storage.values() if len(places) > 1

@@ -55,6 +55,11 @@ def translate(glob: str) -> str:
     return "".join(parts)
 
 
+def is_literal(glob: str) -> bool:
+    """Whether a glob matches only the name that it is."""
+    return not any(character in "*?{}" for character in glob)
+
+
 def is_slow(glob: str) -> bool:
     """Whether a regular expression for it, with many stars, may backtrack exponentially."""
     return sum("*" in token for token in _TOKEN.findall(glob)) > _MOST_STARS

@@ -18,7 +18,7 @@ from torch.nn import init as torch_init
 from torchinit import functional
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.rules.elementwise import Called
-from torchinit.rules.globs import glob_matcher, is_slow, translate
+from torchinit.rules.globs import glob_matcher, is_literal, is_slow, translate
 from torchinit.rules.scheme import Scheme
 from torchinit.rules.structured import ByFunction, Custom, FromModel, GivenTensor, Keep, Orthogonal
 from torchinit.schemes.calls import FUNCTIONS, Call, read_call
@@ -31,7 +31,7 @@ _Matcher: TypeAlias = Callable[[str, nn.Module], int]
 NameAndOwner: TypeAlias = "tuple[str, nn.Module]"
 # What a buffer takes, in errors.
 FOR_BUFFERS = "which takes a tensor, a function of the shape, or 'keep'"
-_NOBODY = nn.Module()
+_SHOWN = 10  # rules in an error
 
 # Strings for functions of torch.nn.init with their default arguments, and for other schemes.
 _STRINGS = (
@@ -67,6 +67,19 @@ class Rule(NamedTuple):
         return self.key.__name__
 
 
+class Places:
+    """Names of tensors with the modules that own them.
+
+    Attributes:
+        all: in order; renamed copies may share a name.
+        named: the first of each name.
+    """
+
+    def __init__(self, all_: Iterable[NameAndOwner]) -> None:
+        self.all = list(all_)
+        self.named = {one[0]: one for one in reversed(self.all)}
+
+
 class Rules:
     """An ordered mapping from patterns to schemes; the first match wins.
 
@@ -91,7 +104,6 @@ class Rules:
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise type(error)(f"the rule for {key!r}: {error}") from error
         self._matchers = _matchers(list(rules))
-        self._alone: dict[int, _Matcher] = {}
         self._alike = _alike(rules)
         self._memory: dict[tuple[bytes, type], int] = {}
 
@@ -102,21 +114,32 @@ class Rules:
         """
         if self._alike is None:
             return self._search(name, owner)
-        case = name.encode().translate(self._alike), type(owner)
+        case = name.encode(errors="surrogatepass").translate(self._alike), type(owner)
         found = self._memory.get(case)
         if found is None:
             found = self._memory[case] = self._search(name, owner)
         return found
 
     def _search(self, name: str, owner: nn.Module) -> int:
-        results = (matcher(name, owner) for matcher in self._matchers)
-        return next((number for number in results if number >= 0), -1)
+        return _first(self._matchers, name, owner)
 
-    def matches(self, number: int, name: str, owner: nn.Module) -> bool:
-        """Whether a rule matches a name or its owner, whatever the earlier ones do."""
-        if number not in self._alone:
-            (self._alone[number],) = _matchers([self.rules[number].key])
-        return self._alone[number](name, owner) == 0
+    def finder_among(self, numbers: Sequence[int]) -> _Matcher:
+        """A function like ``find`` that knows only some rules."""
+        matchers = _matchers([self.rules[number].key for number in numbers])
+
+        def find(name: str, owner: nn.Module) -> int:
+            found = _first(matchers, name, owner)
+            return -1 if found < 0 else numbers[found]
+
+        return find
+
+    def first_match(self, number: int, places: Places) -> NameAndOwner | None:
+        """The first place that a rule matches, whatever the earlier ones do; None if none is."""
+        key = self.rules[number].key
+        if isinstance(key, str) and is_literal(key):
+            return places.named.get(key)
+        (match,) = _matchers([key])
+        return next((one for one in places.all if match(*one) == 0), None)
 
 
 def _alike(keys: Iterable[Any]) -> bytes | None:
@@ -137,17 +160,17 @@ def _alike(keys: Iterable[Any]) -> bytes | None:
 def _matchers(keys: Sequence[Any]) -> list[_Matcher]:
     """Joins neighbouring globs into one alternation, which halves the time of matching."""
     matchers: list[_Matcher] = []
-    globs: list[str] = []
+    globs: list[tuple[int, str]] = []
     for number, key in enumerate(keys):
         if isinstance(key, str):
-            regex = translate(key)
+            translate(key)  # raises for a bad one
             if is_slow(key):
                 matchers.append(_by_match(glob_matcher(key), number))
                 continue
-            globs.append(regex)
-            following = (*keys, None)[number + 1]
+            globs.append((number, key))
+            following = keys[number + 1] if number + 1 < len(keys) else None
             if not isinstance(following, str) or is_slow(following):
-                matchers.append(_by_globs(globs, number + 1 - len(globs)))
+                matchers.append(_by_globs(globs))
                 globs = []
         elif isinstance(key, re.Pattern) and isinstance(key.pattern, str):
             matchers.append(_by_match(key.fullmatch, number))
@@ -161,12 +184,27 @@ def _matchers(keys: Sequence[Any]) -> list[_Matcher]:
     return matchers
 
 
-def _by_globs(globs: list[str], first: int) -> _Matcher:
-    match = re.compile("|".join(f"({glob})" for glob in globs), re.DOTALL).fullmatch
+def _first(matchers: Iterable[_Matcher], name: str, owner: nn.Module) -> int:
+    results = (matcher(name, owner) for matcher in matchers)
+    return next((number for number in results if number >= 0), -1)
+
+
+def _by_globs(globs: Sequence[tuple[int, str]]) -> _Matcher:
+    """Finds the first of some globs, given with their numbers, that matches a name.
+
+    Those without wildcards are looked up, so that a rule for each parameter takes no longer.
+    """
+    literals = {glob: number for number, glob in reversed(globs) if is_literal(glob)}
+    others = [(number, translate(glob)) for number, glob in globs if not is_literal(glob)]
+    match = re.compile("|".join(f"({regex})" for _, regex in others), re.DOTALL).fullmatch
 
     def find(name: str, _owner: nn.Module) -> int:
-        found = match(name)
-        return -1 if found is None else first - 1 + (found.lastindex or 0)
+        literal = literals.get(name, -1)
+        found = match(name) if others else None
+        if found is None:
+            return literal
+        other = others[(found.lastindex or 0) - 1][0]
+        return other if literal < 0 else min(literal, other)
 
     return find
 
@@ -179,37 +217,37 @@ def _by_type(kind: type[nn.Module], number: int) -> _Matcher:
     return lambda _name, owner: number if isinstance(owner, kind) else -1
 
 
-def check_unused(
-    rules: Rules, used: Iterable[int], parameters: Sequence[NameAndOwner], buffers: Iterable[str]
-) -> None:
+def check_unused(rules: Rules, used: Iterable[int], parameters: Places, buffers: Places) -> None:
     """Raises ArgumentError if a rule is used for nothing, and says why.
 
     Args:
         rules: all of them.
         used: the indices of those that are used.
-        parameters, buffers: all names, those of parameters with the modules that own them.
+        parameters, buffers: all of the model's.
     """
-    unmatched, late = [], []
+    unmatched: list[str] = []
+    late: list[str] = []
+    names = parameters.named
     for number in sorted({*range(len(rules.rules))} - {*used}):
         rule = rules.rules[number]
-        match = next((one for one in parameters if rules.matches(number, *one)), None)
+        match = rules.first_match(number, parameters)
         if match is not None:
             earlier = rules.rules[rules.find(*match)].title
             late.append(f"{rule.title!r} (the earlier rule {earlier!r} takes {match[0]})")
             continue
-        hint, near = "", _nearest(rule, [name for name, _ in parameters])
-        if is_for_buffers(rule.key):
-            names = (name for name in buffers if rules.matches(number, name, _NOBODY))
-            hint = next((f" (but the buffer {name}, {FOR_BUFFERS})" for name in names), "")
-        unmatched.append(repr(rule.title) + (hint or (near and f" (nearest: {near})") or ""))
-    said = []
-    if unmatched:
-        said.append(
-            f"{len(unmatched)} of {len(rules.rules)} rules match no parameter: "
-            f"{'; '.join(unmatched)}"
-        )
-    if late:
-        said.append(f"{len(late)} of {len(rules.rules)} rules come too late: {'; '.join(late)}")
+        hint = ""
+        if len(unmatched) < _SHOWN and is_for_buffers(rule.key):
+            buffer = rules.first_match(number, buffers)
+            hint = f" (but the buffer {buffer[0]}, {FOR_BUFFERS})" if buffer else ""
+        if len(unmatched) < _SHOWN and not hint:
+            near = _nearest(rule, names)
+            hint = f" (nearest: {near})" if near else ""
+        unmatched.append(repr(rule.title) + hint)
+    said = [
+        f"{len(some)} of {len(rules.rules)} rules {what}: {'; '.join(some[:_SHOWN])}"
+        + (f" and {len(some) - _SHOWN} more" if len(some) > _SHOWN else "")
+        for some, what in ((unmatched, "match no parameter"), (late, "come too late")) if some
+    ]  # fmt: skip
     if said:
         raise ArgumentError(f"{'. '.join(said)}. strict=False allows this, as for a pipeline stage")
 

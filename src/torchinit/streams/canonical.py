@@ -272,8 +272,9 @@ def _register(
 
 
 def _tie(named: Named, slot: Slot) -> Named:
-    ties = (*named.slots, slot)
-    return named._replace(name=min(slot.name for slot in ties), ties=ties)
+    ties = named.ties or list(named.slots)
+    ties.append(slot)  # type: ignore[attr-defined]  # not a copy: many modules may share a tensor
+    return named._replace(name=min(named.name, slot.name), ties=ties)
 
 
 def _unwrap(model: nn.Module) -> tuple[list[tuple[nn.Module, str]], nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ class Program:
         entries: the entries that determine its values; empty for a constant.
         ref: the tensor, as the entries refer to it.
         constant: its values, if it has no entries.
-        labels: for each draw among the entries, by number: the program of the tensor after which
-            it is named (None if it has none), and the name.
+        labels: for each draw among the entries, by number.
         seed: the seed with which it was built.
         is_frozen: whether it may depend on drawn values that the code read.
         is_torchs: whether it depends on torch's own draws, which ignore torchinit's seed.
@@ -48,7 +47,7 @@ class Program:
         self.entries, self.ref, self.constant = tuple(entries), ref, constant
         self.shape, self.stride = tuple(tensor.shape), tensor.stride()
         self.dtype = tensor.dtype
-        self.labels: dict[int, tuple[Program | None, Name]] = {}
+        self.labels: Mapping[int, Label] = {}
         self.seed, self.is_frozen, self.is_torchs = seed, is_frozen, is_torchs
         self.is_unfilled = is_unfilled
         self._holder: tuple[StorageWeakRef, int] | None = None
@@ -172,6 +171,10 @@ class Program:
             self._holder = StorageWeakRef(storage), tensor._version
 
 
+# The program of the tensor after which a draw is named (None if it has none), and the name.
+Label: TypeAlias = tuple[Program | None, Name]
+
+
 class Remembered(dict[str, Program]):
     """The programs of a module's tensors, by attribute. Pickling drops them."""
 
@@ -224,6 +227,7 @@ class Keys:
     ) -> None:
         self._names, self._key_of_name, self._seed = names, key_of_name, seed
         self._holders = {name: program for program, some in names.items() for name in some}
+        self._kept: dict[Label, bool] = {}
 
     def _prefix(self, program: Program, name: str) -> str | None:
         """The prefix that a tensor's name has gained; None if the name is a different one."""
@@ -271,8 +275,10 @@ class Keys:
                 f"parameter {name!r} may depend on values that the constructor read under "
                 f"seed={program.seed}: build the model again with seed={self._seed}"
             )
-        for number, (_, label) in program.labels.items():
-            if self.name_of(program, number, name) != label.text:
+        for number, label in program.labels.items():
+            if label not in self._kept:
+                self._kept[label] = self._is_kept(*label)
+            if not self._kept[label] and self.name_of(program, number, name) != label[1].text:
                 raise ArgumentError(
                     f"parameter {name!r} may depend on values that the constructor read when it "
                     f"was named {program.name!r}: build the model again in its present structure"
@@ -300,6 +306,13 @@ class Keys:
         if program.stride != tensor.stride():
             return Use(parts=None)
         return Use(parts=program.parts(lambda number: self.name_of(program, number, name), name))
+
+    def _is_kept(self, other: Program | None, label: Name) -> bool:
+        """Whether a draw has kept its name, for whatever other tensor depends on it."""
+        found = self._names.get(other, ()) if other is not None else ()
+        if other is None or len(found) != 1:
+            return False
+        return label._replace(base=self._now(other, found[0])).text == label.text
 
     def of(self, program: Program, name: str) -> Callable[[int], int]:
         """Returns a function from the numbers of a tensor's draws to their keys."""

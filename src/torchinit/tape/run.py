@@ -7,7 +7,8 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +20,14 @@ from torchinit.patch.swap import enter, leave
 from torchinit.schemes.calls import Call
 from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named, Rename, gather, places_of
-from torchinit.streams.named_keys import Name, keys_of_names
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.memory import count_unwritten
 from torchinit.tape.naming import Naming, name_draws
+from torchinit.tape.parts import entries_of_parts
 from torchinit.tape.play import one_thread
-from torchinit.tape.program import Program
+from torchinit.tape.program import Label, Program
 from torchinit.tape.recorder import Recorder
-from torchinit.tape.tape import Entry, Fill, Input, Ref, inputs_of, is_plain_memory
+from torchinit.tape.tape import Cell, Entry, Fill, Input, Ref, inputs_of, is_plain_memory
 
 _ATTEMPTS = 8
 # All threads share torch's default generator, which each build seeds.
@@ -66,33 +68,54 @@ class Recorded(NamedTuple):
 
     def programs(self) -> dict[str, Program]:
         """The program of each parameter and buffer in plain memory, by name."""
-        programs: dict[str, Program] = {}
-        for named in (*self.parameters, *self.buffers):
-            if is_plain_memory(named.tensor):
-                programs[named.name] = self._program(named)
+        plain = [one for one in (*self.parameters, *self.buffers) if is_plain_memory(one.tensor)]
+        entries = self._entries(plain)
+        programs = {named.name: self._program(named, entries) for named in plain}
 
-        def label(number: int) -> tuple[Program | None, Name]:
-            name = self.naming.names[number]
-            assert name is not None
-            return programs.get(name.base), name
+        def labels(draws: Iterable[int]) -> dict[int, Label]:
+            found: dict[int, Label] = {}
+            for number in draws:
+                name = self.naming.names[number]
+                assert name is not None
+                found[number] = programs.get(name.base), name
+            return found
 
+        early = labels(self.recorder.early)
         for program in programs.values():
-            draws = [one.draw for one in program.entries if one.draw is not None]
-            if program.is_frozen:  # draws that were read may have affected it
-                draws += self.recorder.early
-            program.labels = {number: label(number) for number in draws}
+            own = labels(one.draw for one in program.entries if one.draw is not None)
+            # Draws that were read may have affected a frozen one.
+            program.labels = ChainMap(own, early) if program.is_frozen else own
         return programs
 
-    def _program(self, named: Named) -> Program:
+    def _entries(self, plain: Sequence[Named]) -> dict[Ref, Sequence[Entry]]:
+        """The entries that determine each tensor that is on the tape."""
+        parts: dict[Cell, dict[Ref, None]] = {}
+        for named in plain:
+            cell = self.recorder.tape.find(named.tensor)
+            if cell is not None and cell.writes:
+                parts.setdefault(cell, {})[self.recorder.tape.ref(named.tensor, cell)] = None
+        found: dict[Ref, Sequence[Entry]] = {}
+        for cell, refs in parts.items():
+            entries = self.naming.entries[cell]
+            if len(refs) == 1 or len(entries) == 1:
+                found.update(dict.fromkeys(refs, entries))
+            else:
+                found.update(entries_of_parts(entries, list(refs)))
+        return found
+
+    def _program(self, named: Named, known: Mapping[Ref, Sequence[Entry]]) -> Program:
         tensor: Tensor = named.tensor
         tape, baked = self.recorder.tape, self.recorder.baked
         cell = tape.find(tensor)
-        entries: list[Entry] = []
+        entries: Sequence[Entry] = []
         ref: Ref | None = None
         constant: Input | None = None
         is_torchs = is_unfilled = False
         if cell is not None and cell.writes:
-            entries, ref = self.naming.entries[cell], tape.ref(tensor, cell)
+            ref = tape.ref(tensor, cell)
+            entries = known[ref]
+            if not entries:  # only other parts of its storage were written to
+                ref, constant, is_unfilled = None, Input(tensor.detach()), tensor.numel() > 0
         elif cell is not None and cell.constant is not None:
             ref = tape.ref(tensor, cell)
             call = Call("constant_", {"val": cell.constant})

@@ -6,6 +6,7 @@ weak references: unused memory is freed, and a reused address is not taken for t
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 from collections.abc import Iterable, Sequence
@@ -311,9 +312,8 @@ class Tape:
         left = [(cell, len(self.entries)) for cell in cells]
         while left:
             cell, before = left.pop()
-            for index in reversed(cell.writes):
-                if index >= before:
-                    continue
+            for place in reversed(range(bisect.bisect_left(cell.writes, before))):
+                index = cell.writes[place]
                 if (id(cell), index) in seen:
                     break
                 seen.add((id(cell), index))
