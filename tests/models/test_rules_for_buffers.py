@@ -264,3 +264,24 @@ def test_only_a_buffer_that_no_rule_is_for_is_an_error(rules):
         init_model_(model, {**rules, "**": Normal(0.1)}, seed=0, only="mask")
     kept = init_model_(model, {"mask": "keep", "**": Normal(0.1)}, seed=0, only="mask")
     assert not kept.mask.any()
+
+
+@pytest.mark.parametrize("value", [torch.ones(3, 3), lambda tensor: torch.ones(3, 3), "keep"])
+@pytest.mark.parametrize("key", ["**.bias", re.compile(".*bias"), "**.{bias,nothing}"])
+@pytest.mark.parametrize("only", ["a.bias", "a.b*"])
+def test_only_does_not_turn_a_rule_for_parameters_into_one_for_buffers(value, key, only):
+    model = nn.ModuleDict({"a": Attention()})
+    with pytest.raises(ArgumentError, match=r"no rule gives values to a\.bias"):
+        init_model_(model, {key: value, **PARAMETERS}, seed=0, only=only)
+    assert torch.equal(model["a"].bias, torch.tril(torch.ones(3, 3)))
+    init_model_(model, {"a.bias": torch.ones(3, 3), **PARAMETERS}, seed=0, only=only)
+    assert model["a"].bias.sum() == 9
+
+
+def test_an_error_shows_a_few_of_many_rules():
+    rules = {f"mask{i}": "zeros" for i in range(30)} | {f"**{i}": "ones" for i in range(20)}
+    with pytest.raises(ArgumentError, match=r"50 of 51 rules match no .*'mask9' and 40 more"):
+        init_model_(nn.Linear(2, 2), {**rules, **PARAMETERS}, seed=0)
+    late = {**PARAMETERS, **{f"{i}.weight": "ones" for i in range(12)}}
+    with pytest.raises(ArgumentError, match=r"12 of 13 rules come too late: .* and 2 more"):
+        init_model_(nn.Sequential(*(nn.Linear(2, 2) for _ in range(12))), late, seed=0)

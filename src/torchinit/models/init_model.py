@@ -205,8 +205,9 @@ def prepare(
         strict = strict and only is None
         chosen = Rules(rules)
         assignments, ruled = assign(
-            found.parameters, chosen, dtype, strict=strict, own=own.assign, buffers=found.buffers
-        )
+            found.parameters, chosen, dtype, strict=strict, own=own.assign, buffers=found.buffers,
+            others=() if only is None else found.all_parameters,
+        )  # fmt: skip
         written = [one.named for one in ruled if not one.parts[0].values.keeps]
         check_buffers_apart(found.parameters, written)
     settled = {id(one.named.tensor) for one in ruled}
