@@ -87,7 +87,7 @@ class Exchange:
         self.function = function
         self._before = function.__code__
         self._name = f"{function.__module__}.{function.__qualname__}"
-        originals[self._name] = original = FunctionType(
+        self._original = original = FunctionType(
             function.__code__,
             function.__globals__,
             function.__name__,
@@ -101,7 +101,8 @@ class Exchange:
         self._ours = _code_that_asks(function, self._name, hook)
 
     def do(self) -> None:
-        """Installs the intercepting code."""
+        """Installs the intercepting code; does nothing if it is there."""
+        originals[self._name] = self._original
         self.function.__code__ = self._ours
 
     def undo(self) -> None:

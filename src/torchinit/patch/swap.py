@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def intercept(handler: Handler) -> Iterator[None]:
 def enter(handler: Handler) -> Frame:
     """Begins a block of ``intercept``."""
     frame = Frame(handler)
-    _hooks.need()
+    _hooks.need(frame)
     frame.open()
     return frame
 
@@ -62,7 +63,7 @@ def enter(handler: Handler) -> Frame:
 def leave(frame: Frame) -> None:
     """Ends a block of ``intercept``."""
     frame.close()
-    _hooks.need_no_more()
+    _hooks.need_no_more(frame)
 
 
 def _passing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
@@ -82,12 +83,19 @@ class _Attribute:
     """An attribute of torch that is replaced by a hook around the original."""
 
     def __init__(self, owner: Any, name: str, make: Callable[[str, Any], Any]) -> None:
-        self._owner, self._name = owner, name
-        self._own = vars(owner).get(name, _MISSING)  # a class may inherit it
-        self.hook = make(name, getattr(owner, name))
+        self._owner, self._name, self._make = owner, name, make
+        self._own: Any = _MISSING
 
     def do(self) -> None:
-        setattr(self._owner, self._name, self.hook)
+        """Puts a hook in place, unless one is there."""
+        own = vars(self._owner).get(self._name, _MISSING)  # a class may inherit it
+        if not self._is_hook(own):
+            hook = self._make(
+                self._name, getattr(self._owner, self._name) if own is _MISSING else own
+            )
+            hook.torchinits = self
+            self._own = own
+            setattr(self._owner, self._name, hook)
 
     def undo(self) -> None:
         """Restores the original, unless other code has replaced the hook since.
@@ -95,76 +103,106 @@ class _Attribute:
         If that code later puts the hook back, it does no harm: outside a block it calls the
         original.
         """
-        if vars(self._owner).get(self._name) is not self.hook:
+        hook = vars(self._owner).get(self._name, _MISSING)
+        if not self._is_hook(hook):
             return
+        unteach_jit(hook)
         if self._own is _MISSING:
-            delattr(self._owner, self._name)
+            with contextlib.suppress(AttributeError):  # a handler of a signal has done it
+                delattr(self._owner, self._name)
         else:
             setattr(self._owner, self._name, self._own)
 
+    def _is_hook(self, value: Any) -> bool:
+        return getattr(value, "__dict__", {}).get("torchinits") is self
+
 
 class _Hooks:
-    """The hooks, installed while any block is open."""
+    """The hooks, installed while any block is open.
+
+    A handler of a signal may begin and end blocks at any point of the code below, in the same
+    thread, and may raise. So each step can be done again, and none relies on the one before: what
+    is interrupted finds either the state that it left, or a complete one.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._count = 0
+        self.lock = threading.RLock()
+        self._open: set[Frame] = set()
+        self._is_in_place = False
         self._is_remembered = True
-        self._exchanges: list[functions.Exchange] = []
-        self._attributes: list[_Attribute] = []
+        self._exchanges: dict[FunctionType, functions.Exchange] = {}
+        self._attributes: dict[tuple[str, str], _Attribute] = {}
 
-    def need(self) -> None:
+    def need(self, frame: Frame) -> None:
+        """Puts the hooks in place for a block."""
         with self.lock:
-            if self._count == 0:
-                self._put_in_place()
-            else:
-                self._exchange_more()
-            self._count += 1
+            self._open.add(frame)
+            try:
+                self._settle()
+            except BaseException:
+                self._open.discard(frame)
+                self._settle()
+                raise
 
-    def need_no_more(self) -> None:
+    def need_no_more(self, frame: Frame) -> None:
+        """Takes the hooks away if the block is the last one."""
         with self.lock:
-            self._count -= 1
-            if self._count == 0:
+            self._open.discard(frame)
+            try:
+                self._settle()
+            except BaseException:
+                self._settle()
+                raise
+
+    def _settle(self) -> None:
+        """Brings the hooks into the state that the open blocks need."""
+        while True:
+            is_needed = bool(self._open)
+            if not is_needed:
                 self._take_away()
+            elif self._is_in_place:
+                self._exchange_more()
+            else:
+                self._put_in_place()
+            if is_needed == bool(self._open):
+                return
 
     def _put_in_place(self) -> None:
         # torch's caches of its functions have to hold the originals, not the hooks.
         device_constructors()
         self._is_remembered = remember_functions()
-        self._attributes = [
-            *(_Attribute(torch.Tensor, name, hooks.draw_hook) for name in _METHODS),
-            *(_Attribute(torch.Tensor, name, hooks.look_hook) for name in hooks.LOOKS),
-            *(_Attribute(torch, name, hooks.factory_hook) for name in _FACTORIES),
+        wanted = [
+            *((torch.Tensor, name, hooks.draw_hook) for name in _METHODS),
+            *((torch.Tensor, name, hooks.look_hook) for name in hooks.LOOKS),
+            *((torch, name, hooks.factory_hook) for name in _FACTORIES),
             *(
-                _Attribute(sys.modules[owner], name, _passing)
+                (sys.modules[owner], name, _passing)
                 for owner, name in _UNSEEN
                 if hasattr(sys.modules.get(owner), name)
             ),
         ]
-        for one in self._all():
-            one.do()
+        for owner, name, make in wanted:
+            place = owner.__name__, name
+            self._attributes.setdefault(place, _Attribute(owner, name, make)).do()
+        for exchange in list(self._exchanges.values()):
+            exchange.do()
         self._exchange_more()
         for name in _FACTORIES:
             teach_jit(getattr(torch, name), f"aten::{name}")
+        self._is_in_place = True
 
     def _exchange_more(self) -> None:
         """Exchanges functions of libraries that were imported since the last call."""
-        more = functions.exchanges([one.function for one in self._exchanges])
-        for one in more:
-            one.do()
-        self._exchanges += more
+        for one in functions.exchanges(self._exchanges):
+            self._exchanges.setdefault(one.function, one).do()
 
     def _take_away(self) -> None:
-        for one in self._all():
+        self._is_in_place = False
+        for one in (*self._exchanges.values(), *self._attributes.values()):
             one.undo()
-        for one in self._attributes:
-            unteach_jit(one.hook)
-        self._attributes = []
         if not self._is_remembered:
             forget_functions()
-
-    def _all(self) -> list[functions.Exchange | _Attribute]:
-        return [*self._exchanges, *self._attributes]
+        self._is_in_place = False  # whoever interrupted has left them half-way
 
 
 _hooks = _Hooks()
