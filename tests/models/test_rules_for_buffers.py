@@ -266,7 +266,7 @@ def test_only_a_buffer_that_no_rule_is_for_is_an_error(rules):
     assert not kept.mask.any()
 
 
-@pytest.mark.parametrize("value", [torch.ones(3, 3), lambda tensor: torch.ones(3, 3), "keep"])
+@pytest.mark.parametrize("value", [torch.ones(3, 3), causal, "keep"])
 @pytest.mark.parametrize("key", ["**.bias", re.compile(".*bias"), "**.{bias,nothing}"])
 @pytest.mark.parametrize("only", ["a.bias", "a.b*"])
 def test_only_does_not_turn_a_rule_for_parameters_into_one_for_buffers(value, key, only):

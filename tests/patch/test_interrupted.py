@@ -109,9 +109,9 @@ def test_signals():
     old = signal.signal(signal.SIGUSR1, handler)
     try:
         for _ in range(50):
-            with Interrupted(5, lambda: os.kill(os.getpid(), signal.SIGUSR1)):
-                with torchinit.patch_nn_init():
-                    assert is_ours()
+            kill = Interrupted(5, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+            with kill, torchinit.patch_nn_init():
+                assert is_ours()
     finally:
         signal.signal(signal.SIGUSR1, old)
     assert len(seen) == 50

@@ -171,7 +171,7 @@ class _Hooks:
         # torch's caches of its functions have to hold the originals, not the hooks.
         device_constructors()
         self._is_remembered = remember_functions()
-        wanted = [
+        wanted: list[tuple[Any, str, Callable[[str, Any], Any]]] = [
             *((torch.Tensor, name, hooks.draw_hook) for name in _METHODS),
             *((torch.Tensor, name, hooks.look_hook) for name in hooks.LOOKS),
             *((torch, name, hooks.factory_hook) for name in _FACTORIES),
@@ -198,8 +198,10 @@ class _Hooks:
 
     def _take_away(self) -> None:
         self._is_in_place = False
-        for one in (*self._exchanges.values(), *self._attributes.values()):
-            one.undo()
+        for exchange in list(self._exchanges.values()):
+            exchange.undo()
+        for attribute in list(self._attributes.values()):
+            attribute.undo()
         if not self._is_remembered:
             forget_functions()
         self._is_in_place = False  # whoever interrupted has left them half-way
