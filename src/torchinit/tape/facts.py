@@ -218,6 +218,20 @@ class OperatorCall:
             values = value if isinstance(value, list | tuple) else (value,)
             self.targets += [one for one in values if isinstance(one, Tensor)]
 
+    def sources(self) -> list[Tensor]:
+        """Its arguments that are tensors, but for the places that it writes to.
+
+        A target may be among them, as in ``weight.copy_(weight)``.
+        """
+        written = list(map(id, self.targets))
+        found = []
+        for one in self.tensors:
+            if id(one) in written:
+                written.remove(id(one))
+            else:
+                found.append(one)
+        return found
+
     def flat(self) -> tuple[list[Any], Any]:
         """The leaves of its arguments, and their structure as ``tree_unflatten`` takes it."""
         return tree_flatten((self.args, self.kwargs))

@@ -197,7 +197,11 @@ class PendingEntries:
             ]  # fmt: skip
         whole = [overwrites and ref.is_all for ref in writes]
         gone = [ref.cell for ref, is_whole in zip(writes, whole, strict=True) if is_whole]
-        reads = [one for one in arguments if isinstance(one, Ref) and one.cell not in gone]
+        sources = set(map(id, op.sources()))
+        reads = [
+            one for given, one in zip(flat, arguments, strict=True)
+            if isinstance(one, Ref) and (one.cell not in gone or id(given) in sources)
+        ]  # fmt: skip
         return Operation(writes, whole, reads, draw, op.function, arguments, spec)
 
     def _real(self, shape: NewTensor) -> Tensor:

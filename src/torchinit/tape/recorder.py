@@ -385,9 +385,7 @@ class Recorder(PendingEntries, TorchDispatchMode):
         if len(targets) != 1 or not op.facts.overwrites:
             return False
         target = targets[0]
-        if not is_plain_memory(target) or any(
-            map(self._is_taped, (x for x in tensors if x is not target))
-        ):
+        if not is_plain_memory(target) or any(map(self._is_taped, op.sources())):
             return False
         cell = self.tape.cell(target)
         if not self.tape.ref(target, cell).is_all:
