@@ -285,3 +285,36 @@ def test_an_error_shows_a_few_of_many_rules():
     late = {**PARAMETERS, **{f"{i}.weight": "ones" for i in range(12)}}
     with pytest.raises(ArgumentError, match=r"12 of 13 rules come too late: .* and 2 more"):
         init_model_(nn.Sequential(*(nn.Linear(2, 2) for _ in range(12))), late, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "said"),
+    [
+        (torch.tensor([1.0, 1e39], dtype=torch.float64), torch.float32, "1 values .* 1e\\+39"),
+        (torch.tensor([7e4, -7e4]), torch.float16, "2 values beyond the range of torch.float16"),
+        (torch.tensor([7, 70000]), torch.float16, "1 values .* 70000"),
+        (torch.tensor([1.0, 500.0]), torch.float8_e4m3fn, "1 values .* 500"),
+        (torch.tensor([1.0, float("inf")]), torch.float8_e4m3fn, "1 values .* inf"),
+        (torch.tensor([1.0, 7e4], dtype=torch.bfloat16), torch.float8_e5m2, "1 values"),
+    ],
+)
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_values_that_would_become_infinite_are_an_error(given, dtype, said, as_function, kind):
+    model = nn.Module()
+    model.first = nn.Parameter(torch.zeros(2))
+    tensor = torch.zeros(2, dtype=dtype)
+    if kind == "buffer":
+        model.register_buffer("table", tensor)
+    else:
+        model.table = nn.Parameter(tensor, requires_grad=False)
+    value = given
+    if as_function:
+        value = torchinit.by(lambda _: given) if kind == "parameter" else lambda _: given
+    with pytest.raises(ArgumentError, match=f"table.*{said}"):
+        init_model_(model, {"table": value, **PARAMETERS}, seed=0)
+    assert not model.first.any()
+    fine = given.clamp(-400, 400) if dtype is torch.float8_e4m3fn else given.clamp(-6e4, 6e4)
+    fine = torch.where(given == 7, torch.tensor(float("inf")), fine) if given[0] == 7 else fine
+    init_model_(model, {"table": fine, **PARAMETERS}, seed=0)
+    assert torch.equal(model.table.float(), fine.to(dtype).float())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -288,7 +289,24 @@ def converted(value: object, shape: Sequence[int], dtype: torch.dtype) -> Tensor
     new = value.to(dtype)
     if not torch.can_cast(value.dtype, dtype) and not torch.equal(new.to(value.dtype), value):
         raise ArgumentError(f"a tensor of {value.dtype} has values that {dtype} cannot represent")
+    if value.dtype != dtype and new.is_floating_point():
+        beyond = _beyond(value, new)
+        if beyond.any():
+            raise ArgumentError(
+                f"a tensor of {value.dtype} has {int(beyond.sum()):,} values beyond the range of "
+                f"{dtype}, such as {value[beyond][0].item():.6g}: clamp them first"
+            )
     return new
+
+
+def _beyond(value: Tensor, new: Tensor) -> Tensor:
+    """Where values have become infinite, or the largest of a dtype without infinities."""
+    info = torch.finfo(new.dtype)
+    past = info.max + info.eps * 2.0 ** math.floor(math.log2(info.max)) / 2  # rounds to no number
+    # torch has no isfinite for dtypes of one byte.
+    value, new = (one.float() if one.dtype.itemsize == 1 else one for one in (value, new))
+    is_finite = torch.isfinite(new)
+    return (torch.isfinite(value) & ~is_finite) | ((value.abs() > past) & is_finite)
 
 
 def _name_of(function: Callable[..., Any]) -> str:
