@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from written import PIECE, RULES, SHAPES, assert_equal, contents, read, small, tmpfs, write
 
 import torchinit
@@ -451,3 +452,35 @@ def test_killed_at_random_moments(tmp_path, whole, monkeypatch):
             run_child(path, chosen.randrange(calls))
         assert contents(write(small, path, RULES, resume=True)) == whole
     assert partly > 10
+
+
+class _Own(nn.Linear):
+    """A model with a state_dict of its own."""
+
+    def __init__(self, state):
+        super().__init__(2, 2, device="meta")
+        self.state = state
+
+    def state_dict(self, *args, **kwargs):
+        return self.state(self, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (lambda _, **__: [], r"_Own\.state_dict\(\) returns a list: expected tensors by name"),
+        (lambda _, **__: None, "returns a NoneType"),
+        (lambda _: {}, r"_Own\.state_dict\(keep_vars=True\) raised TypeError"),
+        (lambda _, **__: 1 / 0, "raised ZeroDivisionError"),
+        (lambda _, **__: {"a": 3}, r"state_dict\(\)\['a'\] is a int"),
+        (lambda _, **__: {"a": torch.zeros(2)}, "is no parameter or buffer"),
+        (lambda model, **__: {"a\ud800": model.weight}, "it is not Unicode"),
+        (lambda model, **__: {3: model.weight}, "it is no string"),
+    ],
+)
+def test_a_state_dict_that_cannot_be_stored(state, said, tmp_path):
+    with pytest.raises(ArgumentError, match=said):
+        torchinit.write_checkpoint(
+            lambda: _Own(state), tmp_path / "out", {"**": torchinit.Normal(1.0)}, seed=0
+        )
+    assert not (tmp_path / "out").exists()

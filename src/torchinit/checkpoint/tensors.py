@@ -76,7 +76,7 @@ def file_tensors(model: nn.Module, found: Prepared, seed: int) -> Iterator[FileT
 
 def _stored_views(model: nn.Module, owners: Mapping[int, Tensor]) -> list[tuple[str, str, Tensor]]:
     """Stored names; the parameters or buffers that the tensors are of, by name; views of these."""
-    state = model.state_dict(keep_vars=True)
+    state = _state_of(model)
     names: dict[int, str] = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
@@ -97,6 +97,22 @@ def _stored_views(model: nn.Module, owners: Mapping[int, Tensor]) -> list[tuple[
     found = [(name, names[storage_number(view)], view) for name, view in views.items()]
     order = {of: number for number, of in enumerate(dict.fromkeys(of for _, of, _ in found))}
     return sorted(found, key=lambda one: order[one[1]])
+
+
+def _state_of(model: nn.Module) -> Mapping[str, Any]:
+    """The ``state_dict`` of a model, which may have a method of its own."""
+    kind = type(model).__name__
+    try:
+        state = model.state_dict(keep_vars=True)
+    except Exception as error:
+        raise ArgumentError(
+            f"{kind}.state_dict(keep_vars=True) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise ArgumentError(
+            f"{kind}.state_dict() returns a {type(state).__name__}: expected tensors by name"
+        )
+    return state
 
 
 def _once(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
