@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class ArgumentError(ValueError, RuntimeError):
@@ -27,6 +28,10 @@ class ArgumentError(ValueError, RuntimeError):
         called = _called(self.__traceback__)
         return f"{called}: {super().__str__()}" if called else super().__str__()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without its traceback, as in another process, its text has to name the function.
+        return type(self), (str(self),), dict(self.__dict__)
+
 
 class RankError(RuntimeError):
     """Ranks whose generators are in different states (``assert_same_generator``)."""
@@ -42,6 +47,21 @@ class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):
     Traceback (most recent call last):
     torchinit.errors.UnknownSchemeError: initialization type 'kaiming' is unknown, choose one of ...
     """
+
+
+def shown(value: object) -> str:
+    """A value for an error; Python has no text for integers of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        size = f" of {value.bit_length():,} bits" if isinstance(value, int) else ""
+        return f"<{type(value).__name__}{size}>"
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises TypeError unless a value is True or False: "no" and "false" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={shown(value)} must be True or False, not {type(value).__name__}")
 
 
 def _called(trace: TracebackType | None) -> str:

@@ -477,6 +477,7 @@ def sparse_(
     """
     if has_torch_function_unary(tensor):
         return _hand_over(sparse_, tensor, sparsity=sparsity, std=std, generator=generator)
+    std = as_float("std", std)
     if is_dtensor(tensor):
         fill_by_whole(
             tensor, generator, lambda whole, _: torch_init.sparse_(whole, sparsity, std, generator)

@@ -12,7 +12,7 @@ from torch.overrides import has_torch_function_unary
 
 from torchinit import functional
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.errors import ArgumentError, UnknownSchemeError
+from torchinit.errors import ArgumentError, UnknownSchemeError, shown
 from torchinit.fill import checks
 from torchinit.fill.door import fill
 from torchinit.schemes.distributions import DISTRIBUTIONS, Draw, as_float, parameters_of
@@ -161,11 +161,11 @@ def _checked_arguments(
     except TypeError:
         whole = 0
     if isinstance(groups, bool) or whole < 1:
-        raise ArgumentError(f"groups={groups!r} must be a positive integer")
+        raise ArgumentError(f"groups={shown(groups)} must be a positive integer")
     try:
         a, b = (as_float("trunc_clip", bound) for bound in trunc_clip)
     except (TypeError, ValueError):
-        raise ArgumentError(f"trunc_clip={trunc_clip!r} must be a pair of bounds") from None
+        raise ArgumentError(f"trunc_clip={shown(trunc_clip)} must be a pair of bounds") from None
     if not a <= b or a == math.inf or b == -math.inf:
         raise ArgumentError(f"trunc_clip={trunc_clip} must be bounds (a, b) with a <= b, not NaN")
     return Arguments(mean, std, scale, whole, (a, b), gain)
@@ -207,5 +207,5 @@ def _check_dimensions(weight: Tensor, init: str, scheme: SchemeRow, groups: int)
         )
     if init == "dirac" and weight.shape[0] % groups != 0:
         raise ArgumentError(
-            f"groups={groups} does not divide shape[0] of weight, {weight.shape[0]}"
+            f"groups={shown(groups)} does not divide shape[0] of weight, {weight.shape[0]}"
         )

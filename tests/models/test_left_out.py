@@ -236,3 +236,36 @@ def test_names_that_only_a_tie_breaks_are_no_broken_ties():
         warnings.simplefilter("error")
         init_model_(model, RULES, seed=0, device="cpu")
     assert model.head.weight is model.embed.weight
+
+
+class Ema(nn.Module):
+    """Keeps a copy of a model, as packages of averaged weights do."""
+
+    def __init__(self, model, start):
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.register_buffer("steps", start)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.optim.swa_utils.AveragedModel,
+        lambda model: nn.DataParallel(torch.optim.swa_utils.AveragedModel(model)),
+        lambda model: torch.optim.swa_utils.AveragedModel(copy.deepcopy(model)),
+        lambda model: Ema(model, torch.tensor(0)),
+        lambda model: Ema(model, torch.tensor(False)),
+        lambda model: Ema(model, torch.zeros((), dtype=torch.int32)),
+    ],
+)
+def test_counters_of_copies_are_at_their_start(wrap):
+    model = wrap(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torchinit.init_model_(model, {"**": torchinit.Normal(0.1)}, seed=0)
+
+
+@pytest.mark.parametrize("start", [torch.tensor(7), torch.zeros(1), torch.tensor(0.5)])
+def test_other_buffers_of_memory_without_values_are_named(start):
+    with pytest.warns(UserWarning, match="1 buffers are in memory .*: steps"):
+        torchinit.init_model_(Ema(nn.Linear(4, 4), start), {"**": torchinit.Normal(0.1)}, seed=0)

@@ -247,3 +247,41 @@ def test_rules_that_come_too_late_are_told_from_those_that_match_nothing(rules, 
         torchinit.plan_model(model, {key: torchinit.Constant(1) for key in rules})
     assert said in str(error.value)
     torchinit.plan_model(model, {key: torchinit.Constant(1) for key in rules}, strict=False)
+
+
+LONE = "a\ud800"  # half of a pair of UTF-16, as in names from damaged files
+
+
+@pytest.mark.parametrize("rule", ["**", "a*", LONE, "a?", re.compile("a.")])
+def test_names_that_are_no_unicode_match_and_have_no_key(rule):
+    model = nn.Module()
+    model.register_parameter(LONE, nn.Parameter(torch.zeros(3)))
+    torchinit.init_model_(model, {rule: "ones"}, seed=0)
+    assert getattr(model, LONE).tolist() == [1, 1, 1]
+    assert r"a\ud800" in str(torchinit.plan_model(model, {rule: "ones"}))
+    assert r"a\ud800" in str(torchinit.report_model(model, {rule: torchinit.Normal(1.0)}))
+    for draw in (
+        lambda: torchinit.init_model_(model, {rule: torchinit.Normal(1.0)}, seed=0),
+        lambda: torchinit.init_shard_(
+            torch.zeros(3), torchinit.Normal(1.0), global_shape=(3,), offset=0,
+            seed=0, name=LONE,
+        ),
+        lambda: torchinit.build_model(lambda: _drawn(LONE), seed=0),
+        lambda: _patched(model),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match=r"'a\\ud800' is no Unicode text") as error:
+            draw()
+        str(error.value).encode()
+    assert getattr(model, LONE).tolist() == [1, 1, 1]
+    torchinit.init_model_(model, {"b": torchinit.Normal(1.0)}, seed=0, rename={LONE: "b"})
+
+
+def _drawn(name):
+    model = nn.Module()
+    model.register_parameter(name, nn.Parameter(torch.randn(3)))
+    return model
+
+
+def _patched(model):
+    with torchinit.patch_nn_init(0, model):
+        nn.init.normal_(getattr(model, LONE))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 
 BLOCK = 4096  # bytes: O_DIRECT wants offsets, sizes and memory in multiples of it
 SUFFIX = ".safetensors"
@@ -180,8 +180,9 @@ def checked_size(shard_size: int | str) -> int:
         number = int(float(found[1]) * _UNITS[found[2].upper()])
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"shard_size={shard_size!r} must be bytes, or a string such as '5GB'")
+    number = min(number, 2**63 - 1)  # all in one file
     if number <= 0:
-        raise ArgumentError(f"shard_size={shard_size!r} must be positive")
+        raise ArgumentError(f"shard_size={shown(shard_size)} must be positive")
     return number
 
 

@@ -19,7 +19,7 @@ from torchinit.checkpoint.folder import write_folder
 from torchinit.checkpoint.safetensors import Layout, checked_size, lay_out
 from torchinit.checkpoint.tensors import file_tensors
 from torchinit.checkpoint.writer import PIECE
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, check_flag
 from torchinit.frameworks.transformers import (
     is_transformers_model,
     model_of_config,
@@ -76,7 +76,7 @@ def write_checkpoint(
         ArgumentError: as ``init_model_``; for a config that gives no model, a directory that is not
             empty or was begun with other arguments, a disk without room. Nothing has been written
             then.
-        TypeError: as ``init_model_``.
+        TypeError: as ``init_model_``; if resume is neither True nor False.
         OSError: for what cannot be read or written. What an interrupted run leaves does not load.
         ImportError: without the extra ``torchinit[checkpoint]``.
 
@@ -88,6 +88,7 @@ def write_checkpoint(
     ...     sorted(file.name for file in path.iterdir())
     ['model.safetensors', 'torchinit.json']
     """
+    check_flag("resume", resume)
     plan = plan_checkpoint(config, rules, seed=seed, dtype=dtype, shard_size=shard_size)
     carry_out_plan(plan, Path(path), resume=resume)
     return Path(path)

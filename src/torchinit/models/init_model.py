@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, check_flag
 from torchinit.models.assign import Assignment, assign, join_names, some
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
@@ -20,6 +20,8 @@ from torchinit.models.plan import Plan
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
+
+_COUNTS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def init_model_(
@@ -196,6 +198,7 @@ def prepare(
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
     """
+    check_flag("strict", strict)
     found = inspect_model(model, device, dtype, rename, only)
     own = Own(model, found, seed, rename)
     ruled: list[Assignment] = []
@@ -226,7 +229,7 @@ def prepare(
         )
     unwritten = [
         LeftOut(named.name, "buffer", UNWRITTEN) for named in found.buffers
-        if id(named.tensor) in new - settled
+        if id(named.tensor) in new - settled and not _is_zero_count(named.tensor)
     ]  # fmt: skip
     filled += [one for one in ruled if not one.parts[0].values.keeps]
     rest = [named.tensor for named in found.all_buffers]
@@ -258,6 +261,12 @@ def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[
     if any(part.values.keeps for one in assignments for part in one.parts):
         return []
     return [named.tensor for named in found.buffers if _is_unwritten(named)]
+
+
+def _is_zero_count(tensor: Tensor) -> bool:
+    """Whether this is a counter at its start, which constructors such as AveragedModel's make."""
+    memory = local_memory(tensor)
+    return memory.dim() == 0 and memory.dtype in _COUNTS and not memory.item()
 
 
 def _is_unwritten(named: Named) -> bool:

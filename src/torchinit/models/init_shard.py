@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.fill import checks
 from torchinit.fill.door import fill_all
 from torchinit.fill.route import is_native, is_native_memory
@@ -88,7 +88,7 @@ def init_shard_(
     key_of_name = _key_of_name(seed, name, generator)
     shape = _shape("global_shape", global_shape)
     if math.prod(shape) >= 2**63:
-        raise ArgumentError(f"global_shape={list(shape)} has more than 2^63 - 1 elements")
+        raise ArgumentError(f"global_shape={shown(list(shape))} has more than 2^63 - 1 elements")
     chosen = as_scheme(scheme)
     region, target = Region(name or "", shape), Target(name or "", shape, tensor.dtype)
     if isinstance(chosen, By):
@@ -212,7 +212,7 @@ def _shape(what: str, numbers: Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         raise TypeError(f"{what}={numbers!r} must be integers, one per dimension") from None
     if any(number < 0 for number in shape):
-        raise ArgumentError(f"{what}={list(shape)} must not be negative")
+        raise ArgumentError(f"{what}={shown(list(shape))} must not be negative")
     return shape
 
 
@@ -230,14 +230,14 @@ def _place(
         raise TypeError(f"offset={offset!r} must be integers, or one integer") from None
     if tensor.dim() != 1 or not tensor.is_contiguous():
         raise ArgumentError(
-            f"offset={first} is one index of the flattened full tensor, but tensor, of shape "
-            f"{tuple(tensor.shape)}, is not one-dimensional and contiguous: give one number per "
-            "dimension, or tensor.view(-1)"
+            f"offset={shown(first)} is one index of the flattened full tensor, but tensor, of "
+            f"shape {tuple(tensor.shape)}, is not one-dimensional and contiguous: give one number "
+            "per dimension, or tensor.view(-1)"
         )
     if first < 0 or first + tensor.numel() > math.prod(shape):
         raise ArgumentError(
-            f"{tensor.numel()} elements at offset={first} exceed the {math.prod(shape)} elements "
-            f"of global_shape={list(shape)}: leave out the padding"
+            f"{tensor.numel()} elements at offset={shown(first)} exceed the {math.prod(shape)} "
+            f"elements of global_shape={list(shape)}: leave out the padding"
         )
     return first
 

@@ -12,7 +12,7 @@ from weakref import ReferenceType, ref
 from torch import Tensor
 from torch.nn import Module
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, check_flag
 from torchinit.native.torch_private import storage_users
 from torchinit.patch.frames import Frame, module_that_draws
 from torchinit.patch.handlers import FillAtOnce, FillByName
@@ -93,8 +93,8 @@ def patch_nn_init(
 
     Raises:
         ValueError: for a seed without names_from, or the reverse; for a seed out of range.
-        TypeError: if seed is not an integer or names_from is not a module; if what it decorates is
-            not a function, or is a generator.
+        TypeError: if seed is not an integer, names_from no module or generators no bool; if what it
+            decorates is not a function, or is a generator.
     """
     return Patch(seed, names_from, generators)
 
@@ -103,6 +103,7 @@ class Patch:
     """The result of ``patch_nn_init``: a reusable context manager and decorator."""
 
     def __init__(self, seed: int | None, names_from: Module | None, generators: bool) -> None:
+        check_flag("generators", generators)
         if (seed is None) != (names_from is None):
             raise ArgumentError(
                 f"seed={seed!r} and names_from={type(names_from).__name__} must be given "

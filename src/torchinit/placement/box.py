@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 
 
 class Box(NamedTuple):
@@ -30,8 +30,8 @@ def check_box(shape: Sequence[int], box: Box) -> None:
         for first, size, whole in zip(offset, shape, global_shape, strict=True)
     ):
         raise ArgumentError(
-            f"a box of shape {tuple(shape)} at offset={list(offset)} does not lie within "
-            f"global_shape={list(global_shape)}"
+            f"a box of shape {tuple(shape)} at offset={shown(list(offset))} does not lie within "
+            f"global_shape={shown(list(global_shape))}"
         )
 
 

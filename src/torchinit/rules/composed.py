@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.rules.rules import as_scheme
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.values.region import Part, Region, part_name
@@ -120,7 +120,7 @@ class Blocks(Scheme):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ArgumentError(f"{name}={value!r} must be an integer")
         if groups < 1:
-            raise ArgumentError(f"groups={groups} must be positive")
+            raise ArgumentError(f"groups={shown(groups)} must be positive")
         for name, size in sizes.items():
             if not isinstance(name, str) or not name or "." in name:
                 raise ArgumentError(
@@ -128,10 +128,12 @@ class Blocks(Scheme):
                 )
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ArgumentError(
-                    f"the size {size!r} of part {name!r} must be a positive integer"
+                    f"the size {shown(size)} of part {name!r} must be a positive integer"
                 )
             if size % groups:
-                raise ArgumentError(f"groups={groups} must divide the size {size} of part {name!r}")
+                raise ArgumentError(
+                    f"groups={shown(groups)} must divide the size {shown(size)} of part {name!r}"
+                )
         if isinstance(scheme, Mapping):
             if set(scheme) != set(sizes):
                 raise ArgumentError(
@@ -150,12 +152,12 @@ class Blocks(Scheme):
             )
         shape = region.matrix_shape
         if not -len(shape) <= self.dim < len(shape):
-            raise ArgumentError(f"dim={self.dim} is out of range for shape {shape}")
+            raise ArgumentError(f"dim={shown(self.dim)} is out of range for shape {shape}")
         dim = self.dim % len(shape) + region.stacked
         total = sum(self.sizes.values())
         if region.shape[dim] != total:
             raise ArgumentError(
-                f"the parts {self.sizes} have total size {total}, but dimension "
+                f"the parts {shown(self.sizes)} have total size {shown(total)}, but dimension "
                 f"{dim - region.stacked} of shape {shape} has size {region.shape[dim]}"
             )
         parts, start = [], 0

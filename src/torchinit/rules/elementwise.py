@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, check_flag, shown
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.schemes.calls import Call, draw_of
 from torchinit.schemes.distributions import (
@@ -123,7 +123,8 @@ class TruncNormal(_Fixed):
 
     Raises:
         ArgumentError: if std or cut is not positive, or a number is not finite.
-        TypeError: if another argument than std is given by position.
+        TypeError: if another argument than std is given by position; if corrected is neither True
+            nor False.
 
     >>> import torch, torchinit
     >>> _ = torch.manual_seed(0)
@@ -140,6 +141,7 @@ class TruncNormal(_Fixed):
         std, mean, cut = (as_float(n, getattr(self, n)) for n in ("std", "mean", "cut"))
         _check_random("TruncNormal", mean, std)
         check_finite(cut=cut)
+        check_flag("corrected", self.corrected)
         if cut <= 0:
             raise ArgumentError(f"cut={cut} must be positive: it counts standard deviations")
         wide = std / truncated_std(cut) if self.corrected else std
@@ -288,7 +290,7 @@ def _dims(axes: Sequence[int] | int, shape: Shape) -> set[int]:
     dims = set()
     for axis in _axes(axes) or ():
         if not -len(shape) <= axis < len(shape):
-            raise ArgumentError(f"axis {axis} is out of range for shape {shape}")
+            raise ArgumentError(f"axis {shown(axis)} is out of range for shape {shape}")
         dims.add(axis % len(shape))
     return dims
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from torchinit.dtypes import ALL_DTYPES, WITHOUT_INFINITY
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.schemes.law import Law, law_of_constant, law_of_truncated_normal
 
 
@@ -66,13 +66,20 @@ def constant_draw(val: Any) -> Draw:
 
 
 def as_float(name: str, value: Any) -> float:
-    """A number as a float; TypeError for anything else, strings included."""
+    """A number as a float.
+
+    Raises:
+        TypeError: for anything else, strings included.
+        ArgumentError: for an integer or fraction beyond the range of floats.
+    """
     if isinstance(value, str | bytes | bytearray):
         raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}")
     try:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}") from None
+    except OverflowError:
+        raise ArgumentError(f"{name}={shown(value)} is beyond the range of floats") from None
 
 
 def check_finite(**arguments: float) -> None:

@@ -78,8 +78,8 @@ def kaiming_std(shape: Sequence[int], a: float | None, mode: str, nonlinearity: 
         ValueError: for a mode, nonlinearity or slope that torch does not know either.
         ArgumentError: if the slope a is NaN or infinite.
     """
-    if isinstance(a, float):
-        check_finite(a=a)
+    if isinstance(a, int | float):
+        check_finite(a=as_float("a", a))
     fan = calculate_fan(shape, mode)
     gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
     return gain / math.sqrt(fan) if fan else 0.0

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Any, NamedTuple, TypeAlias
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 
 # A seed's function from a name to its key.
 KeyOfName: TypeAlias = Callable[[str], int]
@@ -27,10 +27,10 @@ def check_seed(seed: Any) -> int:
         ArgumentError: if it is outside -2^63 to 2^64 - 1.
     """
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed={seed!r} must be an integer, not {type(seed).__name__}")
+        raise TypeError(f"seed={shown(seed)} must be an integer, not {type(seed).__name__}")
     number = seed.__index__()
     if not -(2**63) <= number < 2**64:
-        raise ArgumentError(f"seed={seed} must be within -2**63 and 2**64 - 1")
+        raise ArgumentError(f"seed={shown(seed)} must be within -2**63 and 2**64 - 1")
     return int(number) % 2**64
 
 
@@ -46,7 +46,12 @@ def keys_of_names(seed: int) -> KeyOfName:
 
     def key_of_name(name: str) -> int:
         state = copy()
-        state.update(name.encode())
+        try:
+            state.update(name.encode())
+        except UnicodeEncodeError:
+            raise ArgumentError(
+                f"the name {name!r} is no Unicode text, so it has no key: rename the tensor"
+            ) from None
         return unpack(state.digest())[0]  # type: ignore[no-any-return]
 
     return key_of_name
