@@ -85,17 +85,21 @@ class _Attribute:
     def __init__(self, owner: Any, name: str, make: Callable[[str, Any], Any]) -> None:
         self._owner, self._name, self._make = owner, name, make
         self._own: Any = _MISSING
+        self._made: tuple[Any, Any] = (_MISSING, None)  # the last original, and its hook
 
     def do(self) -> None:
         """Puts a hook in place, unless one is there."""
         own = vars(self._owner).get(self._name, _MISSING)  # a class may inherit it
-        if not self._is_hook(own):
-            hook = self._make(
-                self._name, getattr(self._owner, self._name) if own is _MISSING else own
-            )
+        if self._is_hook(own):
+            return
+        original = getattr(self._owner, self._name) if own is _MISSING else own
+        before, hook = self._made
+        if before is not original:
+            hook = self._make(self._name, original)
             hook.torchinits = self
-            self._own = own
-            setattr(self._owner, self._name, hook)
+            self._made = original, hook
+        self._own = own
+        setattr(self._owner, self._name, hook)
 
     def undo(self) -> None:
         """Restores the original, unless other code has replaced the hook since.
@@ -183,7 +187,9 @@ class _Hooks:
         ]
         for owner, name, make in wanted:
             place = owner.__name__, name
-            self._attributes.setdefault(place, _Attribute(owner, name, make)).do()
+            if place not in self._attributes:
+                self._attributes.setdefault(place, _Attribute(owner, name, make))
+            self._attributes[place].do()
         for exchange in list(self._exchanges.values()):
             exchange.do()
         self._exchange_more()

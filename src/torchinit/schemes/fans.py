@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch.nn.init import calculate_gain
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.schemes.distributions import (
     Draw,
     as_float,
@@ -78,10 +78,13 @@ def kaiming_std(shape: Sequence[int], a: float | None, mode: str, nonlinearity: 
         ValueError: for a mode, nonlinearity or slope that torch does not know either.
         ArgumentError: if the slope a is NaN or infinite.
     """
-    if isinstance(a, int | float):
-        check_finite(a=as_float("a", a))
+    if isinstance(a, float):
+        check_finite(a=a)
     fan = calculate_fan(shape, mode)
-    gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
+    try:
+        gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ArgumentError(f"a={shown(a)} is beyond the range of floats") from None
     return gain / math.sqrt(fan) if fan else 0.0
 
 
