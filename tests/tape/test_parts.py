@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchinit import ArgumentError, build_model, init_model_
+from torchinit.tape import program
 from torchinit.tape.program import recall
 
 
@@ -66,6 +67,26 @@ def test_each_has_its_own_entries():
     model = build_model(build, seed=0, device="meta")
     assert [len(recall(model, f"p{i}").entries) for i in range(4)] == [2, 5, 5, 5]
     assert torch.equal(build_model(build, seed=0).p3, init_model_(model, seed=0, device="cpu").p3)
+
+
+def test_a_flat_buffer_is_made_once_for_all_its_views(monkeypatch):
+    def build():
+        model = nn.Module()
+        for i, part in enumerate((torch.randn(40) * 2).split(4)):
+            model.register_parameter(f"p{i}", nn.Parameter(part))
+        return model
+
+    def counting(*arguments):
+        count.append(1)
+        return play(*arguments)
+
+    count, play = [], program.play
+    built = build_model(build, seed=0)
+    model = build_model(build, seed=0, device="meta")
+    monkeypatch.setattr(program, "play", counting)
+    init_model_(model, seed=0, device="cpu")
+    assert count == [1]
+    assert all(map(torch.equal, built.parameters(), model.parameters()))
 
 
 def test_what_no_entry_writes_is_unfilled():

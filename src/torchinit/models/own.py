@@ -63,7 +63,7 @@ class ProgramValues(ComputedValues):
 
     def make(self) -> Tensor:
         with alone():
-            return self._program.make(self._keys.of(self._program, self._name))
+            return self._program.make(self._keys.of(self._program, self._name), self._keys.played)
 
     def make_box(self, offset: Sequence[int], into: Tensor) -> None:
         with alone():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.native.torch_private import StorageWeakRef
@@ -108,13 +108,20 @@ class Program:
         """Whether ``make_box`` can compute a box of it."""
         return self.ref is not None and bool(self.entries) and box_is_exact(self.entries, self.ref)
 
-    def make(self, key_of_draw: Callable[[int], int]) -> Tensor:
-        """Computes all its values, on the CPU and in the dtype with which it was built."""
+    def make(self, key_of_draw: Callable[[int], int], played: Played | None = None) -> Tensor:
+        """Computes all its values, on the CPU and in the dtype with which it was built.
+
+        Args:
+            key_of_draw: returns the key of a draw.
+            played: has the values of its storage, if a neighbour was the last to need them.
+        """
         if not self.entries:
             assert self.constant is not None
             return values_of(self.constant)
         assert self.ref is not None
-        return self.ref.of(play(self.entries, key_of_draw, [self.ref.cell])[self.ref.cell])
+        if played is None or self.ref.is_all:
+            played = Played()
+        return self.ref.of(played.storage(self.ref.cell, self.entries, key_of_draw))
 
     def make_box(
         self, key_of_draw: Callable[[int], int], offset: Sequence[int], into: Tensor
@@ -175,6 +182,24 @@ class Program:
 Label: TypeAlias = tuple[Program | None, Name]
 
 
+class Played:
+    """The storage that was replayed last: that of many views, such as a flat buffer, once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, UntypedStorage] | None = None
+
+    def storage(
+        self, cell: Cell, entries: tuple[Entry, ...], key_of_draw: Callable[[int], int]
+    ) -> UntypedStorage:
+        """The storage after some entries, which is not to be written to."""
+        keys = [key_of_draw(entry.draw) for entry in entries if entry.draw is not None]
+        last = self._last
+        if last is None or last[0] != (cell, entries, keys):
+            last = (cell, entries, keys), play(entries, key_of_draw, [cell])[cell]
+            self._last = last
+        return last[1]
+
+
 class Remembered(dict[str, Program]):
     """The programs of a module's tensors, by attribute. Pickling drops them."""
 
@@ -228,6 +253,7 @@ class Keys:
         self._names, self._key_of_name, self._seed = names, key_of_name, seed
         self._holders = {name: program for program, some in names.items() for name in some}
         self._kept: dict[Label, bool] = {}
+        self.played = Played()
 
     def _prefix(self, program: Program, name: str) -> str | None:
         """The prefix that a tensor's name has gained; None if the name is a different one."""
