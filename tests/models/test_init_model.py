@@ -769,6 +769,24 @@ def test_a_callable_in_inference_mode():
         assert model.weight.std() > 0
 
 
+@pytest.mark.parametrize("rules", [None, {"**": Normal(1.0)}])
+@pytest.mark.parametrize("made_inside", [False, True])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_models_in_inference_mode(device, made_inside, rules):
+    """Buffers are filled by the model's own code, whose writes are counted there too."""
+
+    def make(device):
+        with torch.device(device):
+            layers = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Embedding(4, 4, padding_idx=0)
+            return nn.Sequential(*layers)
+
+    expected = init_model_(make("meta"), rules, seed=0, device="cpu").state_dict()
+    model = make(device)
+    with torch.inference_mode():
+        model = init_model_(make(device) if made_inside else model, rules, seed=0)
+    assert all(map(torch.equal, model.state_dict().values(), expected.values()))
+
+
 @native_only
 def test_inside_a_batch_models_are_filled_at_once():
     expected = init_model_(nn.Embedding(8, 4, padding_idx=0), {"**": Normal(1.0)}, seed=0)

@@ -279,7 +279,8 @@ class Own:
                 call()
             return self._model
 
-        with restored(self._model):
+        # Inside inference mode writes are not counted.
+        with torch.inference_mode(False), restored(self._model):
             recorded, programs = self._record(build, by)
             if recorded is None:
                 return {}

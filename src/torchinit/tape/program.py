@@ -132,7 +132,7 @@ class Program:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor still has its constant, having not been written to since."""
-        if self._holder is None:
+        if self._holder is None or tensor.is_inference():
             return False
         holder, version = self._holder
         storage = local_memory(tensor).untyped_storage()
