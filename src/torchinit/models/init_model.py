@@ -17,6 +17,7 @@ from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart,
 from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
+from torchinit.placement.distributed import local_memory
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
