@@ -129,8 +129,12 @@ def _fill_plain(
 def _check_target(one: Assignment) -> None:
     """Raises ArgumentError for a parameter whose memory is not writable."""
     tensor = one.named.tensor
+    if tensor.is_meta or _is_kept(one):
+        return
     memory = local_memory(tensor)
-    if not tensor.is_meta and not _is_kept(one) and is_native_memory(memory):
+    if not is_native_memory(memory):
+        return
+    if not (memory.is_contiguous() and checks.is_ordinary(memory) and memory.data_ptr()):
         try:
             checks.check_target(memory)
         except ArgumentError as error:

@@ -153,8 +153,8 @@ def _alike(keys: Iterable[Any]) -> bytes | None:
             return None
         if isinstance(key, str):
             digits -= set(key)
-    same = ord(min(digits, default="0"))
-    return bytes(same if chr(code) in digits else code for code in range(256))
+    free = "".join(sorted(digits)).encode()
+    return bytes.maketrans(free, free[:1] * len(free))
 
 
 def _matchers(keys: Sequence[Any]) -> list[_Matcher]:
