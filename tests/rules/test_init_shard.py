@@ -28,8 +28,7 @@ from torchinit import (
     init_shard_,
 )
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.models.init_shard import boxes_of_range
-from torchinit.placement.box import cut_out
+from torchinit.placement.box import boxes_of_range, cut_out
 from torchinit.rules.rules import as_scheme
 
 ELEMENTWISE = {

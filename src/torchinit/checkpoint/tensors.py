@@ -18,12 +18,10 @@ from torchinit.frameworks.transformers import as_published, is_transformers_mode
 from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import whole_of
 from torchinit.models.init_model import Prepared
-from torchinit.models.init_shard import boxes_of_range
 from torchinit.native import load
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.box import Box
-from torchinit.placement.distributed import Sharded
-from torchinit.placement.mesh import ShardPiece
+from torchinit.placement.distributed import shards_of_range
 from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.named_keys import KeyOfName, keys_of_names
 from torchinit.values.apply import fill_local
@@ -190,15 +188,10 @@ def _fill_parts(
     shape: tuple[int, ...], parts: Sequence[tuple[Part, int]], memory: Tensor, first: int
 ) -> None:
     """Fills the boxes that a range consists of with parts, which have keys of their own."""
-    done = 0
     fills: list[Any] = []
-    for offset, size in boxes_of_range(shape, first, memory.numel()):
-        count = math.prod(size)
-        local = memory[done : done + count].view(size)
-        here = Sharded(local, shape, [ShardPiece((0,) * len(size), offset, size)])
+    for here in shards_of_range(memory, shape, first):
         for part, key in parts:
             fills += fill_local(here, part, part.region, key, {})
-        done += count
     fill_all(fills)
 
 

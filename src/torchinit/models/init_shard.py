@@ -17,7 +17,7 @@ from torchinit.fill.route import is_native, is_native_memory
 from torchinit.functional import check_generator
 from torchinit.models.keyed import run_callable
 from torchinit.placement.box import Box, check_box, cut_out
-from torchinit.placement.distributed import Sharded, is_dtensor
+from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
@@ -250,35 +250,5 @@ def _sharded(
     if not isinstance(place, int):
         if memory.numel():
             yield Sharded(memory, shape, [ShardPiece(zeros, place, tuple(memory.shape))])
-        return
-    done = 0
-    for offset, size in boxes_of_range(shape, place, memory.numel()):
-        count = math.prod(size)
-        local = memory[done : done + count].view(size)
-        yield Sharded(local, shape, [ShardPiece(zeros, offset, size)])
-        done += count
-
-
-def boxes_of_range(
-    shape: Sequence[int], first: int, count: int
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(offset, size) of the boxes that make up a range of a flattened tensor, in order.
-
-    >>> list(boxes_of_range((3, 4), 2, 7))
-    [((0, 2), (1, 2)), ((1, 0), (1, 4)), ((2, 0), (1, 1))]
-    """
-    if count <= 0:
-        return
-    if not shape:
-        yield (), ()
-        return
-    row = math.prod(shape[1:])
-    index, inner = divmod(first, row)
-    if not inner and count >= row:  # full rows
-        done = count // row * row
-        yield (index, *(0 for _ in shape[1:])), (count // row, *shape[1:])
     else:
-        done = min(count, row - inner)
-        for offset, size in boxes_of_range(shape[1:], inner, done):
-            yield (index, *offset), (1, *size)
-    yield from boxes_of_range(shape, first + done, count - done)
+        yield from shards_of_range(memory, shape, place)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -41,3 +42,28 @@ def cut_out(whole: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor
         if length != whole.shape[dim]:
             whole = whole.narrow(dim, first, length)
     return whole
+
+
+def boxes_of_range(
+    shape: Sequence[int], first: int, count: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(offset, size) of the boxes that make up a range of a flattened tensor, in order.
+
+    >>> list(boxes_of_range((3, 4), 2, 7))
+    [((0, 2), (1, 2)), ((1, 0), (1, 4)), ((2, 0), (1, 1))]
+    """
+    if count <= 0:
+        return
+    if not shape:
+        yield (), ()
+        return
+    row = math.prod(shape[1:])
+    index, inner = divmod(first, row)
+    if not inner and count >= row:  # full rows
+        done = count // row * row
+        yield (index, *(0 for _ in shape[1:])), (count // row, *shape[1:])
+    else:
+        done = min(count, row - inner)
+        for offset, size in boxes_of_range(shape[1:], inner, done):
+            yield (index, *offset), (1, *size)
+    yield from boxes_of_range(shape, first + done, count - done)

@@ -6,15 +6,17 @@ them has no DTensors, and the import would take 0.4 s.
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchinit.errors import ArgumentError
+from torchinit.placement.box import boxes_of_range
 from torchinit.placement.mesh import (
     Cut,
     Interval,
@@ -92,6 +94,22 @@ def read_sharded(tensor: Any) -> Sharded:
         _order_of(tensor),
     )
     return Sharded(local, shape, pieces)
+
+
+def shards_of_range(memory: Tensor, shape: tuple[int, ...], first: int) -> Iterator[Sharded]:
+    """A range of a flattened tensor as shards, one for each box that it consists of.
+
+    Args:
+        memory: flat, the values of the range.
+        shape: of the whole tensor.
+        first: the flat index of the range's first value.
+    """
+    done = 0
+    for offset, size in boxes_of_range(shape, first, memory.numel()):
+        count = math.prod(size)
+        local = memory[done : done + count].view(size)
+        yield Sharded(local, shape, [ShardPiece((0,) * len(size), offset, size)])
+        done += count
 
 
 def _order_of(tensor: Any) -> Any:

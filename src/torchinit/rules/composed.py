@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from torchinit.errors import ArgumentError, shown
 from torchinit.rules.rules import as_scheme
 from torchinit.rules.scheme import Scheme, Target
+from torchinit.values.kinds import name_of_callable
 from torchinit.values.region import Part, Region, part_name
 
 SchemeLike: TypeAlias = "Scheme | str | Callable[..., Any]"
@@ -30,7 +31,7 @@ class By(Scheme):
         )
 
     def __repr__(self) -> str:
-        return f"by({getattr(self.function, '__qualname__', self.function)})"
+        return f"by({name_of_callable(self.function)})"
 
 
 def by(function: Callable[[Target], SchemeLike]) -> Scheme:

@@ -20,6 +20,7 @@ from torchinit.values.kinds import (
     PatternValues,
     Values,
     converted,
+    name_of_callable,
 )
 from torchinit.values.region import Part, Region
 
@@ -121,7 +122,7 @@ class Custom(_Each):
         return FunctionValues(self.function)
 
     def __repr__(self) -> str:
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        return name_of_callable(self.function)
 
 
 @dataclass(frozen=True, eq=False)

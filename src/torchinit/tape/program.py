@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor, UntypedStorage, nn
 
 from torchinit.errors import ArgumentError
@@ -15,7 +14,7 @@ from torchinit.schemes.distributions import Draw
 from torchinit.streams.named_keys import KeyOfName, Name
 from torchinit.tape.play import box_is_exact, play, play_box, values_of
 from torchinit.tape.tape import Bytes, Cell, Entry, Fill, Input, Operation, Ref, inputs_of
-from torchinit.values.kinds import DrawnValues, MatrixValues, Values
+from torchinit.values.kinds import DrawnValues, MatrixValues, Values, bytes_of
 from torchinit.values.region import Part, Region
 
 _MEMORY = "_torchinit_built"
@@ -146,9 +145,8 @@ class Program:
             if isinstance(one, Ref):
                 return cells.setdefault(one.cell, len(cells)), str(one.dtype), one.geometry
             if isinstance(one, Input):
-                values = values_of(one).contiguous()
-                bytes_ = values.reshape(-1).view(torch.uint8).numpy().tobytes()
-                return str(values.dtype), tuple(values.shape), bytes_
+                values = values_of(one)
+                return str(values.dtype), tuple(values.shape), bytes_of(values)
             return repr(one)
 
         yield repr(said(self.ref or self.constant)).encode()

@@ -154,7 +154,7 @@ class FunctionValues(Values):
         self.function(tensor)
 
     def __str__(self) -> str:
-        return _name_of(self.function)
+        return name_of_callable(self.function)
 
     def fingerprint(self) -> object:
         return _source_of(self.function)
@@ -175,7 +175,7 @@ class ReturnedValues(Values):
         self.function(tensor)
 
     def __str__(self) -> str:
-        return _name_of(self.returns)
+        return name_of_callable(self.returns)
 
     def fingerprint(self) -> object:
         return _source_of(self.returns)
@@ -309,7 +309,8 @@ def _beyond(value: Tensor, new: Tensor) -> Tensor:
     return (torch.isfinite(value) & ~is_finite) | ((value.abs() > past) & is_finite)
 
 
-def _name_of(function: Callable[..., Any]) -> str:
+def name_of_callable(function: Callable[..., Any]) -> str:
+    """What a callable is called in plans and errors."""
     return getattr(function, "__qualname__", None) or repr(function)
 
 
