@@ -200,6 +200,14 @@ def reshard_all(model: torch.nn.Module) -> None:
                 module.reshard()
 
 
+def rank_of_world() -> int | None:
+    """This process's rank; None without a process group."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return int(distributed.get_rank())
+
+
 def has_fsdp() -> bool:
     """Whether FullyShardedDataParallel or ``fully_shard`` may be in use."""
     return FSDP in sys.modules

@@ -1,0 +1,169 @@
+"""The tensors of a model, by name, and the plain memory under each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchinit.errors import ArgumentError
+from torchinit.fill.route import PLAIN_TYPES
+from torchinit.native.torch_private import FakeTensor, is_functionalizing
+from torchinit.placement.distributed import is_dtensor, local_of, read_sharded
+from torchinit.placement.mesh import ShardPiece
+from torchinit.streams.canonical import gather, places_of
+
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
+_DEPTH = 8  # of lists in lists
+
+
+class Held(NamedTuple):
+    """A tensor of a model.
+
+    Attributes:
+        names: canonical names, parameters and buffers before attributes.
+        kind: as in a row of ``Uninitialized``.
+        tensor: of any type.
+    """
+
+    names: list[str]
+    kind: str
+    tensor: Tensor
+
+
+class Part(NamedTuple):
+    """Plain memory under a tensor.
+
+    Attributes:
+        suffix: what to add to the tensor's name.
+        memory: a plain strided tensor; of complex numbers, their real parts and imaginary parts in
+            a last dimension. None if there is none, or none that can be reached.
+        lacks: why it is None: ``on meta``, ``no memory`` or ``cannot tell``.
+        shape: of the whole tensor.
+        pieces: of the DTensor whose local tensor it is; None for others.
+        dtype: of the tensor.
+    """
+
+    suffix: str
+    memory: Tensor | None
+    lacks: str
+    shape: tuple[int, ...]
+    pieces: Sequence[ShardPiece] | None
+    dtype: torch.dtype
+
+
+def tensors_of(model: nn.Module) -> list[Held]:
+    """The parameters and buffers of a model, and tensors in attributes and in lists and dicts.
+
+    What lies in the same place of memory with the same shape is one tensor of several names.
+    """
+    found: dict[Any, Held] = {}
+
+    def add(names: Sequence[str], kind: str, tensor: Tensor) -> None:
+        held = found.setdefault(_place(tensor), Held([], kind, tensor))
+        held.names.extend(name for name in names if name not in held.names)
+
+    parameters, buffers = gather(model)
+    for named in parameters:
+        add([named.name, *(slot.name for slot in named.slots)], "parameter", named.tensor)
+    for named in buffers:
+        unsaved = getattr(named.module, "_non_persistent_buffers_set", ())
+        kind = "buffer, not saved" if named.attribute in unsaved else "buffer"
+        add([named.name, *(slot.name for slot in named.slots)], kind, named.tensor)
+    seen: set[int] = set()
+    for prefix, module in places_of(model):
+        if id(module) not in seen:
+            seen.add(id(module))
+            for attribute, value in list(vars(module).items()):
+                if attribute not in _REGISTRIES:
+                    for name, tensor in _inside(prefix + attribute, value, _DEPTH):
+                        add([name], "attribute", tensor)
+    return list(found.values())
+
+
+def _inside(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an attribute."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, list | tuple | dict) and depth:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in list(items):
+            if isinstance(inner, Tensor | list | tuple | dict):
+                yield from _inside(f"{name}.{key}", inner, depth - 1)
+
+
+def _place(tensor: Tensor) -> Any:
+    """What two names of one tensor have in common."""
+    is_plain = type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided
+    if is_plain and not tensor.is_meta and (address := tensor.data_ptr()):
+        return address, tensor.shape, tensor.stride(), tensor.dtype
+    return id(tensor)
+
+
+def parts_of(tensor: Any) -> list[Part]:
+    """The plain memory under a tensor: of a DTensor its shard, of a quantised one all its parts."""
+    return list(_parts(tensor, "", None))
+
+
+def _parts(
+    tensor: Any, suffix: str, of: tuple[tuple[int, ...], Sequence[ShardPiece]] | None
+) -> Iterator[Part]:
+    if is_lazy(tensor):
+        yield Part(suffix, None, "no memory", (), None, tensor.dtype)
+        return
+    if not tensor.numel():
+        return
+    shape, pieces = of or (tuple(tensor.shape), None)
+    lacks = ""
+    if type(tensor) not in PLAIN_TYPES:
+        if is_dtensor(tensor):
+            yield from _parts(local_of(tensor), suffix, _whole(tensor))
+            return
+        if hasattr(tensor, "__tensor_flatten__") and not isinstance(tensor, FakeTensor):
+            for name in tensor.__tensor_flatten__()[0]:
+                inner = getattr(tensor, name)
+                if isinstance(inner, Tensor):
+                    yield from _parts(inner, f"{suffix}.{name}", None)
+            return
+    if tensor.is_meta or isinstance(tensor, FakeTensor):
+        lacks = "on meta"
+    elif not _is_reachable(tensor):
+        lacks = "cannot tell"
+    elif tensor.untyped_storage().nbytes() == 0:
+        lacks = "no memory" if type(tensor) in PLAIN_TYPES else "cannot tell"
+    memory = None if lacks else _real(tensor.detach())
+    yield Part(suffix, memory, lacks, shape, pieces, tensor.dtype)
+
+
+def _whole(tensor: Any) -> tuple[tuple[int, ...], Sequence[ShardPiece]]:
+    """The shape of a DTensor and the boxes that are here; none if its placements do not tell."""
+    try:
+        return tuple(tensor.shape), read_sharded(tensor).pieces
+    except ArgumentError:
+        return tuple(tensor.shape), ()
+
+
+def _is_reachable(tensor: Tensor) -> bool:
+    """Whether a tensor's elements lie in a storage that can be read."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        return False
+    if is_functionalizing(tensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    try:
+        tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A tensor in the same memory, as it lies there."""
+    tensor = tensor.as_subclass(Tensor) if type(tensor) is not Tensor else tensor
+    if tensor.is_conj():
+        tensor = tensor.conj()
+    if tensor.is_neg():
+        tensor = torch._neg_view(tensor)
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
