@@ -222,16 +222,18 @@ class _Run(NamedTuple):
 
     def once(self, after: _Look | None = None) -> tuple[Any, _Look]:
         """Runs it; for the second time if given what was found after the first one."""
+        model = self._made(is_first=after is None)
+        _mark_all(model, again=after is not None)
         with marked_memory():
-            model = self._made(after is not None)
             self.init(model)
         reshard_all(model)
         return model, _look(model, is_first=after is None, after=after)
 
-    def _made(self, again: bool) -> nn.Module:
+    def _made(self, is_first: bool) -> nn.Module:
         model = self.model
         if callable(model) and not isinstance(model, nn.Module):
-            model = model()
+            with marked_memory():
+                model = model()
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model must be a torch.nn.Module or a function that makes one, not "
@@ -240,27 +242,34 @@ class _Run(NamedTuple):
         reshard_all(model)
         both = [*model.parameters(), *model.buffers()]
         if any(one.is_meta for one in both):
-            model.to_empty(device="cpu" if self.device is None else self.device)
-        elif self.device is not None and not again:
+            with marked_memory():
+                model.to_empty(device="cpu" if self.device is None else self.device)
+        elif self.device is not None and is_first:
             raise ArgumentError(
                 f"device={self.device!r} is for a model on the meta device, and this one is in "
                 "memory: leave it out"
             )
-        found = [held for held in tensors_of(model) if held.kind != "attribute"]
-        for held in found:
-            _check_writable(held)
-        for held in found:
-            mark(held.tensor, again=again)
         return model
 
 
-def _check_writable(held: Held) -> None:
-    for part in parts_of(held.tensor):
-        if part.memory is not None:
-            try:
-                check_memory(part.memory)
-            except ArgumentError as error:
-                raise ArgumentError(f"{held.names[0]!r}: {error}") from None
+def _mark_all(model: nn.Module, again: bool) -> None:
+    """Marks the parameters and buffers of a model, or raises before it writes anything."""
+    found = [held for held in tensors_of(model) if held.kind != "attribute"]
+    memory = []
+    with unseen(), _disable_current_modes():
+        for held in found:
+            for part in parts_of(held.tensor):
+                if part.memory is not None:
+                    _check_writable(held.names[0] + part.suffix, part.memory)
+                    memory.append(part.memory)
+    mark(memory, again=again)
+
+
+def _check_writable(name: str, memory: Tensor) -> None:
+    try:
+        check_memory(memory)
+    except ArgumentError as error:
+        raise ArgumentError(f"{name!r}: {error}") from None
 
 
 def _refuse_transforms() -> None:

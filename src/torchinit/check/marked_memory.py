@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -118,21 +118,27 @@ class _Marking(TorchDispatchMode):
         if resized is not None:
             _mark_from(before, resized)
         elif packet in _EMPTY:
-            mark(made)
+            _mark_new(made)
         return made
 
 
-def mark(tensor: Tensor, *, again: bool = False) -> None:
-    """Marks all memory under a tensor; whatever it holds is lost.
+def mark(memory: Iterable[Tensor], *, again: bool = False) -> None:
+    """Marks memory; whatever it holds is lost.
 
     Args:
-        tensor: of any type; what has no memory is left alone.
+        memory: plain strided tensors of real numbers, as ``parts_of`` finds them.
         again: whether with the marks of a second run.
     """
     with unseen(), _disable_current_modes(), kernels.serial_if_forked():
-        for part in parts_of(tensor):
-            if part.memory is not None:
-                marks.write_marks(part.memory, again)
+        for one in memory:
+            marks.write_marks(one, again)
+
+
+def _mark_new(made: Tensor) -> None:
+    """Marks all memory under a new tensor of any type."""
+    with unseen(), _disable_current_modes():
+        memory = [part.memory for part in parts_of(made) if part.memory is not None]
+    mark(memory)
 
 
 def _nbytes(tensor: Tensor) -> int:

@@ -62,6 +62,7 @@ def is_certain(dtype: torch.dtype) -> bool:
     return dtype in _ELEMENTS or dtype.itemsize == WORD
 
 
+@functools.cache
 def word_of(dtype: torch.dtype, again: bool) -> int:
     """Eight bytes of marks of a dtype, as an integer.
 
@@ -132,11 +133,16 @@ def write_bytes(tensor: Tensor, begin: int, nbytes: int, again: bool = False) ->
     if count:
         memory = memory_of(tensor, torch.int64, begin + before, count)
         memory.fill_(word_of(tensor.dtype, again))
-    for at, rest in ((begin, before), (begin + nbytes - after, after)):
-        if rest:
-            size = tensor.itemsize
-            marks = elements_of(tensor.dtype, at // size, rest // size, again)
-            memory_of(tensor, marks.dtype, at, rest // size).copy_(marks)
+    if before or after:
+        _write_elements(tensor, begin, before, again)
+        _write_elements(tensor, begin + nbytes - after, after, again)
+
+
+def _write_elements(tensor: Tensor, begin: int, nbytes: int, again: bool) -> None:
+    """Fills less than eight bytes."""
+    size = tensor.itemsize
+    marks = elements_of(tensor.dtype, begin // size, nbytes // size, again)
+    memory_of(tensor, marks.dtype, begin, nbytes // size).copy_(marks)
 
 
 def _write_scattered(tensor: Tensor, again: bool) -> None:

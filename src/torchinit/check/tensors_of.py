@@ -11,12 +11,13 @@ from torch.nn.parameter import is_lazy
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import FakeTensor, is_functionalizing
+from torchinit.native.torch_private import FakeTensor, is_wrapped
 from torchinit.placement.distributed import is_dtensor, local_of, read_sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.streams.canonical import gather, places_of
 
-_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_HOLDERS = (Tensor, list, tuple, dict)
 _DEPTH = 8  # of lists in lists
 
 
@@ -78,7 +79,7 @@ def tensors_of(model: nn.Module) -> list[Held]:
         if id(module) not in seen:
             seen.add(id(module))
             for attribute, value in list(vars(module).items()):
-                if attribute not in _REGISTRIES:
+                if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
                     for name, tensor in _inside(prefix + attribute, value, _DEPTH):
                         add([name], "attribute", tensor)
     return list(found.values())
@@ -91,7 +92,7 @@ def _inside(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple | dict) and depth:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in list(items):
-            if isinstance(inner, Tensor | list | tuple | dict):
+            if isinstance(inner, _HOLDERS):
                 yield from _inside(f"{name}.{key}", inner, depth - 1)
 
 
@@ -105,6 +106,9 @@ def _place(tensor: Tensor) -> Any:
 
 def parts_of(tensor: Any) -> list[Part]:
     """The plain memory under a tensor: of a DTensor its shard, of a quantised one all its parts."""
+    if type(tensor) in PLAIN_TYPES and _is_reachable(tensor) and tensor.data_ptr():
+        shape, dtype = tuple(tensor.shape), tensor.dtype  # the common case, at once
+        return [Part("", _real(tensor.detach()), "", shape, None, dtype)] if tensor.numel() else []
     return list(_parts(tensor, "", None))
 
 
@@ -148,9 +152,9 @@ def _whole(tensor: Any) -> tuple[tuple[int, ...], Sequence[ShardPiece]]:
 
 def _is_reachable(tensor: Tensor) -> bool:
     """Whether a tensor's elements lie in a storage that can be read."""
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+    if tensor.layout is not torch.strided or tensor.is_meta:
         return False
-    if is_functionalizing(tensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if tensor.is_quantized or tensor.is_nested or is_wrapped(tensor):
         return False
     try:
         tensor.untyped_storage()
