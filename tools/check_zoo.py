@@ -34,10 +34,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers_configs import _smallest, read_details, write_details
 
 import torchinit
 from torchinit import Uninitialized, UninitializedError, check_init, find_uninitialized
+from transformers_configs import _smallest, read_details, write_details
 
 _LARGEST = 20_000_000  # parameters of a model
 _PATTERNS = (0x11, 0x2E)
@@ -57,7 +57,7 @@ class Small(NamedTuple):
     kind: Any
     config: Any
 
-    def __call__(self, device: str = "cpu") -> nn.Module:
+    def build(self, device: str = "cpu") -> nn.Module:
         """Builds it."""
         with torch.device(device):
             model: nn.Module = self.kind(copy.deepcopy(self.config))
@@ -71,7 +71,7 @@ def small(key: str) -> Small:
 
     config_kind = CONFIG_MAPPING[key]
     causal = config_kind in MODEL_FOR_CAUSAL_LM_MAPPING
-    kind = (MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_MAPPING)[config_kind]
+    kind: Any = (MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_MAPPING)[config_kind]
     kind = kind[0] if isinstance(kind, list | tuple) else kind
     config, _, count = _smallest(config_kind, kind)
     if count > _LARGEST:
@@ -238,17 +238,17 @@ def examine(key: str) -> dict[str, Any]:
         return found | {"build": _said(error)}
     found |= {"build": "ok", "model": one.kind.__name__}
     try:
-        model = one("meta")
+        model = one.build("meta")
         found["tensors"] = sum(1 for _ in reachable(model))
         begin = time.perf_counter()
-        own_init(one("meta").to_empty(device="cpu"))
+        own_init(one.build("meta").to_empty(device="cpu"))
         middle = time.perf_counter()
-        rows = rows_of(lambda: check_init(lambda: one("meta"), own_init))
+        rows = rows_of(lambda: check_init(lambda: one.build("meta"), own_init))
         found["seconds"] = [middle - begin, time.perf_counter() - middle]
     except Exception as error:
         return found | {"build": _said(error)}
     found["left"] = told(rows)
-    make = lambda: one("meta")  # noqa: E731
+    make = lambda: one.build("meta")  # noqa: E731
     kept = judged(make, own_init)
     flagged = {name: row.count for row in rows if row.what == "unwritten" for name in row.names}
     names = {name for row in rows for name in row.names}
@@ -295,9 +295,9 @@ def own_ways(one: Small, found: dict[str, Any], plain: set[str]) -> None:
             model = make()
         return find_uninitialized(model)
 
-    more("init_model_", lambda: rows_of(lambda: check_init(lambda: one("meta"), init)), plain)
-    constructed = {name for row in made(one) for name in row.names}
-    more("build_model", lambda: made(lambda: torchinit.build_model(one, seed=0)), constructed)
+    more("init_model_", lambda: rows_of(lambda: check_init(lambda: one.build("meta"), init)), plain)
+    constructed = {name for row in made(one.build) for name in row.names}
+    more("build_model", lambda: made(lambda: torchinit.build_model(one.build, seed=0)), constructed)
 
     def loaded(write: Callable[[str], Any]) -> list[Uninitialized]:
         with tempfile.TemporaryDirectory() as folder:
@@ -305,11 +305,11 @@ def own_ways(one: Small, found: dict[str, Any], plain: set[str]) -> None:
             return made(lambda: one.kind.from_pretrained(folder))
 
     def written(folder: str) -> None:
-        build = lambda: one("meta")  # noqa: E731
+        build = lambda: one.build("meta")  # noqa: E731
         torchinit.write_checkpoint(build, Path(folder) / "out", seed=0)
 
     try:
-        saved = loaded(lambda folder: one().save_pretrained(folder))  # type: ignore[operator]
+        saved = loaded(lambda folder: one.build().save_pretrained(folder))  # type: ignore[operator]
     except Exception as error:
         found["write_checkpoint"] = "plain: " + _said(error)
         return
@@ -391,7 +391,7 @@ def main() -> None:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     details = options.out.with_suffix(".json.gz") if options.out else None
     results: dict[str, Any] = {}
     if details and details.exists():

@@ -25,6 +25,7 @@ from torchinit.check.uninitialized import (
 )
 from torchinit.errors import ArgumentError
 from torchinit.fill.checks import check_memory
+from torchinit.frameworks.offload import offloaded
 from torchinit.native import kernels
 from torchinit.native.torch_private import is_transforming, unseen
 from torchinit.placement.distributed import reshard_all
@@ -177,11 +178,14 @@ def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = Non
     """
     tensors = tensors_of(model)
     found = _Look([], len(tensors), {})
+    elsewhere = {id(one) for module in offloaded(model) for one in module.parameters(recurse=False)}
     with unseen(), _disable_current_modes(), kernels.serial_if_forked(), torch.no_grad():
         for one in tensors:
             for part in parts_of(one.tensor):
                 name, within = one.names[0] + part.suffix, None
                 if part.memory is None:
+                    if id(one.tensor) in elsewhere:
+                        part = part._replace(lacks=CANNOT_TELL)
                     found.rows.append(_row(one, part))
                     continue
                 if after is not None and name in after.held:

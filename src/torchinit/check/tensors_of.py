@@ -18,7 +18,6 @@ from torchinit.streams.canonical import gather, places_of
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOLDERS = (Tensor, list, tuple, dict)
-_DEPTH = 8  # of lists in lists
 
 
 class Held(NamedTuple):
@@ -80,26 +79,26 @@ def tensors_of(model: nn.Module) -> list[Held]:
             seen.add(id(module))
             for attribute, value in list(vars(module).items()):
                 if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
-                    for name, tensor in _inside(prefix + attribute, value, _DEPTH):
+                    for name, tensor in _inside(prefix + attribute, value):
                         add([name], "attribute", tensor)
     return list(found.values())
 
 
-def _inside(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in an attribute."""
+def _inside(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an attribute; above are the lists that it is in, and may be again."""
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, list | tuple | dict) and depth:
+    elif isinstance(value, list | tuple | dict) and id(value) not in above:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in list(items):
             if isinstance(inner, _HOLDERS):
-                yield from _inside(f"{name}.{key}", inner, depth - 1)
+                yield from _inside(f"{name}.{key}", inner, (*above, id(value)))
 
 
 def _place(tensor: Tensor) -> Any:
     """What two names of one tensor have in common."""
-    is_plain = type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided
-    if is_plain and not tensor.is_meta and (address := tensor.data_ptr()):
+    is_plain = type(tensor) in PLAIN_TYPES and _is_reachable(tensor)
+    if is_plain and (address := tensor.data_ptr()):
         return address, tensor.shape, tensor.stride(), tensor.dtype
     return id(tensor)
 
@@ -120,7 +119,7 @@ def _parts(
         return
     if not tensor.numel():
         return
-    shape, pieces = of or (tuple(tensor.shape), None)
+    shape, pieces = of or (() if _is_ragged(tensor) else tuple(tensor.shape), None)
     lacks = ""
     if type(tensor) not in PLAIN_TYPES:
         if is_dtensor(tensor):
@@ -140,6 +139,11 @@ def _parts(
         lacks = "no memory" if type(tensor) in PLAIN_TYPES else "cannot tell"
     memory = None if lacks else _real(tensor.detach())
     yield Part(suffix, memory, lacks, shape, pieces, tensor.dtype)
+
+
+def _is_ragged(tensor: Tensor) -> bool:
+    """Whether a tensor is a nested one that has no shape."""
+    return tensor.is_nested and tensor.layout is torch.strided
 
 
 def _whole(tensor: Any) -> tuple[tuple[int, ...], Sequence[ShardPiece]]:
