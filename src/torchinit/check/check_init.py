@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchinit.check.look import Left, index_of, look_at
 from torchinit.check.marked_memory import mark, marked_memory
 from torchinit.check.marks import is_certain
-from torchinit.check.tensors_of import Held, Part, parts_of, tensors_of
+from torchinit.check.tensors_of import Held, PlainPart, parts_of, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
     ON_META,
@@ -30,15 +30,15 @@ from torchinit.native import kernels
 from torchinit.native.torch_private import is_transforming, unseen
 from torchinit.placement.distributed import reshard_all
 
-Model = TypeVar("Model", bound=nn.Module)
+Checked = TypeVar("Checked", bound=nn.Module)
 
 
 def check_init(
-    model: Model | Callable[[], Model],
-    init: Callable[[Model], Any],
+    model: Checked | Callable[[], Checked],
+    init: Callable[[Checked], Any],
     *,
     device: torch.device | str | int | None = None,
-) -> Model:
+) -> Checked:
     """Overwrites all values of a model in memory, runs an initialisation, and names what it leaves.
 
     Every parameter and buffer is filled with marks, bits that no initialisation stores. Then
@@ -205,7 +205,7 @@ def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = Non
     return found
 
 
-def _row(one: Held, part: Part, left: Left | None = None) -> Uninitialized:
+def _row(one: Held, part: PlainPart, left: Left | None = None) -> Uninitialized:
     what, count, total, where = part.lacks, 0, 0, ""
     if part.memory is None:
         count = total = one.tensor.numel() if part.lacks == ON_META else 0

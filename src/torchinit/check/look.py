@@ -56,10 +56,10 @@ def look_at(
     """
     if marks.is_clear(memory):
         return []
-    return _Look(memory, pairs, again, alone, within).left()
+    return _Search(memory, pairs, again, alone, within).left()
 
 
-class _Look:
+class _Search:
     def __init__(
         self, memory: Tensor, pairs: bool, again: bool, alone: bool, within: Tensor | None
     ) -> None:

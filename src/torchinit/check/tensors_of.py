@@ -34,7 +34,7 @@ class Held(NamedTuple):
     tensor: Tensor
 
 
-class Part(NamedTuple):
+class PlainPart(NamedTuple):
     """Plain memory under a tensor.
 
     Attributes:
@@ -103,19 +103,23 @@ def _place(tensor: Tensor) -> Any:
     return id(tensor)
 
 
-def parts_of(tensor: Any) -> list[Part]:
+def parts_of(tensor: Any) -> list[PlainPart]:
     """The plain memory under a tensor: of a DTensor its shard, of a quantised one all its parts."""
     if type(tensor) in PLAIN_TYPES and _is_reachable(tensor) and tensor.data_ptr():
         shape, dtype = tuple(tensor.shape), tensor.dtype  # the common case, at once
-        return [Part("", _real(tensor.detach()), "", shape, None, dtype)] if tensor.numel() else []
+        return (
+            [PlainPart("", _real(tensor.detach()), "", shape, None, dtype)]
+            if tensor.numel()
+            else []
+        )
     return list(_parts(tensor, "", None))
 
 
 def _parts(
     tensor: Any, suffix: str, of: tuple[tuple[int, ...], Sequence[ShardPiece]] | None
-) -> Iterator[Part]:
+) -> Iterator[PlainPart]:
     if is_lazy(tensor):
-        yield Part(suffix, None, "no memory", (), None, tensor.dtype)
+        yield PlainPart(suffix, None, "no memory", (), None, tensor.dtype)
         return
     if not tensor.numel():
         return
@@ -138,7 +142,7 @@ def _parts(
     elif tensor.untyped_storage().nbytes() == 0:
         lacks = "no memory" if type(tensor) in PLAIN_TYPES else "cannot tell"
     memory = None if lacks else _real(tensor.detach())
-    yield Part(suffix, memory, lacks, shape, pieces, tensor.dtype)
+    yield PlainPart(suffix, memory, lacks, shape, pieces, tensor.dtype)
 
 
 def _is_ragged(tensor: Tensor) -> bool:

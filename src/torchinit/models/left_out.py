@@ -71,8 +71,8 @@ def tell(rows: Sequence[Uninitialized], stacklevel: int) -> None:
         )
     if buffers:
         warnings.warn(
-            f"{len(buffers)} buffers are {_SAID[UNWRITTEN]}, and keep what it holds: {some(buffers)}. "
-            "Give them values by rules of their own (a tensor, a function of the shape, or "
-            "'keep'), or build the model with torchinit.build_model",
+            f"{len(buffers)} buffers are {_SAID[UNWRITTEN]}, and keep what it holds: "
+            f"{some(buffers)}. Give them values by rules of their own (a tensor, a function of the "
+            "shape, or 'keep'), or build the model with torchinit.build_model",
             stacklevel=stacklevel + 1,
         )
