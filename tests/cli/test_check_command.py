@@ -120,6 +120,9 @@ def test_what_cannot_be_judged(tmp_path, checkpoint, capsys, monkeypatch):
         assert (status, out) == (2, "")
         assert expected in err
         assert "\x1b" not in err
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin may run code when it is loaded" in run(capsys, tmp_path)[2]
+    (tmp_path / "pytorch_model.bin").unlink()
     (checkpoint / "model.safetensors").write_bytes(b"\x08" + bytes(15))
     status, out, err = run(capsys, checkpoint)
     assert (status, out) == (2, "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import torch
 import torch.distributed as dist
 from layouts import mesh_of
@@ -10,6 +13,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from worlds import in_worlds
 
+import torchinit
+from doc_blocks import blocks_of
 from torchinit import UninitializedError, check_init, find_uninitialized, init_model_
 
 
@@ -107,6 +112,34 @@ def test_what_is_written_to_gathered_parameters_is_lost():
     rows = rows_of(model, init)
     assert [row.name for row in rows] == ["0.weight", "0.bias", "1.weight", "1.bias"]
     assert rows_of(model, lambda model: fill(model)) == []
+
+
+@in_worlds(2)
+def test_the_code_of_the_docs():
+    """That for one rank, with a model whose layers are where it looks for them."""
+    page = Path(__file__).parents[2] / "docs" / "check_init.md"
+    (code,) = (code for heading, _, code in blocks_of(page) if heading == "One rank differs")
+    mesh = mesh_of(2)
+
+    def make():
+        with torch.device("meta"):
+            layers = [nn.Linear(4, 4) for _ in range(2)]
+            model = nn.Sequential(*layers, nn.Linear(4, 4))
+        model.model = SimpleNamespace(layers=layers)
+        return model
+
+    names = {
+        "make": make,
+        "torchinit": torchinit,
+        "fully_shard": lambda module: fully_shard(module, mesh=mesh),
+    }
+    exec(code, names)
+    parameters = dict(names["model"].named_parameters())
+    assert len(parameters) == 6
+    assert all(isinstance(one, DTensor) for one in parameters.values())
+    if dist.get_rank() == 1:
+        rows = rows_of(names["model"], lambda model: fill(model, ("0.weight",)))
+        assert [(row.name, row.where) for row in rows] == [("0.weight", "[2:4, :]")]
 
 
 @in_worlds(2)

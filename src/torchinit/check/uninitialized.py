@@ -87,7 +87,8 @@ class UninitializedError(RuntimeError):
     [('weight', 'unwritten')]
     """
 
-    def __init__(self, rows: Sequence[Uninitialized], of: int) -> None:
+    def __init__(self, rows: Sequence[Uninitialized], of: int | None = None) -> None:
+        """Takes the rows, and how many tensors there are in all."""
         self.rows = list(rows)
         self.of = of
         super().__init__(f"{said_of(self.rows, of)}\n" + "\n".join(table_of(self.rows)))
@@ -96,13 +97,14 @@ class UninitializedError(RuntimeError):
         return type(self), (self.rows, self.of)
 
 
-def said_of(rows: Sequence[Uninitialized], of: int) -> str:
-    """The heading of a table: how many tensors of how many."""
+def said_of(rows: Sequence[Uninitialized], of: int | None) -> str:
+    """The heading of a table: how many tensors, and of how many if that is known."""
     count = len({row.names for row in rows})
     rank = rank_of_world()
     where = "" if rank is None else f" (rank {rank})"
     verb = "is" if count == 1 else "are"
-    return f"{count} of {of} tensors {verb} not initialised{where}"
+    tensors = f"tensor{'s' * (count > 1)}" if of is None else f"of {of} tensors"
+    return f"{count} {tensors} {verb} not initialised{where}"
 
 
 def table_of(rows: Sequence[Uninitialized]) -> list[str]:

@@ -18,6 +18,7 @@ from torchinit.check.uninitialized import (
     said_of,
     table_of,
 )
+from torchinit.checkpoint.safetensors import has_files
 from torchinit.cli import shell
 from torchinit.cli.demo_models import MODELS, builder
 from torchinit.errors import ArgumentError
@@ -51,8 +52,12 @@ def run(target: str) -> tuple[str, int]:
 
 def _run(target: str) -> tuple[str, int]:
     path = Path(target)
-    if path.is_dir() and any(path.glob("*.safetensors")):
+    if path.is_dir() and has_files(path):
         return _of_checkpoint(path)
+    if path.is_dir() and (pickled := sorted(path.glob("*.bin"))):
+        raise ArgumentError(
+            f"{pickled[0]} may run code when it is loaded: convert it to safetensors"
+        )
     if not path.exists() and target in MODELS:
         build = builder(MODELS[target], torch.float32)
         with torch.device("meta"):
