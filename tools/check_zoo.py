@@ -129,12 +129,13 @@ def judged(make: Callable[[], nn.Module], init: Callable[[Any], None]) -> dict[s
             torch.tensor([], dtype=torch.uint8).set_(one.untyped_storage()).fill_(pattern)
         torch.manual_seed(0)
         init(model)
-        runs.append({name: raw(one).clone() for name, one in reachable(model) if not one.is_meta})
+        there = ((name, one) for name, one in reachable(model) if one.numel() and not one.is_meta)
+        runs.append({name: raw(one).clone() for name, one in there})
         del model
     kept = {}
     for name, first in runs[0].items():
         second = runs[1].get(name)
-        if second is not None and second.shape == first.shape and first.numel():
+        if second is not None and second.shape == first.shape:
             same = (first == _PATTERNS[0]).all(1) & (second == _PATTERNS[1]).all(1)
             if count := int(same.sum()):
                 kept[name] = count
@@ -204,7 +205,7 @@ def by_deterministic_fill(make: Callable[[], nn.Module], init: Callable[[Any], N
         if one.is_floating_point() or one.is_complex():
             bad = one.isnan()
         elif one.dtype == torch.bool:
-            bad = one
+            bad = one.all()
         else:
             bad = one == torch.iinfo(one.dtype).max
         if bool(bad.any()):
@@ -404,7 +405,10 @@ def main() -> None:
     for key in MODEL_MAPPING_NAMES:
         if not re.search(options.only, key) or key in results:
             continue
-        one = results[key] = examine(key)
+        try:
+            one = results[key] = examine(key)
+        except Exception as error:
+            one = results[key] = {"key": key, "build": "tool: " + _said(error)}
         gc.collect()
         shown = {name: one[name] for name in one if name not in ("left", "tensors")}
         print(len(results), json.dumps(shown)[:400], len(one.get("left", ())), flush=True)

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.check.look import Left, index_of, look_at
 from torchinit.check.marked_memory import mark, marked_memory
 from torchinit.check.marks import is_certain
-from torchinit.check.tensors_of import Held, PlainPart, parts_of, tensors_of
+from torchinit.check.tensors_of import Held, PlainPart, plainly, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
     ON_META,
@@ -26,8 +25,7 @@ from torchinit.check.uninitialized import (
 from torchinit.errors import ArgumentError
 from torchinit.fill.checks import check_memory
 from torchinit.frameworks.offload import offloaded
-from torchinit.native import kernels
-from torchinit.native.torch_private import is_transforming, unseen
+from torchinit.native.torch_private import is_transforming
 from torchinit.placement.distributed import reshard_all
 
 Checked = TypeVar("Checked", bound=nn.Module)
@@ -179,9 +177,9 @@ def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = Non
     tensors = tensors_of(model)
     found = _Look([], len(tensors), {})
     elsewhere = {id(one) for module in offloaded(model) for one in module.parameters(recurse=False)}
-    with unseen(), _disable_current_modes(), kernels.serial_if_forked(), torch.no_grad():
+    with plainly():
         for one in tensors:
-            for part in parts_of(one.tensor):
+            for part in one.parts:
                 name, within = one.names[0] + part.suffix, None
                 if part.memory is None:
                     if id(one.tensor) in elsewhere:
@@ -258,18 +256,18 @@ class _Run(NamedTuple):
 
 def _mark_all(model: nn.Module, again: bool) -> None:
     """Marks the parameters and buffers of a model, or raises before it writes anything."""
-    found = [held for held in tensors_of(model) if held.kind != "attribute"]
     memory = []
-    with unseen(), _disable_current_modes():
-        for held in found:
-            for part in parts_of(held.tensor):
-                if part.memory is not None:
-                    _check_writable(held.names[0] + part.suffix, part.memory)
-                    memory.append(part.memory)
+    for held in tensors_of(model):
+        for part in held.parts if held.kind != "attribute" else ():
+            if part.memory is not None:
+                _check_writable(held.names[0] + part.suffix, part.memory)
+                memory.append(part.memory)
     mark(memory, again=again)
 
 
 def _check_writable(name: str, memory: Tensor) -> None:
+    if memory.untyped_storage().resizable():
+        return  # torch's own memory
     try:
         check_memory(memory)
     except ArgumentError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,9 +55,13 @@ def look_at(
             mark, also by chance, and what is left has ``held`` for the second run.
         within: the elements that held their marks in the first run.
     """
-    if marks.is_clear(memory):
+    is_large = memory.numel() > _CHUNK
+    if not is_large and marks.is_clear(memory):
         return []
-    return _Search(memory, pairs, again, alone, within).left()
+    search = _Search(memory, pairs, again, alone, within)
+    if is_large and not search.is_all_marked and marks.is_clear(memory):
+        return []
+    return search.left()
 
 
 class _Search:
@@ -94,7 +99,7 @@ class _Search:
     def left(self) -> list[Left]:
         count = self._bits.numel()
         unwritten, nan = _Tally(self._shape), _Tally(self._shape)
-        if self._is_all_marked():
+        if self.is_all_marked:
             unwritten.add_range(0, count // self._each)
         else:
             self._look(unwritten, nan)
@@ -104,7 +109,8 @@ class _Search:
         found = [unwritten.left(what, self._order, kept), nan.left(NAN, self._order, None)]
         return [one for one in found if one.count]
 
-    def _is_all_marked(self) -> bool:
+    @functools.cached_property
+    def is_all_marked(self) -> bool:
         """Whether nothing was written, if that can be told at once."""
         bits = self._bits
         if self._keeps or self._within is not None:
@@ -112,8 +118,8 @@ class _Search:
         if bits.nbytes % marks.WORD or not self._whole_words:
             return False
         word = marks.word_of(self._dtype, self._again)
-        low, high = bits.view(torch.int64).aminmax()
-        return bool((low == word) & (high == word))
+        words = bits.view(torch.int64)
+        return bool(words[0] == word) and [int(one) for one in words.aminmax()] == [word, word]
 
     def _look(self, unwritten: _Tally, nan: _Tally) -> None:
         is_wide = self._dtype.is_floating_point and self._dtype.itemsize > 1

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.check import marks
-from torchinit.check.tensors_of import parts_of
-from torchinit.native import kernels
-from torchinit.native.torch_private import never_compile, unseen
+from torchinit.check.tensors_of import parts_of, plainly
+from torchinit.native.torch_private import never_compile
 
 _EMPTY = {
     getattr(torch.ops.aten, name)
@@ -129,14 +128,14 @@ def mark(memory: Iterable[Tensor], *, again: bool = False) -> None:
         memory: plain strided tensors of real numbers, as ``parts_of`` finds them.
         again: whether with the marks of a second run.
     """
-    with unseen(), _disable_current_modes(), kernels.serial_if_forked():
+    with plainly():
         for one in memory:
             marks.write_marks(one, again)
 
 
 def _mark_new(made: Tensor) -> None:
     """Marks all memory under a new tensor of any type."""
-    with unseen(), _disable_current_modes():
+    with plainly():
         memory = [part.memory for part in parts_of(made) if part.memory is not None]
     mark(memory)
 
@@ -153,7 +152,7 @@ def _mark_from(begin: int, tensor: Tensor) -> None:
     """Marks what a storage has grown by."""
     end = _nbytes(tensor)
     if 0 <= begin < end:
-        with unseen(), _disable_current_modes(), kernels.serial_if_forked():
+        with plainly():
             for part in parts_of(tensor):
                 if part.memory is not None:
                     size = part.memory.itemsize

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native.torch_private import FakeTensor, is_wrapped
+from torchinit.native import kernels
+from torchinit.native.torch_private import FakeTensor, is_wrapped, unseen
 from torchinit.placement.distributed import is_dtensor, local_of, read_sharded
 from torchinit.placement.mesh import ShardPiece
-from torchinit.streams.canonical import gather, places_of
+from torchinit.streams.canonical import Named, gather, new_tuple, places_of
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOLDERS = (Tensor, list, tuple, dict)
-
-
-class Held(NamedTuple):
-    """A tensor of a model.
-
-    Attributes:
-        names: canonical names, parameters and buffers before attributes.
-        kind: as in a row of ``Uninitialized``.
-        tensor: of any type.
-    """
-
-    names: list[str]
-    kind: str
-    tensor: Tensor
 
 
 class PlainPart(NamedTuple):
@@ -55,6 +44,29 @@ class PlainPart(NamedTuple):
     dtype: torch.dtype
 
 
+class Held(NamedTuple):
+    """A tensor of a model.
+
+    Attributes:
+        names: canonical names, parameters and buffers before attributes.
+        kind: as in a row of ``Uninitialized``.
+        tensor: of any type.
+        parts: the plain memory under it.
+    """
+
+    names: list[str]
+    kind: str
+    tensor: Tensor
+    parts: list[PlainPart]
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """A block in which torch works on memory as it is: no mode, subclass or gradient sees it."""
+    with unseen(), _disable_current_modes(), kernels.serial_if_forked(), torch.no_grad():
+        yield
+
+
 def tensors_of(model: nn.Module) -> list[Held]:
     """The parameters and buffers of a model, and tensors in attributes and in lists and dicts.
 
@@ -62,26 +74,41 @@ def tensors_of(model: nn.Module) -> list[Held]:
     """
     found: dict[Any, Held] = {}
 
-    def add(names: Sequence[str], kind: str, tensor: Tensor) -> None:
-        held = found.setdefault(_place(tensor), Held([], kind, tensor))
-        held.names.extend(name for name in names if name not in held.names)
+    def add(names: list[str], kind: str, tensor: Tensor) -> None:
+        parts = parts_of(tensor)
+        place = _place(tensor, parts)
+        if place not in found:
+            found[place] = new_tuple(Held, (names, kind, tensor, parts))
+            return
+        known = found[place].names
+        known.extend(name for name in names if name not in known)
 
-    parameters, buffers = gather(model)
-    for named in parameters:
-        add([named.name, *(slot.name for slot in named.slots)], "parameter", named.tensor)
-    for named in buffers:
-        unsaved = getattr(named.module, "_non_persistent_buffers_set", ())
-        kind = "buffer, not saved" if named.attribute in unsaved else "buffer"
-        add([named.name, *(slot.name for slot in named.slots)], kind, named.tensor)
-    seen: set[int] = set()
-    for prefix, module in places_of(model):
-        if id(module) not in seen:
+    with plainly():
+        parameters, buffers = gather(model)
+        for named in parameters:
+            add(_names_of(named), "parameter", named.tensor)
+        for named in buffers:
+            unsaved = getattr(named.module, "_non_persistent_buffers_set", ())
+            kind = "buffer, not saved" if named.attribute in unsaved else "buffer"
+            add(_names_of(named), kind, named.tensor)
+        seen: set[int] = set()
+        for prefix, module in places_of(model):
+            own = vars(module)
+            if id(module) in seen or own.keys() <= _OF_EVERY_MODULE:
+                continue
             seen.add(id(module))
-            for attribute, value in list(vars(module).items()):
+            for attribute, value in list(own.items()):
                 if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
                     for name, tensor in _inside(prefix + attribute, value):
                         add([name], "attribute", tensor)
     return list(found.values())
+
+
+def _names_of(named: Named) -> list[str]:
+    """Its names, the smallest first."""
+    if not named.ties:
+        return [named.name]
+    return list(dict.fromkeys([named.name, *(slot.name for slot in named.ties)]))
 
 
 def _inside(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
@@ -95,23 +122,19 @@ def _inside(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tupl
                 yield from _inside(f"{name}.{key}", inner, (*above, id(value)))
 
 
-def _place(tensor: Tensor) -> Any:
+def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:
     """What two names of one tensor have in common."""
-    is_plain = type(tensor) in PLAIN_TYPES and _is_reachable(tensor)
-    if is_plain and (address := tensor.data_ptr()):
-        return address, tensor.shape, tensor.stride(), tensor.dtype
+    if len(parts) == 1 and (memory := parts[0].memory) is not None:
+        return memory.data_ptr(), memory.shape, memory.stride(), memory.dtype
     return id(tensor)
 
 
 def parts_of(tensor: Any) -> list[PlainPart]:
     """The plain memory under a tensor: of a DTensor its shard, of a quantised one all its parts."""
-    if type(tensor) in PLAIN_TYPES and _is_reachable(tensor) and tensor.data_ptr():
-        shape, dtype = tuple(tensor.shape), tensor.dtype  # the common case, at once
-        return (
-            [PlainPart("", _real(tensor.detach()), "", shape, None, dtype)]
-            if tensor.numel()
-            else []
-        )
+    if type(tensor) in PLAIN_TYPES and _is_reachable(tensor) and tensor.data_ptr():  # most are so
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        part = ("", _real(tensor.detach()), "", shape, None, dtype)
+        return [new_tuple(PlainPart, part)]
     return list(_parts(tensor, "", None))
 
 
