@@ -115,6 +115,32 @@ def test_values_that_are_marks(dtype):
     ]
 
 
+def test_values_that_are_the_marks_of_the_second_run():
+    """Which another tensor causes."""
+    first, second = (
+        torch.tensor([marks.word_of(torch.uint8, again)]).view(torch.uint8)
+        for again in (False, True)
+    )
+    model = holder(torch.zeros(8, dtype=torch.uint8))
+    model.register_buffer("y", torch.zeros(8, dtype=torch.uint8))
+
+    def init(model):
+        model.x.copy_(second)
+        model.y.copy_(first)
+
+    assert left(model, init) == []
+
+
+@pytest.mark.parametrize("size", [9, 15, 8, 7])
+def test_bytes_at_the_end_in_one_look(size):
+    """Those that are no eight belong to what is before them."""
+    with marked_memory():
+        model = holder(torch.empty(size, dtype=torch.uint8))
+    assert [row.count for row in find_uninitialized(model)] == [size]
+    model.x[:-1] = 0
+    assert find_uninitialized(model) == []
+
+
 def test_one_byte_alone():
     """One look cannot tell, two can."""
     with marked_memory():

@@ -91,7 +91,6 @@ def check_init(
     begin = _generators()
     made, look = run.once()
     if any(held is not None for held in look.held.values()):
-        end = _generators()
         _set_generators(begin)
         del made
         try:
@@ -104,8 +103,6 @@ def check_init(
                 f"and only then raised {type(error).__name__}: {error}. It must run twice on one "
                 "model; or pass a function that makes a model"
             ) from error
-        finally:
-            _set_generators(end)
     hidden = [row.name for row in look.rows if row.what == CANNOT_TELL]
     rows = [row for row in look.rows if row.what != CANNOT_TELL]
     if rows:
