@@ -82,6 +82,18 @@ def test_every_place_and_its_kind():
     assert rows[0].dtype == torch.float32
 
 
+def test_views_of_one_memory_are_tensors_of_their_own():
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.empty(4, 4))
+    whole = model.weight.detach()
+    model.first, model.turned, model.same = whole[:1], whole.t(), whole.view(4, 4)
+    rows = rows_of(model, lambda model: whole[1:].zero_())
+    assert [(row.names, row.count, row.total) for row in rows] == [
+        (("weight", "same"), 4, 16), (("first",), 4, 4), (("turned",), 4, 16),
+    ]  # fmt: skip
+    assert [row.where for row in rows] == ["[0:1, :]", "", "[:, 0:1]"]
+
+
 def test_attributes_of_a_model_that_is_there_keep_their_values():
     """They hold what the constructor made of them; those of a function's model are marked."""
 
