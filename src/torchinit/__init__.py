@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from torchinit import functional, init
+from torchinit.check.check_init import check_init, find_uninitialized
+from torchinit.check.marked_memory import marked_memory
+from torchinit.check.uninitialized import Uninitialized, UninitializedError
 from torchinit.errors import ArgumentError, UnknownSchemeError
 from torchinit.fill.batch import batch
 from torchinit.fill.route import Route, which
@@ -46,6 +49,8 @@ __all__ = [
     "Stack",
     "TruncNormal",
     "Uniform",
+    "Uninitialized",
+    "UninitializedError",
     "UnknownSchemeError",
     "VarianceScaling",
     "__version__",
@@ -54,10 +59,13 @@ __all__ = [
     "build_model",
     "by",
     "cast_init_type",
+    "check_init",
+    "find_uninitialized",
     "init",
     "init_",
     "init_model_",
     "init_shard_",
+    "marked_memory",
     "patch_nn_init",
     "plan_model",
     "recipes",

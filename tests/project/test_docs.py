@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
+import sys
+import types
 from pathlib import Path
 from typing import get_args
 
@@ -160,6 +163,9 @@ UNDER = {
 )
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if importlib.util.find_spec("lightning") is None:  # what pages use of it
+        stub = types.SimpleNamespace(LightningModule=nn.Module)
+        monkeypatch.setitem(sys.modules, "lightning", stub)
     names = names_of_pages()
     for heading, line, code in blocks_of(page):
         names |= {name: make() for name, make in UNDER.get(heading, {}).items()}

@@ -123,6 +123,7 @@ PRIVATE = [
     ("torch._subclasses.fake_tensor", "FakeTensor"),
     ("torch.autograd.forward_ad", "_current_level"),
     ("torch", "_is_functional_tensor"),
+    ("torch._C._functorch", "is_functorch_wrapped_tensor"),
     ("torch.overrides", "_get_current_function_mode_stack"),
     ("torch.utils._device", "DeviceContext"),
     ("torch.utils._device", "_device_constructors"),

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -112,6 +113,11 @@ class Layout(NamedTuple):
     def nbytes(self) -> int:
         """Of all shards."""
         return sum(shard.size for shard in self.shards)
+
+
+def has_files(folder: Path) -> bool:
+    """Whether a folder has files of a checkpoint."""
+    return any(file.suffix == SUFFIX for file in folder.iterdir())
 
 
 def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> Layout:

@@ -1,7 +1,7 @@
-"""The command line: ``torchinit demo``, ``checkpoint``, ``report`` and ``info``.
+"""The command line: ``torchinit demo``, ``checkpoint``, ``report``, ``check-init`` and ``info``.
 
-Exit codes: 0 success; 1 a parameter has wrong values, a checkpoint cannot be written, memory ran
-out, or the output could not be written; 2 bad usage, or a report that could not judge everything;
+Exit codes: 0 success; 1 a parameter has wrong values or none, a checkpoint cannot be written,
+memory ran out, or the output could not be written; 2 bad usage, or not everything could be judged;
 130 interrupted; 141 the reader of the output is gone.
 
 Each command imports what it needs itself. Importing torch takes a second: ``--help`` does not need
@@ -52,9 +52,11 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         if arguments.command == "demo":
             return _demo(arguments)
         with shell.importing():
-            from torchinit.cli import info, report_command
+            from torchinit.cli import check_command, info, report_command
         if arguments.command == "info":
             return info.run(as_json=arguments.json), 0
+        if arguments.command == "check-init":
+            return check_command.run(arguments.target)
         return report_command.run(
             arguments.checkpoint,
             rules=arguments.rules,
@@ -158,6 +160,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "-o", "--output", metavar="report.png", help="the picture to write: .png, .pdf or .svg"
+    )
+
+    check = commands.add_parser(
+        "check-init",
+        help="name parameters and buffers that plain code or loading leaves without values",
+        description="For a config: builds its model on the meta device, calls to_empty() and the "
+        "model's own initialisation, and lists what was not written. For a checkpoint: does the "
+        "same for from_pretrained(). The model has to fit into memory. The exit code is 1 if "
+        "anything is left, 2 if it could not be judged.",
+    )
+    check.add_argument(
+        "target",
+        metavar="CONFIG_OR_CHECKPOINT",
+        help="a Transformers config.json, a directory that contains one, with or without "
+        "safetensors files, or a model of torchinit demo",
     )
 
     info_help = "what was built, what is in use, and why"

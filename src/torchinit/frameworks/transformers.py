@@ -79,6 +79,27 @@ def model_of_config(file: Path) -> nn.Module:
         OSError: if it cannot be read.
         ImportError: without Transformers.
     """
+    kind = class_of_config(file)
+    try:
+        config = kind.config_class.from_pretrained(file, local_files_only=True)
+        with torch.device("meta"):
+            model: nn.Module = kind._from_config(config)
+        _move_to_meta(model)
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise ArgumentError(
+            f"{file}: {kind.__name__} cannot be built of it: {type(error).__name__}: {why}"
+        ) from error
+    return model
+
+
+def class_of_config(file: Path) -> Any:
+    """The class of the model that a ``config.json`` names first.
+
+    Raises:
+        ArgumentError: if it names none that Transformers has, or says what has no initialisation.
+        OSError, ImportError: as ``model_of_config``.
+    """
     said = read_config(file)
     architectures = said.get("architectures")
     if (
@@ -99,17 +120,7 @@ def model_of_config(file: Path) -> nn.Module:
     _check_model_type(said, kind, file)
     for where, part in {"": said, **_inner_configs(said)}.items():
         _check_config_dtype(part, where, file)
-    try:
-        config = kind.config_class.from_pretrained(file, local_files_only=True)
-        with torch.device("meta"):
-            model: nn.Module = kind._from_config(config)
-        _move_to_meta(model)
-    except Exception as error:
-        why = " ".join(str(error).split())
-        raise ArgumentError(
-            f"{file}: {architectures[0]} cannot be built of it: {type(error).__name__}: {why}"
-        ) from error
-    return model
+    return kind
 
 
 def _inner_configs(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchinit.check.uninitialized import UNWRITTEN, Uninitialized
 from torchinit.errors import ArgumentError, check_flag
 from torchinit.models.assign import Assignment, assign, join_names, some
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
 from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart, inspect_model
-from torchinit.models.left_out import UNWRITTEN, LeftOut, left_out, tell
+from torchinit.models.left_out import left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
 from torchinit.placement.distributed import local_memory
@@ -174,7 +175,7 @@ class Prepared(NamedTuple):
     ruled: Sequence[Assignment]
     buffers: Sequence[Named]
     filled: Sequence[Assignment]
-    unwritten: Sequence[LeftOut]
+    unwritten: Sequence[Uninitialized]
     rest: Sequence[Tensor]
     own: Own
     device: torch.device
@@ -229,7 +230,8 @@ def prepare(
             "tensor, a function of the shape, or 'keep'"
         )
     unwritten = [
-        LeftOut(named.name, "buffer", UNWRITTEN) for named in found.buffers
+        Uninitialized.all_of(named.name, "buffer", UNWRITTEN, named.tensor)
+        for named in found.buffers
         if id(named.tensor) in new - settled and not _is_zero_count(named.tensor)
     ]  # fmt: skip
     filled += [one for one in ruled if not one.parts[0].values.keeps]

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from torchinit.check.uninitialized import NOT_FILLED, ON_META, UNWRITTEN, Uninitialized
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import some
 
-
-class LeftOut(NamedTuple):
-    """A tensor of a model that a fill did not give values.
-
-    Attributes:
-        name: of the tensor.
-        kind: ``parameter`` or ``buffer``.
-        why: what is wrong with it.
-    """
-
-    name: str
-    kind: str
-    why: str
+# What an error or a warning says of each.
+_SAID = {
+    ON_META: "on the meta device",
+    NOT_FILLED: "not filled",
+    UNWRITTEN: "in memory that nothing has written to, as after to_empty",
+}
 
 
-UNWRITTEN = "in memory that nothing has written to, as after to_empty"
-
-
-def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[LeftOut]:
+def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[Uninitialized]:
     """The parameters and buffers that a model has and that are not among those that are done.
 
     Args:
@@ -56,22 +46,24 @@ def left_out(model: nn.Module, done: Iterable[Tensor]) -> list[LeftOut]:
         return []
     groups = ("parameter", model.named_parameters()), ("buffer", model.named_buffers())
     return [
-        LeftOut(name, kind, "on the meta device" if tensor.is_meta else "not filled")
+        Uninitialized.all_of(name, kind, ON_META if tensor.is_meta else NOT_FILLED, tensor)
         for kind, tensors in groups
         for name, tensor in tensors
         if id(tensor) in others
     ]
 
 
-def tell(rows: Sequence[LeftOut], stacklevel: int) -> None:
+def tell(rows: Sequence[Uninitialized], stacklevel: int) -> None:
     """Raises ArgumentError for what must have values; warns of buffers in memory.
 
     Args:
         rows: what was left out.
         stacklevel: of the warning, as for the caller.
     """
-    buffers = [row.name for row in rows if row.kind == "buffer" and row.why == UNWRITTEN]
-    others = [f"{row.kind} {row.name!r} is {row.why}" for row in rows if row.why != UNWRITTEN]
+    buffers = [row.name for row in rows if row.kind == "buffer" and row.what == UNWRITTEN]
+    others = [
+        f"{row.kind} {row.name!r} is {_SAID[row.what]}" for row in rows if row.what != UNWRITTEN
+    ]
     if others:
         raise ArgumentError(
             f"{len(others)} tensors of the model were left out: {some(others)}. A module replaced "
@@ -79,8 +71,8 @@ def tell(rows: Sequence[LeftOut], stacklevel: int) -> None:
         )
     if buffers:
         warnings.warn(
-            f"{len(buffers)} buffers are {UNWRITTEN}, and keep what it holds: {some(buffers)}. "
-            "Give them values by rules of their own (a tensor, a function of the shape, or "
-            "'keep'), or build the model with torchinit.build_model",
+            f"{len(buffers)} buffers are {_SAID[UNWRITTEN]}, and keep what it holds: "
+            f"{some(buffers)}. Give them values by rules of their own (a tensor, a function of the "
+            "shape, or 'keep'), or build the model with torchinit.build_model",
             stacklevel=stacklevel + 1,
         )

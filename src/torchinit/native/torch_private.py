@@ -120,6 +120,16 @@ def is_functionalizing(tensor: Any) -> bool:
     return any(transform.key().name == "Functionalize" for transform in transforms() or ())
 
 
+_in_functorch: Callable[[Any], bool] = _find(
+    "torch._C._functorch", "is_functorch_wrapped_tensor", lambda _: False
+)
+
+
+def is_wrapped(tensor: Any) -> bool:
+    """Whether a tensor is a value of a transform of torch.func, which hides its memory."""
+    return _is_functional(tensor) or _in_functorch(tensor)
+
+
 def is_transforming() -> bool:
     """Whether a transform of torch.func is known to be active."""
     return innermost_transform() not in (None, _UNKNOWN)

@@ -243,6 +243,14 @@ def check_placement(tensor: Tensor) -> None:
         read_sharded(tensor)
 
 
+def rank_of_world() -> int | None:
+    """This process's rank; None without a process group."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return int(distributed.get_rank())
+
+
 def check_no_flat_piece(tensor: Tensor) -> None:
     """Raises ArgumentError for a flat piece of FullyShardedDataParallel (FSDP1)."""
     if tensor.dim() == 1 and getattr(tensor, "_fsdp_flattened", False):

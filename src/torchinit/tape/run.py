@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchinit.check.marked_memory import unmarked
 from torchinit.errors import ArgumentError
 from torchinit.patch.frames import handlers
 from torchinit.patch.swap import enter, leave
@@ -277,7 +278,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
         if numpy:
             numpy.random.seed(recorder.sentinel % 2**32)
         begin = _states()
-        with _on_cpu(), one_thread(), _seeing_threads(recorder), recorder:
+        with _on_cpu(), one_thread(), _seeing_threads(recorder), unmarked(), recorder:
             yield
         if _states() != begin:
             recorder.bake_all()

@@ -1,0 +1,292 @@
+"""``check_init`` and ``find_uninitialized``: which tensors of a model did nobody write?"""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from torchinit.check.look import Left, index_of, look_at
+from torchinit.check.marked_memory import mark, marked_memory
+from torchinit.check.marks import is_certain
+from torchinit.check.tensors_of import Held, PlainPart, plainly, tensors_of
+from torchinit.check.uninitialized import (
+    CANNOT_TELL,
+    ON_META,
+    Uninitialized,
+    UninitializedError,
+)
+from torchinit.errors import ArgumentError
+from torchinit.fill.checks import check_memory
+from torchinit.frameworks.offload import offloaded
+from torchinit.native.torch_private import is_transforming
+from torchinit.placement.distributed import reshard_all
+
+Checked = TypeVar("Checked", bound=nn.Module)
+
+
+def check_init(
+    model: Checked | Callable[[], Checked],
+    init: Callable[[Checked], Any],
+    *,
+    device: torch.device | str | int | None = None,
+) -> Checked:
+    """Overwrites all values of a model in memory, runs an initialisation, and names what it leaves.
+
+    Every parameter and buffer is filled with marks, bits that no initialisation stores. Then
+    ``init(model)`` runs, which is any code: the model's own initialisation, a loader of
+    checkpoints, or torchinit's. Memory that torch hands out meanwhile is marked too
+    (``marked_memory``). What still holds marks afterwards was not written. Attributes of modules
+    are looked at as well, but not marked, unless model is a function.
+
+    If integers of 8 to 32 bits hold their marks, which may be chance, init runs a second time with
+    others, from the same states of the generators of torch, NumPy and Python.
+
+    Args:
+        model: in memory or on the meta device, from which ``to_empty`` moves it; sharded or not.
+            Or a function without arguments that makes one; it runs inside ``marked_memory``.
+        init: a function of the model; what it returns is ignored.
+        device: where to, from the meta device; None is the CPU.
+
+    Returns:
+        The model, as init leaves it.
+
+    Raises:
+        UninitializedError: if anything is unwritten, NaN, on the meta device or without memory; it
+            has the ``rows``. Each rank names what is left of its own shards, and nothing is
+            communicated.
+        ArgumentError: if a tensor's memory is mapped read-only; if device is given for a model in
+            memory; inside a transform of ``torch.func``; if only the second run of init raises.
+        TypeError: if model is no module, nor a function that makes one, or init is no function.
+
+    >>> import torch, torchinit
+    >>> with torch.device("meta"):
+    ...     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    >>> def init(model):
+    ...     model[0].reset_parameters()
+    ...     torch.nn.init.ones_(model[1].weight[:2])
+    >>> torchinit.check_init(model, init)
+    Traceback (most recent call last):
+    torchinit.check.uninitialized.UninitializedError: 5 of 7 tensors are not initialised
+      name                   kind       what       elements  where
+      1.weight               parameter  unwritten  2 of 4    [2:4]
+      1.bias                 parameter  unwritten  4 of 4
+      1.running_mean         buffer     unwritten  4 of 4
+      1.running_var          buffer     unwritten  4 of 4
+      1.num_batches_tracked  buffer     unwritten  1 of 1
+    """
+    if not callable(init) or isinstance(init, nn.Module):
+        raise TypeError(
+            f"init must be a function of the model, not {type(init).__name__}: write "
+            "check_init(model, lambda model: ...)"
+        )
+    _refuse_transforms()
+    run = _Run(model, init, device)
+    begin = _generators()
+    made, look = run.once()
+    if any(held is not None for held in look.held.values()):
+        _set_generators(begin)
+        del made
+        try:
+            made, look = run.once(after=look)
+        except UninitializedError:
+            raise
+        except Exception as error:
+            raise ArgumentError(
+                "init was run a second time, to tell integers that were not written from others, "
+                f"and only then raised {type(error).__name__}: {error}. It must run twice on one "
+                "model; or pass a function that makes a model"
+            ) from error
+    hidden = [row.name for row in look.rows if row.what == CANNOT_TELL]
+    rows = [row for row in look.rows if row.what != CANNOT_TELL]
+    if rows:
+        raise UninitializedError(rows, look.total)
+    if hidden:
+        warnings.warn(
+            f"of {len(hidden)} tensors it cannot be told whether they are initialised, since their "
+            f"type hides its memory: {', '.join(hidden[:5])}",
+            stacklevel=2,
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def find_uninitialized(model: nn.Module) -> list[Uninitialized]:
+    """Looks for tensors of a model that nobody initialised, and writes nothing.
+
+    Use it after a block of ``marked_memory`` in which the model was made. Otherwise only what is
+    NaN or on the meta device is found. It looks at parameters, buffers, and attributes of modules
+    (tensors, and lists, tuples and dicts of them).
+
+    Args:
+        model: any module, sharded or not.
+
+    Returns:
+        A row for each tensor that has elements without values; an empty list if there are none. One
+        integer of 8 bits that holds its mark may be a value: its row says ``cannot tell``.
+
+    Raises:
+        ArgumentError: inside a transform of ``torch.func``.
+        TypeError: if model is not a module.
+
+    >>> import torch, torchinit
+    >>> model = torch.nn.Linear(3, 4, device="meta")
+    >>> [(row.name, row.what) for row in torchinit.find_uninitialized(model)]
+    [('weight', 'on meta'), ('bias', 'on meta')]
+    >>> torchinit.find_uninitialized(torch.nn.Linear(3, 4))
+    []
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    _refuse_transforms()
+    return _look(model).rows
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a look at a model has found.
+
+    Attributes:
+        rows: what has no values.
+        total: how many tensors the model has.
+        held: by the name of each integer tensor, which elements held their marks, if this look is
+            to be followed by that of a second run; None if none did.
+    """
+
+    rows: list[Uninitialized]
+    total: int
+    held: dict[str, Tensor | None]
+
+
+def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = None) -> _Look:
+    """Looks at all tensors of a model.
+
+    Args:
+        model: after an initialisation.
+        is_first: whether a second run can follow.
+        after: what was found in the first run, if this is after the second one.
+    """
+    tensors = tensors_of(model)
+    found = _Look([], len(tensors), {})
+    elsewhere = {id(one) for module in offloaded(model) for one in module.parameters(recurse=False)}
+    with plainly():
+        for one in tensors:
+            for part in one.parts:
+                name, within = one.names[0] + part.suffix, None
+                if part.memory is None:
+                    if id(one.tensor) in elsewhere:
+                        part = part._replace(lacks=CANNOT_TELL)
+                    found.rows.append(_row(one, part))
+                    continue
+                if after is not None and name in after.held:
+                    within = after.held[name]
+                    if within is None:  # it was written: what holds a mark now does so by chance
+                        continue
+                left = look_at(
+                    part.memory,
+                    pairs=part.dtype.is_complex,
+                    again=after is not None,
+                    alone=not is_first and within is None,
+                    within=within,
+                )
+                found.rows.extend(_row(one, part, some) for some in left)
+                if is_first and not is_certain(part.memory.dtype):
+                    found.held[name] = left[0].held if left else None
+    return found
+
+
+def _row(one: Held, part: PlainPart, left: Left | None = None) -> Uninitialized:
+    what, count, total, where = part.lacks, 0, 0, ""
+    if part.memory is None:
+        count = total = one.tensor.numel() if part.lacks == ON_META else 0
+    elif left is not None:
+        local = part.memory.shape[:-1] if part.dtype.is_complex else part.memory.shape
+        where = index_of(left, part.shape, part.pieces, local)
+        what, count, total = left.what, left.count, local.numel()
+    names = tuple(name + part.suffix for name in one.names)
+    return Uninitialized(names, one.kind, what, count, total, where, part.shape, part.dtype)
+
+
+class _Run(NamedTuple):
+    """Runs an initialisation over marks."""
+
+    model: Any
+    init: Callable[[Any], Any]
+    device: Any
+
+    def once(self, after: _Look | None = None) -> tuple[Any, _Look]:
+        """Runs it; for the second time if given what was found after the first one."""
+        model = self._made(is_first=after is None)
+        _mark_all(model, again=after is not None)
+        with marked_memory():
+            self.init(model)
+        reshard_all(model)
+        return model, _look(model, is_first=after is None, after=after)
+
+    def _made(self, is_first: bool) -> nn.Module:
+        model = self.model
+        if callable(model) and not isinstance(model, nn.Module):
+            with marked_memory():
+                model = model()
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module or a function that makes one, not "
+                f"{type(model).__name__}"
+            )
+        reshard_all(model)
+        both = [*model.parameters(), *model.buffers()]
+        if any(one.is_meta for one in both):
+            with marked_memory():
+                model.to_empty(device="cpu" if self.device is None else self.device)
+        elif self.device is not None and is_first:
+            raise ArgumentError(
+                f"device={self.device!r} is for a model on the meta device, and this one is in "
+                "memory: leave it out"
+            )
+        return model
+
+
+def _mark_all(model: nn.Module, again: bool) -> None:
+    """Marks the parameters and buffers of a model, or raises before it writes anything."""
+    memory = []
+    for held in tensors_of(model):
+        for part in held.parts if held.kind != "attribute" else ():
+            if part.memory is not None:
+                _check_writable(held.names[0] + part.suffix, part.memory)
+                memory.append(part.memory)
+    mark(memory, again=again)
+
+
+def _check_writable(name: str, memory: Tensor) -> None:
+    if memory.untyped_storage().resizable():
+        return  # torch's own memory
+    try:
+        check_memory(memory)
+    except ArgumentError as error:
+        raise ArgumentError(f"{name!r}: {error}") from None
+
+
+def _refuse_transforms() -> None:
+    if is_transforming():
+        raise ArgumentError("a model cannot be looked at inside a transform of torch.func")
+
+
+def _generators() -> tuple[Any, ...]:
+    """The states of the generators of torch, Python and NumPy."""
+    numpy: Any = sys.modules.get("numpy")
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), cuda, random.getstate(), numpy and numpy.random.get_state()
+
+
+def _set_generators(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
+    random.setstate(states[2])
+    if states[3]:
+        sys.modules["numpy"].random.set_state(states[3])

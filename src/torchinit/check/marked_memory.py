@@ -1,0 +1,218 @@
+"""``marked_memory``: memory that torch hands out unfilled holds marks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchinit.check import marks
+from torchinit.check.tensors_of import parts_of, plainly
+from torchinit.native.torch_private import never_compile
+
+_EMPTY = {
+    getattr(torch.ops.aten, name)
+    for name in (
+        "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",
+    )
+}  # fmt: skip
+_RESIZE = {torch.ops.aten.resize_, torch.ops.aten.resize_as_}
+
+
+class _Thread(threading.local):
+    """What this thread is in.
+
+    Attributes:
+        blocks: the open blocks of ``marked_memory``, of this thread or of one that started it.
+        unmarked: how many blocks of ``unmarked`` are open.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+        self.unmarked = 0
+
+
+_thread = _Thread()
+
+
+class _Block:
+    """A block of ``marked_memory``; threads started in it may outlive it."""
+
+    is_open = True
+
+
+@contextlib.contextmanager
+def marked_memory() -> Iterator[None]:
+    """Marks memory that torch hands out unfilled: what nobody writes is found afterwards.
+
+    For code that builds, empties and loads by itself. ``torch.empty`` and the like, ``to_empty``,
+    and memory that ``resize_`` adds hold marks, bits that no initialisation stores, until something
+    writes to them; ``find_uninitialized`` names what still has them. What the code does is the
+    same otherwise, and values are too.
+
+    It applies to this thread and to the ``threading.Thread`` objects started within the block (so
+    to new workers of a ``ThreadPoolExecutor``), whatever other contexts there are
+    (``torch.device``, ``patch_nn_init``, Accelerate's and Lightning's). It does not see memory that
+    threads of another kind take, that C++ takes below torch's dispatcher, or that is a bare storage
+    (``torch.UntypedStorage(n)``); and ``build_model``, which reports what is unfilled itself, is
+    left alone. Blocks may be nested; it also decorates functions.
+
+    >>> import torch, torchinit
+    >>> with torchinit.marked_memory():
+    ...     with torch.device("meta"):
+    ...         model = torch.nn.Linear(3, 4)
+    ...     model.to_empty(device="cpu").weight.data.normal_()  # doctest: +ELLIPSIS
+    tensor(...)
+    >>> [row.name for row in torchinit.find_uninitialized(model)]
+    ['bias']
+    """
+    block = _Block()
+    with _threads.inheriting():
+        _thread.blocks.append(block)
+        try:
+            with _Marking(block):
+                yield
+        finally:
+            block.is_open = False
+            _thread.blocks.remove(block)
+
+
+@contextlib.contextmanager
+def unmarked() -> Iterator[None]:
+    """Leaves memory as it is handed out in this block, also inside ``marked_memory``."""
+    _thread.unmarked += 1
+    try:
+        yield
+    finally:
+        _thread.unmarked -= 1
+
+
+class _Marking(TorchDispatchMode):
+    """Marks what factories return."""
+
+    def __init__(self, block: _Block) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._block = block
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch should wrap the method below to keep it from being compiled."""
+        return not never_compile(cls.__torch_dispatch__)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator, and marks the memory that it has taken and not filled."""
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        resized = args[0] if packet in _RESIZE else kwargs.get("out") if packet in _EMPTY else None
+        if not self._block.is_open or _thread.unmarked:
+            return func(*args, **kwargs)
+        before = 0 if resized is None else _nbytes(resized)
+        made = func(*args, **kwargs)
+        if resized is not None:
+            _mark_from(before, resized)
+        elif packet in _EMPTY:
+            _mark_new(made)
+        return made
+
+
+def mark(memory: Iterable[Tensor], *, again: bool = False) -> None:
+    """Marks memory; whatever it holds is lost.
+
+    Args:
+        memory: plain strided tensors of real numbers, as ``parts_of`` finds them.
+        again: whether with the marks of a second run.
+    """
+    with plainly():
+        for one in memory:
+            marks.write_marks(one, again)
+
+
+def _mark_new(made: Tensor) -> None:
+    """Marks all memory under a new tensor of any type."""
+    with plainly():
+        memory = [part.memory for part in parts_of(made) if part.memory is not None]
+    mark(memory)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """The bytes of a tensor's storage; -1 if it has none."""
+    try:
+        return -1 if tensor.is_meta else tensor.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError):
+        return -1
+
+
+def _mark_from(begin: int, tensor: Tensor) -> None:
+    """Marks what a storage has grown by."""
+    end = _nbytes(tensor)
+    if 0 <= begin < end:
+        with plainly():
+            for part in parts_of(tensor):
+                if part.memory is not None:
+                    size = part.memory.itemsize
+                    marks.write_bytes(part.memory, begin, (end - begin) // size * size)
+
+
+class _Threads:
+    """Replaces ``threading.Thread.start`` while a block is open, so that new threads inherit it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._count = 0
+        self._original: Any = None
+        self._hook: Any = None
+
+    @contextlib.contextmanager
+    def inheriting(self) -> Iterator[None]:
+        """Has the threads that begin in this block mark memory, if their starter does."""
+        with self.lock:
+            if self._count == 0:
+                self._put_in_place()
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._count -= 1
+                if self._count == 0 and threading.Thread.start is self._hook:
+                    threading.Thread.start = self._original  # type: ignore[method-assign]
+
+    def _put_in_place(self) -> None:
+        original = self._original = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            if _thread.blocks and not _thread.unmarked:
+                _inherit(thread, list(_thread.blocks))
+            original(thread)
+
+        self._hook = start
+        threading.Thread.start = start  # type: ignore[method-assign,assignment]
+
+
+def _inherit(thread: threading.Thread, blocks: list[_Block]) -> None:
+    """Has a thread that has not started run with marks, as long as the blocks are open."""
+    run = thread.run
+
+    def marking() -> None:
+        thread.__dict__.pop("run", None)  # it is the thread's own, which must not keep itself alive
+        _thread.blocks = blocks
+        with _Marking(blocks[-1]):
+            run()
+
+    thread.run = marking  # type: ignore[method-assign]
+
+
+_threads = _Threads()
+# A fork waits until no other thread is replacing ``start``.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_threads.lock.acquire,
+        after_in_parent=_threads.lock.release,
+        after_in_child=_threads.lock.release,
+    )

@@ -1,0 +1,114 @@
+"""``torchinit check-init``: what plain code, or loading a checkpoint, leaves without values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from torchinit.check.check_init import check_init, find_uninitialized
+from torchinit.check.marked_memory import marked_memory
+from torchinit.check.tensors_of import tensors_of
+from torchinit.check.uninitialized import (
+    CANNOT_TELL,
+    Uninitialized,
+    UninitializedError,
+    said_of,
+    table_of,
+)
+from torchinit.checkpoint.safetensors import has_files
+from torchinit.cli import shell
+from torchinit.cli.demo_models import MODELS, builder
+from torchinit.errors import ArgumentError
+from torchinit.frameworks.loading import initialise, load_checkpoint
+from torchinit.frameworks.transformers import model_of_config
+
+LEFT, NOT_JUDGED = 1, 2  # exit codes
+_SHOWN = 10  # names
+
+
+def run(target: str) -> tuple[str, int]:
+    """Checks what a config or a checkpoint leaves.
+
+    Args:
+        target: a ``config.json``, a folder that has one, with or without safetensors files, or the
+            name of a model of ``torchinit demo``.
+
+    Returns:
+        What to print, and the exit code: 1 if anything is left; 2 after an error, or if of
+        something it cannot be told.
+    """
+    try:
+        return _run(target)
+    except (Exception, SystemExit) as error:
+        is_known = isinstance(error, ArgumentError | TypeError | ImportError | OSError)
+        why = shell.out_of_memory(error)
+        said = why or (str(error) if is_known else f"{type(error).__name__}: {error}")
+        shell.say(f"{target}: {said}" if target not in said else said)
+        return "", NOT_JUDGED
+
+
+def _run(target: str) -> tuple[str, int]:
+    path = Path(target)
+    if path.is_dir() and has_files(path):
+        return _of_checkpoint(path)
+    if path.is_dir() and (pickled := sorted(path.glob("*.bin"))):
+        raise ArgumentError(
+            f"{pickled[0]} may run code when it is loaded: convert it to safetensors"
+        )
+    if not path.exists() and target in MODELS:
+        build = builder(MODELS[target], torch.float32)
+        with torch.device("meta"):
+            model = build()
+    else:
+        file = path / "config.json" if path.is_dir() else path
+        if not file.is_file():
+            raise ArgumentError(
+                f"{target} is neither a config.json, nor a folder that has one, nor one of "
+                f"{', '.join(MODELS)}"
+            )
+        model = model_of_config(file)
+    return _of_model(model)
+
+
+def _of_model(model: nn.Module) -> tuple[str, int]:
+    kind = type(model).__name__
+    try:
+        check_init(model, initialise)
+    except UninitializedError as error:
+        return f"{kind}, to_empty() and its own initialisation: {error}", LEFT
+    total = len(tensors_of(model))
+    return f"{kind}, to_empty() and its own initialisation: all {total} tensors have values", 0
+
+
+def _of_checkpoint(folder: Path) -> tuple[str, int]:
+    with marked_memory():
+        model, missing = load_checkpoint(folder)
+    rows = find_uninitialized(model)
+    tensors = tensors_of(model)
+    begin = f"{type(model).__name__}, from_pretrained: "
+    lines = [f"{begin}all {len(tensors)} tensors have values"]
+    if rows:
+        lines = [f"{begin}{said_of(rows, len(tensors))}", *table_of(rows)]
+    if missing:
+        lines.append(f"in no file, and initialised anew: {_some(missing)}")
+    unsaved = [held.names[0] for held in tensors if held.kind == "buffer, not saved"]
+    if unsaved:
+        lines.append(
+            "never in a file: a loader that starts from to_empty() has to fill them: "
+            f"{_some(unsaved)}"
+        )
+    return "\n".join(lines), _status(rows)
+
+
+def _status(rows: Sequence[Uninitialized]) -> int:
+    if any(row.what != CANNOT_TELL for row in rows):
+        return LEFT
+    return NOT_JUDGED if rows else 0
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
