@@ -252,7 +252,6 @@ def examine(key: str) -> dict[str, Any]:
     make = lambda: one.build("meta")  # noqa: E731
     kept = judged(make, own_init)
     flagged = {name: row.count for row in rows if row.what == "unwritten" for name in row.names}
-    names = {name for row in rows for name in row.names}
     found["false"] = sorted(
         row.names[0] for row in rows
         if row.what == "unwritten" and not any(kept.get(name) == row.count for name in row.names)
@@ -271,12 +270,12 @@ def examine(key: str) -> dict[str, Any]:
         registered = {name for name in kept if not name.startswith("#")}
         missed = registered - said
         found[peer] = {"false": sorted(said - registered), "missed": sorted(missed)}
-    own_ways(one, found, names)
+    own_ways(one, found)
     return found
 
 
-def own_ways(one: Small, found: dict[str, Any], plain: set[str]) -> None:
-    """What torchinit's ways leave that plain code does not, or why they refuse."""
+def own_ways(one: Small, found: dict[str, Any]) -> None:
+    """What ``init_model_`` leaves, and what other ways leave that plain code does not."""
 
     def more(name: str, way: Callable[[], list[Uninitialized]], but: set[str]) -> None:
         try:
@@ -296,7 +295,7 @@ def own_ways(one: Small, found: dict[str, Any], plain: set[str]) -> None:
             model = make()
         return find_uninitialized(model)
 
-    more("init_model_", lambda: rows_of(lambda: check_init(lambda: one.build("meta"), init)), plain)
+    more("init_model_", lambda: rows_of(lambda: check_init(lambda: one.build("meta"), init)), set())
     constructed = {name for row in made(one.build) for name in row.names}
     more("build_model", lambda: made(lambda: torchinit.build_model(one.build, seed=0)), constructed)
 
@@ -355,8 +354,9 @@ def table(results: list[dict[str, Any]]) -> str:
         bad = [one for one in some if isinstance(one[way], list) and one[way]]
         refused = [one for one in some if str(one[way]).startswith("refused")]
         failed = [one for one in some if isinstance(one[way], str) and one not in refused]
-        lines += ["", f"`{way}`: {len(some)} models; {len(bad)} with more left than plain code, "]
-        lines[-1] += f"{len(refused)} refused, {len(failed)} where plain code fails too or it does."
+        than = "anything" if way == "init_model_" else "more than plain code"
+        lines += ["", f"`{way}` leaves {than} in {len(bad)} of {len(some)} models; it refuses "]
+        lines[-1] += f"{len(refused)}, and {len(failed)} fail otherwise, as plain code does."
         lines += [""] if bad or refused or failed else []
         lines += [f"- left: {one['key']}: {_names(one[way])}" for one in bad]
         lines += [f"- {one['key']}: {one[way][:160]}" for one in (*refused, *failed)]
@@ -369,16 +369,27 @@ def _sum(results: list[dict[str, Any]], what: str) -> int:
     return sum(len(one.get(what, ())) for one in results)
 
 
-def _names(rows: list[list[Any]]) -> str:
+def table_of_docs(results: list[dict[str, Any]]) -> str:
+    """The table of docs/check_init.md: models whose ``init_weights()`` leaves something."""
+    lines = ["| model | tensors | what `init_weights()` leaves |", "| --- | --- | --- |"]
+    for one in results:
+        if one.get("left"):
+            names = _names(one["left"], most=3)
+            lines.append(f"| {one['model']} | {len(one['left'])} | {names} |")
+    return "\n".join(lines)
+
+
+def _names(rows: list[list[Any]], most: int = 1 << 30) -> str:
     """Names of rows, with numbers of layers taken together."""
     alike: dict[tuple[str, str], int] = {}
     for name, _, what, *_ in rows:
         key = re.sub(r"\.\d+\.", ".N.", name), what
         alike[key] = alike.get(key, 0) + 1
-    return ", ".join(
+    said = [
         f"`{name}`{f' × {count}' if count > 1 else ''}{'' if what == 'unwritten' else f' ({what})'}"
         for (name, what), count in alike.items()
-    )
+    ]
+    return ", ".join(said[:most]) + (", …" if len(said) > most else "")
 
 
 def main() -> None:

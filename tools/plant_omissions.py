@@ -3,7 +3,8 @@
 Twenty models of timm, diffusers and Transformers, with three omissions each: a parameter, half the
 rows of a parameter, and a buffer (or, in a model without buffers, another parameter). A second
 model of the same class has the values; all others are copied from it. Every omission must be
-found, with the right rows, and nothing else named.
+found, with the right rows, and nothing else named. The other ways of tools/check_zoo.py are asked
+too.
 
     python tools/plant_omissions.py
 
@@ -22,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchinit import Uninitialized, UninitializedError, check_init
+from check_zoo import _PEERS, by_deterministic_fill, by_versions, by_writes, rows_of
+from torchinit import Uninitialized, check_init
 from transformers_configs import _smallest
 
 _TIMM = (
@@ -91,15 +93,6 @@ def loader(values: dict[str, Tensor], but: str, rows: int) -> Callable[[nn.Modul
     return load
 
 
-def rows_of(build: Callable[[], nn.Module], load: Callable[[nn.Module], None]) -> Any:
-    """What ``check_init`` names."""
-    try:
-        check_init(build, load)
-    except UninitializedError as error:
-        return error.rows
-    return []
-
-
 def is_right(row: Uninitialized, name: str, values: Tensor, rows: int) -> bool:
     """Whether a row names an omission and where it begins."""
     count = values[rows:].numel() if rows else values.numel()
@@ -117,6 +110,8 @@ def main() -> None:
     """Plants the omissions and prints a line for each."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+    ways = (by_versions, by_writes, by_deterministic_fill)
+    peers = {peer: [0, 0] for peer in _PEERS}
     planted = found = others = 0
     for title, build in models():
         pick = random.Random(title)
@@ -128,16 +123,28 @@ def main() -> None:
         whole, other = pick.sample([name for name in parameters if name != half], 2)
         omissions = [(whole, 0), (half, len(values[half]) // 2)]
         omissions.append((pick.choice(buffers) if buffers else other, 0))
-        before = [row.name for row in rows_of(build, loader(values, whole, len(values[whole])))]
+        before = [
+            row.name
+            for row in rows_of(
+                partial(check_init, build, loader(values, whole, len(values[whole])))
+            )
+        ]
         for name, rows in omissions:
-            said = rows_of(build, loader(values, name, rows))
+            load = loader(values, name, rows)
+            said = rows_of(partial(check_init, build, load))
             right = [row for row in said if is_right(row, name, values[name], rows)]
             planted += 1
             found += bool(right)
             others += len(said) - len(right)
             verdict = "found" if right else "NOT FOUND"
             print(f"{title:32} {name:60} {verdict} {[row.where for row in said]}", before or "")
+            for peer, way in zip(_PEERS, ways, strict=True):
+                names = way(build, load)
+                peers[peer][0] += name in names
+                peers[peer][1] += len(names - {name})
     print(f"planted {planted}, found {found}, others named {others}")
+    for peer, counts in peers.items():
+        print(f"{peer}: found {counts[0]}, others named {counts[1]}")
 
 
 if __name__ == "__main__":
