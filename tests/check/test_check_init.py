@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations
 from torch.testing._internal.two_tensor import TwoTensor
 
 import torchinit
+from conftest import native_only
 from torchinit import (
     ArgumentError,
     Normal,
@@ -349,6 +350,7 @@ def test_bad_arguments():
     assert torch.equal(model.weight, before)
 
 
+@native_only  # which knows such memory
 def test_memory_mapped_read_only_is_refused_before_anything_is_written(tmp_path):
     file = tmp_path / "values"
     file.write_bytes(bytes(4096))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import vmap
 
+from conftest import native_only
 from forked import in_child
 from torchinit import build_model, find_uninitialized, marked_memory, patch_nn_init
 from torchinit.check.marked_memory import unmarked
@@ -211,6 +212,7 @@ def test_other_code_that_replaces_start_is_kept():
         threading.Thread.start = start
 
 
+@native_only  # which knows that torch's threads are gone
 def test_a_forked_child_goes_on():
     def work() -> None:
         assert left_of(torch.empty(1 << 16)) == 1 << 16
