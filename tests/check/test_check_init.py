@@ -280,7 +280,8 @@ def test_a_second_run_that_fails_says_so():
         if len(runs) > 1:
             raise ValueError("only once")
 
-    with pytest.raises(ArgumentError, match=r"second time.*raised ValueError: only once"):
+    said = r"second time.*raised ValueError: only once"
+    with pytest.warns(UserWarning, match=said), pytest.raises(UninitializedError, match="8 of 8"):
         check_init(model, once)
 
 
@@ -400,4 +401,27 @@ def test_torchinit_leaves_nothing():
     assert rows_of(linear, lambda m: init_model_(m, rules, seed=0)) == []
     with marked_memory():
         model = torchinit.build_model(make, seed=0)
+    assert find_uninitialized(model) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's table of mappings")
+def test_memory_of_files_is_refused(tmp_path):
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(64))
+    model = nn.Module()
+    mapped = torch.from_file(str(file), shared=True, size=16, dtype=torch.float32)
+    model.register_buffer("x", mapped)
+    with pytest.raises(ArgumentError, match=r"'x' is memory of the file .*weights, which would be"):
+        check_init(model, lambda _: None)
+    assert file.read_bytes() == bytes(64)
+    model.x = torch.zeros(3).share_memory_()
+    check_init(model, lambda model: model.x.fill_(1))
+
+
+def test_lists_that_are_in_many_lists_are_looked_into_once():
+    inner = [torch.empty(3)]
+    for _ in range(40):
+        inner = [inner, inner]
+    model = nn.Module()
+    model.lists = inner
     assert find_uninitialized(model) == []

@@ -244,3 +244,50 @@ def test_compiled_graphs():
             return x + torch.empty(8).fill_(1)
 
     assert torch.equal(over(x), x + 1)
+
+
+# What must keep its values or its marks.
+
+
+def test_memory_that_a_new_tensor_shares_with_its_source_is_not_new():
+    ragged = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)], layout=torch.jagged)
+    with marked_memory():
+        made = torch.empty_like(ragged)
+    assert ragged.offsets().tolist() == [0, 3, 5]
+    assert made.values().isnan().all()
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda mask: torch.zeros(4, 6, dtype=torch.bool).copy_(mask),
+        lambda mask: mask.t().contiguous(),
+        lambda mask: mask.clone(),
+        lambda mask: mask.to(torch.bool, copy=True),
+        lambda mask: mask[None].expand(2, 4, 6).contiguous(),
+    ],
+    ids=["copy_", "transposed", "clone", "to", "expanded"],
+)
+def test_copies_of_booleans_keep_marks(copied):
+    model = nn.Module()
+    with marked_memory():
+        model.register_buffer("mask", copied(torch.empty(4, 6, dtype=torch.bool)))
+        model.register_buffer("fine", copied(torch.ones(4, 6, dtype=torch.bool)))
+    assert [row.names for row in find_uninitialized(model)] == [("mask",)]
+    assert model.fine.all()
+
+
+def test_a_thread_of_an_inner_block_marks_until_the_outer_one_ends():
+    inner_has_ended, made = threading.Event(), []
+
+    def work():
+        inner_has_ended.wait()
+        made.append(torch.empty(3))
+
+    with marked_memory():
+        with marked_memory():
+            thread = threading.Thread(target=work)
+            thread.start()
+        inner_has_ended.set()
+        thread.join()
+    assert made[0].isnan().all()

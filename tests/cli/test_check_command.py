@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from torchinit.cli import check_command
 from torchinit.cli.main import main
 from torchinit.frameworks import loading
 
@@ -144,3 +147,17 @@ def test_what_cannot_be_judged(tmp_path, checkpoint, capsys, monkeypatch):
 def test_usage(capsys):
     assert main(["check-init"]) == 2
     assert "CONFIG_OR_CHECKPOINT" in capsys.readouterr().err
+
+
+def test_a_config_of_which_something_cannot_be_judged(monkeypatch):
+    class Sparse(nn.Module):
+        def __init__(self, **_):
+            super().__init__()
+            self.register_buffer("s", torch.eye(3, device="cpu").to_sparse())
+
+    monkeypatch.setattr(check_command, "builder", lambda *_: Sparse)
+    monkeypatch.setattr(check_command, "initialise", lambda _: None)
+    said, code = check_command.run("llama-3.2-1b")
+    assert code == check_command.NOT_JUDGED
+    assert "1 of 1 cannot be judged" in said
+    assert "cannot tell" in said

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -19,14 +21,16 @@ from torchinit.check.tensors_of import Held, PlainPart, plainly, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
     ON_META,
+    UNWRITTEN,
     Uninitialized,
     UninitializedError,
 )
 from torchinit.errors import ArgumentError
 from torchinit.fill.checks import check_memory
 from torchinit.frameworks.offload import offloaded
+from torchinit.frameworks.transformers import INITIALIZED_FLAG
 from torchinit.native.torch_private import is_transforming
-from torchinit.placement.distributed import reshard_all
+from torchinit.placement.distributed import rank_of_world, reshard_all
 
 Checked = TypeVar("Checked", bound=nn.Module)
 
@@ -45,8 +49,10 @@ def check_init(
     (``marked_memory``). What still holds marks afterwards was not written. Attributes of modules
     are looked at as well, but not marked, unless model is a function.
 
-    If integers of 8 to 32 bits hold their marks, which may be chance, init runs a second time with
-    others, from the same states of the generators of torch, NumPy and Python.
+    An integer of 8 to 32 bits may hold its mark by chance. If any does, init runs a second time, on
+    another model (a copy that was made before, or what the function makes) with other marks, from
+    the same states of the generators of torch, NumPy and Python. In a process group, where other
+    ranks would not follow, it runs once, and of such integers only eight bytes in a row count.
 
     Args:
         model: in memory or on the meta device, from which ``to_empty`` moves it; sharded or not.
@@ -61,8 +67,8 @@ def check_init(
         UninitializedError: if anything is unwritten, NaN, on the meta device or without memory; it
             has the ``rows``. Each rank names what is left of its own shards, and nothing is
             communicated.
-        ArgumentError: if a tensor's memory is mapped read-only; if device is given for a model in
-            memory; inside a transform of ``torch.func``; if only the second run of init raises.
+        ArgumentError: if a tensor's memory is mapped read-only, or is a file's; if device is given
+            for a model in memory; inside a transform of ``torch.func``.
         TypeError: if model is no module, nor a function that makes one, or init is no function.
 
     >>> import torch, torchinit
@@ -87,33 +93,75 @@ def check_init(
             "check_init(model, lambda model: ...)"
         )
     _refuse_transforms()
-    run = _Run(model, init, device)
+    run = _Run(init, device)
+    other = _another(model)
     begin = _generators()
-    made, look = run.once()
-    if any(held is not None for held in look.held.values()):
+    made, look = run.once(model, is_first=other is not None)
+    if other is not None and any(held is not None for held in look.held.values()):
+        end = _generators()
         _set_generators(begin)
-        del made
         try:
-            made, look = run.once(after=look)
-        except UninitializedError:
-            raise
+            look = _second(run, other, look)
         except Exception as error:
-            raise ArgumentError(
+            look = _look(made)
+            warnings.warn(
                 "init was run a second time, to tell integers that were not written from others, "
-                f"and only then raised {type(error).__name__}: {error}. It must run twice on one "
-                "model; or pass a function that makes a model"
-            ) from error
+                f"and then {error}. So of integers only eight bytes in a row are counted",
+                stacklevel=2,
+            )
+        finally:
+            _set_generators(end)
     hidden = [row.name for row in look.rows if row.what == CANNOT_TELL]
     rows = [row for row in look.rows if row.what != CANNOT_TELL]
     if rows:
         raise UninitializedError(rows, look.total)
     if hidden:
         warnings.warn(
-            f"of {len(hidden)} tensors it cannot be told whether they are initialised, since their "
-            f"type hides its memory: {', '.join(hidden[:5])}",
+            f"of {len(hidden)} tensors it cannot be told whether they are initialised (their type "
+            f"hides its memory, or a few integers may be right by chance): {', '.join(hidden[:5])}",
             stacklevel=2,
         )
     return made  # type: ignore[no-any-return]
+
+
+def _another(model: Any) -> Callable[[], nn.Module] | None:
+    """A function that makes another model for a second run; None if there is to be none.
+
+    On the same model, init might do less the second time (some code keeps a note that it ran), and
+    would write to tensors that it has put there. In a process group other ranks would not follow.
+    """
+    if rank_of_world() is not None:
+        return None
+    if not isinstance(model, nn.Module):
+        return model  # type: ignore[no-any-return]
+    dtypes = {part.dtype for held in tensors_of(model) for part in held.parts}
+    if all(map(is_certain, dtypes)):
+        return None
+    try:
+        copied: nn.Module = copy.deepcopy(model)
+    except Exception:
+        return None
+    return lambda: copied
+
+
+def _second(run: _Run, other: Callable[[], nn.Module], first: _Look) -> _Look:
+    """Runs an initialisation again, on another model and with other marks.
+
+    Raises:
+        ArgumentError: if it raises, or does not do what it did at first.
+    """
+    try:
+        look = run.once(other, after=first)[1]
+    except Exception as error:
+        raise ArgumentError(f"raised {type(error).__name__}: {error}") from error
+    known = {row.names for row in first.rows}
+    new = [
+        row.name for row in look.rows
+        if row.what == UNWRITTEN and is_certain(row.dtype) and row.names not in known
+    ]  # fmt: skip
+    if new:
+        raise ArgumentError(f"left {new[0]!r} unwritten, which it had written at first")
+    return look
 
 
 def find_uninitialized(model: nn.Module) -> list[Uninitialized]:
@@ -154,13 +202,13 @@ class _Look:
     Attributes:
         rows: what has no values.
         total: how many tensors the model has.
-        held: by the name of each integer tensor, which elements held their marks, if this look is
-            to be followed by that of a second run; None if none did.
+        held: by the name of each integer tensor, what was left of it, if this look is to be
+            followed by that of a second run; None if nothing was.
     """
 
     rows: list[Uninitialized]
     total: int
-    held: dict[str, Tensor | None]
+    held: dict[str, Left | None]
 
 
 def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = None) -> _Look:
@@ -177,26 +225,26 @@ def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = Non
     with plainly():
         for one in tensors:
             for part in one.parts:
-                name, within = one.names[0] + part.suffix, None
+                name, first = one.names[0] + part.suffix, None
                 if part.memory is None:
                     if id(one.tensor) in elsewhere:
                         part = part._replace(lacks=CANNOT_TELL)
                     found.rows.append(_row(one, part))
                     continue
                 if after is not None and name in after.held:
-                    within = after.held[name]
-                    if within is None:  # it was written: what holds a mark now does so by chance
+                    first = after.held[name]
+                    if first is None:  # it was written: what holds a mark now does so by chance
                         continue
                 left = look_at(
                     part.memory,
                     pairs=part.dtype.is_complex,
                     again=after is not None,
-                    alone=not is_first and within is None,
-                    within=within,
+                    alone=not is_first and first is None,
+                    first=first,
                 )
                 found.rows.extend(_row(one, part, some) for some in left)
                 if is_first and not is_certain(part.memory.dtype):
-                    found.held[name] = left[0].held if left else None
+                    found.held[name] = left[0] if left else None
     return found
 
 
@@ -212,38 +260,46 @@ def _row(one: Held, part: PlainPart, left: Left | None = None) -> Uninitialized:
     return Uninitialized(names, one.kind, what, count, total, where, part.shape, part.dtype)
 
 
+_NO_MODEL = "model must be a torch.nn.Module or a function that makes one, not {}"
+
+
 class _Run(NamedTuple):
     """Runs an initialisation over marks."""
 
-    model: Any
     init: Callable[[Any], Any]
     device: Any
 
-    def once(self, after: _Look | None = None) -> tuple[Any, _Look]:
-        """Runs it; for the second time if given what was found after the first one."""
-        model = self._made(is_first=after is None)
+    def once(
+        self, model: Any, *, is_first: bool = False, after: _Look | None = None
+    ) -> tuple[Any, _Look]:
+        """Runs it on a model, or on the one that a function makes.
+
+        Args:
+            model: the model or the function.
+            is_first: whether a second run can follow.
+            after: what was found in the first run, if this is the second one.
+        """
+        model = self._made(model)
         _mark_all(model, again=after is not None)
         with marked_memory():
             self.init(model)
         reshard_all(model)
-        return model, _look(model, is_first=after is None, after=after)
+        return model, _look(model, is_first=is_first, after=after)
 
-    def _made(self, is_first: bool) -> nn.Module:
-        model = self.model
-        if callable(model) and not isinstance(model, nn.Module):
+    def _made(self, model: Any) -> nn.Module:
+        if not isinstance(model, nn.Module):
+            if not callable(model):
+                raise TypeError(_NO_MODEL.format(type(model).__name__))
             with marked_memory():
                 model = model()
         if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model must be a torch.nn.Module or a function that makes one, not "
-                f"{type(model).__name__}"
-            )
+            raise TypeError(_NO_MODEL.format(type(model).__name__))
         reshard_all(model)
         both = [*model.parameters(), *model.buffers()]
         if any(one.is_meta for one in both):
             with marked_memory():
                 model.to_empty(device="cpu" if self.device is None else self.device)
-        elif self.device is not None and is_first:
+        elif self.device is not None:
             raise ArgumentError(
                 f"device={self.device!r} is for a model on the meta device, and this one is in "
                 "memory: leave it out"
@@ -252,7 +308,10 @@ class _Run(NamedTuple):
 
 
 def _mark_all(model: nn.Module, again: bool) -> None:
-    """Marks the parameters and buffers of a model, or raises before it writes anything."""
+    """Marks the parameters and buffers of a model, or raises before it writes anything.
+
+    Transformers' own notes of what it has initialised are no longer true then.
+    """
     memory = []
     for held in tensors_of(model):
         for part in held.parts if held.kind != "attribute" else ():
@@ -260,6 +319,8 @@ def _mark_all(model: nn.Module, again: bool) -> None:
                 _check_writable(held.names[0] + part.suffix, part.memory)
                 memory.append(part.memory)
     mark(memory, again=again)
+    for one in (*model.modules(), *model.parameters(), *model.buffers()):
+        one.__dict__.pop(INITIALIZED_FLAG, None)
 
 
 def _check_writable(name: str, memory: Tensor) -> None:
@@ -269,6 +330,27 @@ def _check_writable(name: str, memory: Tensor) -> None:
         check_memory(memory)
     except ArgumentError as error:
         raise ArgumentError(f"{name!r}: {error}") from None
+    file = file_behind(memory.data_ptr()) if memory.is_cpu else ""
+    if file:
+        raise ArgumentError(
+            f"{name!r} is memory of the file {file}, which would be overwritten: clone() it first"
+        )
+
+
+def file_behind(address: int) -> str:
+    """The file that is written to with memory at an address; empty if there is none.
+
+    Shared memory of processes is no such file.
+    """
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        where, kind, _, _, _, *file = line.split(maxsplit=5)
+        begin, _, end = where.partition("-")
+        if int(begin, 16) <= address < int(end, 16):
+            name = "".join(file)
+            is_file = kind[3] == "s" and name.startswith("/")
+            return name if is_file and not name.startswith(("/dev/", "/memfd:")) else ""
+    return ""
 
 
 def _refuse_transforms() -> None:

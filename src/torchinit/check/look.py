@@ -16,6 +16,7 @@ from torchinit.fill.checks import extent
 from torchinit.placement.mesh import ShardPiece
 
 _CHUNK = 1 << 18  # elements that are looked at together
+_RARE = 1e-4  # one byte of one element holds both marks by chance in 1.5e-5 of cases
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Left:
         low, high: the first and the last index in each dimension.
         held: for each element in the order of memory, whether it holds its mark; None where one
             look is enough.
+        rest: the sum of the other elements' bits, by which a second run is known to be the same.
     """
 
     what: str
@@ -35,6 +37,7 @@ class Left:
     low: tuple[int, ...]
     high: tuple[int, ...]
     held: Tensor | None = None
+    rest: int = 0
 
 
 def look_at(
@@ -43,7 +46,7 @@ def look_at(
     pairs: bool = False,
     again: bool = False,
     alone: bool = True,
-    within: Tensor | None = None,
+    first: Left | None = None,
 ) -> list[Left]:
     """What is left of the marks of a tensor, and what else of it is NaN.
 
@@ -53,12 +56,12 @@ def look_at(
         again: whether the marks are those of a second run.
         alone: whether this look must decide. Otherwise every small integer counts that holds its
             mark, also by chance, and what is left has ``held`` for the second run.
-        within: the elements that held their marks in the first run.
+        first: what was left in the first run, if this is after the second one.
     """
     is_large = memory.numel() > _CHUNK
     if not is_large and marks.is_clear(memory):
         return []
-    search = _Search(memory, pairs, again, alone, within)
+    search = _Search(memory, pairs, again, alone, first)
     if is_large and not search.is_all_marked and marks.is_clear(memory):
         return []
     return search.left()
@@ -66,35 +69,36 @@ def look_at(
 
 class _Search:
     def __init__(
-        self, memory: Tensor, pairs: bool, again: bool, alone: bool, within: Tensor | None
+        self, memory: Tensor, pairs: bool, again: bool, alone: bool, first: Left | None
     ) -> None:
-        self._dtype, self._again, self._within = memory.dtype, again, within
+        self._dtype, self._again, self._first = memory.dtype, again, first
+        self._rest = 0
         self._each = 2 if pairs else 1
         self._is_sure = marks.is_certain(memory.dtype)
         # Of integers, how many elements have to hold their marks together.
         self._together = 1 if self._is_sure or not alone else marks.WORD // memory.itemsize
-        self._keeps = not self._is_sure and not alone and within is None
+        self._keeps = not self._is_sure and not alone and first is None
         # The elements in the order of memory; one without gaps is not copied.
         bits = memory.view(marks.BITS[memory.itemsize])
         dims, steps = range(memory.dim() - pairs), memory.stride()
         self._order = sorted(dims, key=lambda d: (-steps[d], d))
         order = [*self._order, *range(len(dims), memory.dim())]
         self._shape = [memory.shape[d] for d in self._order]
-        first = int(memory.storage_offset())
+        begin = int(memory.storage_offset())
         if marks.is_dense(memory):
             size = memory.itemsize
-            self._bits = marks.memory_of(memory, bits.dtype, first * size, memory.numel())
+            self._bits = marks.memory_of(memory, bits.dtype, begin * size, memory.numel())
             few = min(_CHUNK, memory.numel())
-            self._marks = marks.elements_of(memory.dtype, first, few, again).to(memory.device)
+            self._marks = marks.elements_of(memory.dtype, begin, few, again).to(memory.device)
             self._step = 0
         else:
             count = extent(memory) // memory.itemsize
-            expected = marks.elements_of(memory.dtype, first, count, again).to(memory.device)
+            expected = marks.elements_of(memory.dtype, begin, count, again).to(memory.device)
             expected = expected.as_strided(memory.shape, memory.stride())
             self._bits = bits.permute(order).reshape(-1)
             self._marks = expected.permute(order).reshape(-1)
             self._step = 1
-        self._whole_words = self._step == 0 and first * memory.itemsize % marks.WORD == 0
+        self._whole_words = self._step == 0 and begin * memory.itemsize % marks.WORD == 0
 
     def left(self) -> list[Left]:
         count = self._bits.numel()
@@ -106,14 +110,17 @@ class _Search:
         kept = self._kept if unwritten.count and self._keeps else None
         is_byte = count * self._dtype.itemsize == 1 and not self._is_sure
         what = CANNOT_TELL if is_byte and self._together > 1 else UNWRITTEN
-        found = [unwritten.left(what, self._order, kept), nan.left(NAN, self._order, None)]
+        is_other = self._first is not None and self._first.rest != self._rest
+        if is_other and _may_be_chance(unwritten.count, count, self._dtype.itemsize):
+            what = CANNOT_TELL
+        found = [unwritten.left(what, self._order, kept, self._rest), nan.left(NAN, self._order)]
         return [one for one in found if one.count]
 
     @functools.cached_property
     def is_all_marked(self) -> bool:
         """Whether nothing was written, if that can be told at once."""
         bits = self._bits
-        if self._keeps or self._within is not None:
+        if self._keeps or self._first is not None:
             return False
         if bits.nbytes % marks.WORD or not self._whole_words:
             return False
@@ -131,8 +138,12 @@ class _Search:
                 continue
             at = begin * self._step
             held = bits == self._marks[at : at + bits.numel()]
-            if self._within is not None:
-                held &= self._within[begin : begin + _CHUNK].to(held.device)
+            within = held
+            if self._first is not None and self._first.held is not None:
+                within = self._first.held[begin : begin + _CHUNK].to(held.device)
+                held &= within
+            if self._keeps or self._first is not None:
+                self._rest += int(bits[~within].sum(dtype=torch.int64))
             if self._keeps:
                 kept.append(held.cpu())
             nans = marks.nans_of(bits, self._dtype)
@@ -147,6 +158,22 @@ class _Search:
         if self._each > 1:
             these = these.view(-1, self._each).any(1)
         tally.add(these, begin // self._each)
+
+
+def _may_be_chance(held: int, count: int, itemsize: int) -> bool:
+    """Whether so many elements may hold their marks after two runs that drew different values.
+
+    By chance one in 2^(16 itemsize) holds both; the Poisson law has the probability of more.
+    """
+    mean = count / 2.0 ** (16 * itemsize)
+    if not held or held > 20 + 10 * mean:
+        return False
+    term = math.exp(held * math.log(mean) - mean - math.lgamma(held + 1))
+    total, number = 0.0, held
+    while term > 0 and number < held + 1000:
+        total, number = total + term, number + 1
+        term *= mean / number
+    return total > _RARE
 
 
 def _only_together(held: Tensor, count: int, before: bool) -> bool:
@@ -205,11 +232,13 @@ class _Tally:
         self._low[dim] = min(self._low[dim], low)
         self._high[dim] = max(self._high[dim], high)
 
-    def left(self, what: str, order: Sequence[int], held: Tensor | None) -> Left:
+    def left(
+        self, what: str, order: Sequence[int], held: Tensor | None = None, rest: int = 0
+    ) -> Left:
         """What was counted, in the tensor's own order of dimensions."""
         back = [order.index(dim) for dim in range(len(order))]
         low, high = (tuple(side[i] for i in back) for side in (self._low, self._high))
-        return Left(what, self.count, low, high, held)
+        return Left(what, self.count, low, high, held, rest)
 
 
 def index_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchinit.check import marks
 from torchinit.check.tensors_of import parts_of, plainly
-from torchinit.native.torch_private import never_compile
+from torchinit.fill.route import PLAIN_TYPES
+from torchinit.native.torch_private import never_compile, storage_number
 
 _EMPTY = {
     getattr(torch.ops.aten, name)
@@ -23,6 +24,8 @@ _EMPTY = {
     )
 }  # fmt: skip
 _RESIZE = {torch.ops.aten.resize_, torch.ops.aten.resize_as_}
+# Copies of booleans would turn marks into True: they are made of bytes.
+_COPIES = {torch.ops.aten.copy_, torch.ops.aten.clone, torch.ops.aten._to_copy}
 
 
 class _Thread(threading.local):
@@ -61,7 +64,8 @@ def marked_memory() -> Iterator[None]:
     (``torch.device``, ``patch_nn_init``, Accelerate's and Lightning's). It does not see memory that
     threads of another kind take, that C++ takes below torch's dispatcher, or that is a bare storage
     (``torch.UntypedStorage(n)``); and ``build_model``, which reports what is unfilled itself, is
-    left alone. Blocks may be nested; it also decorates functions.
+    left alone. Blocks may be nested; it also decorates functions, but not coroutines and
+    generators, whose code runs later: open a block inside them.
 
     >>> import torch, torchinit
     >>> with torchinit.marked_memory():
@@ -76,7 +80,7 @@ def marked_memory() -> Iterator[None]:
     with _threads.inheriting():
         _thread.blocks.append(block)
         try:
-            with _Marking(block):
+            with _Marking([block]):
                 yield
         finally:
             block.is_open = False
@@ -94,11 +98,11 @@ def unmarked() -> Iterator[None]:
 
 
 class _Marking(TorchDispatchMode):
-    """Marks what factories return."""
+    """Marks what factories return, as long as one of some blocks is open."""
 
-    def __init__(self, block: _Block) -> None:
+    def __init__(self, blocks: Sequence[_Block]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._block = block
+        self._blocks = blocks
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -110,14 +114,16 @@ class _Marking(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         resized = args[0] if packet in _RESIZE else kwargs.get("out") if packet in _EMPTY else None
-        if not self._block.is_open or _thread.unmarked:
+        if _thread.unmarked or not any(one.is_open for one in self._blocks):
             return func(*args, **kwargs)
+        if packet in _COPIES and _are_booleans(args, kwargs):
+            return _copy_bytes(func, args, kwargs)
         before = 0 if resized is None else _nbytes(resized)
         made = func(*args, **kwargs)
         if resized is not None:
             _mark_from(before, resized)
         elif packet in _EMPTY:
-            _mark_new(made)
+            _mark_new(made, args)
         return made
 
 
@@ -133,11 +139,29 @@ def mark(memory: Iterable[Tensor], *, again: bool = False) -> None:
             marks.write_marks(one, again)
 
 
-def _mark_new(made: Tensor) -> None:
-    """Marks all memory under a new tensor of any type."""
+def _mark_new(made: Tensor, args: Sequence[Any]) -> None:
+    """Marks all memory under a new tensor of any type, but what it shares with its source."""
     with plainly():
         memory = [part.memory for part in parts_of(made) if part.memory is not None]
+        if type(made) not in PLAIN_TYPES and args and isinstance(args[0], Tensor):
+            parts = parts_of(args[0])
+            old = {storage_number(one.memory) for one in parts if one.memory is not None}
+            memory = [one for one in memory if storage_number(one) not in old]
     mark(memory)
+
+
+def _are_booleans(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    tensors = [one for one in args if isinstance(one, Tensor)]
+    return all(one.dtype is torch.bool and type(one) in PLAIN_TYPES for one in tensors) and (
+        kwargs.get("dtype") in (None, torch.bool)
+    )
+
+
+def _copy_bytes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Copies booleans as the bytes that they are."""
+    given = [one.view(torch.uint8) if isinstance(one, Tensor) else one for one in args]
+    made = func(*given, **{name: one for name, one in kwargs.items() if name != "dtype"})
+    return args[0] if func.overloadpacket is torch.ops.aten.copy_ else made.view(torch.bool)
 
 
 def _nbytes(tensor: Tensor) -> int:
@@ -202,7 +226,7 @@ def _inherit(thread: threading.Thread, blocks: list[_Block]) -> None:
     def marking() -> None:
         thread.__dict__.pop("run", None)  # it is the thread's own, which must not keep itself alive
         _thread.blocks = blocks
-        with _Marking(blocks[-1]):
+        with _Marking(blocks):
             run()
 
     thread.run = marking  # type: ignore[method-assign]

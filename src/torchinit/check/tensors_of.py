@@ -99,7 +99,7 @@ def tensors_of(model: nn.Module) -> list[Held]:
             seen.add(id(module))
             for attribute, value in list(own.items()):
                 if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
-                    for name, tensor in _inside(prefix + attribute, value):
+                    for name, tensor in _inside(prefix + attribute, value, set()):
                         add([name], "attribute", tensor)
     return list(found.values())
 
@@ -111,15 +111,16 @@ def _names_of(named: Named) -> list[str]:
     return list(dict.fromkeys([named.name, *(slot.name for slot in named.ties)]))
 
 
-def _inside(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in an attribute; above are the lists that it is in, and may be again."""
+def _inside(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an attribute; seen are the lists that were looked into already."""
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, list | tuple | dict) and id(value) not in above:
+    elif isinstance(value, list | tuple | dict) and id(value) not in seen:
+        seen.add(id(value))
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in list(items):
             if isinstance(inner, _HOLDERS):
-                yield from _inside(f"{name}.{key}", inner, (*above, id(value)))
+                yield from _inside(f"{name}.{key}", inner, seen)
 
 
 def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:

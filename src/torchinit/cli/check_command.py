@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,9 +61,7 @@ def _run(target: str) -> tuple[str, int]:
             f"{pickled[0]} may run code when it is loaded: convert it to safetensors"
         )
     if not path.exists() and target in MODELS:
-        build = builder(MODELS[target], torch.float32)
-        with torch.device("meta"):
-            model = build()
+        make = partial(_on_meta, builder(MODELS[target], torch.float32))
     else:
         file = path / "config.json" if path.is_dir() else path
         if not file.is_file():
@@ -69,18 +69,37 @@ def _run(target: str) -> tuple[str, int]:
                 f"{target} is neither a config.json, nor a folder that has one, nor one of "
                 f"{', '.join(MODELS)}"
             )
-        model = model_of_config(file)
-    return _of_model(model)
+        make = partial(model_of_config, file)
+    return _of_model(make)
 
 
-def _of_model(model: nn.Module) -> tuple[str, int]:
-    kind = type(model).__name__
+def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+def _of_model(make: Callable[[], nn.Module]) -> tuple[str, int]:
+    kind = ""
+
+    def initialise_it(model: nn.Module) -> None:
+        nonlocal kind
+        kind = type(model).__name__
+        initialise(model)
+
     try:
-        check_init(model, initialise)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what cannot be told: it is in the rows
+            model = check_init(make, initialise_it)
     except UninitializedError as error:
         return f"{kind}, to_empty() and its own initialisation: {error}", LEFT
+    rows = [row for row in find_uninitialized(model) if row.what == CANNOT_TELL]
     total = len(tensors_of(model))
-    return f"{kind}, to_empty() and its own initialisation: all {total} tensors have values", 0
+    begin = f"{kind}, to_empty() and its own initialisation: "
+    if rows:
+        return "\n".join(
+            [f"{begin}{len(rows)} of {total} cannot be judged", *table_of(rows)]
+        ), NOT_JUDGED
+    return f"{begin}all {total} tensors have values", 0
 
 
 def _of_checkpoint(folder: Path) -> tuple[str, int]:
