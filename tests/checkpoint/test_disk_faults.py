@@ -269,3 +269,15 @@ def test_small_files_are_compared(name, change, disk, tmp_path):
     before = {file: (path / file).stat().st_mtime_ns for file in WHOLE if file != name}
     check_resumed(disk, path)
     assert before == {file: (path / file).stat().st_mtime_ns for file in before}
+
+
+def test_without_locks_a_writer_leaves_the_index_that_another_wrote(tmp_path, monkeypatch):
+    """It may have finished between this writer's look and its writes."""
+    path = write(small, tmp_path / "a", RULES)
+    whole = contents(path)
+    monkeypatch.setattr(folder, "fcntl", None)
+    monkeypatch.setattr(folder, "_is_complete", lambda *_: False)
+    monkeypatch.setattr(folder, "write_shards", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(small, path, RULES, resume=True)
+    assert contents(path) == whole

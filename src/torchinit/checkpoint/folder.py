@@ -90,7 +90,7 @@ def write_folder(
         try:
             if not begun:
                 _write_record(path, record, is_locked=is_locked)
-            if left:
+            if left and is_locked:  # otherwise another writer may just have finished
                 for name in index:
                     (path / name).unlink(missing_ok=True)
             _write_lacking(path, small)
