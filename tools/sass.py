@@ -180,20 +180,22 @@ def philox_products(path: Iterable[Instruction]) -> int:
 
 def packet_path(kernel: Kernel, stores: int) -> list[Instruction]:
     """One pass of the loop of a contiguous fill: it draws, and stores so often 16 bytes."""
-    for loop in kernel.loops():
-        path = shortest(kernel, loop, is_vector_store, stores)
-        if path is not None and philox_products(path):
-            return path
-    raise ValueError(f"no loop of {kernel.name} draws and makes {stores} stores of 16 bytes")
+    return _drawing_path(kernel, is_vector_store, stores, "stores of 16 bytes")
 
 
 def make_path(kernel: Kernel, values: int) -> list[Instruction]:
     """One pass of the loop that makes a tile: it draws, and puts values into shared memory."""
+    return _drawing_path(kernel, is_shared_store, values, "stores to shared memory")
+
+
+def _drawing_path(
+    kernel: Kernel, is_store: Callable[[Instruction], bool], stores: int, what: str
+) -> list[Instruction]:
     for loop in kernel.loops():
-        path = shortest(kernel, loop, is_shared_store, values)
+        path = shortest(kernel, loop, is_store, stores)
         if path is not None and philox_products(path):
             return path
-    raise ValueError(f"no loop of {kernel.name} draws and makes {values} stores to shared memory")
+    raise ValueError(f"no loop of {kernel.name} draws and makes {stores} {what}")
 
 
 def tile_store_path(kernel: Kernel) -> tuple[list[Instruction], int]:
