@@ -20,7 +20,7 @@ from torchinit.dtypes import FLOATING_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.conventions import attribute
 from torchinit.native.torch_private import storage_number
-from torchinit.streams.canonical import places_of
+from torchinit.streams.canonical import ModuleAt, places_of
 from torchinit.untrusted import check_inside, parse_json, printable
 
 # The attribute of modules and parameters that Transformers has initialised.
@@ -243,19 +243,16 @@ def declared_ties(model: nn.Module, *, may_be_inside: bool) -> Iterator[tuple[st
     places = places_of(model)
     for prefix, module in places:
         if attribute(attribute(module, "config"), "tie_word_embeddings"):
-            inside = {
-                id(one): at[len(prefix) :] for at, one in reversed(places) if at.startswith(prefix)
-            }
             try:
-                ties = list(_ties_of(module, inside))
+                ties = list(_ties_of(module, prefix, places))
             except Exception:  # models of other people have such methods too
                 continue
             for one, other in ties:
                 yield prefix + one, prefix + other
 
 
-def _ties_of(module: Any, inside: Mapping[int, str]) -> Iterator[tuple[str, str]]:
-    """The ties of one model; `inside` has the prefixes of the modules in it, by id."""
+def _ties_of(module: Any, prefix: str, places: Sequence[ModuleAt]) -> Iterator[tuple[str, str]]:
+    """The ties of one of the modules at some places, by names within it."""
     keys = getattr(module, "_tied_weights_keys", None)
     expand = getattr(module, "get_expanded_tied_weights_keys", None)
     if callable(expand):
@@ -264,7 +261,8 @@ def _ties_of(module: Any, inside: Mapping[int, str]) -> Iterator[tuple[str, str]
         yield from keys.items()
         return
     embeddings, head = (
-        _weight_of(module, f"get_{which}_embeddings", inside) for which in ("input", "output")
+        _weight_of(module, f"get_{which}_embeddings", prefix, places)
+        for which in ("input", "output")
     )
     if embeddings is not None:
         for name in [*(keys or ()), *([head] if head is not None else [])]:
@@ -272,14 +270,19 @@ def _ties_of(module: Any, inside: Mapping[int, str]) -> Iterator[tuple[str, str]
                 yield name, embeddings
 
 
-def _weight_of(module: nn.Module, getter: str, inside: Mapping[int, str]) -> str | None:
+def _weight_of(
+    module: nn.Module, getter: str, prefix: str, places: Sequence[ModuleAt]
+) -> str | None:
     """The name of the weight of the module that a method returns."""
     get = getattr(module, getter, None)
     try:
         found = get() if callable(get) else None
     except Exception:  # many models have the method, and raise in it
         return None
-    return f"{inside[id(found)]}weight" if id(found) in inside else None
+    if not isinstance(found, nn.Module):
+        return None
+    names = (at for at, one in places if one is found and at.startswith(prefix))
+    return next((f"{at.removeprefix(prefix)}weight" for at in names), None)
 
 
 # Stored names.
