@@ -190,7 +190,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")
     if torch.compiler.is_compiling():
         return  # a traced tensor has no memory to check; the operators do that when they run
-    if (tensor.is_contiguous() and checks.is_ordinary(tensor)) or tensor.is_meta:
+    if tensor.is_meta:
         return
     try:
         checks.check_target(tensor)

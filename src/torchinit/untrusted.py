@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torchinit.errors import ArgumentError
 
 # Bytes of a header or an index: the most that safetensors reads.
 LARGEST_JSON = 100_000_000
+_SHOWN = 10  # names in a message
 
 
 def printable(text: object) -> str:
@@ -22,6 +24,12 @@ def printable(text: object) -> str:
     if said.isprintable():
         return said
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first few names, for a message."""
+    shown = printable(", ".join(names[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def parse_json(data: bytes, source: object, *, strict: bool = True) -> Any:

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,7 +25,7 @@ from torchinit.check.uninitialized import (
     UninitializedError,
 )
 from torchinit.errors import ArgumentError
-from torchinit.fill.checks import check_memory
+from torchinit.fill.checks import check_memory, file_behind
 from torchinit.frameworks.offload import offloaded
 from torchinit.frameworks.transformers import INITIALIZED_FLAG
 from torchinit.native.torch_private import is_transforming
@@ -87,6 +86,22 @@ def check_init(
       1.running_var          buffer     unwritten  4 of 4
       1.num_batches_tracked  buffer     unwritten  1 of 1
     """
+    made, look = checked(model, init, device)
+    hidden = [row.name for row in look.rows if row.what == CANNOT_TELL]
+    rows = [row for row in look.rows if row.what != CANNOT_TELL]
+    if rows:
+        raise UninitializedError(rows, look.total)
+    if hidden:
+        warnings.warn(
+            f"of {len(hidden)} tensors it cannot be told whether they are initialised (their type "
+            f"hides its memory, or a few integers may be right by chance): {', '.join(hidden[:5])}",
+            stacklevel=2,
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def checked(model: Any, init: Callable[[Any], Any], device: Any = None) -> tuple[Any, Look]:
+    """What ``check_init`` does, up to its errors: the model, and what a look at it has found."""
     if not callable(init) or isinstance(init, nn.Module):
         raise TypeError(
             f"init must be a function of the model, not {type(init).__name__}: write "
@@ -107,21 +122,11 @@ def check_init(
             warnings.warn(
                 "init was run a second time, to tell integers that were not written from others, "
                 f"and then {error}. So of integers only eight bytes in a row are counted",
-                stacklevel=2,
+                stacklevel=3,
             )
         finally:
             _set_generators(end)
-    hidden = [row.name for row in look.rows if row.what == CANNOT_TELL]
-    rows = [row for row in look.rows if row.what != CANNOT_TELL]
-    if rows:
-        raise UninitializedError(rows, look.total)
-    if hidden:
-        warnings.warn(
-            f"of {len(hidden)} tensors it cannot be told whether they are initialised (their type "
-            f"hides its memory, or a few integers may be right by chance): {', '.join(hidden[:5])}",
-            stacklevel=2,
-        )
-    return made  # type: ignore[no-any-return]
+    return made, look
 
 
 def _another(model: Any) -> Callable[[], nn.Module] | None:
@@ -144,7 +149,7 @@ def _another(model: Any) -> Callable[[], nn.Module] | None:
     return lambda: copied
 
 
-def _second(run: _Run, other: Callable[[], nn.Module], first: _Look) -> _Look:
+def _second(run: _Run, other: Callable[[], nn.Module], first: Look) -> Look:
     """Runs an initialisation again, on another model and with other marks.
 
     Raises:
@@ -196,7 +201,7 @@ def find_uninitialized(model: nn.Module) -> list[Uninitialized]:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What a look at a model has found.
 
     Attributes:
@@ -211,7 +216,7 @@ class _Look:
     held: dict[str, Left | None]
 
 
-def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = None) -> _Look:
+def _look(model: nn.Module, *, is_first: bool = False, after: Look | None = None) -> Look:
     """Looks at all tensors of a model.
 
     Args:
@@ -220,7 +225,7 @@ def _look(model: nn.Module, *, is_first: bool = False, after: _Look | None = Non
         after: what was found in the first run, if this is after the second one.
     """
     tensors = tensors_of(model)
-    found = _Look([], len(tensors), {})
+    found = Look([], len(tensors), {})
     elsewhere = {id(one) for module in offloaded(model) for one in module.parameters(recurse=False)}
     with plainly():
         for one in tensors:
@@ -260,9 +265,6 @@ def _row(one: Held, part: PlainPart, left: Left | None = None) -> Uninitialized:
     return Uninitialized(names, one.kind, what, count, total, where, part.shape, part.dtype)
 
 
-_NO_MODEL = "model must be a torch.nn.Module or a function that makes one, not {}"
-
-
 class _Run(NamedTuple):
     """Runs an initialisation over marks."""
 
@@ -270,8 +272,8 @@ class _Run(NamedTuple):
     device: Any
 
     def once(
-        self, model: Any, *, is_first: bool = False, after: _Look | None = None
-    ) -> tuple[Any, _Look]:
+        self, model: Any, *, is_first: bool = False, after: Look | None = None
+    ) -> tuple[Any, Look]:
         """Runs it on a model, or on the one that a function makes.
 
         Args:
@@ -287,13 +289,14 @@ class _Run(NamedTuple):
         return model, _look(model, is_first=is_first, after=after)
 
     def _made(self, model: Any) -> nn.Module:
-        if not isinstance(model, nn.Module):
-            if not callable(model):
-                raise TypeError(_NO_MODEL.format(type(model).__name__))
+        if not isinstance(model, nn.Module) and callable(model):
             with marked_memory():
                 model = model()
         if not isinstance(model, nn.Module):
-            raise TypeError(_NO_MODEL.format(type(model).__name__))
+            raise TypeError(
+                "model must be a torch.nn.Module or a function that makes one, not "
+                f"{type(model).__name__}"
+            )
         reshard_all(model)
         both = [*model.parameters(), *model.buffers()]
         if any(one.is_meta for one in both):
@@ -335,22 +338,6 @@ def _check_writable(name: str, memory: Tensor) -> None:
         raise ArgumentError(
             f"{name!r} is memory of the file {file}, which would be overwritten: clone() it first"
         )
-
-
-def file_behind(address: int) -> str:
-    """The file that is written to with memory at an address; empty if there is none.
-
-    Shared memory of processes is no such file.
-    """
-    maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
-        where, kind, _, _, _, *file = line.split(maxsplit=5)
-        begin, _, end = where.partition("-")
-        if int(begin, 16) <= address < int(end, 16):
-            name = "".join(file)
-            is_file = kind[3] == "s" and name.startswith("/")
-            return name if is_file and not name.startswith(("/dev/", "/memfd:")) else ""
-    return ""
 
 
 def _refuse_transforms() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchinit.check import marks
 from torchinit.check.tensors_of import parts_of, plainly
 from torchinit.fill.route import PLAIN_TYPES
+from torchinit.native.kernels import hold_while_forking
 from torchinit.native.torch_private import never_compile, storage_number
 
 _EMPTY = {
@@ -233,10 +233,4 @@ def _inherit(thread: threading.Thread, blocks: list[_Block]) -> None:
 
 
 _threads = _Threads()
-# A fork waits until no other thread is replacing ``start``.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_threads.lock.acquire,
-        after_in_parent=_threads.lock.release,
-        after_in_child=_threads.lock.release,
-    )
+hold_while_forking(_threads.lock)

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchinit.check.check_init import check_init, find_uninitialized
+from torchinit.check.check_init import checked, find_uninitialized
 from torchinit.check.marked_memory import marked_memory
 from torchinit.check.tensors_of import tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
     Uninitialized,
-    UninitializedError,
     said_of,
     table_of,
 )
@@ -26,9 +25,9 @@ from torchinit.cli.demo_models import MODELS, builder
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.loading import initialise, load_checkpoint
 from torchinit.frameworks.transformers import model_of_config
+from torchinit.untrusted import first_names
 
 LEFT, NOT_JUDGED = 1, 2  # exit codes
-_SHOWN = 10  # names
 
 
 def run(target: str) -> tuple[str, int]:
@@ -79,27 +78,19 @@ def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _of_model(make: Callable[[], nn.Module]) -> tuple[str, int]:
-    kind = ""
-
-    def initialise_it(model: nn.Module) -> None:
-        nonlocal kind
-        kind = type(model).__name__
-        initialise(model)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what cannot be told: it is in the rows
-            model = check_init(make, initialise_it)
-    except UninitializedError as error:
-        return f"{kind}, to_empty() and its own initialisation: {error}", LEFT
-    rows = [row for row in find_uninitialized(model) if row.what == CANNOT_TELL]
-    total = len(tensors_of(model))
-    begin = f"{kind}, to_empty() and its own initialisation: "
-    if rows:
-        return "\n".join(
-            [f"{begin}{len(rows)} of {total} cannot be judged", *table_of(rows)]
-        ), NOT_JUDGED
-    return f"{begin}all {total} tensors have values", 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what cannot be told: it is in the rows
+        model, look = checked(make, initialise)
+    begin = f"{type(model).__name__}, to_empty() and its own initialisation: "
+    status = _status(look.rows)
+    if status == LEFT:
+        rows = [row for row in look.rows if row.what != CANNOT_TELL]
+        lines = [f"{begin}{said_of(rows, look.total)}", *table_of(rows)]
+    elif status == NOT_JUDGED:
+        lines = [f"{begin}{len(look.rows)} of {look.total} cannot be judged", *table_of(look.rows)]
+    else:
+        lines = [f"{begin}all {look.total} tensors have values"]
+    return "\n".join(lines), status
 
 
 def _of_checkpoint(folder: Path) -> tuple[str, int]:
@@ -112,12 +103,12 @@ def _of_checkpoint(folder: Path) -> tuple[str, int]:
     if rows:
         lines = [f"{begin}{said_of(rows, len(tensors))}", *table_of(rows)]
     if missing:
-        lines.append(f"in no file, and initialised anew: {_some(missing)}")
+        lines.append(f"in no file, and initialised anew: {first_names(missing)}")
     unsaved = [held.names[0] for held in tensors if held.kind == "buffer, not saved"]
     if unsaved:
         lines.append(
             "never in a file: a loader that starts from to_empty() has to fill them: "
-            f"{_some(unsaved)}"
+            f"{first_names(unsaved)}"
         )
     return "\n".join(lines), _status(rows)
 
@@ -126,8 +117,3 @@ def _status(rows: Sequence[Uninitialized]) -> int:
     if any(row.what != CANNOT_TELL for row in rows):
         return LEFT
     return NOT_JUDGED if rows else 0
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchinit.errors import ArgumentError
 from torchinit.native import kernels, load
-from torchinit.native.torch_private import FakeTensor, dual_level
+from torchinit.native.torch_private import FakeTensor, dual_level, is_zero
 
 # On most systems memory is at higher addresses than this. A lower one may be an offset into a freed
 # storage, and is checked.
@@ -23,6 +25,8 @@ def is_ordinary(tensor: Tensor) -> bool:
 
 def check_target(tensor: Tensor) -> None:
     """``check_writable`` and ``check_memory``."""
+    if tensor.is_contiguous() and is_ordinary(tensor) and not is_zero(tensor):
+        return  # most are so
     check_writable(tensor)
     check_memory(tensor)
 
@@ -67,6 +71,22 @@ def check_memory(tensor: Tensor) -> None:
         raise ArgumentError(
             f"tensor of shape {tuple(tensor.shape)} lies in memory mapped read-only: clone() it"
         )
+
+
+def file_behind(address: int) -> str:
+    """The file that is written to with memory at an address; empty if there is none.
+
+    Shared memory of processes is no such file.
+    """
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        where, kind, _, _, _, *file = line.split(maxsplit=5)
+        begin, _, end = where.partition("-")
+        if int(begin, 16) <= address < int(end, 16):
+            name = "".join(file)
+            is_file = kind[3] == "s" and name.startswith("/")
+            return name if is_file and not name.startswith(("/dev/", "/memfd:")) else ""
+    return ""
 
 
 def extent(tensor: Tensor) -> int:

@@ -27,11 +27,9 @@ from torchinit.rules.scheme import Scheme, Target
 from torchinit.rules.structured import Custom, FromModel, GivenTensor, Keep
 from torchinit.schemes.distributions import Draw, check_draw
 from torchinit.streams.canonical import Named, new_tuple
-from torchinit.untrusted import printable
+from torchinit.untrusted import first_names
 from torchinit.values.kinds import DrawnValues, ReturnedValues
 from torchinit.values.region import Part, Region
-
-_SHOWN = 10  # names in an error
 
 
 class Assignment(NamedTuple):
@@ -153,8 +151,8 @@ def assign(
     if unmatched:
         raise ArgumentError(
             f"no rule matches {len(unmatched)} of {len(parameters)} parameters: "
-            f"{some(unmatched)}. Add a rule for them, use 'keep' to leave them unchanged, or end "
-            "the rules with '**'"
+            f"{first_names(unmatched)}. Add a rule for them, use 'keep' to leave them unchanged, "
+            "or end the rules with '**'"
         )
     for how, places in owns.items():
         assert own is not None
@@ -355,12 +353,6 @@ def join_names(assignments: Sequence[Assignment]) -> Sequence[Assignment]:
         for one in assignments
         for pads in (rows[one.named.name],)
     ]
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, for an error message."""
-    shown = printable(", ".join(names[:_SHOWN]))
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def padding_rows(named: Named) -> list[int]:

@@ -134,11 +134,10 @@ def _check_target(one: Assignment) -> None:
     memory = local_memory(tensor)
     if not is_native_memory(memory):
         return
-    if not (memory.is_contiguous() and checks.is_ordinary(memory) and memory.data_ptr()):
-        try:
-            checks.check_target(memory)
-        except ArgumentError as error:
-            raise ArgumentError(f"{_what(one)}: {error}") from None
+    try:
+        checks.check_target(memory)
+    except ArgumentError as error:
+        raise ArgumentError(f"{_what(one)}: {error}") from None
 
 
 def _what(one: Assignment) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchinit.check.uninitialized import UNWRITTEN, Uninitialized
 from torchinit.errors import ArgumentError, check_flag
-from torchinit.models.assign import Assignment, assign, join_names, some
+from torchinit.models.assign import Assignment, assign, join_names
 from torchinit.models.build_model import Model, build_model
 from torchinit.models.carry_out import carry_out
 from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart, inspect_model
@@ -22,6 +22,7 @@ from torchinit.placement.distributed import local_memory
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
+from torchinit.untrusted import first_names
 
 _COUNTS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -224,7 +225,7 @@ def prepare(
     ])  # fmt: skip
     settled |= {id(one.named.tensor) for one in filled}
     if only is not None and not assignments and not settled:
-        names = some([named.name for named in found.buffers])
+        names = first_names([named.name for named in found.buffers])
         raise ArgumentError(
             f"only: no rule gives values to {names}. A buffer needs a rule of its own with a "
             "tensor, a function of the shape, or 'keep'"

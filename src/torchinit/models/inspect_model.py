@@ -12,12 +12,12 @@ from torch.nn.parameter import Parameter, is_lazy
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.offload import offloaded, partitioned
 from torchinit.frameworks.transformers import declared_ties
-from torchinit.models.assign import some
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import Survey, check_placement, reshard_all, survey
 from torchinit.placement.overlap import overlapping
 from torchinit.rules.globs import glob_matcher
 from torchinit.streams.canonical import Gathered, Named, Rename, gather
+from torchinit.untrusted import first_names
 
 # Names or globs of the tensors to fill; None means all.
 Only: TypeAlias = "str | Sequence[str] | None"
@@ -150,7 +150,7 @@ def _chosen(
             if matching:
                 kept.append(named)
     if unused or not globs:
-        what = some(sorted(unused)) if unused else repr(only)
+        what = first_names(sorted(unused)) if unused else repr(only)
         raise ArgumentError(f"only: {what} matches no parameter or buffer of the model")
     return found
 
@@ -168,7 +168,7 @@ def _check_in_place(
         if names:
             raise ArgumentError(
                 f"Accelerate offloads {len(names)} tensors, and would overwrite what is filled in: "
-                f"{some(names)}. Initialise the model before cpu_offload, disk_offload or "
+                f"{first_names(names)}. Initialise the model before cpu_offload, disk_offload or "
                 "dispatch_model, or first call accelerate.hooks.remove_hook_from_submodules"
             )
     apart = set(map(id, partitioned(named.tensor for named in parameters)))
@@ -176,7 +176,7 @@ def _check_in_place(
         names = [named.name for named in parameters if id(named.tensor) in apart]
         raise ArgumentError(
             f"DeepSpeed has partitioned {len(names)} parameters, whose values are not in the "
-            f"model: {some(names)}. Call init_model_ in a block of "
+            f"model: {first_names(names)}. Call init_model_ in a block of "
             "deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)"
         )
 

@@ -10,7 +10,7 @@ from torch.jit import ScriptModule
 
 from torchinit.check.uninitialized import NOT_FILLED, ON_META, UNWRITTEN, Uninitialized
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import some
+from torchinit.untrusted import first_names
 
 # What an error or a warning says of each.
 _SAID = {
@@ -66,13 +66,13 @@ def tell(rows: Sequence[Uninitialized], stacklevel: int) -> None:
     ]
     if others:
         raise ArgumentError(
-            f"{len(others)} tensors of the model were left out: {some(others)}. A module replaced "
-            "them, or hides them from its parents: fill the module that holds them"
+            f"{len(others)} tensors of the model were left out: {first_names(others)}. A module "
+            "replaced them, or hides them from its parents: fill the module that holds them"
         )
     if buffers:
         warnings.warn(
             f"{len(buffers)} buffers are {_SAID[UNWRITTEN]}, and keep what it holds: "
-            f"{some(buffers)}. Give them values by rules of their own (a tensor, a function of the "
-            "shape, or 'keep'), or build the model with torchinit.build_model",
+            f"{first_names(buffers)}. Give them values by rules of their own (a tensor, a "
+            "function of the shape, or 'keep'), or build the model with torchinit.build_model",
             stacklevel=stacklevel + 1,
         )

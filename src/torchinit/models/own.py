@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.conventions import FILL_BUFFERS, torchtitan_method
 from torchinit.frameworks.transformers import is_transformers_model
-from torchinit.models.assign import Assignment, assignment_of, some
+from torchinit.models.assign import Assignment, assignment_of
 from torchinit.models.inspect_model import Inspected
 from torchinit.models.replay import (
     bound,
@@ -36,6 +36,7 @@ from torchinit.streams.named_keys import keys_of_names
 from torchinit.tape.play import alone
 from torchinit.tape.program import Keys, Program, recall, remember
 from torchinit.tape.run import Recorded, record
+from torchinit.untrusted import first_names
 from torchinit.values.kinds import ComputedValues, GivenValues, KeptValues
 from torchinit.values.region import Part, Region
 
@@ -145,7 +146,7 @@ class Own:
         if unknown:
             raise ArgumentError(
                 f"{len(unknown)} buffers on the meta device have no known values: no init method "
-                f"fills {some(unknown)}{self._reason()}. Build the model with "
+                f"fills {first_names(unknown)}{self._reason()}. Build the model with "
                 "torchinit.build_model, give them rules of their own (a tensor, or a function of "
                 "the shape), or first give them memory and values"
             )
@@ -342,7 +343,7 @@ class Own:
         kind = own_class(unwrapped(self._model)).__name__
         whys = {self._why[named.name]: None for named in left if named.name in self._why}
         reason = f" ({'; '.join(list(whys)[:3])})" if whys else self._reason()
-        names = some([named.name for named in left])
+        names = first_names([named.name for named in left])
         what = "default initialisation" if how == "own" else "reset_parameters"
         return (
             f"the model's {what} of {len(left)} of {count} parameters is not known: "

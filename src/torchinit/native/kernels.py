@@ -6,6 +6,7 @@ Callers have checked tensors, draws and boxes.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from types import ModuleType
@@ -49,6 +50,14 @@ def cuda_module() -> ModuleType:
     if load.cuda is None:
         raise RuntimeError(f"torchinit has no CUDA module: {load.cuda_reason}")
     return load.cuda
+
+
+def hold_while_forking(lock: Any) -> None:
+    """Has every fork wait for a lock, so that a child finds nothing that it guards half-way."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+        )
 
 
 @contextlib.contextmanager

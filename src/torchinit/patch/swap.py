@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 
+from torchinit.native.kernels import hold_while_forking
 from torchinit.native.torch_private import (
     device_constructors,
     forget_functions,
@@ -214,10 +214,4 @@ class _Hooks:
 
 
 _hooks = _Hooks()
-# A fork waits until no other thread is putting hooks in place, which would leave them half-way.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_hooks.lock.acquire,
-        after_in_parent=_hooks.lock.release,
-        after_in_child=_hooks.lock.release,
-    )
+hold_while_forking(_hooks.lock)

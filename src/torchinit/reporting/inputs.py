@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
-from torchinit.models.assign import Assignment, assign, padding_rows, some
+from torchinit.models.assign import Assignment, assign, padding_rows
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_, prepare
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
@@ -24,6 +24,7 @@ from torchinit.reporting.stored import StoredTensor, Unmeasured, read_checkpoint
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
+from torchinit.untrusted import first_names
 from torchinit.values.kinds import DrawnValues, Values
 from torchinit.values.region import Part, Region
 
@@ -203,9 +204,9 @@ def _warn_of_unused(rules: Rules, used: set[str]) -> None:
     if unused:
         warnings.warn(
             f"{len(unused)} of {len(rules.rules)} rules match nothing in the checkpoint: "
-            f"{some(unused)}. For a checkpoint, rules match the names in its files, and types of "
-            "modules match nothing: another rule may have been used in their place. If so, report "
-            "the model that from_pretrained loads",
+            f"{first_names(unused)}. For a checkpoint, rules match the names in its files, and "
+            "types of modules match nothing: another rule may have been used in their place. If "
+            "so, report the model that from_pretrained loads",
             stacklevel=4,
         )
 
@@ -215,14 +216,14 @@ def _check_here(parameters: Sequence[Named]) -> None:
     lazy = [one.name for one in parameters if is_lazy(one.tensor)]
     if lazy:
         raise ArgumentError(
-            f"{len(lazy)} parameters are lazy and have no shape yet: {some(lazy)}. Call the model "
-            "once before"
+            f"{len(lazy)} parameters are lazy and have no shape yet: {first_names(lazy)}. Call "
+            "the model once before"
         )
     meta = [one.name for one in parameters if one.tensor.is_meta]
     if meta:
         raise ArgumentError(
             f"{len(meta)} of {len(parameters)} parameters are on the meta device, and have no "
-            f"values to report: {some(meta)}. Initialise the model first, as by "
+            f"values to report: {first_names(meta)}. Initialise the model first, as by "
             "torchinit.init_model_(model, seed=0)"
         )
     for one in parameters:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from torchinit.checkpoint.safetensors import DTYPES, SUFFIX
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import some
-from torchinit.untrusted import LARGEST_JSON, check_inside, parse_json, printable
+from torchinit.untrusted import LARGEST_JSON, check_inside, first_names, parse_json, printable
 
 _INDEX = f"{SUFFIX}.index.json"
 _DTYPES = {
@@ -190,7 +189,9 @@ def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
     there = set(_ending(index.parent, SUFFIX))
     missing = [repr(name) for name in names if name not in there]
     if missing:
-        raise ArgumentError(f"{said} names shards that are not in its folder: {some(missing)}")
+        raise ArgumentError(
+            f"{said} names shards that are not in its folder: {first_names(missing)}"
+        )
     for name in names:
         check_inside(index.parent / name, index.parent)
     return [index.parent / name for name in names], shards

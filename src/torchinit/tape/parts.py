@@ -26,11 +26,11 @@ def entries_of_parts(
     """
     cell = parts[0].cell
     # What wrote all of it before the others is needed by each part, and joins none.
-    first = [
-        one for one in entries
-        if one.whole == (True,) and one.writes[0].cell is cell and not one.reads
-    ]  # fmt: skip
-    rest = [one for one in entries if one not in first]
+    first: list[Entry] = []
+    rest: list[Entry] = []
+    for one in entries:
+        is_first = one.whole == (True,) and one.writes[0].cell is cell and not one.reads
+        (first if is_first else rest).append(one)
     ranges = _joined([_range(one, cell) for one in rest])
     begins, ends = [begin for begin, _ in ranges], [end for _, end in ranges]
     groups = _Groups()
