@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchinit import UninitializedError, check_init, find_uninitialized, marked_memory
-from torchinit.check import marks
+from torchinit.check import look, marks
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EIGHT_BITS = (
@@ -81,11 +81,41 @@ def test_layouts(dtype):
         around.zero_()
     row = torch.zeros(1, 6, dtype=dtype).expand(5, 6)
     assert left(holder(row)) == [("unwritten", 30, 30, "")]
+    model = holder(torch.zeros(3, 1, 6, dtype=dtype).expand(3, 5, 6))
+    assert left(model, lambda model: bits(model.x)[1:, 2, :4].zero_()) == [
+        ("unwritten", 5 * (18 - 8), 90, "")
+    ]
     last = torch.zeros(2, 3, 4, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
     model = holder(last)
     assert left(model, lambda model: bits(model.x)[:, 1:].zero_()) == [
         ("unwritten", 40, 120, "[:, 0:1, :, :]")
     ]
+
+
+@given(data=st.data())
+def test_the_smallest_box(data):
+    """Of any elements of any shape, looked at in parts that begin and end anywhere."""
+    shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    box = [sorted(data.draw(st.tuples(*[st.integers(0, size - 1)] * 2))) for size in shape]
+    chosen = torch.zeros(shape, dtype=torch.bool)
+    inside = chosen[tuple(slice(low, high + 1) for low, high in box)]
+    inside |= torch.rand(
+        inside.shape, generator=torch.manual_seed(data.draw(st.integers(0, 9)))
+    ) > (data.draw(st.sampled_from([-1, 0.3, 0.9])))
+    tensor = torch.zeros(shape)
+    order = data.draw(st.permutations(range(len(shape))))
+    tensor, chosen = tensor.permute(order), chosen.permute(order)
+    bits(tensor)[chosen] = marks.word_of(torch.float32, again=False) & 0xFFFFFFFF
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(look, "_CHUNK", data.draw(st.integers(1, 50)))
+        found = look.look_at(tensor)
+    places = chosen.nonzero()
+    if not len(places):
+        assert found == []
+    else:
+        assert (found[0].what, found[0].count) == ("unwritten", len(places))
+        assert list(found[0].low) == places.amin(0).tolist()
+        assert list(found[0].high) == places.amax(0).tolist()
 
 
 @pytest.mark.parametrize("dtype", CHANCE, ids=str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,13 +58,22 @@ def look_at(
             mark, also by chance, and what is left has ``held`` for the second run.
         first: what was left in the first run, if this is after the second one.
     """
-    is_large = memory.numel() > _CHUNK
-    if not is_large and marks.is_clear(memory):
+    once = marks.once(memory)
+    is_large = once.numel() > _CHUNK
+    if not is_large and marks.is_clear(once):
         return []
-    search = _Search(memory, pairs, again, alone, first)
-    if is_large and not search.is_all_marked and marks.is_clear(memory):
+    search = _Search(once, pairs, again, alone, first)
+    if is_large and not search.is_all_marked and marks.is_clear(once):
         return []
-    return search.left()
+    found = search.left()
+    return found if once is memory else [_expanded(left, once, memory) for left in found]
+
+
+def _expanded(left: Left, once: Tensor, memory: Tensor) -> Left:
+    """What is left, of a tensor that repeats its elements."""
+    sizes = zip(left.high, once.shape, memory.shape, strict=False)
+    high = tuple(last if size == whole else whole - 1 for last, size, whole in sizes)
+    return replace(left, count=left.count * (memory.numel() // once.numel()), high=high)
 
 
 class _Search:
@@ -197,6 +206,20 @@ def _only_together(held: Tensor, count: int, before: bool) -> bool:
     return before
 
 
+def _rows(these: Tensor, before: int, size: int) -> Tensor:
+    """A mask as rows of a dimension, of which it may begin and end within one."""
+    after = -(before + these.numel()) % size
+    if before or after:
+        these = torch.nn.functional.pad(these, (before, after))
+    return these.view(-1, size)
+
+
+def _ends(these: Tensor) -> tuple[int, int]:
+    """The first and the last index that a mask names, which names some."""
+    bits = these.view(torch.uint8)
+    return int(bits.argmax()), bits.numel() - 1 - int(bits.flip(0).argmax())
+
+
 class _Tally:
     """Counts elements, and the smallest box that has them all; in the order of memory."""
 
@@ -208,16 +231,22 @@ class _Tally:
 
     def add(self, these: Tensor, begin: int) -> None:
         """Adds those that a mask of consecutive elements names."""
-        places = these.nonzero().squeeze(1)
-        if places.numel() == these.numel():
-            self.add_range(begin, begin + these.numel())
-        elif places.numel():
-            self.count += places.numel()
-            places += begin
+        count = int(these.sum())
+        if count == these.numel():
+            self.add_range(begin, begin + count)
+        elif count:
+            self.count += count
             for dim in reversed(range(len(self._shape))):
-                at = places % self._shape[dim]
-                self._include(dim, int(at.min()), int(at.max()))
-                places = places // self._shape[dim]
+                size = self._shape[dim]
+                begin, before = divmod(begin, size)
+                if before + these.numel() <= size:
+                    low, high = _ends(these)
+                    self._include(dim, before + low, before + high)
+                    these = these[low : low + 1]
+                else:
+                    rows = _rows(these, before, size)
+                    self._include(dim, *_ends(rows.any(0)))
+                    these = rows.any(1)
 
     def add_range(self, begin: int, end: int) -> None:
         """Adds consecutive elements."""

@@ -104,6 +104,15 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+def once(tensor: Tensor) -> Tensor:
+    """A tensor without repetitions: of each expanded dimension, one index."""
+    if 0 in tensor.stride():
+        for dim, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if size > 1 and step == 0:
+                tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
 def memory_of(tensor: Tensor, dtype: torch.dtype, begin: int, count: int) -> Tensor:
     """Memory of a tensor's storage as one of another dtype, which no gradient or version sees.
 
@@ -120,6 +129,7 @@ def memory_of(tensor: Tensor, dtype: torch.dtype, begin: int, count: int) -> Ten
 
 def write_marks(tensor: Tensor, again: bool = False) -> None:
     """Fills a tensor of real numbers with marks: its elements, and no byte between them."""
+    tensor = once(tensor)
     if not is_dense(tensor):
         _write_scattered(tensor, again)
         return
