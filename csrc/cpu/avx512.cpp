@@ -22,12 +22,14 @@
 #define TORCHINIT_HARDWARE_FMA 1
 #define TORCHINIT_LANES Avx512Lanes
 #include "../job/visit_plan.h"
+#include "../math/block_scale.h"
 #include "../math/reflector.h"
 #include "../simd/avx512.h"
 #include "../simd/scalar.h"
 #include "../simd/transpose.h"
 #include "block_kernel.inc"
 #include "fill_kernel.inc"
+#include "quantise_kernel.inc"
 
 namespace torchinit::cpu {
 const InstructionSet avx512_set = {"avx512",
@@ -35,7 +37,9 @@ const InstructionSet avx512_set = {"avx512",
                                    torchinit::avx512::fill_rows_plan,
                                    torchinit::avx512::block_kernels<float>,
                                    torchinit::avx512::block_kernels<double>,
-                                   torchinit::avx512::round_values};
+                                   torchinit::avx512::round_values,
+                                   torchinit::avx512::quantise_tile,
+                                   torchinit::avx512::largest_magnitude};
 }
 #if TORCHINIT_CLANG
 #pragma clang attribute pop

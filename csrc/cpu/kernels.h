@@ -8,6 +8,7 @@
 #include "../job/box.h"
 #include "../job/orthogonal_job.h"
 #include "../job/plan.h"
+#include "../job/quantised_job.h"
 
 namespace torchinit::cpu {
 
@@ -52,6 +53,25 @@ struct BlockKernels {
 // Rounds consecutive elements to a dtype of 16 or 8 bits, as fills do.
 using RoundKernel = void (*)(Dtype dtype, const float* from, void* to, int64_t count);
 
+// Float32 values that lie in the cache, the rows and columns of some complete blocks or of those at
+// the matrix's edge, and where the results go.
+struct Tile {
+  const BlockFormat& format;
+  const WholeScale& whole;
+  const float* values;
+  int64_t stride, rows, columns;
+  // The part whose payload is wanted, in the tile.
+  int64_t first_row, end_row, first_column, end_column;
+  uint8_t* payload;  // of the part's first element, or null
+  int64_t payload_stride;
+  uint8_t* scales;       // of the first block, or null
+  int64_t scale_stride;  // bytes
+};
+using QuantiseKernel = void (*)(const Tile& tile);
+
+// The bits of the largest magnitude.
+using LargestKernel = uint32_t (*)(const float* values, int64_t count);
+
 struct InstructionSet {
   const char* name;
   Kernel fill;
@@ -59,6 +79,8 @@ struct InstructionSet {
   BlockKernels<float> blocks32;
   BlockKernels<double> blocks64;
   RoundKernel round;
+  QuantiseKernel quantise;
+  LargestKernel largest;
 };
 
 extern const InstructionSet portable_set;

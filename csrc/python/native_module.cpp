@@ -13,6 +13,7 @@
 #include "../cpu/memory.h"
 #include "../cpu/orthogonal.h"
 #include "../cpu/parallel.h"
+#include "../cpu/quantised.h"
 #include "../job/plan.h"
 #include "../math/normal_cdf.h"
 #include "../math/philox.h"
@@ -85,6 +86,26 @@ PYBIND11_MODULE(_native, m) {
         cpu::fill_orthogonal(std::move(job), threads);
       },
       "Fills the box at `offset` of orthogonal matrices of `global_shape`, one for each key.");
+  m.def(
+      "fill_quantised",
+      [](const py::handle& draw, int64_t dtype, int64_t key, uintptr_t values,
+         const py::handle& format, double largest, const py::handle& matrix, const py::handle& box,
+         uintptr_t payload, uintptr_t scales, int threads) {
+        const QuantisedJob job = read_quantised_job(draw, dtype, key, values, format, largest,
+                                                    matrix, box, payload, scales);
+        const WithoutLock released;
+        cpu::fill_quantised(job, threads);
+      },
+      "Fills a box of low-precision weights, and the scales of the blocks that it touches.");
+  m.def(
+      "largest_magnitude",
+      [](const py::handle& draw, int64_t dtype, int64_t key, int64_t count, int threads) {
+        const Plan plan = plan_of(read_draw(draw.ptr()), dtype);
+        checked_count(count);
+        const WithoutLock released;
+        return cpu::largest_magnitude(plan, static_cast<uint64_t>(key), count, threads);
+      },
+      "The largest magnitude of `count` float32 or bfloat16 values, logical indices from 0.");
   m.def(
       "is_writable",
       [](uintptr_t data, size_t bytes) {

@@ -12,6 +12,7 @@
 
 #include "../job/job.h"
 #include "../job/orthogonal_job.h"
+#include "../job/quantised_job.h"
 
 namespace torchinit {
 
@@ -184,6 +185,35 @@ inline OrthogonalJob read_orthogonal_job(int64_t dtype, pybind11::handle keys,
     job.keys.push_back(static_cast<uint64_t>(read_integer(key_column[i])));
     job.data.push_back(read_address(address_column[i]));
   }
+  return job;
+}
+
+// Low-precision weights: of draws of a dtype, or of the float32 values at an address, and then draw
+// is None. format: (rows, columns, packed, rule, scale dtype); matrix: (rows, columns); box: as
+// MatrixBox.
+inline QuantisedJob read_quantised_job(pybind11::handle draw, int64_t dtype, int64_t key,
+                                       uintptr_t values, pybind11::handle format, double largest,
+                                       pybind11::handle matrix, pybind11::handle box,
+                                       uintptr_t payload, uintptr_t scales) {
+  const std::vector<int64_t> numbers = read_integers(format.ptr()),
+                             shape = read_integers(matrix.ptr()), sides = read_integers(box.ptr());
+  if (numbers.size() != 5 || shape.size() != 2 || sides.size() != 6)
+    throw std::invalid_argument("format has 5 fields, matrix 2 and box 6");
+  if (numbers[3] < 0 || numbers[3] >= kScaleRules || numbers[4] < 0 || numbers[4] >= kScaleDtypes)
+    throw std::invalid_argument("there is no such rule or dtype of scales");
+  QuantisedJob job{{},
+                   static_cast<uint64_t>(key),
+                   reinterpret_cast<const float*>(values),
+                   {numbers[0], numbers[1], numbers[2] != 0, static_cast<ScaleRule>(numbers[3]),
+                    static_cast<ScaleDtype>(numbers[4])},
+                   whole_scale(static_cast<float>(largest)),
+                   shape[0],
+                   shape[1],
+                   {sides[0], sides[1], sides[2], sides[3], sides[4], sides[5]},
+                   reinterpret_cast<uint8_t*>(payload),
+                   reinterpret_cast<uint8_t*>(scales)};
+  if (!values) job.plan = plan_of(read_draw(draw.ptr()), dtype);
+  check_job(job);
   return job;
 }
 

@@ -59,6 +59,13 @@ struct Float8E5M2 {
   static constexpr int min_exponent = -14;
   static constexpr float min_normal = 0x1p-14f, max = 57344;
 };
+// The 4-bit format of OCP's microscaling specification: 0, 0.5, 1, 1.5, 2, 3, 4, 6.
+struct Float4E2M1 {
+  static constexpr int bits = 4;
+  static constexpr int digits = 1;
+  static constexpr int min_exponent = 0;
+  static constexpr float min_normal = 1, max = 6;
+};
 // IEEE's binary16. Its infinity is coded as 2^16 would be.
 struct Float16 {
   static constexpr int bits = 16;
