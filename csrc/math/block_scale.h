@@ -41,36 +41,46 @@ TORCHINIT_INLINE float from_float8(uint32_t code) {
                   : static_cast<float>(digits) * 0x1p-9f;
 }
 
-// largest: the bits of the largest magnitude of the block, finite.
-TORCHINIT_INLINE BlockScale scale_of(ScaleRule rule, uint32_t largest, const WholeScale& whole) {
+// The scale of a block from the bits of its largest magnitude, which is finite. Without branches,
+// so that a loop over blocks becomes vectors.
+template <ScaleRule rule>
+TORCHINIT_INLINE BlockScale scale_of(uint32_t largest, const WholeScale& whole) {
   constexpr float max = 0x1.fffffep127f;
-  switch (rule) {
-    case ScaleRule::PowerUp: {
-      const uint32_t code = power_up(largest);
-      return {inverse_power(code), code};
-    }
-    case ScaleRule::PowerDown: {
-      const uint32_t exponent = largest >> 23, code = exponent > 8 ? exponent - 8 : 0;
-      return {inverse_power(code), code};
-    }
-    case ScaleRule::Ratio: {
-      if (largest == 0) return {1.0f, ScalarLanes::bits_of(1.0f)};
-      const float quotient = 448.0f / float_of(largest);
-      const float factor = quotient < max ? quotient : max;
-      return {factor, ScalarLanes::bits_of(1.0f / factor)};
-    }
-    case ScaleRule::RatioPower: {
-      if (largest == 0) return {1.0f, 127u};
-      const uint32_t code = power_up(largest);
-      return {inverse_power(code), code};
-    }
-    case ScaleRule::TwoLevels:
-      break;
+  if constexpr (rule == ScaleRule::PowerUp || rule == ScaleRule::RatioPower) {
+    const bool is_one = rule == ScaleRule::RatioPower && largest == 0;
+    const uint32_t code = is_one ? 127u : power_up(largest);
+    return {inverse_power(code), code};
+  } else if constexpr (rule == ScaleRule::PowerDown) {
+    const uint32_t exponent = largest >> 23, code = exponent > 8 ? exponent - 8 : 0;
+    return {inverse_power(code), code};
+  } else if constexpr (rule == ScaleRule::Ratio) {
+    const float quotient = 448.0f / (largest ? float_of(largest) : 448.0f);
+    const float factor = quotient < max ? quotient : max;
+    return {factor, ScalarLanes::bits_of(1.0f / factor)};
+  } else {
+    const float scaled = float_of(largest) * whole.encode_sixth;
+    const uint32_t code = round_to_small<ScalarLanes, Float8E4M3>(scaled);
+    const float inverse = 1.0f / (from_float8(code) * whole.decode);
+    return {inverse < max ? inverse : max, code};
   }
-  const uint32_t code =
-      round_to_small<ScalarLanes, Float8E4M3>(float_of(largest) * whole.encode_sixth);
-  const float inverse = 1.0f / (from_float8(code) * whole.decode);
-  return {inverse < max ? inverse : max, code};
+}
+
+// Calls visit.run<rule>().
+TORCHINIT_ANY_SIDE
+template <class Visitor>
+TORCHINIT_INLINE void visit_rule(ScaleRule rule, Visitor& visit) {
+  switch (rule) {
+    case ScaleRule::PowerUp:
+      return visit.template run<ScaleRule::PowerUp>();
+    case ScaleRule::PowerDown:
+      return visit.template run<ScaleRule::PowerDown>();
+    case ScaleRule::Ratio:
+      return visit.template run<ScaleRule::Ratio>();
+    case ScaleRule::RatioPower:
+      return visit.template run<ScaleRule::RatioPower>();
+    case ScaleRule::TwoLevels:
+      return visit.template run<ScaleRule::TwoLevels>();
+  }
 }
 
 // The bits of a scale as float32 or as a byte.

@@ -145,6 +145,19 @@ struct Avx2Lanes {
     put<streaming>(to, _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
   }
   static constexpr bool may_convert_bfloat16 = false;
+  static TORCHINIT_INLINE void store_bytes(uint8_t* to, u32 x) {
+    const __m256i low = _mm256_set1_epi32(0x0c080400);  // of each 128 bits, their lowest bytes
+    const __m256i four = _mm256_shuffle_epi8(__m256i(x), low);
+    const __m128i bytes =
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes);
+  }
+  static TORCHINIT_INLINE float largest(f32 x) {
+    const __m128 four =
+        _mm_max_ps(_mm256_castps256_ps128(__m256(x)), _mm256_extractf128_ps(__m256(x), 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
   static TORCHINIT_INLINE void fence() { _mm_sfence(); }
 
  private:

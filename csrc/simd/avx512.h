@@ -150,6 +150,10 @@ struct Avx512Lanes {
     const __m512 high = _mm512_unpackhi_ps(__m512(x), __m512(y));
     put<streaming>(to, __m512i(_mm512_cvtne2ps_pbh(high, low)));
   }
+  static TORCHINIT_INLINE void store_bytes(uint8_t* to, u32 x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(x)));
+  }
+  static TORCHINIT_INLINE float largest(f32 x) { return _mm512_reduce_max_ps(__m512(x)); }
   static TORCHINIT_INLINE void fence() { _mm_sfence(); }
 
  private:

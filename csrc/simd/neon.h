@@ -130,6 +130,13 @@ struct NeonLanes {
     put(to, uint8x16_t(vcvt_high_f16_f32(low, vzip2q_f32(float32x4_t(x), float32x4_t(y)))));
   }
   static constexpr bool may_convert_bfloat16 = false;
+  static TORCHINIT_INLINE void store_bytes(uint8_t* to, u32 x) {
+    const uint16x4_t half = vmovn_u32(uint32x4_t(x));
+    const uint32_t four =
+        vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
+    memcpy(to, &four, sizeof four);
+  }
+  static TORCHINIT_INLINE float largest(f32 x) { return vmaxvq_f32(float32x4_t(x)); }
   static TORCHINIT_INLINE void fence() {}
 
  private:

@@ -219,6 +219,10 @@ struct ScalarLanes {
   // Whether the backend has store_bfloat16, for values that are never subnormal, and
   // converts_bfloat16(), which tells whether this processor supports it.
   static constexpr bool may_convert_bfloat16 = false;
+  // The lowest byte of each lane, in order.
+  static TORCHINIT_INLINE void store_bytes(uint8_t* to, u32 x) { *to = static_cast<uint8_t>(x); }
+  // The largest lane.
+  static TORCHINIT_INLINE float largest(f32 x) { return x; }
   static TORCHINIT_INLINE void fence() {}
 };
 
