@@ -23,6 +23,7 @@ from torchinit.models.init_model import init_model_, plan_model
 from torchinit.models.init_shard import init_shard_
 from torchinit.models.plan import Plan
 from torchinit.patch.patch import patch_nn_init
+from torchinit.quantised.formats import MXFP8, NVFP4, FP8Blocks
 from torchinit.rules.composed import Blocks, Stack, by
 from torchinit.rules.elementwise import Constant, Normal, TruncNormal, Uniform, VarianceScaling
 from torchinit.rules.structured import Orthogonal
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
     from torchinit.reporting.rows import ReportRow
 
 __all__ = [
+    "MXFP8",
+    "NVFP4",
     "STREAM_VERSION",
     "ArgumentError",
     "Blocks",
     "Constant",
+    "FP8Blocks",
     "InitializationType",
     "ModelReport",
     "Normal",

@@ -19,6 +19,9 @@ from torchinit.models.keyed import run_callable
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
+from torchinit.quantised.fill import Weight, fill_weight
+from torchinit.quantised.formats import BlockFormat
+from torchinit.quantised.memory import check_format, destination_of, is_in_memory
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.rules import as_scheme
@@ -41,6 +44,8 @@ def init_shard_(
     seed: int | None = None,
     name: str | None = None,
     generator: Generator | None = None,
+    format: BlockFormat | None = None,  # noqa: A002
+    scales: Tensor | tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Fills a plain tensor with its shard of a full tensor, without communication.
 
@@ -58,13 +63,17 @@ def init_shard_(
             name.
         generator: without seed and name, the key is drawn from here; None is torch's default CPU
             generator. It must be in the same state on all ranks.
+        format: fills low-precision payload, the quantised values of the same call without a format;
+            shapes and offset are still those of the values.
+        scales: with a format, where the scales of all blocks go that the shard touches; a pair with
+            the factor of the full tensor for ``NVFP4``. None fills the payload alone.
 
     Returns:
         tensor. On the meta device it is unchanged.
 
     Raises:
-        ArgumentError: for a shard outside the full tensor, or a scheme that cannot fill the full
-            tensor. Nothing has then been drawn or written.
+        ArgumentError: for a shard outside the full tensor, or a scheme or format that cannot fill
+            the full tensor. Nothing has then been drawn or written.
         TypeError: for a DTensor, which carries its own placement; for an invalid scheme; for a
             dtype that only a callable can fill.
 
@@ -85,17 +94,31 @@ def init_shard_(
             "tensor is a DTensor, which carries its own placement: call torchinit's function, or a "
             "scheme, on it"
         )
+    check_format(format, scales)
     key_of_name = _key_of_name(seed, name, generator)
     shape = _shape("global_shape", global_shape)
     if math.prod(shape) >= 2**63:
         raise ArgumentError(f"global_shape={shown(list(shape))} has more than 2^63 - 1 elements")
     chosen = as_scheme(scheme)
-    region, target = Region(name or "", shape), Target(name or "", shape, tensor.dtype)
+    dtype = tensor.dtype if format is None else format.source
+    region, target = Region(name or "", shape), Target(name or "", shape, dtype)
     if isinstance(chosen, By):
         chosen = chosen.scheme(region, target)
     parts = chosen.parts(region, target)
+    _check_parts(parts, dtype)
+    if format is not None:
+        to = destination_of(format, tensor, scales, shape, _offset(offset, format))
+        if not is_in_memory(tensor):
+            return tensor
+        memory = torch.empty((), dtype=dtype, device=tensor.device)
+        if key_of_name is not None:
+            parts = [_called(part, memory, key_of_name) for part in parts]
+            keys: Sequence[Stream] = [part.key(key_of_name) for part in parts]
+        else:
+            parts, keys = _drawn(parts, memory, generator)
+        fill_weight(Weight(format, shape, parts, keys), to)
+        return tensor
     place = _place(tensor, shape, offset)
-    _check_parts(parts, tensor.dtype)
     if tensor.is_meta:
         return tensor
     memory = tensor.detach()
@@ -123,6 +146,15 @@ def init_shard_(
                 fills += fill_local(sharded, part, part.region, stream, full)
     fill_all(fills)
     return tensor
+
+
+def _offset(offset: Sequence[int] | int, form: BlockFormat) -> tuple[int, ...]:
+    if not isinstance(offset, Sequence):
+        raise ArgumentError(
+            f"offset={offset!r} is one index of the flattened full tensor, and {form} has blocks: "
+            "give one number per dimension. (Masters, without a format, may be any range.)"
+        )
+    return _shape("offset", offset)
 
 
 def _check_parts(parts: Sequence[Part], dtype: torch.dtype) -> None:

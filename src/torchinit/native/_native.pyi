@@ -128,3 +128,22 @@ def choose_instruction_set(name: str, /) -> bool:
 
 def instruction_sets() -> list[str]:
     """The instruction sets that this processor runs, fastest first."""
+
+def fill_quantised(
+    draw: Draw | None,
+    dtype: int,
+    key: int,
+    values: int,
+    block_format: Sequence[int],
+    largest: float,
+    matrix: Sequence[int],
+    box: Sequence[int],
+    payload: int,
+    scales: int,
+    threads: int,
+    /,
+) -> None:
+    """Fills a box of low-precision weights, and the scales of the blocks that it touches."""
+
+def largest_magnitude(draw: Draw, dtype: int, key: int, count: int, threads: int, /) -> float:
+    """The largest magnitude of float32 or bfloat16 values, logical indices from 0."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -166,6 +166,56 @@ def run_orthogonal(
         memory = torch.empty(size, dtype=torch.uint8, device=like.device)
         stream = torch.cuda.current_stream().cuda_stream
         module.fill_orthogonal(*job, memory.data_ptr(), stream)
+
+
+class QuantisedFill(NamedTuple):
+    """A fill of ``csrc/job/quantised_job.h``.
+
+    Attributes:
+        draw: the distribution and its parameters; None if there are values.
+        dtype: that values are drawn in.
+        key: of the draws.
+        values: float32 values of the box extended to complete blocks, contiguous; or None.
+        format: numbers of the format.
+        largest: the largest magnitude of the tensor, if the format has a scale of it.
+        matrix: rows and columns of the logical tensor's matrices.
+        box: (first, count) of matrices, rows and columns.
+        payload, scales: contiguous and plain, on one device; None if not wanted.
+    """
+
+    draw: Numbers | None
+    dtype: torch.dtype
+    key: int
+    values: Tensor | None
+    format: tuple[int, int, int, int, int]
+    largest: float
+    matrix: tuple[int, int]
+    box: tuple[int, int, int, int, int, int]
+    payload: Tensor | None
+    scales: Tensor | None
+
+
+def run_quantised(fill: QuantisedFill) -> None:
+    """Fills payload and scales: at once in host memory, in the current stream on a device."""
+    addresses = [0 if one is None else one.data_ptr() for one in (fill.payload, fill.scales)]
+    values = 0 if fill.values is None else fill.values.data_ptr()
+    number = DTYPE_NUMBERS[fill.dtype]
+    arguments = (
+        fill.draw, number, fill.key, values, fill.format, fill.largest, fill.matrix, fill.box,
+        *addresses,
+    )  # fmt: skip
+    like = fill.scales if fill.payload is None else fill.payload
+    if like is None or like.is_cpu:
+        cpu_module().fill_quantised(*arguments, torch.get_num_threads())
+        return
+    with torch.cuda.device(like.device):
+        cuda_module().fill_quantised(*arguments, torch.cuda.current_stream().cuda_stream)
+
+
+def largest_magnitude(draw: Numbers, dtype: torch.dtype, key: int, count: int) -> float:
+    """The largest magnitude of a full tensor of draws, found on the CPU."""
+    number, threads = DTYPE_NUMBERS[dtype], torch.get_num_threads()
+    return cpu_module().largest_magnitude(draw, number, key, count, threads)  # type: ignore[no-any-return]
 
 
 def count_write(tensor: Tensor) -> None:
