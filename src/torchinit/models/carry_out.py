@@ -154,17 +154,17 @@ def _with_memory(
     """Runs callables, and finds the tensor to fill: a new one, or the parameter itself."""
     tensor = one.named.tensor
     if one.draw is None and any(part.values.function is not None for part in one.parts):
-        one = _run_callables(one, device, key_of_name)
+        one = run_callables(one, device, key_of_name)
         made = one.parts[0].values
         if (
             len(one.parts) == 1 and isinstance(made, GivenValues)
             and tensor.is_meta and not is_dtensor(tensor) and made.tensor.shape == tensor.shape
         ):  # fmt: skip
             return one._replace(parts=()), made.tensor
-    home = _allocate_here(tensor, one.dtype, device) if tensor.is_meta else tensor
+    home = allocate_here(tensor, one.dtype, device) if tensor.is_meta else tensor
     if _may_leave_gaps(one):
         if not tensor.is_meta:
-            home = _allocate_here(tensor, tensor.dtype, tensor.device)
+            home = allocate_here(tensor, tensor.dtype, tensor.device)
         mark_unwritten(local_memory(home))
     return one, home
 
@@ -200,7 +200,7 @@ def _fill_others(ready: Sequence[tuple[Assignment, Tensor]], key_of_name: KeyOfN
 # Callables.
 
 
-def _run_callables(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Assignment:
+def run_callables(one: Assignment, device: torch.device, key_of_name: KeyOfName) -> Assignment:
     """Runs the callables of one parameter; their results become values to copy."""
     parts: list[Part] = []
     wholes: dict[str, Tensor] = {}
@@ -280,7 +280,7 @@ def _allocate(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty_strided(meta.shape, meta.stride(), dtype=dtype, device=device)
 
 
-def _allocate_here(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def allocate_here(meta: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uninitialised memory for a meta tensor on this rank; of a DTensor, the local shard."""
     if is_dtensor(meta):
         return empty_sharded(meta, dtype, device)  # type: ignore[no-any-return]

@@ -18,7 +18,15 @@ from torchinit.models.inspect_model import Inspected, Only, check_buffers_apart,
 from torchinit.models.left_out import left_out, tell
 from torchinit.models.own import Own
 from torchinit.models.plan import Plan
+from torchinit.models.quantised import (
+    Found,
+    check_scales,
+    fill_quantised,
+    find_quantised,
+    split,
+)
 from torchinit.placement.distributed import local_memory
+from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.rules import Rules
 from torchinit.streams.canonical import Named, Rename
 from torchinit.streams.named_keys import keys_of_names
@@ -37,6 +45,7 @@ def init_model_(
     strict: bool = True,
     rename: Rename = None,
     only: Only = None,
+    formats: Mapping[Any, BlockFormat] | None = None,
 ) -> Model:
     """Initialises a whole model in place, on the meta device or not.
 
@@ -62,6 +71,9 @@ def init_model_(
             for models whose parts have other names elsewhere.
         only: names or globs of the tensors to fill, such as a new head; no other tensor is read or
             written.
+        formats: a mapping from patterns to formats (``MXFP8``, ``FP8Blocks``, ``NVFP4``) of the
+            low-precision weights. Their payload gets the quantised values of their rules, in one
+            pass, and their scales, which are found beside or inside them, need no rule.
 
     Returns:
         model.
@@ -84,10 +96,14 @@ def init_model_(
     torch.Size([4, 8])
     """
     found = prepare(
-        model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only
-    )
+        model, rules, seed, device=device, dtype=dtype, strict=strict, rename=rename, only=only,
+        formats=formats,
+    )  # fmt: skip
     _check_in_memory(found.assignments, device, dtype)
-    done = carry_out([*found.assignments, *found.filled], found.device, keys_of_names(seed))
+    keys = keys_of_names(seed)
+    plain, quantised = split(found.assignments, found.weights)
+    done = carry_out([*plain, *found.filled], found.device, keys)
+    done += fill_quantised(quantised, found.weights, found.device, keys)
     found.own.end()
     tell([*found.unwritten, *left_out(model, [*done, *found.rest])], stacklevel=2)
     return model
@@ -129,6 +145,7 @@ def plan_model(
     *,
     strict: bool = True,
     rename: Rename = None,
+    formats: Mapping[Any, BlockFormat] | None = None,
 ) -> Plan:
     """Shows what ``init_model_`` would do: each parameter's rule, values, fans and std.
 
@@ -136,7 +153,7 @@ def plan_model(
 
     Args:
         model: the model; or, without rules, a function as for ``build_model``.
-        rules, strict, rename: as for ``init_model_``.
+        rules, strict, rename, formats: as for ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_``, except for errors that only calling a callable
@@ -154,15 +171,17 @@ def plan_model(
                 "or leave out rules"
             )
         model = build_model(model, seed=0, device="meta", rename=rename)
-    found = prepare(model, rules, 0, device="cpu", strict=strict, rename=rename)
-    return Plan([*found.assignments, *found.ruled])
+    found = prepare(model, rules, 0, device="cpu", strict=strict, rename=rename, formats=formats)
+    named = {one.stand_in.name: str(one.format) for one in found.weights.values()}
+    return Plan([*found.assignments, *found.ruled], named)
 
 
 class Prepared(NamedTuple):
     """What a model will be filled with.
 
     Attributes:
-        assignments: one for each parameter, in the model's order.
+        assignments: one for each parameter, in the model's order; of scales, none.
+        weights: what is quantised, by the ``id`` of its assignment's tensor.
         ruled: one for each buffer that a rule matches.
         buffers: all of the model's buffers.
         filled: one for each buffer to write.
@@ -173,6 +192,7 @@ class Prepared(NamedTuple):
     """
 
     assignments: Sequence[Assignment]
+    weights: Mapping[int, Found]
     ruled: Sequence[Assignment]
     buffers: Sequence[Named]
     filled: Sequence[Assignment]
@@ -192,17 +212,18 @@ def prepare(
     strict: bool = True,
     rename: Rename = None,
     only: Only = None,
+    formats: Mapping[Any, BlockFormat] | None = None,
 ) -> Prepared:
     """Works out what ``init_model_`` will do, and checks that it can; nothing is written.
 
     Args:
-        model, rules, seed, device, dtype, strict, rename, only: as for ``init_model_``.
+        model, rules, seed, device, dtype, strict, rename, only, formats: as for ``init_model_``.
 
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
     """
     check_flag("strict", strict)
-    found = inspect_model(model, device, dtype, rename, only)
+    found, weights = find_quantised(inspect_model(model, device, dtype, rename, only), formats)
     own = Own(model, found, seed, rename)
     ruled: list[Assignment] = []
     if rules is None:
@@ -210,6 +231,7 @@ def prepare(
     else:
         strict = strict and only is None
         chosen = Rules(rules)
+        check_scales(found, chosen)
         assignments, ruled = assign(
             found.parameters, chosen, dtype, strict=strict, own=own.assign, buffers=found.buffers,
             others=() if only is None else found.all_parameters,
@@ -250,7 +272,10 @@ def prepare(
             f"{said}. Tie them again, or give both the same values with rename={broken!r}",
             stacklevel=3,
         )
-    return Prepared(assignments, ruled, found.buffers, filled, unwritten, rest, own, found.device)
+    return Prepared(
+        assignments, weights, ruled, found.buffers, filled, unwritten, rest, own,
+        found.device,
+    )  # fmt: skip
 
 
 def _in_new_memory(found: Inspected, assignments: Sequence[Assignment]) -> list[Tensor]:

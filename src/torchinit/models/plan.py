@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,8 +53,11 @@ class Plan(Sequence[Row]):
     bias       4      float32  **.bias  constant(val=0)                               0
     """
 
-    def __init__(self, assignments: Sequence[Assignment]) -> None:
-        self._rows = [row for assignment in assignments for row in _rows(assignment)]
+    def __init__(
+        self, assignments: Sequence[Assignment], formats: Mapping[str, str] | None = None
+    ) -> None:
+        """Takes the assignments, and by the parameter's name how it is quantised."""
+        self._rows = [row for one in assignments for row in _rows(one, formats or {})]
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         return self._rows[index]
@@ -77,7 +80,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     return name, shape, str(row.dtype)[6:], row.rule, row.values, fan_in, fan_out, std
 
 
-def _rows(assignment: Assignment) -> Iterator[Row]:
+def _rows(assignment: Assignment, formats: Mapping[str, str]) -> Iterator[Row]:
+    form = formats.get(assignment.named.name)
+    quantised = f", as {form}" if form else ""
     shares: dict[str, list[Part]] = {}
     for part in assignment.all_parts:
         shares.setdefault(part.region.name, []).append(part)
@@ -86,6 +91,6 @@ def _rows(assignment: Assignment) -> Iterator[Row]:
         shape = region.matrix_shape
         yield Row(
             name, assignment.named.name, region.shape, assignment.dtype, assignment.rule,
-            str(values), calculate_fans(shape) if len(shape) > 1 else None,
+            f"{values}{quantised}", calculate_fans(shape) if len(shape) > 1 else None,
             values.statistics(shape), len(pieces),
         )  # fmt: skip

@@ -27,7 +27,7 @@ from torchinit.schemes.distributions import NORMAL, Draw, law_of
 from torchinit.streams.keys import Stream
 from torchinit.values.apply import fill_local
 from torchinit.values.kinds import Values
-from torchinit.values.region import Part
+from torchinit.values.region import Part, Region, as_cuts
 
 _STRIPE = 1 << 21  # float32 values that are made at a time where kernels do not draw them
 _NORMAL_REACH = 6.5556  # standard deviations, which no normal of docs/streams.md exceeds
@@ -211,10 +211,14 @@ def _fill_values(
 ) -> None:
     piece = ShardPiece((0,) * len(offset), tuple(offset), tuple(tensor.shape))
     sharded = Sharded(tensor, weight.shape, [piece])
-    fills = []
+    if any(part.region.geometry is not None for part in weight.parts):
+        tensor.fill_(math.nan)  # recorded views may leave gaps, which is then an error
     for part, key in zip(weight.parts, weight.keys, strict=True):
-        fills += fill_local(sharded, part, part.region, key, full)
-    fill_all(fills)
+        region: Region | None = part.region
+        if part.region.geometry is not None:
+            strides = torch.empty(weight.shape, device="meta").stride()
+            region = as_cuts(part.region, weight.shape, strides)
+        fill_all(fill_local(sharded, part, region, key, full))
 
 
 def largest_of(weight: Weight) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -114,6 +114,14 @@ class BlockFormat:
             for begin, length, step, whole in sides
         )
         return offset, size
+
+    def __str__(self) -> str:
+        """As it would be written."""
+        said = [
+            f"{one.name}={getattr(self, one.name)!r}" for one in fields(self)  # type: ignore[arg-type]
+            if getattr(self, one.name) != one.default
+        ]  # fmt: skip
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def _steps(self, dims: int) -> tuple[int, ...]:
         return (*[1] * (dims - 2), self.rows, self.columns)[-dims:] if dims else ()

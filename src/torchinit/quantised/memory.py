@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +79,7 @@ def destination_of(
     form.payload_shape(shape)
     size = form.values_shape(tuple(payload.shape))
     check_box(size, Box(shape, offset))
-    if form.packed and math.prod(size) and offset[-1] % 2:
+    if form.packed and payload.numel() and offset[-1] % 2:
         raise ArgumentError(
             f"offset={shown(list(offset))} is at an odd column, and {form} has two values in a byte"
         )
@@ -88,16 +87,16 @@ def destination_of(
     placed = None
     if blocks is not None:
         first, count = form.blocks_of(offset, size)
-        if math.prod(size) and tuple(blocks.shape) != count:
+        if payload.numel() and tuple(blocks.shape) != count:
             raise ArgumentError(
                 f"scales have shape {tuple(blocks.shape)}, and {form} has scales of shape {count} "
                 f"for values of shape {size} at offset={shown(list(offset))}"
             )
-        pieces = [ShardPiece((0,) * len(shape), first, count)] if math.prod(size) else []
+        pieces = [ShardPiece((0,) * len(shape), first, count)] if payload.numel() else []
         placed = Sharded(blocks.detach(), form.scales_shape(shape), pieces)
     pieces = [
         ShardPiece((0,) * len(shape), _packed(form, offset), tuple(payload.shape))
-    ] if math.prod(size) else []  # fmt: skip
+    ] if payload.numel() else []  # fmt: skip
     to = Destination(Sharded(payload.detach(), form.payload_shape(shape), pieces), placed, whole)
     check_memory(form, "", to)
     return to

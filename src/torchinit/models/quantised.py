@@ -1,0 +1,363 @@
+"""The weights of a model that a format quantises: found with their scales, and filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from torchinit.errors import ArgumentError
+from torchinit.fill.route import PLAIN_TYPES
+from torchinit.models.assign import Assignment
+from torchinit.models.carry_out import allocate_here, attach, run_callables
+from torchinit.models.inspect_model import Inspected
+from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
+from torchinit.placement.mesh import ShardPiece
+from torchinit.quantised.fill import Destination, Weight, fill_weight
+from torchinit.quantised.formats import BlockFormat
+from torchinit.quantised.memory import check_memory, is_in_memory
+from torchinit.rules.rules import Rules
+from torchinit.rules.scheme import Target
+from torchinit.schemes.distributions import constant_draw
+from torchinit.streams.canonical import Named
+from torchinit.streams.named_keys import KeyOfName
+from torchinit.values.kinds import DrawnValues
+from torchinit.values.region import Part, Region
+
+_PACKED = "_packed"  # compressed-tensors' weight_packed has the values of weight
+# What the name of a weight ends in if it is that of its scales, or of the factor of the whole
+# tensor, and whether that is the reciprocal.
+_SCALES = ("_scale_inv", "_scale")
+_WHOLE = {"_scale_2": False, "_global_scale": True}
+# The same of tensor subclasses: their attributes.
+_INSIDE = {"qdata": "payload", "scale": "scales", "per_tensor_scale": "whole"}
+_PAYLOADS = (torch.uint8, torch.float4_e2m1fn_x2, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+class Found(NamedTuple):
+    """A weight that a format quantises.
+
+    Attributes:
+        stand_in: the weight as a parameter of its values on the meta device, for rules and names.
+        format: of it.
+        of: the payload, or the subclass that has all.
+        scales, whole: beside it; None if they are inside it, or there is none.
+        inverse: whether whole is the reciprocal of the factor.
+    """
+
+    stand_in: Named
+    format: BlockFormat
+    of: Named
+    scales: Named | None = None
+    whole: Named | None = None
+    inverse: bool = False
+
+
+class Quantised(NamedTuple):
+    """A model without what formats quantise, and that.
+
+    Attributes:
+        rest: the model, with stand-ins for the weights, and without their scales.
+        weights: by the ``id`` of their stand-in's tensor.
+    """
+
+    rest: Inspected
+    weights: Mapping[int, Found]
+
+
+def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quantised:
+    """Finds the weights that formats are for, and their scales.
+
+    Args:
+        found: the model.
+        formats: a mapping from patterns, as of rules, to formats; the first match wins.
+
+    Raises:
+        ArgumentError: for a format that matches no weight, a weight that cannot have its format, or
+            one without scales.
+        TypeError: for an invalid key or format.
+    """
+    if formats is None:
+        return Quantised(found, {})
+    chosen = _Formats(formats)
+    beside = {
+        (id(slot.module), slot.attribute): named
+        for named in (*found.parameters, *found.buffers) for slot in named.slots
+    }  # fmt: skip
+    weights: dict[int, Found] = {}
+    parameters: list[Named] = []
+    scales: set[int] = set()
+    for named in found.parameters:
+        form = None if _is_scale(named, beside) else chosen.of(named)
+        if form is None:
+            parameters.append(named)
+            continue
+        one = _found(named, form, beside)
+        weights[id(one.stand_in.tensor)] = one
+        scales |= {id(other.tensor) for other in (one.scales, one.whole) if other is not None}
+        parameters.append(one.stand_in)
+    chosen.check_used()
+    kept = [named for named in parameters if id(named.tensor) not in scales]
+    buffers = [named for named in found.buffers if id(named.tensor) not in scales]
+    return Quantised(found._replace(parameters=kept, buffers=buffers), weights)
+
+
+class _Formats:
+    """Formats by patterns."""
+
+    def __init__(self, formats: Mapping[Any, Any]) -> None:
+        if not isinstance(formats, Mapping):
+            raise TypeError(
+                f"formats must be a mapping from patterns to formats, not {type(formats).__name__}"
+            )
+        for key, form in formats.items():
+            if not isinstance(form, BlockFormat):
+                raise TypeError(
+                    f"the format for {key!r} must be MXFP8(), FP8Blocks() or NVFP4() of torchinit, "
+                    f"not {form!r}"
+                )
+        self._rules = Rules(dict.fromkeys(formats, "keep"))
+        self._formats: list[BlockFormat] = list(formats.values())
+        self._unused = set(range(len(self._formats)))
+
+    def of(self, named: Named) -> BlockFormat | None:
+        """The format of a tensor; None if no pattern matches it."""
+        for slot in named.slots:
+            number = self._rules.find(_values_name(slot.name), slot.owner)
+            if number >= 0:
+                self._unused.discard(number)
+                return self._formats[number]
+        return None
+
+    def check_used(self) -> None:
+        """Raises ArgumentError if a pattern has matched nothing."""
+        if self._unused:
+            titles = [repr(self._rules.rules[number].title) for number in sorted(self._unused)]
+            raise ArgumentError(f"formats: {', '.join(titles)} matches no parameter of the model")
+
+
+def _values_name(name: str) -> str:
+    return name.removesuffix(_PACKED)
+
+
+def _is_scale(named: Named, beside: Mapping[tuple[int, str], Named]) -> bool:
+    """Whether a parameter has the name of the scales of an 8-bit, float4 or packed weight."""
+    for slot in named.slots:
+        for end in (*_SCALES, *_WHOLE):
+            base = slot.attribute.removesuffix(end)
+            if base == slot.attribute:
+                continue
+            for attribute in (base, base + _PACKED):
+                weight = beside.get((id(slot.module), attribute))
+                if weight is not None and weight.tensor.dtype in _PAYLOADS:
+                    return True
+    return False
+
+
+def check_scales(found: Inspected, rules: Rules) -> None:
+    """Raises ArgumentError if a rule would draw the scales of a low-precision weight.
+
+    Args:
+        found: the model, without what formats quantise.
+        rules: that are used.
+    """
+    if not any(named.tensor.dtype in _PAYLOADS for named in found.parameters):
+        return
+    beside = {
+        (id(slot.module), slot.attribute): named
+        for named in found.parameters for slot in named.slots
+    }  # fmt: skip
+    for named in found.parameters:
+        if not _is_scale(named, beside):
+            continue
+        number = rules.find(named.name, named.owner)
+        if number < 0:
+            continue
+        rule, shape = rules.rules[number], tuple(named.tensor.shape)
+        target = Target(named.name, shape, torch.float32, named.owner)
+        parts = rule.scheme.parts(Region(named.name, shape), target)
+        if any(part.values.takes_key for part in parts):
+            weight = next(end for end in (*_SCALES, *_WHOLE) if named.name.endswith(end))
+            name = named.name.removesuffix(weight)
+            raise ArgumentError(
+                f"{named.name!r} has the scales of {name!r}, and the rule {rule.title} would draw "
+                f"them: write formats={{{name!r}: torchinit.MXFP8()}}, or another format, which "
+                "fills both; or a rule for it, such as torchinit.Constant(1.0)"
+            )
+
+
+def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Named]) -> Found:
+    tensor, name = named.tensor, _values_name(named.name)
+    what = f"parameter {named.name!r}, whose format is {form},"
+    if type(tensor) not in PLAIN_TYPES and not is_dtensor(tensor):
+        shape = tuple(tensor.shape)
+        _inner(tensor, what, form)
+        return Found(_stand_in(named, name, shape, form), form, named)
+    if tensor.dtype not in form.payload_dtypes:
+        said = " or ".join(map(str, form.payload_dtypes))
+        raise ArgumentError(
+            f"{what} has {tensor.dtype}, and its payload is {said}: make the quantised model first"
+        )
+    shape = form.values_shape(tuple(tensor.shape))
+    base = _values_name(named.attribute)
+    scales = _first(beside, named, [base + end for end in _SCALES])
+    if scales is None:
+        raise ArgumentError(
+            f"{what} has no scales: there is no "
+            + " or ".join(repr(base + end) for end in _SCALES)
+            + " beside it"
+        )
+    whole, inverse = None, False
+    if form.has_whole:
+        for end, inverse in _WHOLE.items():  # noqa: B007
+            whole = _first(beside, named, [base + end])
+            if whole is not None:
+                break
+        else:
+            raise ArgumentError(
+                f"{what} has no factor of the whole tensor: there is no "
+                + " or ".join(repr(base + end) for end in _WHOLE)
+                + " beside it"
+            )
+    wanted, there = form.scales_shape(shape), tuple(scales.tensor.shape)
+    if there != wanted:
+        raise ArgumentError(f"{what} has scales of shape {there}, and they must be {wanted}")
+    one = Found(_stand_in(named, name, shape, form), form, named, scales, whole, inverse)
+    on_meta = [other.tensor.is_meta for other in (named, scales, whole) if other is not None]
+    if len(set(on_meta)) > 1:
+        raise ArgumentError(f"{what} and its scales must both be in memory, or on the meta device")
+    for other, dtypes in ((named, form.payload_dtypes), (scales, tuple(form.scale_dtypes))):
+        if other.tensor.dtype not in dtypes:
+            said = " or ".join(map(str, dtypes))
+            raise ArgumentError(f"{other.name!r} has {other.tensor.dtype}, and must be {said}")
+    if not on_meta[0]:
+        check_memory(form, named.name, _destination(one))
+    return one
+
+
+def _first(
+    beside: Mapping[tuple[int, str], Named], named: Named, attributes: Iterable[str]
+) -> Named | None:
+    for slot in named.slots:
+        for attribute in attributes:
+            if (found := beside.get((id(slot.module), attribute))) is not None:
+                return found
+    return None
+
+
+def _stand_in(named: Named, name: str, shape: tuple[int, ...], form: BlockFormat) -> Named:
+    form.payload_shape(shape)
+    meta = torch.empty(shape, dtype=form.source, device="meta")
+    ties = [slot._replace(name=_values_name(slot.name)) for slot in named.ties]
+    return named._replace(name=name, tensor=Parameter(meta, requires_grad=False), ties=ties)
+
+
+def _inner(tensor: Any, what: str, form: BlockFormat) -> dict[str, Tensor]:
+    """Payload, scales and factor inside a tensor subclass such as torchao's."""
+    data = tensor.data if isinstance(tensor, Parameter) else tensor
+    names = data.__tensor_flatten__()[0] if hasattr(data, "__tensor_flatten__") else ()
+    found = {_INSIDE[name]: getattr(data, name) for name in names if name in _INSIDE}
+    needed = ["payload", "scales", *(["whole"] if form.has_whole else [])]
+    lacks = [name for name in needed if not isinstance(found.get(name), Tensor)]
+    if lacks:
+        raise ArgumentError(
+            f"{what} is a {type(data).__name__}, in which no {lacks[0]} is found: torchao's "
+            "MXTensor and NVFP4Tensor (with a per-tensor scale) have them"
+        )
+    if getattr(data, "is_swizzled_scales", False) or getattr(data, "_is_swizzled_scales", False):
+        raise ArgumentError(f"{what} has swizzled scales: initialise it before they are swizzled")
+    block = getattr(data, "block_size", getattr(data, "_block_size", form.columns))
+    if block != form.columns:
+        raise ArgumentError(f"{what} has blocks of {block} columns, and not {form.columns}")
+    if found["payload"].is_meta:
+        raise ArgumentError(f"{what} is on the meta device: call model.to_empty(device=...) first")
+    shape = tuple(data.shape)
+    wanted = form.scales_shape(shape)
+    if tuple(found["scales"].shape) != wanted:
+        raise ArgumentError(
+            f"{what} has scales of shape {tuple(found['scales'].shape)}, and they must be {wanted}"
+        )
+    return found
+
+
+def _sharded(tensor: Tensor) -> Sharded:
+    if is_dtensor(tensor):
+        return read_sharded(tensor)
+    shape = tuple(tensor.shape)
+    zeros = (0,) * len(shape)
+    return Sharded(tensor.detach(), shape, [ShardPiece(zeros, zeros, shape)])
+
+
+def _destination(one: Found) -> Destination:
+    if one.scales is None:
+        inner = _inner(one.of.tensor, repr(one.of.name), one.format)
+        return Destination(
+            _sharded(inner["payload"]), _sharded(inner["scales"]), inner.get("whole")
+        )
+    whole = None if one.whole is None else one.whole.tensor
+    if whole is not None:
+        whole = _sharded(whole).local
+    scales = _sharded(one.scales.tensor)
+    return Destination(_sharded(one.of.tensor), scales, whole, one.inverse)
+
+
+def split(
+    assignments: Sequence[Assignment], weights: Mapping[int, Found]
+) -> tuple[Sequence[Assignment], list[Assignment]]:
+    """The assignments of other tensors, and those of quantised weights."""
+    if not weights:
+        return assignments, []
+    quantised = [one for one in assignments if id(one.named.tensor) in weights]
+    return [one for one in assignments if id(one.named.tensor) not in weights], quantised
+
+
+def fill_quantised(
+    assignments: Sequence[Assignment], weights: Mapping[int, Found], device: torch.device,
+    key_of_name: KeyOfName,
+) -> list[Tensor]:  # fmt: skip
+    """Fills quantised weights and their scales, allocating memory for those on the meta device.
+
+    Args:
+        assignments: of the stand-ins.
+        weights: by the ``id`` of their stand-in's tensor.
+        device: the final device of tensors on the meta device.
+        key_of_name: maps names to keys under the seed.
+
+    Returns:
+        The tensors that the model should have now.
+    """
+    done: list[Tensor] = []
+    for one in assignments:
+        found = weights[id(one.named.tensor)]
+        form = found.format
+        one = run_callables(one._replace(dtype=form.source), device, key_of_name)
+        parts = [*one.all_parts]
+        shape = tuple(one.named.tensor.shape)
+        zero = DrawnValues(constant_draw(0.0))
+        for row in one.pads:
+            region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
+            parts.append(Part(region, zero))
+        keys = [part.key(key_of_name) for part in parts]
+        there = [named for named in (found.of, found.scales, found.whole) if named is not None]
+        placed = {
+            id(named): allocate_here(named.tensor, named.tensor.dtype, device)
+            if named.tensor.is_meta else named.tensor
+            for named in there
+        }  # fmt: skip
+        to = _destination(
+            found._replace(
+                of=found.of._replace(tensor=placed[id(found.of)]),
+                scales=found.scales and found.scales._replace(tensor=placed[id(found.scales)]),
+                whole=found.whole and found.whole._replace(tensor=placed[id(found.whole)]),
+            )
+        )
+        if is_in_memory(to.payload.local):
+            fill_weight(Weight(form, shape, parts, keys), to)
+        for named in there:
+            memory = placed[id(named)]
+            done.append(attach(named, memory) if named.tensor.is_meta else named.tensor)
+            done += [slot.tensor for slot in named.ties] if not named.tensor.is_meta else []
+    return done
