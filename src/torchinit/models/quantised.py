@@ -102,7 +102,10 @@ def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quant
     chosen.check_used()
     kept = [named for named in parameters if id(named.tensor) not in scales]
     buffers = [named for named in found.buffers if id(named.tensor) not in scales]
-    return Quantised(found._replace(parameters=kept, buffers=buffers), weights)
+    stand_ins = {id(one.of.tensor): one.stand_in for one in weights.values()}
+    everything = [stand_ins.get(id(named.tensor), named) for named in found.all_parameters]
+    rest = found._replace(parameters=kept, buffers=buffers, all_parameters=everything)
+    return Quantised(rest, weights)
 
 
 class _Formats:
@@ -272,8 +275,6 @@ def _inner(tensor: Any, what: str, form: BlockFormat) -> dict[str, Tensor]:
     block = getattr(data, "block_size", getattr(data, "_block_size", form.columns))
     if block != form.columns:
         raise ArgumentError(f"{what} has blocks of {block} columns, and not {form.columns}")
-    if found["payload"].is_meta:
-        raise ArgumentError(f"{what} is on the meta device: call model.to_empty(device=...) first")
     shape = tuple(data.shape)
     wanted = form.scales_shape(shape)
     if tuple(found["scales"].shape) != wanted:
@@ -343,8 +344,7 @@ def fill_quantised(
         keys = [part.key(key_of_name) for part in parts]
         there = [named for named in (found.of, found.scales, found.whole) if named is not None]
         placed = {
-            id(named): allocate_here(named.tensor, named.tensor.dtype, device)
-            if named.tensor.is_meta else named.tensor
+            id(named): _with_memory(named.tensor, device) if named.tensor.is_meta else named.tensor
             for named in there
         }  # fmt: skip
         to = _destination(
@@ -361,3 +361,13 @@ def fill_quantised(
             done.append(attach(named, memory) if named.tensor.is_meta else named.tensor)
             done += [slot.tensor for slot in named.ties] if not named.tensor.is_meta else []
     return done
+
+
+def _with_memory(meta: Any, device: torch.device) -> Any:
+    """Uninitialised memory for a tensor on the meta device; of a subclass, all its parts."""
+    if type(meta) in PLAIN_TYPES or is_dtensor(meta):
+        return allocate_here(meta, meta.dtype, device)
+    data = meta.data
+    names, context = data.__tensor_flatten__()
+    inner = {name: _with_memory(getattr(data, name), device) for name in names}
+    return type(data).__tensor_unflatten__(inner, context, data.shape, data.stride())
