@@ -29,10 +29,7 @@ class Weight(nn.Module):
         super().__init__()
         payload = torch.zeros(form.payload_shape(shape), dtype=form.payload_dtypes[0])
         dtype = next(iter(form.scale_dtypes))
-        scales = torch.zeros(
-            form.scales_shape(shape), dtype=torch.uint8 if dtype.itemsize == 1 else dtype
-        )
-        scales = scales.view(dtype)
+        scales = torch.zeros(form.scales_shape(shape), dtype=dtype)
         if layout is not None:
             payload, scales = cut(payload, layout), cut(scales, of_scales)
         self.weight = nn.Parameter(payload, requires_grad=False)
