@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.types import Device
 
 from torchinit.check.look import Left, index_of, look_at
 from torchinit.check.marked_memory import mark, marked_memory
 from torchinit.check.marks import is_certain
-from torchinit.check.tensors_of import Held, PlainPart, plainly, tensors_of
+from torchinit.check.tensors_of import Held, PlainPart, count_of, plainly, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
     ON_META,
@@ -24,7 +28,7 @@ from torchinit.check.uninitialized import (
     Uninitialized,
     UninitializedError,
 )
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.fill.checks import check_memory, file_behind
 from torchinit.frameworks.offload import offloaded
 from torchinit.frameworks.transformers import INITIALIZED_FLAG
@@ -32,13 +36,39 @@ from torchinit.native.torch_private import is_transforming
 from torchinit.placement.distributed import rank_of_world, reshard_all
 
 Checked = TypeVar("Checked", bound=nn.Module)
+Made = TypeVar("Made", bound=nn.Module, covariant=True)
 
 
+class _Maker(Protocol[Made]):
+    """A function without arguments. By its name it is told from modules, which are called too."""
+
+    __name__: str
+
+    def __call__(self) -> Made: ...
+
+
+_LATER = (
+    "init must do its work when it is called, and returns a {} instead, which runs later: write "
+    "check_init(model, lambda model: ...) with code that runs it"
+)
+
+
+@overload
+def check_init(
+    model: Checked, init: Callable[[Checked], Any], *, device: Device = None
+) -> Checked: ...
+@overload
+def check_init(
+    model: _Maker[Checked] | partial[Checked],
+    init: Callable[[Checked], Any],
+    *,
+    device: Device = None,
+) -> Checked: ...
 def check_init(
     model: Checked | Callable[[], Checked],
     init: Callable[[Checked], Any],
     *,
-    device: torch.device | str | int | None = None,
+    device: Device = None,
 ) -> Checked:
     """Overwrites all values of a model in memory, runs an initialisation, and names what it leaves.
 
@@ -56,7 +86,8 @@ def check_init(
     Args:
         model: in memory or on the meta device, from which ``to_empty`` moves it; sharded or not.
             Or a function without arguments that makes one; it runs inside ``marked_memory``.
-        init: a function of the model; what it returns is ignored.
+        init: a function of the model; what it returns is ignored, but for a warning if that is
+            another module and the model's own tensors are not written.
         device: where to, from the meta device; None is the CPU.
 
     Returns:
@@ -67,8 +98,10 @@ def check_init(
             has the ``rows``. Each rank names what is left of its own shards, and nothing is
             communicated.
         ArgumentError: if a tensor's memory is mapped read-only, or is a file's; if device is given
-            for a model in memory; inside a transform of ``torch.func``.
-        TypeError: if model is no module, nor a function that makes one, or init is no function.
+            for a model in memory, or is none that tensors can be moved to; if a model on the meta
+            device has lazy modules; inside a transform of ``torch.func``.
+        TypeError: if model is no module, nor a function that makes one, or init is no function, is
+            a coroutine or a generator, or cannot be called with the model.
 
     >>> import torch, torchinit
     >>> with torch.device("meta"):
@@ -102,11 +135,8 @@ def check_init(
 
 def checked(model: Any, init: Callable[[Any], Any], device: Any = None) -> tuple[Any, Look]:
     """What ``check_init`` does, up to its errors: the model, and what a look at it has found."""
-    if not callable(init) or isinstance(init, nn.Module):
-        raise TypeError(
-            f"init must be a function of the model, not {type(init).__name__}: write "
-            "check_init(model, lambda model: ...)"
-        )
+    _check_init(init)
+    _check_device(device)
     _refuse_transforms()
     run = _Run(init, device)
     other = _another(model)
@@ -206,7 +236,7 @@ class Look:
 
     Attributes:
         rows: what has no values.
-        total: how many tensors the model has.
+        total: how many tensors the model has, of subclasses their parts.
         held: by the name of each integer tensor, what was left of it, if this look is to be
             followed by that of a second run; None if nothing was.
     """
@@ -225,7 +255,7 @@ def _look(model: nn.Module, *, is_first: bool = False, after: Look | None = None
         after: what was found in the first run, if this is after the second one.
     """
     tensors = tensors_of(model)
-    found = Look([], len(tensors), {})
+    found = Look([], count_of(tensors), {})
     elsewhere = {id(one) for module in offloaded(model) for one in module.parameters(recurse=False)}
     with plainly():
         for one in tensors:
@@ -284,9 +314,20 @@ class _Run(NamedTuple):
         model = self._made(model)
         _mark_all(model, again=after is not None)
         with marked_memory():
-            self.init(model)
+            returned = self.init(model)
+        if inspect.isawaitable(returned):
+            getattr(returned, "close", bool)()  # or Python warns that nobody awaits it
+            raise TypeError(_LATER.format(type(returned).__name__))
         reshard_all(model)
-        return model, _look(model, is_first=is_first, after=after)
+        look = _look(model, is_first=is_first, after=after)
+        if look.rows and isinstance(returned, nn.Module) and not _have_in_common(returned, model):
+            warnings.warn(
+                f"init returned another {type(returned).__name__} than the model it was given, "
+                "which is what check_init looks at: write the values into that, or put what makes "
+                "the new one into the function: check_init(lambda: ..., ...)",
+                stacklevel=4,
+            )
+        return model, look
 
     def _made(self, model: Any) -> nn.Module:
         if not isinstance(model, nn.Module) and callable(model):
@@ -298,8 +339,14 @@ class _Run(NamedTuple):
                 f"{type(model).__name__}"
             )
         reshard_all(model)
-        both = [*model.parameters(), *model.buffers()]
-        if any(one.is_meta for one in both):
+        both = [*model.named_parameters(), *model.named_buffers()]
+        if any(one.is_meta for _, one in both):
+            for name, one in both:
+                if is_lazy(one):
+                    raise ArgumentError(
+                        f"{name!r} is of a lazy module, which has no shape before its first call, "
+                        "and the model is on the meta device: make it in memory, or call it first"
+                    )
             with marked_memory():
                 model.to_empty(device="cpu" if self.device is None else self.device)
         elif self.device is not None:
@@ -308,6 +355,50 @@ class _Run(NamedTuple):
                 "memory: leave it out"
             )
         return model
+
+
+def _check_init(init: Any) -> None:
+    """Raises TypeError if a function cannot initialise a model; before anything is written."""
+    if not callable(init) or isinstance(init, nn.Module):
+        raise TypeError(
+            f"init must be a function of the model, not {type(init).__name__}: write "
+            "check_init(model, lambda model: ...)"
+        )
+    if inspect.iscoroutinefunction(init):
+        raise TypeError(_LATER.format("coroutine"))
+    if inspect.isgeneratorfunction(init) or inspect.isasyncgenfunction(init):
+        raise TypeError(_LATER.format("generator"))
+    try:
+        signature = inspect.signature(init, follow_wrapped=False)
+    except (TypeError, ValueError):  # of C
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        name = getattr(init, "__name__", type(init).__name__)
+        owner = "model." if isinstance(getattr(init, "__self__", None), nn.Module) else ""
+        raise TypeError(
+            f"init is called with the model, and {name}() does not take it, or takes more: write "
+            f"check_init(model, lambda model: {owner}{name}({'...' * bool(signature.parameters)}))"
+        ) from None
+
+
+def _check_device(device: Any) -> None:
+    if device is None:
+        return
+    try:
+        is_meta = torch.empty(0, device=device).is_meta
+    except Exception as error:
+        why = str(error).partition("\n")[0]
+        raise ArgumentError(f"device={shown(device)} is none to move a model to: {why}") from error
+    if is_meta:
+        raise ArgumentError(
+            f"device={device!r} has no memory for values: give the model's final device"
+        )
+
+
+def _have_in_common(one: nn.Module, other: nn.Module) -> bool:
+    return not set(map(id, one.modules())).isdisjoint(map(id, other.modules()))
 
 
 def _mark_all(model: nn.Module, again: bool) -> None:

@@ -99,9 +99,14 @@ def tensors_of(model: nn.Module) -> list[Held]:
             seen.add(id(module))
             for attribute, value in list(own.items()):
                 if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
-                    for name, tensor in _inside(prefix + attribute, value, set()):
+                    for name, tensor in _inside(prefix + attribute, value):
                         add([name], "attribute", tensor)
     return list(found.values())
+
+
+def count_of(tensors: Sequence[Held]) -> int:
+    """How many tensors there are, of subclasses their parts, as each has rows of its own."""
+    return sum(len(one.parts) or 1 for one in tensors)
 
 
 def _names_of(named: Named) -> list[str]:
@@ -111,16 +116,22 @@ def _names_of(named: Named) -> list[str]:
     return list(dict.fromkeys([named.name, *(slot.name for slot in named.ties)]))
 
 
-def _inside(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in an attribute; seen are the lists that were looked into already."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, list | tuple | dict) and id(value) not in seen:
-        seen.add(id(value))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in list(items):
-            if isinstance(inner, _HOLDERS):
-                yield from _inside(f"{name}.{key}", inner, seen)
+def _inside(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an attribute, however deep in lists, tuples and dicts."""
+    todo = [(name, value)]
+    seen: set[int] = set()
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            items = list(value.items() if isinstance(value, dict) else enumerate(value))
+            todo += [
+                (f"{name}.{key}", inner)
+                for key, inner in reversed(items)
+                if isinstance(inner, _HOLDERS)
+            ]
 
 
 def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:
