@@ -115,6 +115,20 @@ def test_attributes_of_a_model_that_is_there_keep_their_values():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_attributes_that_to_empty_moves_are_marked(dtype):
+    class Moves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.table = nn.Parameter(torch.ones(2)), torch.ones(9, dtype=dtype)
+
+        def _apply(self, function, recurse=True):
+            self.table = function(self.table)
+            return super()._apply(function, recurse)
+
+    assert names(rows_of(lambda: on_meta(Moves))) == ["weight", "table"]
+
+
 def test_the_error_says_it_in_a_table():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
     model[1].weight = model.extra = nn.Parameter(torch.empty(4, 4))

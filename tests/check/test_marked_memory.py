@@ -198,6 +198,22 @@ def test_nested_blocks_and_errors(kind):
     assert dispatch_modes() == 0
 
 
+def test_blocks_of_generators_that_end_in_another_order():
+    """As those of coroutines may: each ends the mode that was begun last."""
+    made = []
+
+    def work():
+        with marked_memory():
+            yield
+            made.append(torch.zeros(3).resize_(9))
+
+    both = [work(), work()]
+    for one in both * 2:
+        next(one, None)
+    assert [left_of(tensor) for tensor in made] == [6, 6]
+    assert dispatch_modes() == 0
+
+
 def test_other_code_that_replaces_start_is_kept():
     start = threading.Thread.start
 

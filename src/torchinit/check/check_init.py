@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.types import Device
 
 from torchinit.check.look import Left, index_of, look_at
-from torchinit.check.marked_memory import mark, marked_memory
+from torchinit.check.marked_memory import mark, marking
 from torchinit.check.marks import is_certain
 from torchinit.check.tensors_of import Held, PlainPart, count_of, plainly, tensors_of
 from torchinit.check.uninitialized import (
@@ -32,8 +32,9 @@ from torchinit.errors import ArgumentError, shown
 from torchinit.fill.checks import check_memory, file_behind
 from torchinit.frameworks.offload import offloaded
 from torchinit.frameworks.transformers import INITIALIZED_FLAG
-from torchinit.native.torch_private import is_transforming
+from torchinit.native.torch_private import is_transforming, storage_number
 from torchinit.placement.distributed import rank_of_world, reshard_all
+from torchinit.untrusted import first_names
 
 Checked = TypeVar("Checked", bound=nn.Module)
 Made = TypeVar("Made", bound=nn.Module, covariant=True)
@@ -127,7 +128,7 @@ def check_init(
     if hidden:
         warnings.warn(
             f"of {len(hidden)} tensors it cannot be told whether they are initialised (their type "
-            f"hides its memory, or a few integers may be right by chance): {', '.join(hidden[:5])}",
+            f"hides its memory, or a few integers may be right by chance): {first_names(hidden)}",
             stacklevel=2,
         )
     return made  # type: ignore[no-any-return]
@@ -146,12 +147,12 @@ def checked(model: Any, init: Callable[[Any], Any], device: Any = None) -> tuple
         end = _generators()
         _set_generators(begin)
         try:
-            look = _second(run, other, look)
+            look = _second(run, other, made, look)
         except Exception as error:
             look = _look(made)
             warnings.warn(
-                "init was run a second time, to tell integers that were not written from others, "
-                f"and then {error}. So of integers only eight bytes in a row are counted",
+                "init was to run a second time, to tell integers that were not written from "
+                f"others, but {error}. So of integers only eight bytes in a row are counted",
                 stacklevel=3,
             )
         finally:
@@ -179,16 +180,21 @@ def _another(model: Any) -> Callable[[], nn.Module] | None:
     return lambda: copied
 
 
-def _second(run: _Run, other: Callable[[], nn.Module], first: Look) -> Look:
+def _second(run: _Run, other: Callable[[], nn.Module], made: nn.Module, first: Look) -> Look:
     """Runs an initialisation again, on another model and with other marks.
 
     Raises:
-        ArgumentError: if it raises, or does not do what it did at first.
+        ArgumentError: if it raises, or does not do what it did at first; before anything is
+            written, if the other model has something of the first one, whose values would be lost.
     """
     try:
-        look = run.once(other, after=first)[1]
+        model = run.make(other, again=True)
+        shares = _have_in_common(model, made) or _share_memory(model, made)
+        look = first if shares else run.once(model, after=first)[1]
     except Exception as error:
         raise ArgumentError(f"raised {type(error).__name__}: {error}") from error
+    if shares:
+        raise ArgumentError("the other model for it shares modules or memory with the first one")
     known = {row.names for row in first.rows}
     new = [
         row.name for row in look.rows
@@ -311,9 +317,11 @@ class _Run(NamedTuple):
             is_first: whether a second run can follow.
             after: what was found in the first run, if this is the second one.
         """
-        model = self._made(model)
-        _mark_all(model, again=after is not None)
-        with marked_memory():
+        again = after is not None
+        model = self.make(model, again)
+        self._empty(model, again)
+        _mark_all(model, again)
+        with marking(again=again):
             returned = self.init(model)
         if inspect.isawaitable(returned):
             getattr(returned, "close", bool)()  # or Python warns that nobody awaits it
@@ -329,15 +337,20 @@ class _Run(NamedTuple):
             )
         return model, look
 
-    def _made(self, model: Any) -> nn.Module:
+    def make(self, model: Any, again: bool) -> nn.Module:
+        """The model, or the one that a function makes in a first or a second run."""
         if not isinstance(model, nn.Module) and callable(model):
-            with marked_memory():
+            with marking(again=again):
                 model = model()
         if not isinstance(model, nn.Module):
             raise TypeError(
                 "model must be a torch.nn.Module or a function that makes one, not "
                 f"{type(model).__name__}"
             )
+        return model
+
+    def _empty(self, model: nn.Module, again: bool) -> None:
+        """Moves a model from the meta device."""
         reshard_all(model)
         both = [*model.named_parameters(), *model.named_buffers()]
         if any(one.is_meta for _, one in both):
@@ -347,14 +360,13 @@ class _Run(NamedTuple):
                         f"{name!r} is of a lazy module, which has no shape before its first call, "
                         "and the model is on the meta device: make it in memory, or call it first"
                     )
-            with marked_memory():
+            with marking(again=again):
                 model.to_empty(device="cpu" if self.device is None else self.device)
         elif self.device is not None:
             raise ArgumentError(
                 f"device={self.device!r} is for a model on the meta device, and this one is in "
                 "memory: leave it out"
             )
-        return model
 
 
 def _check_init(init: Any) -> None:
@@ -399,6 +411,19 @@ def _check_device(device: Any) -> None:
 
 def _have_in_common(one: nn.Module, other: nn.Module) -> bool:
     return not set(map(id, one.modules())).isdisjoint(map(id, other.modules()))
+
+
+def _share_memory(model: nn.Module, other: nn.Module) -> bool:
+    """Whether marks in a model would overwrite what another one has."""
+    marked, kept = (
+        {
+            storage_number(part.memory)
+            for held in tensors_of(one) if held.kind != "attribute" or one is other
+            for part in held.parts if part.memory is not None
+        }
+        for one in (model, other)
+    )  # fmt: skip
+    return not marked.isdisjoint(kept)
 
 
 def _mark_all(model: nn.Module, again: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,10 +45,17 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+@dataclass(eq=False)
 class _Block:
-    """A block of ``marked_memory``; threads started in it may outlive it."""
+    """A block of ``marked_memory``; threads started in it may outlive it.
 
-    is_open = True
+    Attributes:
+        again: whether its marks are those of a second run.
+        is_open: until it ends.
+    """
+
+    again: bool
+    is_open: bool = True
 
 
 @contextlib.contextmanager
@@ -76,7 +84,15 @@ def marked_memory() -> Iterator[None]:
     >>> [row.name for row in torchinit.find_uninitialized(model)]
     ['bias']
     """
-    block = _Block()
+    blocks = _open(_thread.blocks)
+    with marking(again=bool(blocks) and blocks[-1].again):
+        yield
+
+
+@contextlib.contextmanager
+def marking(*, again: bool) -> Iterator[None]:
+    """``marked_memory`` with the marks of a first or a second run."""
+    block = _Block(again)
     with _threads.inheriting():
         _thread.blocks.append(block)
         try:
@@ -114,16 +130,20 @@ class _Marking(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         resized = args[0] if packet in _RESIZE else kwargs.get("out") if packet in _EMPTY else None
-        if _thread.unmarked or not any(one.is_open for one in self._blocks):
+        # A coroutine or generator may end its block before one that was opened later, and with it
+        # the wrong mode. Threads of torch's have a mode, but no blocks.
+        blocks = _open(_thread.blocks or self._blocks)
+        if _thread.unmarked or not blocks:
             return func(*args, **kwargs)
+        again = blocks[-1].again
         if packet in _COPIES and _are_booleans(args, kwargs):
             return _copy_bytes(func, args, kwargs)
         before = 0 if resized is None else _nbytes(resized)
         made = func(*args, **kwargs)
         if resized is not None:
-            _mark_from(before, resized)
+            _mark_from(before, resized, again)
         elif packet in _EMPTY:
-            _mark_new(made, args)
+            _mark_new(made, args, again)
         return made
 
 
@@ -139,7 +159,11 @@ def mark(memory: Iterable[Tensor], *, again: bool = False) -> None:
             marks.write_marks(one, again)
 
 
-def _mark_new(made: Tensor, args: Sequence[Any]) -> None:
+def _open(blocks: Sequence[_Block]) -> list[_Block]:
+    return [one for one in blocks if one.is_open]
+
+
+def _mark_new(made: Tensor, args: Sequence[Any], again: bool) -> None:
     """Marks all memory under a new tensor of any type, but what it shares with its source."""
     with plainly():
         memory = [part.memory for part in parts_of(made) if part.memory is not None]
@@ -147,7 +171,7 @@ def _mark_new(made: Tensor, args: Sequence[Any]) -> None:
             parts = parts_of(args[0])
             old = {storage_number(one.memory) for one in parts if one.memory is not None}
             memory = [one for one in memory if storage_number(one) not in old]
-    mark(memory)
+    mark(memory, again=again)
 
 
 def _are_booleans(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -172,7 +196,7 @@ def _nbytes(tensor: Tensor) -> int:
         return -1
 
 
-def _mark_from(begin: int, tensor: Tensor) -> None:
+def _mark_from(begin: int, tensor: Tensor, again: bool) -> None:
     """Marks what a storage has grown by."""
     end = _nbytes(tensor)
     if 0 <= begin < end:
@@ -180,7 +204,7 @@ def _mark_from(begin: int, tensor: Tensor) -> None:
             for part in parts_of(tensor):
                 if part.memory is not None:
                     size = part.memory.itemsize
-                    marks.write_bytes(part.memory, begin, (end - begin) // size * size)
+                    marks.write_bytes(part.memory, begin, (end - begin) // size * size, again)
 
 
 class _Threads:

@@ -92,6 +92,7 @@ def tensors_of(model: nn.Module) -> list[Held]:
             kind = "buffer, not saved" if named.attribute in unsaved else "buffer"
             add(_names_of(named), kind, named.tensor)
         seen: set[int] = set()
+        taken: set[str] = set()
         for prefix, module in places_of(model):
             own = vars(module)
             if id(module) in seen or own.keys() <= _OF_EVERY_MODULE:
@@ -100,6 +101,9 @@ def tensors_of(model: nn.Module) -> list[Held]:
             for attribute, value in list(own.items()):
                 if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
                     for name, tensor in _inside(prefix + attribute, value):
+                        while name in taken:  # of two keys with the same text
+                            name += "'"
+                        taken.add(name)
                         add([name], "attribute", tensor)
     return list(found.values())
 
