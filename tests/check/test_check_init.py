@@ -331,6 +331,54 @@ def test_the_parts_of_a_subclass():
     assert names(rows_of(model, lambda m: m.weight.a.data.zero_())) == ["weight.b"]
 
 
+class Wrapper(torch.Tensor):
+    """Says that it has memory, at no address."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __repr__(self, **_):
+        return "Wrapper"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError(f"{func} of {types}")
+
+
+class Abstract(Wrapper):
+    def __tensor_flatten__(self):
+        raise NotImplementedError
+
+
+class Deaf(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError(f"{func} of {types}")
+
+
+def test_subclasses_that_do_little():
+    model = nn.Module()
+    model.register_buffer("x", torch.zeros(3).as_subclass(Deaf))
+    assert names(rows_of(model)) == ["x"]
+    for kind in (Wrapper, Abstract):
+        model.x = kind(torch.zeros(3))
+        with pytest.warns(UserWarning, match="1 tensors it cannot be told.*: x"):
+            check_init(model, nothing)
+
+
+def test_nested_tensors_keep_their_offsets():
+    model = nn.Module()
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    model.register_buffer("x", ragged)
+    assert names(rows_of(model)) == ["x._values"]
+    assert ragged.offsets().tolist() == [0, 2, 5]
+    assert rows_of(model, lambda model: model.x.fill_(1)) == []
+
+
 def test_what_has_no_memory():
     lazy = nn.LazyLinear(3)
     assert {row.what for row in rows_of(lazy)} == {"no memory"}

@@ -353,7 +353,9 @@ class _Run(NamedTuple):
         """Moves a model from the meta device."""
         reshard_all(model)
         both = [*model.named_parameters(), *model.named_buffers()]
-        if any(one.is_meta for _, one in both):
+        with plainly():
+            is_on_meta = any(one.is_meta for _, one in both)
+        if is_on_meta:
             for name, one in both:
                 if is_lazy(one):
                     raise ArgumentError(

@@ -168,8 +168,8 @@ def _parts(
         if is_dtensor(tensor):
             yield from _parts(local_of(tensor), suffix, _whole(tensor))
             return
-        if hasattr(tensor, "__tensor_flatten__") and not isinstance(tensor, FakeTensor):
-            for name in tensor.__tensor_flatten__()[0]:
+        if names := _inner_names(tensor):
+            for name in names:
                 inner = getattr(tensor, name)
                 if isinstance(inner, Tensor):
                     yield from _parts(inner, f"{suffix}.{name}", None)
@@ -178,10 +178,22 @@ def _parts(
         lacks = "on meta"
     elif not _is_reachable(tensor):
         lacks = "cannot tell"
-    elif tensor.untyped_storage().nbytes() == 0:
+    elif not tensor.untyped_storage().nbytes() or not tensor.data_ptr():
         lacks = "no memory" if type(tensor) in PLAIN_TYPES else "cannot tell"
     memory = None if lacks else _real(tensor.detach())
     yield PlainPart(suffix, memory, lacks, shape, pieces, tensor.dtype)
+
+
+def _inner_names(tensor: Any) -> Sequence[str]:
+    """The attributes of a subclass in which its values are; empty if it does not tell."""
+    if not hasattr(tensor, "__tensor_flatten__") or isinstance(tensor, FakeTensor):
+        return ()
+    if tensor.is_nested:  # its offsets are its shape
+        return ("_values",)
+    try:
+        return tensor.__tensor_flatten__()[0]  # type: ignore[no-any-return]
+    except Exception:  # of code that is not ours
+        return ()
 
 
 def _is_ragged(tensor: Tensor) -> bool:
