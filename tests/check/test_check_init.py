@@ -396,6 +396,16 @@ def test_what_has_no_memory():
     assert [(row.name, row.what) for row in find_uninitialized(freed)] == [("weight", "no memory")]
 
 
+@pytest.mark.parametrize("left", [0, 20])
+def test_storages_that_are_smaller_than_their_views(left):
+    """As those of FullyShardedDataParallel; to read or write there would end the process."""
+    flat = torch.ones(8)
+    model = nn.Module()
+    model.view, model.weight = flat[4:], nn.Parameter(flat[4:])
+    flat.untyped_storage().resize_(left)
+    assert [(row.names, row.what) for row in rows_of(model)] == [(("weight",), "no memory")]
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch: these are prototypes
 def test_types_that_hide_their_memory():
     for tensor in (

@@ -23,6 +23,7 @@ from torchinit.check.marks import is_certain
 from torchinit.check.tensors_of import Held, PlainPart, count_of, plainly, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
+    NO_MEMORY,
     ON_META,
     UNWRITTEN,
     Uninitialized,
@@ -268,6 +269,8 @@ def _look(model: nn.Module, *, is_first: bool = False, after: Look | None = None
             for part in one.parts:
                 name, first = one.names[0] + part.suffix, None
                 if part.memory is None:
+                    if part.lacks == NO_MEMORY and one.kind == "attribute":
+                        continue  # a view of what FullyShardedDataParallel has gathered and freed
                     if id(one.tensor) in elsewhere:
                         part = part._replace(lacks=CANNOT_TELL)
                     found.rows.append(_row(one, part))

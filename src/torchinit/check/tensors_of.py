@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.checks import extent
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native import kernels
 from torchinit.native.torch_private import FakeTensor, is_wrapped, unseen
@@ -147,7 +148,12 @@ def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:
 
 def parts_of(tensor: Any) -> list[PlainPart]:
     """The plain memory under a tensor: of a DTensor its shard, of a quantised one all its parts."""
-    if type(tensor) in PLAIN_TYPES and _is_reachable(tensor) and tensor.data_ptr():  # most are so
+    if (
+        type(tensor) in PLAIN_TYPES
+        and tensor.numel()
+        and _is_reachable(tensor)
+        and _has_memory(tensor)
+    ):
         shape, dtype = tuple(tensor.shape), tensor.dtype
         part = ("", _real(tensor.detach()), "", shape, None, dtype)
         return [new_tuple(PlainPart, part)]
@@ -178,7 +184,7 @@ def _parts(
         lacks = "on meta"
     elif not _is_reachable(tensor):
         lacks = "cannot tell"
-    elif not tensor.untyped_storage().nbytes() or not tensor.data_ptr():
+    elif not _has_memory(tensor):
         lacks = "no memory" if type(tensor) in PLAIN_TYPES else "cannot tell"
     memory = None if lacks else _real(tensor.detach())
     yield PlainPart(suffix, memory, lacks, shape, pieces, tensor.dtype)
@@ -220,6 +226,13 @@ def _is_reachable(tensor: Tensor) -> bool:
     except (RuntimeError, NotImplementedError):
         return False
     return True
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether a storage has all elements: it may be freed or cut off, or only be said to exist."""
+    begin = int(tensor.storage_offset()) * tensor.itemsize
+    is_there = tensor.data_ptr() > begin  # by the storage's own address
+    return is_there and tensor.untyped_storage().nbytes() >= begin + extent(tensor)
 
 
 def _real(tensor: Tensor) -> Tensor:
