@@ -425,6 +425,18 @@ def test_what_accelerate_offloads_cannot_be_told(monkeypatch):
     model = nn.Linear(2, 2, device="meta")
     model._hf_hook = SimpleNamespace(offload=True, place_submodules=False)
     assert {row.what for row in find_uninitialized(model)} == {"cannot tell"}
+    with pytest.raises(ArgumentError, match="check_init: Accelerate offloads values"):
+        check_init(model, nn.Linear.reset_parameters)
+    assert model.weight.is_meta
+
+
+def test_what_deepspeed_partitions_cannot_be_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", ModuleType("deepspeed"))
+    model = nn.Linear(2, 2)
+    model.weight.data, model.weight.ds_numel = torch.empty(0), 4
+    assert [(r.name, r.what) for r in find_uninitialized(model)] == [("weight", "cannot tell")]
+    with pytest.warns(UserWarning, match="1 tensors it cannot be told.*: weight"):
+        check_init(model, lambda model: model.bias.data.zero_())
 
 
 # Arguments and contexts.

@@ -101,7 +101,8 @@ def check_init(
             communicated.
         ArgumentError: if a tensor's memory is mapped read-only, or is a file's; if device is given
             for a model in memory, or is none that tensors can be moved to; if a model on the meta
-            device has lazy modules; inside a transform of ``torch.func``.
+            device has lazy modules, or is offloaded by Accelerate; inside a transform of
+            ``torch.func``.
         TypeError: if model is no module, nor a function that makes one, or init is no function, is
             a coroutine or a generator, or cannot be called with the model.
 
@@ -359,6 +360,12 @@ class _Run(NamedTuple):
         with plainly():
             is_on_meta = any(one.is_meta for _, one in both)
         if is_on_meta:
+            if any(True for _ in offloaded(model)):
+                raise ArgumentError(
+                    "Accelerate offloads values of the model, and would overwrite what init "
+                    "writes: check it before cpu_offload, disk_offload or dispatch_model, or "
+                    "first call accelerate.hooks.remove_hook_from_submodules"
+                )
             for name, one in both:
                 if is_lazy(one):
                     raise ArgumentError(
@@ -392,7 +399,7 @@ def _check_init(init: Any) -> None:
     try:
         signature.bind(None)
     except TypeError:
-        name = getattr(init, "__name__", type(init).__name__)
+        name = getattr(init, "__name__", type(init).__name__).replace("<lambda>", "init")
         owner = "model." if isinstance(getattr(init, "__self__", None), nn.Module) else ""
         raise TypeError(
             f"init is called with the model, and {name}() does not take it, or takes more: write "

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchinit.errors import ArgumentError
 from torchinit.fill.checks import extent
 from torchinit.fill.route import PLAIN_TYPES
+from torchinit.frameworks.offload import partitioned
 from torchinit.native import kernels
 from torchinit.native.torch_private import FakeTensor, is_wrapped, unseen
 from torchinit.placement.distributed import is_dtensor, local_of, read_sharded
@@ -167,6 +168,8 @@ def _parts(
         yield PlainPart(suffix, None, "no memory", (), None, tensor.dtype)
         return
     if not tensor.numel():
+        for one in partitioned([tensor]):
+            yield PlainPart(suffix, None, "cannot tell", tuple(one.shape), None, one.dtype)
         return
     shape, pieces = of or (() if _is_ragged(tensor) else tuple(tensor.shape), None)
     lacks = ""

@@ -36,7 +36,7 @@ class Uninitialized:
         what: ``unwritten``: holds what was in the memory before; ``NaN``; ``on meta``: has no
             memory; ``no memory``: freed, or of a lazy module; ``cannot tell``: one integer of 8
             bits that may be a value, a subclass that hides its memory, or values that Accelerate
-            offloads; ``not filled``: by torchinit.
+            offloads or DeepSpeed partitions; ``not filled``: by torchinit.
         count: how many elements are so.
         total: how many there are, of a DTensor on this rank.
         where: the smallest box that has them, as an index of the whole tensor; empty if it is all.
