@@ -117,6 +117,7 @@ def test_what_cannot_be_judged(tmp_path, checkpoint, capsys, monkeypatch):
         tmp_path
         / "absent": "is neither a config.json, nor a folder that has one, nor one of llama",
         tmp_path: "which Transformers",
+        300 * "a": f"torchinit: {300 * 'a'}: File name too long",
         "": "torchinit: the target is empty: give a config.json",
     }
     for target, expected in cases.items():

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.types import Device
 
 from torchinit.check.look import Left, index_of, look_at
-from torchinit.check.marked_memory import mark, marking
+from torchinit.check.marked_memory import mark, marking, runs_later
 from torchinit.check.marks import is_certain
 from torchinit.check.tensors_of import Held, PlainPart, count_of, plainly, tensors_of
 from torchinit.check.uninitialized import (
@@ -138,7 +138,7 @@ def check_init(
 
 def checked(model: Any, init: Callable[[Any], Any], device: Any = None) -> tuple[Any, Look]:
     """What ``check_init`` does, up to its errors: the model, and what a look at it has found."""
-    _check_init(init)
+    _check_function(init)
     _check_device(device)
     _refuse_transforms()
     run = _Run(init, device)
@@ -381,17 +381,15 @@ class _Run(NamedTuple):
             )
 
 
-def _check_init(init: Any) -> None:
+def _check_function(init: Any) -> None:
     """Raises TypeError if a function cannot initialise a model; before anything is written."""
     if not callable(init) or isinstance(init, nn.Module):
         raise TypeError(
             f"init must be a function of the model, not {type(init).__name__}: write "
             "check_init(model, lambda model: ...)"
         )
-    if inspect.iscoroutinefunction(init):
-        raise TypeError(_LATER.format("coroutine"))
-    if inspect.isgeneratorfunction(init) or inspect.isasyncgenfunction(init):
-        raise TypeError(_LATER.format("generator"))
+    if what := runs_later(init):
+        raise TypeError(_LATER.format(what))
     try:
         signature = inspect.signature(init, follow_wrapped=False)
     except (TypeError, ValueError):  # of C

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from torchinit.check.tensors_of import parts_of, plainly
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.kernels import hold_while_forking
 from torchinit.native.torch_private import never_compile, storage_number
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _EMPTY = {
     getattr(torch.ops.aten, name)
@@ -58,8 +62,7 @@ class _Block:
     is_open: bool = True
 
 
-@contextlib.contextmanager
-def marked_memory() -> Iterator[None]:
+def marked_memory() -> MarkedMemory:
     """Marks memory that torch hands out unfilled: what nobody writes is found afterwards.
 
     For code that builds, empties and loads by itself. ``torch.empty`` and the like, ``to_empty``,
@@ -72,8 +75,11 @@ def marked_memory() -> Iterator[None]:
     (``torch.device``, ``patch_nn_init``, Accelerate's and Lightning's). It does not see memory that
     threads of another kind take, that C++ takes below torch's dispatcher, or that is a bare storage
     (``torch.UntypedStorage(n)``); and ``build_model``, which reports what is unfilled itself, is
-    left alone. Blocks may be nested; it also decorates functions, but not coroutines and
-    generators, whose code runs later: open a block inside them.
+    left alone. Blocks may be nested; it also decorates functions.
+
+    Raises:
+        TypeError: if it decorates a coroutine or a generator, whose code runs later: open a block
+            inside it.
 
     >>> import torch, torchinit
     >>> with torchinit.marked_memory():
@@ -84,9 +90,44 @@ def marked_memory() -> Iterator[None]:
     >>> [row.name for row in torchinit.find_uninitialized(model)]
     ['bias']
     """
-    blocks = _open(_thread.blocks)
-    with marking(again=bool(blocks) and blocks[-1].again):
-        yield
+    return MarkedMemory()
+
+
+class MarkedMemory:
+    """A block of ``marked_memory``, or what decorates a function."""
+
+    def __init__(self) -> None:
+        self._markings: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        blocks = _open(_thread.blocks)
+        self._markings.append(marking(again=bool(blocks) and blocks[-1].again))
+        self._markings[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._markings.pop().__exit__(*error)
+
+    def __call__(self, function: Function) -> Function:
+        """Has a function run in a block of its own."""
+        if what := runs_later(function):
+            raise TypeError(
+                f"marked_memory cannot decorate a {what}, whose code runs later: open a block in it"
+            )
+
+        @functools.wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            with marked_memory():
+                return function(*args, **kwargs)
+
+        return cast(Function, inner)
+
+
+def runs_later(function: Any) -> str:
+    """What a function returns in place of running: a coroutine, a generator; empty for others."""
+    if inspect.iscoroutinefunction(function):
+        return "coroutine"
+    is_one = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    return "generator" if is_one else ""
 
 
 @contextlib.contextmanager

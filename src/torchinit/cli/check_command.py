@@ -47,6 +47,8 @@ def run(target: str) -> tuple[str, int]:
         is_known = isinstance(error, ArgumentError | TypeError | ImportError | OSError)
         why = shell.out_of_memory(error)
         said = why or (str(error) if is_known else f"{type(error).__name__}: {error}")
+        if not why and isinstance(error, OSError) and error.strerror:
+            said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         shell.say(f"{target}: {said}" if target not in said else said)
         return "", NOT_JUDGED
 
