@@ -79,11 +79,10 @@ def tensors_of(model: nn.Module) -> list[Held]:
     def add(names: list[str], kind: str, tensor: Tensor) -> None:
         parts = parts_of(tensor)
         place = _place(tensor, parts)
-        if place not in found:
+        if place in found:
+            found[place].names.extend(names)
+        else:
             found[place] = new_tuple(Held, (names, kind, tensor, parts))
-            return
-        known = found[place].names
-        known.extend(name for name in names if name not in known)
 
     with plainly():
         parameters, buffers, _ = gather(model)
@@ -132,12 +131,9 @@ def _inside(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
             yield name, value
         elif id(value) not in seen:
             seen.add(id(value))
-            items = list(value.items() if isinstance(value, dict) else enumerate(value))
-            todo += [
-                (f"{name}.{key}", inner)
-                for key, inner in reversed(items)
-                if isinstance(inner, _HOLDERS)
-            ]
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            inside = [(key, inner) for key, inner in items if isinstance(inner, _HOLDERS)]
+            todo += [(f"{name}.{key}", inner) for key, inner in reversed(inside)]
 
 
 def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:
