@@ -98,7 +98,9 @@ def of_transformers() -> dict[str, tuple[Any, Quantiser]]:
 
     def by(scale: str) -> Quantiser:
         config = SimpleNamespace(weight_block_size=(128, 128), scale_fmt=scale)
-        quantiser = Fp8Quantize(SimpleNamespace(quantization_config=config))
+        quantiser: Any = Fp8Quantize(  # type: ignore[no-untyped-call]
+            SimpleNamespace(quantization_config=config)
+        )
 
         def make(values: Tensor) -> tuple[Tensor, Tensor]:
             made = quantiser._quantize_one("a.weight", values)
@@ -162,7 +164,8 @@ def references() -> dict[str, Any]:
     def make(kind: str, form: Any) -> Quantiser:
         def run(values: Tensor) -> tuple[Tensor, Tensor]:
             largest = values.abs().max().item() if form.has_whole else 0.0
-            return quantise(values, (kind, form.rows, form.columns), largest)
+            made: tuple[Tensor, Tensor] = quantise(values, (kind, form.rows, form.columns), largest)
+            return made
 
         return run
 
@@ -217,7 +220,7 @@ def timing() -> None:
     """One thread: quantised fills over a bfloat16 fill of the same normal values."""
     torch.set_num_threads(1)
     rule = torchinit.Normal(0.02)
-    plain = torch.zeros(SHAPE, dtype=torch.bfloat16)
+    plain: Any = torch.zeros(SHAPE, dtype=torch.bfloat16)
     single = torch.zeros(SHAPE)
     ways: dict[str, Callable[[], object]] = {
         "bfloat16": lambda: torchinit.init_shard_(
@@ -299,17 +302,19 @@ def llama() -> None:
             begin, held = time.perf_counter(), 0
             kept: list[Any] = []
             for name, shape in zip(names, shapes, strict=True):
-                place = {"global_shape": shape, "offset": (0, 0), "seed": 0, "name": name}
+                place: dict[str, Any] = {"global_shape": shape, "offset": (0, 0), "name": name}
                 if form is None:
                     payload, scales = torch.empty(shape, dtype=torch.bfloat16), None
-                    torchinit.init_shard_(payload, rule, **place)
+                    torchinit.init_shard_(payload, rule, seed=0, **place)
                 else:
                     payload = torch.empty(form.payload_shape(shape), dtype=form.payload_dtypes[0])
                     blocks = torch.empty(
                         form.scales_shape(shape), dtype=next(iter(form.scale_dtypes))
                     )
                     scales = (blocks, torch.empty(1)) if form.has_whole else blocks
-                    torchinit.init_shard_(payload, rule, format=form, scales=scales, **place)
+                    torchinit.init_shard_(
+                        payload, rule, seed=0, format=form, scales=scales, **place
+                    )
                     held += blocks.nbytes
                 held += payload.nbytes
                 kept.append((payload, scales))
