@@ -20,7 +20,7 @@ from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_format, destination_of, is_in_memory
-from torchinit.quantised.fill import Weight, fill_weight
+from torchinit.quantised.fill import Weight, check_finite, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
@@ -107,6 +107,7 @@ def init_shard_(
     parts = chosen.parts(region, target)
     _check_parts(parts, dtype)
     if format is not None:
+        check_finite(Weight(format, shape, parts, ()))
         to = destination_of(format, tensor, scales, shape, _offset(offset, format))
         if not is_in_memory(tensor):
             return tensor

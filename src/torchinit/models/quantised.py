@@ -14,10 +14,11 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import allocate_here, attach, run_callables
 from torchinit.models.inspect_model import Inspected
+from torchinit.native import kernels
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_memory, is_in_memory
-from torchinit.quantised.fill import Destination, Weight, fill_weight
+from torchinit.quantised.fill import Destination, Weight, check_finite, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.rules import Rules
 from torchinit.rules.scheme import Target
@@ -84,7 +85,7 @@ def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quant
     chosen = _Formats(formats)
     beside = {
         (id(slot.module), slot.attribute): named
-        for named in (*found.parameters, *found.buffers) for slot in named.slots
+        for named in (*found.all_parameters, *found.all_buffers) for slot in named.slots
     }  # fmt: skip
     weights: dict[int, Found] = {}
     parameters: list[Named] = []
@@ -336,6 +337,9 @@ def fill_quantised(
     """
     done: list[Tensor] = []
     for one in assignments:
+        form, shape = weights[id(one.named.tensor)].format, tuple(one.named.tensor.shape)
+        check_finite(Weight(form, shape, one.all_parts, ()))
+    for one in assignments:
         found = weights[id(one.named.tensor)]
         form = found.format
         one = run_callables(one._replace(dtype=form.source), device, key_of_name)
@@ -364,6 +368,8 @@ def fill_quantised(
             memory = placed[id(named)]
             done.append(attach(named, memory) if named.tensor.is_meta else named.tensor)
             done += [slot.tensor for slot in named.ties] if not named.tensor.is_meta else []
+            if is_dtensor(named.tensor):
+                kernels.count_write(named.tensor)
     return done
 
 

@@ -13,12 +13,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.batch import without_batch
 from torchinit.fill.door import fill_all
+from torchinit.fill.route import via_host_reason
 from torchinit.fill.sharded import view_of
-from torchinit.fill.via_host import memory_for_kernels
 from torchinit.native import kernels
+from torchinit.native.torch_private import dispatch_modes
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
@@ -74,37 +77,38 @@ def fill_box(
     """
     if not math.prod(size):
         return
-    with _contiguous(payload) as payload_, _contiguous(scales) as scales_:
+    with _Memory(payload) as payload_, _Memory(scales) as scales_, _disable_current_modes():
         _fill_memory(weight, tuple(box.offset), tuple(size), payload_, scales_, largest)
     for one in (payload, scales):
         if one is not None:
             kernels.count_write(one)
 
 
-class _contiguous:  # noqa: N801
-    """A block with memory that kernels can write, contiguous, which is copied at its end."""
+class _Memory:
+    """A block with contiguous memory that kernels can write, for a tensor of any layout.
+
+    It is copied at the end where it is not the tensor's own: also if a mode observes writes.
+    """
 
     def __init__(self, tensor: Tensor | None) -> None:
-        self._tensor = tensor
+        self._tensor = self._used = tensor
 
     def __enter__(self) -> Tensor | None:
-        if self._tensor is None:
+        tensor = self._tensor
+        if tensor is None:
             return None
-        self._context = memory_for_kernels(self._tensor)
-        self._memory = self._context.__enter__()
-        is_dense = self._memory.is_contiguous()
-        self._used = self._memory if is_dense else torch.empty_like(
-            self._memory, memory_format=torch.contiguous_format
-        )  # fmt: skip
+        is_staged = bool(via_host_reason(tensor.device))
+        if is_staged or not tensor.is_contiguous() or dispatch_modes():
+            with _disable_current_modes():
+                device = "cpu" if is_staged else tensor.device
+                self._used = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         return self._used
 
-    def __exit__(self, *error: object) -> None:
-        if self._tensor is None:
-            return
-        if error[0] is None and self._used is not self._memory:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None and self._tensor is not None and self._used is not self._tensor:
+            assert self._used is not None
             with torch.no_grad():
-                self._memory.view(torch.uint8).copy_(self._used.view(torch.uint8))
-        self._context.__exit__(None, None, None)
+                self._tensor.view(torch.uint8).copy_(self._used.view(torch.uint8))
 
 
 def _fill_memory(
@@ -221,6 +225,17 @@ def _fill_values(
         fill_all(fill_local(sharded, part, region, key, full))
 
 
+def check_finite(weight: Weight) -> None:
+    """Raises ArgumentError if a law has values beyond the range of float32."""
+    for part in weight.parts:
+        bound = 0.0 if part.values.draw is None else _bound_of(part.values)
+        if bound is not None and not bound <= torch.finfo(torch.float32).max:
+            raise ArgumentError(
+                f"{part.values} has values that are infinite in float32, which {weight.format} has "
+                "no scales for"
+            )
+
+
 def largest_of(weight: Weight) -> float:
     """The largest magnitude of a whole weight, or a bound of it, if the format asks for it."""
     form = weight.format
@@ -279,9 +294,20 @@ class Destination(NamedTuple):
     inverse: bool = False
 
 
+@without_batch()
 def fill_weight(weight: Weight, to: Destination) -> None:
-    """Fills what this rank holds of a weight."""
-    largest = largest_of(weight)
+    """Fills what this rank holds of a weight; all has been checked.
+
+    Raises:
+        ArgumentError: for values that may be NaN or infinite.
+    """
+    with kernels.serial_if_forked():
+        _fill_weight(weight, to)
+
+
+def _fill_weight(weight: Weight, to: Destination) -> None:
+    with _disable_current_modes():
+        largest = largest_of(weight)
     held, blocks = list(to.payload.pieces), list(to.scales.pieces) if to.scales else []
     for one in held:
         offset, size = map(weight.format.values_shape, (one.offset, one.size))
