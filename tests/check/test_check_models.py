@@ -1,4 +1,4 @@
-"""Some models of tools/check_zoo.py, which goes through all of Transformers in half an hour."""
+"""Some models of tools/check_zoo.py, and the tables of its page; test_zoo.py has all models."""
 
 from __future__ import annotations
 
