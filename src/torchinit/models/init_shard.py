@@ -16,6 +16,7 @@ from torchinit.fill.door import fill_all
 from torchinit.fill.route import is_native, is_native_memory
 from torchinit.functional import check_generator
 from torchinit.models.keyed import run_callable
+from torchinit.native.torch_private import never_compile
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
@@ -107,17 +108,8 @@ def init_shard_(
     parts = chosen.parts(region, target)
     _check_parts(parts, dtype)
     if format is not None:
-        check_finite(Weight(format, shape, parts, ()))
-        to = destination_of(format, tensor, scales, shape, _offset(offset, format))
-        if not is_in_memory(tensor):
-            return tensor
-        memory = torch.empty((), dtype=dtype, device=tensor.device)
-        if key_of_name is not None:
-            parts = [_called(part, memory, key_of_name) for part in parts]
-            keys: Sequence[Stream] = [part.key(key_of_name) for part in parts]
-        else:
-            parts, keys = _drawn(parts, memory, generator)
-        fill_weight(Weight(format, shape, parts, keys), to)
+        weight, at = Weight(format, shape, parts, ()), _offset(offset, format)
+        _fill_quantised(weight, tensor, scales, at, key_of_name, generator)
         return tensor
     place = _place(tensor, shape, offset)
     if tensor.is_meta:
@@ -147,6 +139,28 @@ def init_shard_(
                 fills += fill_local(sharded, part, part.region, stream, full)
     fill_all(fills)
     return tensor
+
+
+def _fill_quantised(
+    weight: Weight, tensor: Tensor, scales: Tensor | Sequence[Tensor] | None,
+    offset: tuple[int, ...], key_of_name: KeyOfName | None, generator: Generator | None,
+) -> None:  # fmt: skip
+    form, parts = weight.format, weight.parts
+    check_finite(weight)
+    to = destination_of(form, tensor, scales, weight.shape, offset)
+    if not is_in_memory(tensor):
+        return
+    like = torch.empty((), dtype=form.source, device=tensor.device)
+    keys: Sequence[Stream]
+    if key_of_name is not None:
+        parts = [_called(part, like, key_of_name) for part in parts]
+        keys = [part.key(key_of_name) for part in parts]
+    else:
+        parts, keys = _drawn(parts, like, generator)
+    fill_weight(weight._replace(parts=parts, keys=keys), to)
+
+
+never_compile(_fill_quantised)
 
 
 def _offset(offset: Sequence[int] | int, form: BlockFormat) -> tuple[int, ...]:
