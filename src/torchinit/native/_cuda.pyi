@@ -57,7 +57,7 @@ def fill_quantised(
     dtype: int,
     key: int,
     values: int,
-    format: Sequence[int],
+    block_format: Sequence[int],
     largest: float,
     matrix: Sequence[int],
     box: Sequence[int],
