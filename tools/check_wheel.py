@@ -24,6 +24,9 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 KEY = 0x9E3779B97F4A7C15 - 2**64
+# In the order of csrc/math/block_format.h.
+RULES = ["power-up", "power-down", "ratio", "ratio-power", "two-levels"]
+SCALES = ["e8m0", "float32", "e4m3"]
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -90,10 +93,29 @@ def orthogonal(module: Any, row: dict[str, str]) -> str:
     return fnv(memory)
 
 
+def quantised(module: Any, row: dict[str, str], fill: dict[str, str], line: dict[str, str]) -> str:
+    """The hash of payload and scales, as tests/contract/test_golden.py makes them."""
+    block, matrix, box = (numbers(line[name]) for name in ("block", "matrix", "box"))
+    packed, wide = int(line["packed"]), line["scales"] == "float32"
+    sides = zip(box[2::2], box[3::2], block, strict=True)
+    payload = box[1] * box[3] * box[5] // (1 + packed)
+    blocks = box[1] * math.prod(-(-(o + n) // size) - o // size for o, n, size in sides)
+    memory = ctypes.create_string_buffer(payload + blocks * (4 if wide else 1))
+    address = ctypes.addressof(memory)
+    kind = int(getattr(module.Distribution, fill["distribution"].upper()))
+    draw = (kind, *(float(fill[f"p{i}"]) for i in range(4)))
+    numbered = (*block, packed, RULES.index(line["rule"]), SCALES.index(line["scales"]))
+    dtype = int(getattr(module.Dtype, row["dtype"].upper()))
+    module.fill_quantised(draw, dtype, KEY, 0, numbered, float(line["largest"]), matrix, box,
+                          address, address + payload, 2)  # fmt: skip
+    return fnv(memory)
+
+
 def wrong_rows(module: Any) -> Iterator[str]:
     """The rows of the table that the module's instruction set fills with different values."""
     fills = {row["name"]: row for row in rows("fills.csv")}
     boxes = {row["name"]: row for row in rows("boxes.csv")}
+    lines = {row["name"]: row for row in rows("quantised.csv")}
     for row in rows("golden.csv"):
         if row["case"] == "stream-version":
             found, expected = str(module.stream_version), row["values"]
@@ -101,6 +123,9 @@ def wrong_rows(module: Any) -> Iterator[str]:
             expected = row["hash"]
             if row["case"] == "orthogonal":
                 found = orthogonal(module, row)
+            elif row["case"] == "quantised":
+                line = lines[row["box"]]
+                found = quantised(module, row, fills[line["draw"]], line)
             else:
                 found = fill(module, row, fills[row["case"]], boxes[row["box"]])
         if found != expected:
