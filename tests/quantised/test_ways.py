@@ -170,9 +170,9 @@ REFUSED = {
     ),
     "flat": ({"offset": 0}, ArgumentError, "one index of the flattened"),
     "outside": ({"offset": (1, 0)}, ArgumentError, "does not lie within"),
-    "infinite": ({"scheme": Normal(1e38)}, ArgumentError, "infinite in float32"),
+    "infinite": ({"scheme": Normal(1e38)}, ArgumentError, "in float32, infinite"),
     "infinite constant": ({"scheme": torchinit.Constant(float("inf"))}, ArgumentError, "infinite"),
-    "a callable's": ({"scheme": lambda one: one.fill_(float("inf"))}, ArgumentError, "NaN"),
+    "a callable's": ({"scheme": lambda one: one.fill_(float("inf"))}, ArgumentError, "are NaN"),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_format, destination_of, is_in_memory
-from torchinit.quantised.fill import Weight, check_finite, fill_weight
+from torchinit.quantised.fill import Weight, check_values, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
@@ -146,7 +146,9 @@ def _fill_quantised(
     offset: tuple[int, ...], key_of_name: KeyOfName | None, generator: Generator | None,
 ) -> None:  # fmt: skip
     form, parts = weight.format, weight.parts
-    check_finite(weight)
+    if all(part.values.keeps for part in parts):
+        return
+    check_values(weight)
     to = destination_of(form, tensor, scales, weight.shape, offset)
     if not is_in_memory(tensor):
         return
@@ -157,7 +159,9 @@ def _fill_quantised(
         keys = [part.key(key_of_name) for part in parts]
     else:
         parts, keys = _drawn(parts, like, generator)
-    fill_weight(weight._replace(parts=parts, keys=keys), to)
+    weight = weight._replace(parts=parts, keys=keys)
+    check_values(weight)
+    fill_weight(weight, to)
 
 
 never_compile(_fill_quantised)

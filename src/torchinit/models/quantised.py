@@ -18,10 +18,11 @@ from torchinit.native import kernels
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_memory, is_in_memory
-from torchinit.quantised.fill import Destination, Weight, check_finite, fill_weight
+from torchinit.quantised.fill import Destination, Weight, check_values, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.rules import Rules
 from torchinit.rules.scheme import Target
+from torchinit.rules.structured import Keep
 from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named
 from torchinit.streams.named_keys import KeyOfName
@@ -68,12 +69,15 @@ class Quantised(NamedTuple):
     weights: Mapping[int, Found]
 
 
-def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quantised:
+def find_quantised(
+    found: Inspected, formats: Mapping[Any, Any] | None, rules: Rules | None
+) -> Quantised:
     """Finds the weights that formats are for, and their scales.
 
     Args:
         found: the model.
         formats: a mapping from patterns, as of rules, to formats; the first match wins.
+        rules: of the model; what they keep is left as it is.
 
     Raises:
         ArgumentError: for a format that matches no weight, a weight that cannot have its format, or
@@ -92,7 +96,8 @@ def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quant
     scales: set[int] = set()
     for named in found.parameters:
         form = None if _is_scale(named, beside) else chosen.of(named)
-        if form is None:
+        number = -1 if form is None or rules is None else rules.find(named.name, named.owner)
+        if form is None or (number >= 0 and isinstance(rules.rules[number].scheme, Keep)):  # type: ignore[union-attr]
             parameters.append(named)
             continue
         one = _found(named, form, beside)
@@ -320,36 +325,52 @@ def split(
     return [one for one in assignments if id(one.named.tensor) not in weights], quantised
 
 
-def fill_quantised(
+class Ready(NamedTuple):
+    """A quantised weight whose callables have been run, and all of whose values are known."""
+
+    found: Found
+    weight: Weight
+
+
+def make_ready(
     assignments: Sequence[Assignment], weights: Mapping[int, Found], device: torch.device,
     key_of_name: KeyOfName,
-) -> list[Tensor]:  # fmt: skip
-    """Fills quantised weights and their scales, allocating memory for those on the meta device.
+) -> list[Ready]:  # fmt: skip
+    """Runs the callables of quantised weights, and checks their values; nothing is written.
 
     Args:
         assignments: of the stand-ins.
         weights: by the ``id`` of their stand-in's tensor.
         device: the final device of tensors on the meta device.
         key_of_name: maps names to keys under the seed.
+    """
+    ready = []
+    for one in assignments:
+        found, shape = weights[id(one.named.tensor)], tuple(one.named.tensor.shape)
+        form = found.format
+        one = run_callables(one._replace(dtype=form.source), device, key_of_name)
+        parts = [*one.all_parts]
+        zero = DrawnValues(constant_draw(0.0))
+        for row in one.pads:
+            region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
+            parts.append(Part(region, zero))
+        weight = Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
+        try:
+            check_values(weight)
+        except ArgumentError as error:
+            raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
+        ready.append(Ready(found, weight))
+    return ready
+
+
+def fill_quantised(ready: Sequence[Ready], device: torch.device) -> list[Tensor]:
+    """Fills quantised weights and their scales, allocating memory for those on the meta device.
 
     Returns:
         The tensors that the model should have now.
     """
     done: list[Tensor] = []
-    for one in assignments:
-        form, shape = weights[id(one.named.tensor)].format, tuple(one.named.tensor.shape)
-        check_finite(Weight(form, shape, one.all_parts, ()))
-    for one in assignments:
-        found = weights[id(one.named.tensor)]
-        form = found.format
-        one = run_callables(one._replace(dtype=form.source), device, key_of_name)
-        parts = [*one.all_parts]
-        shape = tuple(one.named.tensor.shape)
-        zero = DrawnValues(constant_draw(0.0))
-        for row in one.pads:
-            region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
-            parts.append(Part(region, zero))
-        keys = [part.key(key_of_name) for part in parts]
+    for found, weight in ready:
         there = [named for named in (found.of, found.scales, found.whole) if named is not None]
         placed = {
             id(named): _with_memory(named.tensor, device) if named.tensor.is_meta else named.tensor
@@ -363,11 +384,12 @@ def fill_quantised(
             )
         )
         if is_in_memory(to.payload.local):
-            fill_weight(Weight(form, shape, parts, keys), to)
+            fill_weight(weight, to)
         for named in there:
-            memory = placed[id(named)]
-            done.append(attach(named, memory) if named.tensor.is_meta else named.tensor)
-            done += [slot.tensor for slot in named.ties] if not named.tensor.is_meta else []
+            if named.tensor.is_meta:
+                done.append(attach(named, placed[id(named)]))
+                continue
+            done += [named.tensor, *(slot.tensor for slot in named.ties)]
             if is_dtensor(named.tensor):
                 kernels.count_write(named.tensor)
     return done

@@ -26,10 +26,10 @@ from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.formats import NVFP4, BlockFormat, whole_factor
-from torchinit.schemes.distributions import NORMAL, Draw, law_of
+from torchinit.schemes.distributions import NORMAL, TRUNCATED_NORMAL, Draw, law_of
 from torchinit.streams.keys import Stream
 from torchinit.values.apply import fill_local
-from torchinit.values.kinds import Values
+from torchinit.values.kinds import GivenValues, Values
 from torchinit.values.region import Part, Region, as_cuts
 
 _STRIPE = 1 << 21  # float32 values that are made at a time where kernels do not draw them
@@ -120,7 +120,7 @@ def _fill_memory(
     key = weight.keys[0]
     full: dict[str, Tensor] = {}
     blocks = form.blocks_of(offset, size)[0]
-    for run in _calls(weight, offset, size, draw is None):
+    for run in _calls(weight, offset, size, _is_striped(weight)):
         payload_part, scales_part = payload, scales
         if payload is not None:
             there = [a - b for a, b in zip(run.offset, offset, strict=True)]
@@ -158,8 +158,9 @@ def _calls(
     lead = max(0, len(shape) - 2)
     whole = (shape[-2] if len(shape) > 1 else 1, shape[-1])
     # Matrices follow each other in one leading dimension, and in those after it that are complete.
-    inner = max(0, lead - 1)
-    while inner > 0 and size[inner] == shape[inner]:
+    # Stripes are made of one matrix at a time.
+    inner = lead if in_stripes else max(0, lead - 1)
+    while not in_stripes and inner > 0 and size[inner] == shape[inner]:
         inner -= 1
     for index in itertools.product(*map(range, size[:inner])):
         begin = (*(a + b for a, b in zip(index, offset, strict=False)), *offset[inner:])
@@ -177,20 +178,21 @@ def _calls(
             yield _Call(start, some, whole, numbers)
 
 
+def _is_striped(weight: Weight) -> bool:
+    """Whether kernels do not draw the values, and any rows of them can be made alone."""
+    kinds = [part.values for part in weight.parts]
+    return weight.draw is None and all(one.has_boxes and not one.is_orthogonal for one in kinds)
+
+
 def _stripes(
     weight: Weight, offset: Sequence[int], size: Sequence[int], in_stripes: bool
 ) -> Iterator[tuple[int, int]]:
     """(first, count) of the rows that are made together: complete blocks, but at the ends."""
     begin, count = (offset[-2], size[-2]) if len(size) > 1 else (0, 1)
-    step = count
-    if in_stripes and all(
-        part.values.has_boxes and not part.values.is_orthogonal for part in weight.parts
-    ):
-        one = weight.format.rows
-        step = max(1, _STRIPE // max(1, size[-1] * math.prod(size[:-2])) // one) * one
-    end = begin + count
+    end, one = begin + count, weight.format.rows
+    step = max(1, _STRIPE // size[-1] // one) * one if in_stripes else end
     while begin < end:
-        after = min(end, (begin // step + 1) * step if step < count else end)
+        after = min(end, (begin // step + 1) * step)
         yield begin, after - begin
         begin = after
 
@@ -203,11 +205,16 @@ def _made(weight: Weight, run: _Call, like: Tensor | None, full: dict[str, Tenso
     _fill_values(weight, made, offset, full)
     values = made.float()
     if not values.isfinite().all():
-        raise ArgumentError(
-            f"{weight.parts[0].region.name!r}: {weight.parts[0].values} gives values that are NaN "
-            f"or infinite, which {form} has no scales for"
-        )
+        raise ArgumentError(_not_finite(weight))
     return values
+
+
+def _not_finite(weight: Weight) -> str:
+    said = ", ".join(dict.fromkeys(str(part.values) for part in weight.parts))
+    return (
+        f"values are NaN or, in float32, infinite ({said}), and {weight.format} has no scales for "
+        "them"
+    )
 
 
 def _fill_values(
@@ -225,15 +232,19 @@ def _fill_values(
         fill_all(fill_local(sharded, part, region, key, full))
 
 
-def check_finite(weight: Weight) -> None:
-    """Raises ArgumentError if a law has values beyond the range of float32."""
+def check_values(weight: Weight) -> None:
+    """Raises ArgumentError for values that cannot be quantised, as far as is known before."""
     for part in weight.parts:
-        bound = 0.0 if part.values.draw is None else _bound_of(part.values)
-        if bound is not None and not bound <= torch.finfo(torch.float32).max:
-            raise ArgumentError(
-                f"{part.values} has values that are infinite in float32, which {weight.format} has "
-                "no scales for"
-            )
+        values, is_finite = part.values, True
+        if values.keeps:
+            raise ArgumentError(f"'keep' is no rule for a part of a weight in {weight.format}")
+        if values.draw is not None:
+            bound = _bound_of(values)
+            is_finite = bound is None or bound <= torch.finfo(torch.float32).max
+        elif isinstance(values, GivenValues):
+            is_finite = bool(values.tensor.float().isfinite().all())
+        if not is_finite:
+            raise ArgumentError(_not_finite(weight))
 
 
 def largest_of(weight: Weight) -> float:
@@ -253,12 +264,16 @@ def largest_of(weight: Weight) -> float:
 def _bound_of(values: Values) -> float | None:
     """The largest magnitude that a law allows; None if there is none."""
     if values.draw is not None:
-        distribution, mean, std, *_ = values.draw
+        distribution, mean, std, low, high = values.draw
         if distribution == NORMAL:
-            return abs(mean) + _NORMAL_REACH * std  # type: ignore[no-any-return]
-        law = law_of(values.draw)
-        reach = abs(mean) + _NORMAL_REACH * std if law.std and math.isinf(law.high - law.low) else 0
-        return reach or max(abs(law.low), abs(law.high))
+            low, high = -math.inf, math.inf
+        elif distribution != TRUNCATED_NORMAL:
+            law = law_of(values.draw)
+            return max(abs(law.low), abs(law.high))
+        bound = max(abs(low), abs(high))
+        if low <= mean <= high:
+            bound = min(bound, abs(mean) + _NORMAL_REACH * std)
+        return bound if bound < math.inf else None
     bounded = values.statistics((1, 1))
     if bounded is None or math.isinf(bounded.high - bounded.low):
         return None
@@ -273,7 +288,7 @@ def _measured(weight: Weight) -> float:
         return kernels.largest_magnitude(draw, form.source, key, count)
     zeros, largest = (0,) * len(weight.shape), 0.0
     full: dict[str, Tensor] = {}
-    for run in _calls(weight, zeros, weight.shape, in_stripes=True):
+    for run in _calls(weight, zeros, weight.shape, _is_striped(weight)):
         largest = max(largest, _made(weight, run, None, full).abs().max().item())
     return largest
 
