@@ -83,9 +83,10 @@ class AccessLog {
   Entry* last(size_t at, size_t size) { return &entries_[(at + size - 1) / granule_] + 1; }
 
   [[noreturn]] static void race(const char* does, const Thread& thread, const Thread& other) {
-    throw Fault("a race: thread " + std::to_string(thread.number) + " " + does + " thread " +
-                std::to_string(other.number) + " of block " + std::to_string(other.block) +
-                " touches with no barrier between");
+    const std::string who =
+        other.number == kMany ? "several threads" : "thread " + std::to_string(other.number);
+    throw Fault("a race: thread " + std::to_string(thread.number) + " " + does + " " + who +
+                " of block " + std::to_string(other.block) + " touches with no barrier between");
   }
 
   size_t granule_ = 1;
