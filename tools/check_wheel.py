@@ -24,9 +24,6 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 KEY = 0x9E3779B97F4A7C15 - 2**64
-# In the order of csrc/math/block_format.h.
-RULES = ["power-up", "power-down", "ratio", "ratio-power", "two-levels"]
-SCALES = ["e8m0", "float32", "e4m3"]
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -95,18 +92,16 @@ def orthogonal(module: Any, row: dict[str, str]) -> str:
 
 def quantised(module: Any, row: dict[str, str], fill: dict[str, str], line: dict[str, str]) -> str:
     """The hash of payload and scales, as tests/contract/test_golden.py makes them."""
-    block, matrix, box = (numbers(line[name]) for name in ("block", "matrix", "box"))
-    packed, wide = int(line["packed"]), line["scales"] == "float32"
-    sides = zip(box[2::2], box[3::2], block, strict=True)
-    payload = box[1] * box[3] * box[5] // (1 + packed)
+    form, matrix, box = (numbers(line[name]) for name in ("format", "matrix", "box"))
+    payload = box[1] * box[3] * box[5] // (1 + form[2])
+    sides = zip(box[2::2], box[3::2], form, strict=False)
     blocks = box[1] * math.prod(-(-(o + n) // size) - o // size for o, n, size in sides)
-    memory = ctypes.create_string_buffer(payload + blocks * (4 if wide else 1))
+    memory = ctypes.create_string_buffer(payload + blocks * (4 if form[4] == 1 else 1))  # float32
     address = ctypes.addressof(memory)
     kind = int(getattr(module.Distribution, fill["distribution"].upper()))
     draw = (kind, *(float(fill[f"p{i}"]) for i in range(4)))
-    numbered = (*block, packed, RULES.index(line["rule"]), SCALES.index(line["scales"]))
     dtype = int(getattr(module.Dtype, row["dtype"].upper()))
-    module.fill_quantised(draw, dtype, KEY, 0, numbered, float(line["largest"]), matrix, box,
+    module.fill_quantised(draw, dtype, KEY, 0, form, float(line["largest"]), matrix, box,
                           address, address + payload, 2)  # fmt: skip
     return fnv(memory)
 

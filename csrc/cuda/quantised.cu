@@ -65,14 +65,23 @@ unsigned int grid(Kernel kernel, int64_t shares) {
 }
 
 struct LaunchQuantise {
-  const QuantisedTiles& tiles;
+  const QuantisedJob& job;
   cudaStream_t stream;
 
   template <class Source>
   void run(const Source& source) const {
-    const auto kernel = tiles.held == 0   ? large_block_kernel<Source>
-                        : tiles.held == 1 ? quantise_kernel<1, Source>
-                                          : quantise_kernel<kMostHeld, Source>;
+    const QuantisedTiles tiles(job, most_held<Source>);
+    if (tiles.held == 0)
+      launch(large_block_kernel<Source>, source, tiles);
+    else if (tiles.held == 1)
+      launch(quantise_kernel<1, Source>, source, tiles);
+    else if constexpr (most_held<Source> > 1)
+      launch(quantise_kernel<most_held<Source>, Source>, source, tiles);
+  }
+
+ private:
+  template <class Kernel, class Source>
+  void launch(Kernel kernel, const Source& source, const QuantisedTiles& tiles) const {
     kernel<<<grid(kernel, tiles.count), kQuantiseThreads, 0, stream>>>(source, tiles);
   }
 };
@@ -94,8 +103,7 @@ struct LaunchLargest {
 
 void fill_quantised(const QuantisedJob& job, void* stream) {
   if (job.box.matrices == 0 || job.box.rows == 0 || job.box.columns == 0) return;
-  const QuantisedTiles tiles(job);
-  const LaunchQuantise launch{tiles, static_cast<cudaStream_t>(stream)};
+  const LaunchQuantise launch{job, static_cast<cudaStream_t>(stream)};
   if (job.values)
     launch.run(InMemory{job.values});
   else

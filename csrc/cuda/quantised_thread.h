@@ -4,8 +4,9 @@
 // A thread has pieces of a row: 16 values, drawn into registers, whose payload is one store. A
 // thread block takes a tile of complete blocks of the format. Its threads draw, raise each block's
 // largest magnitude in shared memory, and after a barrier compute the scale and store. Blocks of up
-// to 1024 pieces (128 x 128) stay in registers so; of larger ones, and of those of more than 256
-// pieces whose rows are not a power of two of them, every value is drawn twice.
+// to 1024 pieces (128 x 128) stay in registers so. Of larger ones every value is drawn twice, and
+// of those of more than 256 pieces if their rows are not a power of two of them, or if values are
+// computed in double precision, which leaves too few registers.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +24,10 @@ namespace torchinit::cuda {
 constexpr int kQuantiseThreads = 256;
 constexpr int kPiece = 16;    // values, neighbours in a row
 constexpr int kMostHeld = 4;  // pieces of a thread in registers
+
+// For a source of values.
+template <class Source>
+constexpr int most_held = Source::is_double ? 1 : kMostHeld;
 
 TORCHINIT_INLINE void raise(uint32_t* largest, uint32_t to) {
 #if TORCHINIT_DEVICE_PASS
@@ -169,7 +174,8 @@ struct QuantisedTiles {
   int blocks_across, blocks_down;  // of a tile
   int64_t tiles_across, tiles_down, count;
 
-  explicit QuantisedTiles(const QuantisedJob& job_)
+  // most: pieces that a thread may have.
+  QuantisedTiles(const QuantisedJob& job_, int most)
       : job(job_),
         rows(job.box.first_row, job.box.rows, job.format.rows, job.matrix_rows),
         columns(job.box.first_column, job.box.columns, job.format.columns, job.matrix_columns) {
@@ -181,7 +187,7 @@ struct QuantisedTiles {
     held = blocks_across = blocks_down = 1;
     if (block_pieces > kQuantiseThreads) {
       const bool is_even = kQuantiseThreads % pieces_across == 0;
-      held = is_even && block_pieces <= kMostHeld * kQuantiseThreads ? kMostHeld : 0;
+      held = is_even && block_pieces <= most * kQuantiseThreads && most > 1 ? most : 0;
     } else {
       // Long rows, but few threads without blocks at the end of the columns.
       int64_t across =

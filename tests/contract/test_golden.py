@@ -33,11 +33,9 @@ def numbers(text):
 
 FILLS = {row["name"]: row for row in rows("fills.csv")}
 BOXES = {row["name"]: row for row in rows("boxes.csv")}
+FLOAT32 = 1  # as the number of a dtype of scales (csrc/math/block_format.h)
 QUANTISED = {row["name"]: row for row in rows("quantised.csv")}
 GOLDEN = rows("golden.csv")
-# In the order of csrc/math/block_format.h.
-RULES = ["power-up", "power-down", "ratio", "ratio-power", "two-levels"]
-SCALES = ["e8m0", "float32", "e4m3"]
 
 
 def draw_of(case):
@@ -163,18 +161,14 @@ def test_orthogonal_matrices(instruction_set):
 def quantised(row):
     """The bytes of the payload, and after them those of the scales, as a row of the table says."""
     line = QUANTISED[row["box"]]
-    block, matrix, box = (numbers(line[name]) for name in ("block", "matrix", "box"))
-    packed, scales = int(line["packed"]), SCALES.index(line["scales"])
-    matrices, sides = box[1], zip(box[2::2], box[3::2], block, strict=True)
-    payload = matrices * box[3] * box[5] // (1 + packed)
-    blocks = matrices * math.prod(-(-(o + n) // size) - o // size for o, n, size in sides)
-    memory = torch.zeros(
-        payload + blocks * (4 if line["scales"] == "float32" else 1), dtype=torch.uint8
-    )
+    form, matrix, box = (numbers(line[name]) for name in ("format", "matrix", "box"))
+    payload = box[1] * box[3] * box[5] // (1 + form[2])
+    sides = zip(box[2::2], box[3::2], form, strict=False)
+    blocks = box[1] * math.prod(-(-(o + n) // size) - o // size for o, n, size in sides)
+    memory = torch.zeros(payload + blocks * (4 if form[4] == FLOAT32 else 1), dtype=torch.uint8)
     native.fill_quantised(
-        draw_of(line["draw"]), int(DTYPES[getattr(torch, row["dtype"])]), KEY, 0,
-        (*block, packed, RULES.index(line["rule"]), scales), float(line["largest"]), matrix, box,
-        memory.data_ptr(), memory.data_ptr() + payload, 2,
+        draw_of(line["draw"]), int(DTYPES[getattr(torch, row["dtype"])]), KEY, 0, form,
+        float(line["largest"]), matrix, box, memory.data_ptr(), memory.data_ptr() + payload, 2,
     )  # fmt: skip
     return memory
 
@@ -184,7 +178,8 @@ def test_low_precision_weights(instruction_set):
     assert [(row["box"], row["dtype"]) for row in table] == [
         (line["name"], line["source"]) for line in QUANTISED.values()
     ]
-    assert {line["rule"] for line in QUANTISED.values()} == set(RULES)
+    rules = {numbers(line["format"])[3] for line in QUANTISED.values()}
+    assert rules == set(range(5))
     wrong = []
     for row in table:
         wrong += mismatch(row, quantised(row))

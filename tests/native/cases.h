@@ -138,18 +138,7 @@ inline std::vector<Case> one_of_each_transform(const std::vector<Case>& cases) {
   return chosen;
 }
 
-constexpr const char* kRuleNames[] = {"power-up", "power-down", "ratio", "ratio-power",
-                                      "two-levels"};
-constexpr const char* kScaleNames[] = {"e8m0", "float32", "e4m3"};
-
-template <class Number, size_t count>
-Number number_of(const std::string& name, const char* const (&names)[count]) {
-  for (size_t i = 0; i < count; ++i)
-    if (name == names[i]) return static_cast<Number>(i);
-  stop("there is no " + name);
-}
-
-// Low-precision weights: a line of quantised.csv.
+// Low-precision weights: a line of quantised.csv, whose format has the fields of BlockFormat.
 struct Quantised {
   std::string name, draw;
   Dtype source;
@@ -221,14 +210,14 @@ inline std::vector<float> some_values(const Quantised& fill) {
 inline std::vector<Quantised> read_quantised(const std::string& folder) {
   std::vector<Quantised> fills;
   for (const auto& row : read_table(folder + "/quantised.csv")) {
-    if (row.size() != 10) stop("a line of quantised.csv has not ten fields");
-    const auto block = numbers(row[3]), matrix = numbers(row[8]), box = numbers(row[9]);
+    if (row.size() != 7) stop("a line of quantised.csv has not seven fields");
+    const auto format = numbers(row[3]), matrix = numbers(row[5]), box = numbers(row[6]);
     fills.push_back({row[0],
                      row[1],
                      row[2] == "float32" ? Dtype::Float32 : Dtype::BFloat16,
-                     {block[0], block[1], row[4] == "1", number_of<ScaleRule>(row[5], kRuleNames),
-                      number_of<ScaleDtype>(row[6], kScaleNames)},
-                     std::strtof(row[7].c_str(), nullptr),
+                     {format[0], format[1], format[2] != 0, static_cast<ScaleRule>(format[3]),
+                      static_cast<ScaleDtype>(format[4])},
+                     std::strtof(row[4].c_str(), nullptr),
                      matrix[0],
                      matrix[1],
                      {box[0], box[1], box[2], box[3], box[4], box[5]}});

@@ -387,8 +387,10 @@ void compare_quantised(const tests::Quantised& fill, const Plan& plan,
     cpu::fill_quantised(job, 1);
     got.give(job);
     if (!has_payload) job.payload = nullptr;
-    run_quantise(source, cuda::QuantisedTiles(job));
-    require_equal(expected.bytes(), got.bytes(), plan, fill.name.c_str());
+    for (const int most : {cuda::kMostHeld, 1}) {
+      run_quantise(source, cuda::QuantisedTiles(job, most));
+      require_equal(expected.bytes(), got.bytes(), plan, fill.name.c_str());
+    }
     if (offset) break;
   }
 }
