@@ -82,7 +82,7 @@ def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quant
     """
     if formats is None:
         return Quantised(found, {})
-    chosen = _Formats(formats)
+    chosen = Formats(formats)
     beside = {
         (id(slot.module), slot.attribute): named
         for named in (*found.parameters, *found.buffers) for slot in named.slots
@@ -108,8 +108,15 @@ def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quant
     return Quantised(rest, weights)
 
 
-class _Formats:
-    """Formats by patterns."""
+class Formats:
+    """Formats by patterns; the first match wins.
+
+    Args:
+        formats: a mapping from patterns, as of rules, to formats.
+
+    Raises:
+        TypeError, ArgumentError: for an invalid key or format.
+    """
 
     def __init__(self, formats: Mapping[Any, Any]) -> None:
         if not isinstance(formats, Mapping):
@@ -125,6 +132,12 @@ class _Formats:
         self._rules = Rules(dict.fromkeys(formats, "keep"))
         self._formats: list[BlockFormat] = list(formats.values())
         self._unused = set(range(len(self._formats)))
+
+    @property
+    def in_words(self) -> list[list[str]]:
+        """Patterns and formats as text."""
+        titles = [rule.title for rule in self._rules.rules]
+        return [[title, str(form)] for title, form in zip(titles, self._formats, strict=True)]
 
     def of(self, named: Named) -> BlockFormat | None:
         """The format of a tensor; None if no pattern matches it."""
@@ -315,6 +328,27 @@ def split(
     return [one for one in assignments if id(one.named.tensor) not in weights], quantised
 
 
+def weight_of(
+    one: Assignment, form: BlockFormat, device: torch.device, key_of_name: KeyOfName
+) -> Weight:
+    """What a weight is filled with; its callables are run.
+
+    Args:
+        one: the assignment of a parameter of its values.
+        form: the format.
+        device: to run callables on.
+        key_of_name: maps names to keys under the seed.
+    """
+    one = run_callables(one._replace(dtype=form.source), device, key_of_name)
+    parts = [*one.all_parts]
+    shape = tuple(one.named.tensor.shape)
+    zero = DrawnValues(constant_draw(0.0))
+    for row in one.pads:
+        region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
+        parts.append(Part(region, zero))
+    return Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
+
+
 def fill_quantised(
     assignments: Sequence[Assignment], weights: Mapping[int, Found], device: torch.device,
     key_of_name: KeyOfName,
@@ -333,15 +367,7 @@ def fill_quantised(
     done: list[Tensor] = []
     for one in assignments:
         found = weights[id(one.named.tensor)]
-        form = found.format
-        one = run_callables(one._replace(dtype=form.source), device, key_of_name)
-        parts = [*one.all_parts]
-        shape = tuple(one.named.tensor.shape)
-        zero = DrawnValues(constant_draw(0.0))
-        for row in one.pads:
-            region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
-            parts.append(Part(region, zero))
-        keys = [part.key(key_of_name) for part in parts]
+        weight = weight_of(one, found.format, device, key_of_name)
         there = [named for named in (found.of, found.scales, found.whole) if named is not None]
         placed = {
             id(named): _with_memory(named.tensor, device) if named.tensor.is_meta else named.tensor
@@ -355,7 +381,7 @@ def fill_quantised(
             )
         )
         if is_in_memory(to.payload.local):
-            fill_weight(Weight(form, shape, parts, keys), to)
+            fill_weight(weight, to)
         for named in there:
             memory = placed[id(named)]
             done.append(attach(named, memory) if named.tensor.is_meta else named.tensor)
