@@ -320,7 +320,7 @@ def put_parameter(slot: Slot, parameter: Parameter) -> None:
 
 def _parameter_like(old: Tensor, memory: Tensor) -> Parameter:
     """A parameter in new memory, with the attributes of an old one."""
-    if is_dtensor(memory):
+    if type(memory) is not Tensor:
         new = Parameter(memory, old.requires_grad)
     else:
         new = make_parameter(Parameter, memory, old.requires_grad)

@@ -19,9 +19,9 @@ from torchinit.models.keyed import run_callable
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
+from torchinit.quantised.destination import check_format, destination_of, is_in_memory
 from torchinit.quantised.fill import Weight, fill_weight
 from torchinit.quantised.formats import BlockFormat
-from torchinit.quantised.memory import check_format, destination_of, is_in_memory
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
 from torchinit.rules.rules import as_scheme

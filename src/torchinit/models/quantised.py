@@ -16,9 +16,9 @@ from torchinit.models.carry_out import allocate_here, attach, run_callables
 from torchinit.models.inspect_model import Inspected
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
+from torchinit.quantised.destination import check_memory, is_in_memory
 from torchinit.quantised.fill import Destination, Weight, fill_weight
 from torchinit.quantised.formats import BlockFormat
-from torchinit.quantised.memory import check_memory, is_in_memory
 from torchinit.rules.rules import Rules
 from torchinit.rules.scheme import Target
 from torchinit.schemes.distributions import constant_draw
@@ -34,7 +34,6 @@ _SCALES = ("_scale_inv", "_scale")
 _WHOLE = {"_scale_2": False, "_global_scale": True}
 # The same of tensor subclasses: their attributes.
 _INSIDE = {"qdata": "payload", "scale": "scales", "per_tensor_scale": "whole"}
-_PAYLOADS = (torch.uint8, torch.float4_e2m1fn_x2, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class Found(NamedTuple):
@@ -159,6 +158,11 @@ def _values_name(name: str) -> str:
     return name.removesuffix(_PACKED)
 
 
+def _is_payload(tensor: Tensor) -> bool:
+    """Whether a weight may be low-precision: it has 8 bits, float4 or packed ones among them."""
+    return tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool
+
+
 def _is_scale(named: Named, beside: Mapping[tuple[int, str], Named]) -> bool:
     """Whether a parameter has the name of the scales of an 8-bit, float4 or packed weight."""
     for slot in named.slots:
@@ -168,7 +172,7 @@ def _is_scale(named: Named, beside: Mapping[tuple[int, str], Named]) -> bool:
                 continue
             for attribute in (base, base + _PACKED):
                 weight = beside.get((id(slot.module), attribute))
-                if weight is not None and weight.tensor.dtype in _PAYLOADS:
+                if weight is not None and _is_payload(weight.tensor):
                     return True
     return False
 
@@ -180,7 +184,7 @@ def check_scales(found: Inspected, rules: Rules) -> None:
         found: the model, without what formats quantise.
         rules: that are used.
     """
-    if not any(named.tensor.dtype in _PAYLOADS for named in found.parameters):
+    if not any(_is_payload(named.tensor) for named in found.parameters):
         return
     beside = {
         (id(slot.module), slot.attribute): named

@@ -116,7 +116,7 @@ def _fill_memory(
     key = weight.keys[0]
     full: dict[str, Tensor] = {}
     blocks = form.blocks_of(offset, size)[0]
-    for run in _runs(weight, offset, size, draw is None):
+    for run in _calls(weight, offset, size, draw is None):
         payload_part, scales_part = payload, scales
         if payload is not None:
             there = [a - b for a, b in zip(run.offset, offset, strict=True)]
@@ -137,7 +137,7 @@ def _fill_memory(
         )  # fmt: skip
 
 
-class _Run(NamedTuple):
+class _Call(NamedTuple):
     """Consecutive matrices, or some rows of one, that one call fills."""
 
     offset: tuple[int, ...]
@@ -146,9 +146,9 @@ class _Run(NamedTuple):
     numbers: tuple[int, int, int, int, int, int]
 
 
-def _runs(
+def _calls(
     weight: Weight, offset: tuple[int, ...], size: tuple[int, ...], in_stripes: bool
-) -> Iterator[_Run]:
+) -> Iterator[_Call]:
     """Cuts a box into calls of the kernels."""
     shape = weight.shape
     lead = max(0, len(shape) - 2)
@@ -170,7 +170,7 @@ def _runs(
                 else ((*begin[:-2], row, begin[-1]), (*held[:-2], rows, held[-1]))
             )  # fmt: skip
             numbers = (first, matrices, row, rows, begin[-1], held[-1])
-            yield _Run(start, some, whole, numbers)
+            yield _Call(start, some, whole, numbers)
 
 
 def _stripes(
@@ -191,7 +191,7 @@ def _stripes(
         begin = after
 
 
-def _made(weight: Weight, run: _Run, like: Tensor | None, full: dict[str, Tensor]) -> Tensor:
+def _made(weight: Weight, run: _Call, like: Tensor | None, full: dict[str, Tensor]) -> Tensor:
     """Float32 values of a run, extended to complete blocks."""
     form, shape = weight.format, weight.shape
     offset, size = form.values_of(*form.blocks_of(run.offset, run.size), shape)
@@ -258,7 +258,7 @@ def _measured(weight: Weight) -> float:
         return kernels.largest_magnitude(draw, form.source, key, count)
     zeros, largest = (0,) * len(weight.shape), 0.0
     full: dict[str, Tensor] = {}
-    for run in _runs(weight, zeros, weight.shape, in_stripes=True):
+    for run in _calls(weight, zeros, weight.shape, in_stripes=True):
         largest = max(largest, _made(weight, run, None, full).abs().max().item())
     return largest
 

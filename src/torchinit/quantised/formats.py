@@ -261,6 +261,12 @@ def whole_factor(largest: float, *, inverse: bool) -> float:
         largest: the largest magnitude of the tensor.
         inverse: whether the second is asked for, as compressed-tensors stores it.
     """
-    magnitude = torch.tensor(largest, dtype=torch.float32)
-    found = 2688.0 / magnitude if inverse else magnitude / 2688.0
-    return found.item() if 0 < found.item() < math.inf else 1.0
+    magnitude = _as_float32(largest)
+    if not 0 < magnitude < math.inf:
+        return 1.0
+    # Rounding the quotient of two float32 numbers twice is rounding it once.
+    return _as_float32(2688.0 / magnitude if inverse else magnitude / 2688.0)
+
+
+def _as_float32(number: float) -> float:
+    return torch.tensor(number, dtype=torch.float32).item()
