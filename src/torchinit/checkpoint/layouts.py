@@ -99,7 +99,6 @@ def _compressed(
 _TAKEN = {
     "fp8": "FP8Blocks", "mxfp8": "MXFP8", "compressed-tensors": "MXFP8 and NVFP4(rows=1)"
 }  # fmt: skip
-LAYOUTS = tuple(_TAKEN)
 
 
 class StoredWeights(NamedTuple):
@@ -137,7 +136,7 @@ def stored_weights(
     taken = ", ".join(f"{name!r} for {what}" for name, what in _TAKEN.items())
     if not formats:
         raise ArgumentError(f"{layout=} is for weights with formats, and {formats=}")
-    if layout not in LAYOUTS:
+    if layout not in _TAKEN:
         raise ArgumentError(f"{layout=}: formats need a layout of the files, {taken}")
     chosen = Formats(formats)
     found = [(one.named, form) for one in assignments if (form := chosen.of(one.named))]
