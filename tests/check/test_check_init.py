@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
+import operator
 import pickle
 import random
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy
@@ -19,7 +22,7 @@ from torch.nn.utils import parametrizations
 from torch.testing._internal.two_tensor import TwoTensor
 
 import torchinit
-from conftest import native_only
+from conftest import long, native_only
 from torchinit import (
     ArgumentError,
     Normal,
@@ -112,6 +115,20 @@ def test_attributes_of_a_model_that_is_there_keep_their_values():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_attributes_that_to_empty_moves_are_marked(dtype):
+    class Moves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.table = nn.Parameter(torch.ones(2)), torch.ones(9, dtype=dtype)
+
+        def _apply(self, function, recurse=True):
+            self.table = function(self.table)
+            return super()._apply(function, recurse)
+
+    assert names(rows_of(lambda: on_meta(Moves))) == ["weight", "table"]
+
+
 def test_the_error_says_it_in_a_table():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
     model[1].weight = model.extra = nn.Parameter(torch.empty(4, 4))
@@ -128,8 +145,20 @@ def test_the_error_says_it_in_a_table():
         "  1.weight (= extra)  parameter  unwritten  16 of 16",
         "  1.bias              parameter  unwritten  2 of 4    [2:4]",
     ]
-    again = pickle.loads(pickle.dumps(error.value))
-    assert (again.rows, str(again)) == (error.value.rows, str(error.value))
+
+
+def test_the_error_keeps_its_text_in_another_process(monkeypatch):
+    """Which has another rank, or none."""
+    monkeypatch.setattr("torchinit.check.uninitialized.rank_of_world", lambda: 1)
+    error = UninitializedError(find_uninitialized(nn.Linear(3, 4, device="meta")), 2)
+    monkeypatch.setattr("torchinit.check.uninitialized.rank_of_world", lambda: None)
+    again = pickle.loads(pickle.dumps(error))
+    assert str(error).startswith("2 of 2 tensors are not initialised (rank 1)\n")
+    assert (again.rows, again.of, str(again)) == (error.rows, error.of, str(error))
+
+
+def test_the_error_of_no_rows():
+    assert str(UninitializedError([])) == "0 tensors are not initialised"
 
 
 def test_names_that_a_terminal_would_obey_are_escaped():
@@ -297,8 +326,57 @@ def test_floats_need_one_run():
 def test_the_parts_of_a_subclass():
     model = nn.Module()
     model.weight = nn.Parameter(TwoTensor(torch.empty(4, 2), torch.empty(4, 2)))
-    assert names(rows_of(model)) == ["weight.a", "weight.b"]
+    with pytest.raises(UninitializedError, match=r"^2 of 2 tensors are not initialised"):
+        check_init(model, nothing)
     assert names(rows_of(model, lambda m: m.weight.a.data.zero_())) == ["weight.b"]
+
+
+class Wrapper(torch.Tensor):
+    """Says that it has memory, at no address."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __repr__(self, **_):
+        return "Wrapper"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError(f"{func} of {types}")
+
+
+class Abstract(Wrapper):
+    def __tensor_flatten__(self):
+        raise NotImplementedError
+
+
+class Deaf(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError(f"{func} of {types}")
+
+
+def test_subclasses_that_do_little():
+    model = nn.Module()
+    model.register_buffer("x", torch.zeros(3).as_subclass(Deaf))
+    assert names(rows_of(model)) == ["x"]
+    for kind in (Wrapper, Abstract):
+        model.x = kind(torch.zeros(3))
+        with pytest.warns(UserWarning, match="1 tensors it cannot be told.*: x"):
+            check_init(model, nothing)
+
+
+def test_nested_tensors_keep_their_offsets():
+    model = nn.Module()
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    model.register_buffer("x", ragged)
+    assert names(rows_of(model)) == ["x._values"]
+    assert ragged.offsets().tolist() == [0, 2, 5]
+    assert rows_of(model, lambda model: model.x.fill_(1)) == []
 
 
 def test_what_has_no_memory():
@@ -308,9 +386,24 @@ def test_what_has_no_memory():
     with FakeTensorMode():
         fake = nn.Linear(2, 2)
     assert {row.what for row in find_uninitialized(fake)} == {"on meta"}
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3, device="meta"))
+    before = model[0].weight
+    with pytest.raises(ArgumentError, match=r"'1\.weight' is of a lazy module"):
+        check_init(model, nothing)
+    assert model[0].weight is before
     freed = nn.Linear(2, 2)
     freed.weight.untyped_storage().resize_(0)
     assert [(row.name, row.what) for row in find_uninitialized(freed)] == [("weight", "no memory")]
+
+
+@pytest.mark.parametrize("left", [0, 20])
+def test_storages_that_are_smaller_than_their_views(left):
+    """As those of FullyShardedDataParallel; to read or write there would end the process."""
+    flat = torch.ones(8)
+    model = nn.Module()
+    model.view, model.weight = flat[4:], nn.Parameter(flat[4:])
+    flat.untyped_storage().resize_(left)
+    assert [(row.names, row.what) for row in rows_of(model)] == [(("weight",), "no memory")]
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch: these are prototypes
@@ -332,6 +425,18 @@ def test_what_accelerate_offloads_cannot_be_told(monkeypatch):
     model = nn.Linear(2, 2, device="meta")
     model._hf_hook = SimpleNamespace(offload=True, place_submodules=False)
     assert {row.what for row in find_uninitialized(model)} == {"cannot tell"}
+    with pytest.raises(ArgumentError, match="check_init: Accelerate offloads values"):
+        check_init(model, nn.Linear.reset_parameters)
+    assert model.weight.is_meta
+
+
+def test_what_deepspeed_partitions_cannot_be_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", ModuleType("deepspeed"))
+    model = nn.Linear(2, 2)
+    model.weight.data, model.weight.ds_numel = torch.empty(0), 4
+    assert [(r.name, r.what) for r in find_uninitialized(model)] == [("weight", "cannot tell")]
+    with pytest.warns(UserWarning, match="1 tensors it cannot be told.*: weight"):
+        check_init(model, lambda model: model.bias.data.zero_())
 
 
 # Arguments and contexts.
@@ -349,6 +454,92 @@ def test_bad_arguments():
     with pytest.raises(ArgumentError, match="check_init: device='cpu' is for a model on the meta"):
         check_init(model, nothing, device="cpu")
     assert torch.equal(model.weight, before)
+
+
+async def later(_model):
+    pass
+
+
+def two(_model, _seed):
+    pass
+
+
+def yields(_model):
+    yield
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        (nn.Linear(2, 2).reset_parameters, r"lambda model: model\.reset_parameters\(\)\)"),
+        (two, r"two\(\) does not take it, or takes more"),
+        (later, "returns a coroutine"),
+        (yields, "returns a generator"),
+    ],
+)
+def test_functions_that_cannot_initialise_a_model(init, said):
+    model = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=said):
+        check_init(model, init)
+    assert not model.weight.isnan().any()
+
+
+def test_functions_whose_signature_says_little():
+    model = nn.Linear(2, 2)
+
+    @functools.wraps(model.reset_parameters)
+    def wrapped(model):
+        model.reset_parameters()
+
+    for init in (wrapped, functools.partial(nn.Linear.reset_parameters)):
+        check_init(model, init)
+    assert rows_of(model, operator.methodcaller("reset_parameters")) == []  # of C
+
+
+def test_an_init_that_returns_what_it_has_not_run():
+    with pytest.raises(TypeError, match="returns a coroutine"):
+        check_init(nn.Linear(2, 2), lambda model: later(model))
+
+
+def test_an_init_that_returns_another_model():
+    linear = nn.Linear(2, 2)
+    said = "init returned another Sequential than the model it was given"
+    with pytest.warns(UserWarning, match=said), pytest.raises(UninitializedError):
+        check_init(linear, lambda _: nn.Sequential(nn.Linear(2, 2)))
+    assert names(rows_of(linear, lambda model: nn.Sequential(model))) == ["weight", "bias"]
+
+    def init(model):
+        model.reset_parameters()
+        return nn.Linear(3, 3)
+
+    assert rows_of(linear, init) == []
+
+
+@pytest.mark.parametrize("device", ["cudaa", 1.5, "cpu:-1", "meta"])
+def test_bad_devices(device):
+    model = nn.Linear(2, 2, device="meta")
+    with pytest.raises(ArgumentError, match=rf"check_init: device={device!r} "):
+        check_init(model, nn.Linear.reset_parameters, device=device)
+    assert model.weight.is_meta
+
+
+@long
+def test_types(tmp_path, monkeypatch):
+    """Of a model, and of a function that makes one, check_init returns the same type."""
+    api = pytest.importorskip("mypy.api")
+    file = tmp_path / "uses.py"
+    file.write_text(
+        "from functools import partial\nfrom torch import nn\nfrom torchinit import check_init\n"
+        "class Net(nn.Module): ...\ndef f(model: Net) -> None: ...\n"
+        + "".join(
+            f"reveal_type(check_init({model}, {init}))\n"
+            for model in ("Net()", "Net", "lambda: Net()", "partial(Net)")
+            for init in ("f", "lambda model: model.train()")
+        )
+    )
+    monkeypatch.setenv("MYPYPATH", str(Path(torchinit.__file__).parents[1]))
+    said, errors, _ = api.run(["--cache-dir", str(tmp_path), str(file)])
+    assert (said.count('Revealed type is "uses.Net"'), errors) == (8, ""), said
 
 
 @native_only  # which knows such memory
@@ -425,3 +616,12 @@ def test_lists_that_are_in_many_lists_are_looked_into_once():
     model = nn.Module()
     model.lists = inner
     assert find_uninitialized(model) == []
+
+
+def test_lists_of_any_depth():
+    inner = [torch.full((2,), torch.nan)]
+    for _ in range(3000):
+        inner = [inner]
+    model = nn.Module()
+    model.lists = inner
+    assert names(find_uninitialized(model)) == ["lists" + 3001 * ".0"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -70,6 +71,31 @@ def test_what_a_bare_storage_holds_is_not_seen():
     with marked_memory():
         made = torch.empty(0).set_(torch.UntypedStorage(NEW))
     assert left_of(made) == 0
+
+
+def test_decorated_functions():
+    @marked_memory()
+    def make(count: int) -> Tensor:
+        return make(count - 1) if count else torch.empty(3)
+
+    assert make.__name__ == "make"
+    assert left_of(make(3)) == 3
+    assert dispatch_modes() == 0
+
+    async def coroutine() -> None:
+        pass
+
+    def generator() -> Iterator[None]:
+        yield
+
+    async def both() -> AsyncIterator[None]:
+        yield
+
+    for function in (coroutine, generator, both):
+        with pytest.raises(
+            TypeError, match=r"marked_memory cannot decorate a (coroutine|generator)"
+        ):
+            marked_memory()(function)
 
 
 def test_contexts():
@@ -194,7 +220,26 @@ def test_nested_blocks_and_errors(kind):
             raise kind
         assert left_of(torch.empty(3)) == 3
         assert threading.Thread.start is not start
+    block = marked_memory()
+    with block, block:
+        assert left_of(torch.empty(3)) == 3
     assert threading.Thread.start is start
+    assert dispatch_modes() == 0
+
+
+def test_blocks_of_generators_that_end_in_another_order():
+    """As those of coroutines may: each ends the mode that was begun last."""
+    made = []
+
+    def work():
+        with marked_memory():
+            yield
+            made.append(torch.zeros(3).resize_(9))
+
+    both = [work(), work()]
+    for one in both * 2:
+        next(one, None)
+    assert [left_of(tensor) for tensor in made] == [6, 6]
     assert dispatch_modes() == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchinit import UninitializedError, check_init
+from torchinit import UninitializedError, check_init, marked_memory
 from torchinit.check import check_init as module
 from torchinit.check.look import _may_be_chance
 
@@ -55,6 +55,79 @@ def test_an_initialisation_that_keeps_a_note_elsewhere():
 
     with pytest.warns(UserWarning, match="second time.*left 'w' unwritten"):
         check_init(Table(), once)
+
+
+class Shared(Table):
+    def __deepcopy__(self, _memo):
+        return self
+
+
+@pytest.mark.parametrize("shares", ["copy", "function", "memory"])
+def test_another_model_that_shares_something_with_the_first(shares):
+    """Marks would overwrite what init has put there."""
+    saved = {"w": torch.ones(4), "q": table()}
+    before = {name: one.clone() for name, one in saved.items()}
+    shared = Shared()
+
+    def make():
+        model = Table()
+        model.w, model.q = shared.w, shared.q
+        return model
+
+    def init(model):
+        for one in (model, shared):
+            one.load_state_dict(saved, assign=True)
+
+    given = {"copy": shared, "function": lambda: shared, "memory": make}[shares]
+    with pytest.warns(UserWarning, match=r"second time.*but the other model for it shares"):
+        check_init(given, init)
+    assert all(torch.equal(saved[name], before[name]) for name in saved)
+
+
+class Attribute(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = torch.empty(64, dtype=torch.int16)
+
+
+def replaced(model):
+    model.q = torch.empty(64, dtype=torch.int16)
+
+
+def grown(model):
+    model.q.zero_().resize_(128)
+
+
+@pytest.mark.parametrize(
+    ("make", "init", "where"),
+    [
+        (Attribute, lambda _: None, ""),
+        (lambda: Table(64), replaced, ""),
+        (lambda: Table(64), marked_memory()(replaced), ""),
+        (lambda: Table(64), grown, "[64:128]"),
+    ],
+)
+def test_new_memory_in_the_second_run_has_its_marks(make, init, where):
+    """Integers that hold the marks of the first run would count as written."""
+
+    def all_but_q(model):
+        nn.init.ones_(getattr(model, "w", torch.empty(0)))
+        init(model)
+
+    with pytest.raises(UninitializedError) as error:
+        check_init(make, all_but_q)
+    assert [(row.name, row.count, row.where) for row in error.value.rows] == [("q", 64, where)]
+
+
+def test_integers_under_keys_of_the_same_text():
+    def make():
+        model = nn.Module()
+        model.tables = {1: torch.empty(8, dtype=torch.int8), "1": torch.empty(8, dtype=torch.int8)}
+        return model
+
+    with pytest.raises(UninitializedError, match=r"^2 of 2 tensors") as error:
+        check_init(make, lambda _: None)
+    assert [row.name for row in error.value.rows] == ["tables.1", "tables.1'"]
 
 
 def test_values_that_differ_in_every_run():

@@ -117,6 +117,8 @@ def test_what_cannot_be_judged(tmp_path, checkpoint, capsys, monkeypatch):
         tmp_path
         / "absent": "is neither a config.json, nor a folder that has one, nor one of llama",
         tmp_path: "which Transformers",
+        300 * "a": f"torchinit: {300 * 'a'}: File name too long",
+        "": "torchinit: the target is empty: give a config.json",
     }
     for target, expected in cases.items():
         status, out, err = run(capsys, target)
@@ -126,6 +128,10 @@ def test_what_cannot_be_judged(tmp_path, checkpoint, capsys, monkeypatch):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin may run code when it is loaded" in run(capsys, tmp_path)[2]
     (tmp_path / "pytorch_model.bin").unlink()
+    (checkpoint / "config.json").rename(checkpoint / "other")
+    said = "check\\x1b[31mpoint has no config.json, which must name the class"
+    assert said in run(capsys, checkpoint)[2]
+    (checkpoint / "other").rename(checkpoint / "config.json")
     (checkpoint / "model.safetensors").write_bytes(b"\x08" + bytes(15))
     status, out, err = run(capsys, checkpoint)
     assert (status, out) == (2, "")

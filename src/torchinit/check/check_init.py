@@ -3,42 +3,74 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.types import Device
 
 from torchinit.check.look import Left, index_of, look_at
-from torchinit.check.marked_memory import mark, marked_memory
+from torchinit.check.marked_memory import mark, marking, runs_later
 from torchinit.check.marks import is_certain
-from torchinit.check.tensors_of import Held, PlainPart, plainly, tensors_of
+from torchinit.check.tensors_of import Held, PlainPart, count_of, plainly, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
+    NO_MEMORY,
     ON_META,
     UNWRITTEN,
     Uninitialized,
     UninitializedError,
 )
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.fill.checks import check_memory, file_behind
 from torchinit.frameworks.offload import offloaded
 from torchinit.frameworks.transformers import INITIALIZED_FLAG
-from torchinit.native.torch_private import is_transforming
+from torchinit.native.torch_private import is_transforming, storage_number
 from torchinit.placement.distributed import rank_of_world, reshard_all
+from torchinit.untrusted import first_names
 
 Checked = TypeVar("Checked", bound=nn.Module)
+Made = TypeVar("Made", bound=nn.Module, covariant=True)
 
 
+class _Maker(Protocol[Made]):
+    """A function without arguments. By its name it is told from modules, which are called too."""
+
+    __name__: str
+
+    def __call__(self) -> Made: ...
+
+
+_LATER = (
+    "init must do its work when it is called, and returns a {} instead, which runs later: write "
+    "check_init(model, lambda model: ...) with code that runs it"
+)
+
+
+@overload
+def check_init(
+    model: Checked, init: Callable[[Checked], Any], *, device: Device = None
+) -> Checked: ...
+@overload
+def check_init(
+    model: _Maker[Checked] | partial[Checked],
+    init: Callable[[Checked], Any],
+    *,
+    device: Device = None,
+) -> Checked: ...
 def check_init(
     model: Checked | Callable[[], Checked],
     init: Callable[[Checked], Any],
     *,
-    device: torch.device | str | int | None = None,
+    device: Device = None,
 ) -> Checked:
     """Overwrites all values of a model in memory, runs an initialisation, and names what it leaves.
 
@@ -56,7 +88,8 @@ def check_init(
     Args:
         model: in memory or on the meta device, from which ``to_empty`` moves it; sharded or not.
             Or a function without arguments that makes one; it runs inside ``marked_memory``.
-        init: a function of the model; what it returns is ignored.
+        init: a function of the model; what it returns is ignored, but for a warning if that is
+            another module and the model's own tensors are not written.
         device: where to, from the meta device; None is the CPU.
 
     Returns:
@@ -67,8 +100,11 @@ def check_init(
             has the ``rows``. Each rank names what is left of its own shards, and nothing is
             communicated.
         ArgumentError: if a tensor's memory is mapped read-only, or is a file's; if device is given
-            for a model in memory; inside a transform of ``torch.func``.
-        TypeError: if model is no module, nor a function that makes one, or init is no function.
+            for a model in memory, or is none that tensors can be moved to; if a model on the meta
+            device has lazy modules, or is offloaded by Accelerate; inside a transform of
+            ``torch.func``.
+        TypeError: if model is no module, nor a function that makes one, or init is no function, is
+            a coroutine or a generator, or cannot be called with the model.
 
     >>> import torch, torchinit
     >>> with torch.device("meta"):
@@ -94,7 +130,7 @@ def check_init(
     if hidden:
         warnings.warn(
             f"of {len(hidden)} tensors it cannot be told whether they are initialised (their type "
-            f"hides its memory, or a few integers may be right by chance): {', '.join(hidden[:5])}",
+            f"hides its memory, or a few integers may be right by chance): {first_names(hidden)}",
             stacklevel=2,
         )
     return made  # type: ignore[no-any-return]
@@ -102,11 +138,8 @@ def check_init(
 
 def checked(model: Any, init: Callable[[Any], Any], device: Any = None) -> tuple[Any, Look]:
     """What ``check_init`` does, up to its errors: the model, and what a look at it has found."""
-    if not callable(init) or isinstance(init, nn.Module):
-        raise TypeError(
-            f"init must be a function of the model, not {type(init).__name__}: write "
-            "check_init(model, lambda model: ...)"
-        )
+    _check_function(init)
+    _check_device(device)
     _refuse_transforms()
     run = _Run(init, device)
     other = _another(model)
@@ -116,12 +149,12 @@ def checked(model: Any, init: Callable[[Any], Any], device: Any = None) -> tuple
         end = _generators()
         _set_generators(begin)
         try:
-            look = _second(run, other, look)
+            look = _second(run, other, made, look)
         except Exception as error:
             look = _look(made)
             warnings.warn(
-                "init was run a second time, to tell integers that were not written from others, "
-                f"and then {error}. So of integers only eight bytes in a row are counted",
+                "init was to run a second time, to tell integers that were not written from "
+                f"others, but {error}. So of integers only eight bytes in a row are counted",
                 stacklevel=3,
             )
         finally:
@@ -149,16 +182,21 @@ def _another(model: Any) -> Callable[[], nn.Module] | None:
     return lambda: copied
 
 
-def _second(run: _Run, other: Callable[[], nn.Module], first: Look) -> Look:
+def _second(run: _Run, other: Callable[[], nn.Module], made: nn.Module, first: Look) -> Look:
     """Runs an initialisation again, on another model and with other marks.
 
     Raises:
-        ArgumentError: if it raises, or does not do what it did at first.
+        ArgumentError: if it raises, or does not do what it did at first; before anything is
+            written, if the other model has something of the first one, whose values would be lost.
     """
     try:
-        look = run.once(other, after=first)[1]
+        model = run.make(other, again=True)
+        shares = _have_in_common(model, made) or _share_memory(model, made)
+        look = first if shares else run.once(model, after=first)[1]
     except Exception as error:
         raise ArgumentError(f"raised {type(error).__name__}: {error}") from error
+    if shares:
+        raise ArgumentError("the other model for it shares modules or memory with the first one")
     known = {row.names for row in first.rows}
     new = [
         row.name for row in look.rows
@@ -206,7 +244,7 @@ class Look:
 
     Attributes:
         rows: what has no values.
-        total: how many tensors the model has.
+        total: how many tensors the model has, of subclasses their parts.
         held: by the name of each integer tensor, what was left of it, if this look is to be
             followed by that of a second run; None if nothing was.
     """
@@ -225,13 +263,15 @@ def _look(model: nn.Module, *, is_first: bool = False, after: Look | None = None
         after: what was found in the first run, if this is after the second one.
     """
     tensors = tensors_of(model)
-    found = Look([], len(tensors), {})
+    found = Look([], count_of(tensors), {})
     elsewhere = {id(one) for module in offloaded(model) for one in module.parameters(recurse=False)}
     with plainly():
         for one in tensors:
             for part in one.parts:
                 name, first = one.names[0] + part.suffix, None
                 if part.memory is None:
+                    if part.lacks == NO_MEMORY and one.kind == "attribute":
+                        continue  # a view of what FullyShardedDataParallel has gathered and freed
                     if id(one.tensor) in elsewhere:
                         part = part._replace(lacks=CANNOT_TELL)
                     found.rows.append(_row(one, part))
@@ -281,33 +321,119 @@ class _Run(NamedTuple):
             is_first: whether a second run can follow.
             after: what was found in the first run, if this is the second one.
         """
-        model = self._made(model)
-        _mark_all(model, again=after is not None)
-        with marked_memory():
-            self.init(model)
+        again = after is not None
+        model = self.make(model, again)
+        self._empty(model, again)
+        _mark_all(model, again)
+        with marking(again=again):
+            returned = self.init(model)
+        if inspect.isawaitable(returned):
+            getattr(returned, "close", bool)()  # or Python warns that nobody awaits it
+            raise TypeError(_LATER.format(type(returned).__name__))
         reshard_all(model)
-        return model, _look(model, is_first=is_first, after=after)
+        look = _look(model, is_first=is_first, after=after)
+        if look.rows and isinstance(returned, nn.Module) and not _have_in_common(returned, model):
+            warnings.warn(
+                f"init returned another {type(returned).__name__} than the model it was given, "
+                "which is what check_init looks at: write the values into that, or put what makes "
+                "the new one into the function: check_init(lambda: ..., ...)",
+                stacklevel=4,
+            )
+        return model, look
 
-    def _made(self, model: Any) -> nn.Module:
+    def make(self, model: Any, again: bool) -> nn.Module:
+        """The model, or the one that a function makes in a first or a second run."""
         if not isinstance(model, nn.Module) and callable(model):
-            with marked_memory():
+            with marking(again=again):
                 model = model()
         if not isinstance(model, nn.Module):
             raise TypeError(
                 "model must be a torch.nn.Module or a function that makes one, not "
                 f"{type(model).__name__}"
             )
+        return model
+
+    def _empty(self, model: nn.Module, again: bool) -> None:
+        """Moves a model from the meta device."""
         reshard_all(model)
-        both = [*model.parameters(), *model.buffers()]
-        if any(one.is_meta for one in both):
-            with marked_memory():
+        both = [*model.named_parameters(), *model.named_buffers()]
+        with plainly():
+            is_on_meta = any(one.is_meta for _, one in both)
+        if is_on_meta:
+            if any(True for _ in offloaded(model)):
+                raise ArgumentError(
+                    "Accelerate offloads values of the model, and would overwrite what init "
+                    "writes: check it before cpu_offload, disk_offload or dispatch_model, or "
+                    "first call accelerate.hooks.remove_hook_from_submodules"
+                )
+            for name, one in both:
+                if is_lazy(one):
+                    raise ArgumentError(
+                        f"{name!r} is of a lazy module, which has no shape before its first call, "
+                        "and the model is on the meta device: make it in memory, or call it first"
+                    )
+            with marking(again=again):
                 model.to_empty(device="cpu" if self.device is None else self.device)
         elif self.device is not None:
             raise ArgumentError(
                 f"device={self.device!r} is for a model on the meta device, and this one is in "
                 "memory: leave it out"
             )
-        return model
+
+
+def _check_function(init: Any) -> None:
+    """Raises TypeError if a function cannot initialise a model; before anything is written."""
+    if not callable(init) or isinstance(init, nn.Module):
+        raise TypeError(
+            f"init must be a function of the model, not {type(init).__name__}: write "
+            "check_init(model, lambda model: ...)"
+        )
+    if what := runs_later(init):
+        raise TypeError(_LATER.format(what))
+    try:
+        signature = inspect.signature(init, follow_wrapped=False)
+    except (TypeError, ValueError):  # of C
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        name = getattr(init, "__name__", type(init).__name__).replace("<lambda>", "init")
+        owner = "model." if isinstance(getattr(init, "__self__", None), nn.Module) else ""
+        raise TypeError(
+            f"init is called with the model, and {name}() does not take it, or takes more: write "
+            f"check_init(model, lambda model: {owner}{name}({'...' * bool(signature.parameters)}))"
+        ) from None
+
+
+def _check_device(device: Any) -> None:
+    if device is None:
+        return
+    try:
+        is_meta = torch.empty(0, device=device).is_meta
+    except Exception as error:
+        why = str(error).partition("\n")[0]
+        raise ArgumentError(f"device={shown(device)} is none to move a model to: {why}") from error
+    if is_meta:
+        raise ArgumentError(
+            f"device={device!r} has no memory for values: give the model's final device"
+        )
+
+
+def _have_in_common(one: nn.Module, other: nn.Module) -> bool:
+    return not set(map(id, one.modules())).isdisjoint(map(id, other.modules()))
+
+
+def _share_memory(model: nn.Module, other: nn.Module) -> bool:
+    """Whether marks in a model would overwrite what another one has."""
+    marked, kept = (
+        {
+            storage_number(part.memory)
+            for held in tensors_of(one) if held.kind != "attribute" or one is other
+            for part in held.parts if part.memory is not None
+        }
+        for one in (model, other)
+    )  # fmt: skip
+    return not marked.isdisjoint(kept)
 
 
 def _mark_all(model: nn.Module, again: bool) -> None:

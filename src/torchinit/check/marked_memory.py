@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +19,8 @@ from torchinit.check.tensors_of import parts_of, plainly
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.kernels import hold_while_forking
 from torchinit.native.torch_private import never_compile, storage_number
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _EMPTY = {
     getattr(torch.ops.aten, name)
@@ -44,14 +49,20 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+@dataclass(eq=False)
 class _Block:
-    """A block of ``marked_memory``; threads started in it may outlive it."""
+    """A block of ``marked_memory``; threads started in it may outlive it.
 
-    is_open = True
+    Attributes:
+        again: whether its marks are those of a second run.
+        is_open: until it ends.
+    """
+
+    again: bool
+    is_open: bool = True
 
 
-@contextlib.contextmanager
-def marked_memory() -> Iterator[None]:
+def marked_memory() -> MarkedMemory:
     """Marks memory that torch hands out unfilled: what nobody writes is found afterwards.
 
     For code that builds, empties and loads by itself. ``torch.empty`` and the like, ``to_empty``,
@@ -64,8 +75,11 @@ def marked_memory() -> Iterator[None]:
     (``torch.device``, ``patch_nn_init``, Accelerate's and Lightning's). It does not see memory that
     threads of another kind take, that C++ takes below torch's dispatcher, or that is a bare storage
     (``torch.UntypedStorage(n)``); and ``build_model``, which reports what is unfilled itself, is
-    left alone. Blocks may be nested; it also decorates functions, but not coroutines and
-    generators, whose code runs later: open a block inside them.
+    left alone. Blocks may be nested; it also decorates functions.
+
+    Raises:
+        TypeError: if it decorates a coroutine or a generator, whose code runs later: open a block
+            inside it.
 
     >>> import torch, torchinit
     >>> with torchinit.marked_memory():
@@ -76,7 +90,50 @@ def marked_memory() -> Iterator[None]:
     >>> [row.name for row in torchinit.find_uninitialized(model)]
     ['bias']
     """
-    block = _Block()
+    return MarkedMemory()
+
+
+class MarkedMemory:
+    """A block of ``marked_memory``, or what decorates a function."""
+
+    def __init__(self) -> None:
+        self._markings: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        blocks = _open(_thread.blocks)
+        self._markings.append(marking(again=bool(blocks) and blocks[-1].again))
+        self._markings[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._markings.pop().__exit__(*error)
+
+    def __call__(self, function: Function) -> Function:
+        """Has a function run in a block of its own."""
+        if what := runs_later(function):
+            raise TypeError(
+                f"marked_memory cannot decorate a {what}, whose code runs later: open a block in it"
+            )
+
+        @functools.wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            with marked_memory():
+                return function(*args, **kwargs)
+
+        return cast(Function, inner)
+
+
+def runs_later(function: Any) -> str:
+    """What a function returns in place of running: a coroutine, a generator; empty for others."""
+    if inspect.iscoroutinefunction(function):
+        return "coroutine"
+    is_one = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    return "generator" if is_one else ""
+
+
+@contextlib.contextmanager
+def marking(*, again: bool) -> Iterator[None]:
+    """``marked_memory`` with the marks of a first or a second run."""
+    block = _Block(again)
     with _threads.inheriting():
         _thread.blocks.append(block)
         try:
@@ -114,16 +171,20 @@ class _Marking(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         resized = args[0] if packet in _RESIZE else kwargs.get("out") if packet in _EMPTY else None
-        if _thread.unmarked or not any(one.is_open for one in self._blocks):
+        # A coroutine or generator may end its block before one that was opened later, and with it
+        # the wrong mode. Threads of torch's have a mode, but no blocks.
+        blocks = _open(_thread.blocks or self._blocks)
+        if _thread.unmarked or not blocks:
             return func(*args, **kwargs)
+        again = blocks[-1].again
         if packet in _COPIES and _are_booleans(args, kwargs):
             return _copy_bytes(func, args, kwargs)
         before = 0 if resized is None else _nbytes(resized)
         made = func(*args, **kwargs)
         if resized is not None:
-            _mark_from(before, resized)
+            _mark_from(before, resized, again)
         elif packet in _EMPTY:
-            _mark_new(made, args)
+            _mark_new(made, args, again)
         return made
 
 
@@ -139,7 +200,11 @@ def mark(memory: Iterable[Tensor], *, again: bool = False) -> None:
             marks.write_marks(one, again)
 
 
-def _mark_new(made: Tensor, args: Sequence[Any]) -> None:
+def _open(blocks: Sequence[_Block]) -> list[_Block]:
+    return [one for one in blocks if one.is_open]
+
+
+def _mark_new(made: Tensor, args: Sequence[Any], again: bool) -> None:
     """Marks all memory under a new tensor of any type, but what it shares with its source."""
     with plainly():
         memory = [part.memory for part in parts_of(made) if part.memory is not None]
@@ -147,7 +212,7 @@ def _mark_new(made: Tensor, args: Sequence[Any]) -> None:
             parts = parts_of(args[0])
             old = {storage_number(one.memory) for one in parts if one.memory is not None}
             memory = [one for one in memory if storage_number(one) not in old]
-    mark(memory)
+    mark(memory, again=again)
 
 
 def _are_booleans(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -172,7 +237,7 @@ def _nbytes(tensor: Tensor) -> int:
         return -1
 
 
-def _mark_from(begin: int, tensor: Tensor) -> None:
+def _mark_from(begin: int, tensor: Tensor, again: bool) -> None:
     """Marks what a storage has grown by."""
     end = _nbytes(tensor)
     if 0 <= begin < end:
@@ -180,7 +245,7 @@ def _mark_from(begin: int, tensor: Tensor) -> None:
             for part in parts_of(tensor):
                 if part.memory is not None:
                     size = part.memory.itemsize
-                    marks.write_bytes(part.memory, begin, (end - begin) // size * size)
+                    marks.write_bytes(part.memory, begin, (end - begin) // size * size, again)
 
 
 class _Threads:

@@ -12,7 +12,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.checks import extent
 from torchinit.fill.route import PLAIN_TYPES
+from torchinit.frameworks.offload import partitioned
 from torchinit.native import kernels
 from torchinit.native.torch_private import FakeTensor, is_wrapped, unseen
 from torchinit.placement.distributed import is_dtensor, local_of, read_sharded
@@ -77,11 +79,10 @@ def tensors_of(model: nn.Module) -> list[Held]:
     def add(names: list[str], kind: str, tensor: Tensor) -> None:
         parts = parts_of(tensor)
         place = _place(tensor, parts)
-        if place not in found:
+        if place in found:
+            found[place].names.extend(names)
+        else:
             found[place] = new_tuple(Held, (names, kind, tensor, parts))
-            return
-        known = found[place].names
-        known.extend(name for name in names if name not in known)
 
     with plainly():
         parameters, buffers, _ = gather(model)
@@ -92,6 +93,7 @@ def tensors_of(model: nn.Module) -> list[Held]:
             kind = "buffer, not saved" if named.attribute in unsaved else "buffer"
             add(_names_of(named), kind, named.tensor)
         seen: set[int] = set()
+        taken: set[str] = set()
         for prefix, module in places_of(model):
             own = vars(module)
             if id(module) in seen or own.keys() <= _OF_EVERY_MODULE:
@@ -99,9 +101,17 @@ def tensors_of(model: nn.Module) -> list[Held]:
             seen.add(id(module))
             for attribute, value in list(own.items()):
                 if attribute not in _OF_EVERY_MODULE and isinstance(value, _HOLDERS):
-                    for name, tensor in _inside(prefix + attribute, value, set()):
+                    for name, tensor in _inside(prefix + attribute, value):
+                        while name in taken:  # of two keys with the same text
+                            name += "'"
+                        taken.add(name)
                         add([name], "attribute", tensor)
     return list(found.values())
+
+
+def count_of(tensors: Sequence[Held]) -> int:
+    """How many tensors there are, of subclasses their parts, as each has rows of its own."""
+    return sum(len(one.parts) or 1 for one in tensors)
 
 
 def _names_of(named: Named) -> list[str]:
@@ -111,16 +121,19 @@ def _names_of(named: Named) -> list[str]:
     return list(dict.fromkeys([named.name, *(slot.name for slot in named.ties)]))
 
 
-def _inside(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in an attribute; seen are the lists that were looked into already."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, list | tuple | dict) and id(value) not in seen:
-        seen.add(id(value))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in list(items):
-            if isinstance(inner, _HOLDERS):
-                yield from _inside(f"{name}.{key}", inner, seen)
+def _inside(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an attribute, however deep in lists, tuples and dicts."""
+    todo = [(name, value)]
+    seen: set[int] = set()
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            inside = [(key, inner) for key, inner in items if isinstance(inner, _HOLDERS)]
+            todo += [(f"{name}.{key}", inner) for key, inner in reversed(inside)]
 
 
 def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:
@@ -132,7 +145,12 @@ def _place(tensor: Tensor, parts: Sequence[PlainPart]) -> Any:
 
 def parts_of(tensor: Any) -> list[PlainPart]:
     """The plain memory under a tensor: of a DTensor its shard, of a quantised one all its parts."""
-    if type(tensor) in PLAIN_TYPES and _is_reachable(tensor) and tensor.data_ptr():  # most are so
+    if (
+        type(tensor) in PLAIN_TYPES
+        and tensor.numel()
+        and _is_reachable(tensor)
+        and _has_memory(tensor)
+    ):
         shape, dtype = tuple(tensor.shape), tensor.dtype
         part = ("", _real(tensor.detach()), "", shape, None, dtype)
         return [new_tuple(PlainPart, part)]
@@ -146,6 +164,8 @@ def _parts(
         yield PlainPart(suffix, None, "no memory", (), None, tensor.dtype)
         return
     if not tensor.numel():
+        for one in partitioned([tensor]):
+            yield PlainPart(suffix, None, "cannot tell", tuple(one.shape), None, one.dtype)
         return
     shape, pieces = of or (() if _is_ragged(tensor) else tuple(tensor.shape), None)
     lacks = ""
@@ -153,8 +173,8 @@ def _parts(
         if is_dtensor(tensor):
             yield from _parts(local_of(tensor), suffix, _whole(tensor))
             return
-        if hasattr(tensor, "__tensor_flatten__") and not isinstance(tensor, FakeTensor):
-            for name in tensor.__tensor_flatten__()[0]:
+        if names := _inner_names(tensor):
+            for name in names:
                 inner = getattr(tensor, name)
                 if isinstance(inner, Tensor):
                     yield from _parts(inner, f"{suffix}.{name}", None)
@@ -163,10 +183,22 @@ def _parts(
         lacks = "on meta"
     elif not _is_reachable(tensor):
         lacks = "cannot tell"
-    elif tensor.untyped_storage().nbytes() == 0:
+    elif not _has_memory(tensor):
         lacks = "no memory" if type(tensor) in PLAIN_TYPES else "cannot tell"
     memory = None if lacks else _real(tensor.detach())
     yield PlainPart(suffix, memory, lacks, shape, pieces, tensor.dtype)
+
+
+def _inner_names(tensor: Any) -> Sequence[str]:
+    """The attributes of a subclass in which its values are; empty if it does not tell."""
+    if not hasattr(tensor, "__tensor_flatten__") or isinstance(tensor, FakeTensor):
+        return ()
+    if tensor.is_nested:  # its offsets are its shape
+        return ("_values",)
+    try:
+        return tensor.__tensor_flatten__()[0]  # type: ignore[no-any-return]
+    except Exception:  # of code that is not ours
+        return ()
 
 
 def _is_ragged(tensor: Tensor) -> bool:
@@ -193,6 +225,13 @@ def _is_reachable(tensor: Tensor) -> bool:
     except (RuntimeError, NotImplementedError):
         return False
     return True
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether a storage has all elements: it may be freed or cut off, or only be said to exist."""
+    begin = int(tensor.storage_offset()) * tensor.itemsize
+    is_there = tensor.data_ptr() > begin  # by the storage's own address
+    return is_there and tensor.untyped_storage().nbytes() >= begin + extent(tensor)
 
 
 def _real(tensor: Tensor) -> Tensor:

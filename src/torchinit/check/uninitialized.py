@@ -36,7 +36,7 @@ class Uninitialized:
         what: ``unwritten``: holds what was in the memory before; ``NaN``; ``on meta``: has no
             memory; ``no memory``: freed, or of a lazy module; ``cannot tell``: one integer of 8
             bits that may be a value, a subclass that hides its memory, or values that Accelerate
-            offloads; ``not filled``: by torchinit.
+            offloads or DeepSpeed partitions; ``not filled``: by torchinit.
         count: how many elements are so.
         total: how many there are, of a DTensor on this rank.
         where: the smallest box that has them, as an index of the whole tensor; empty if it is all.
@@ -91,10 +91,11 @@ class UninitializedError(RuntimeError):
         """Takes the rows, and how many tensors there are in all."""
         self.rows = list(rows)
         self.of = of
-        super().__init__(f"{said_of(self.rows, of)}\n" + "\n".join(table_of(self.rows)))
+        super().__init__("\n".join([said_of(self.rows, of), *table_of(self.rows)]))
 
     def __reduce__(self) -> Any:
-        return type(self), (self.rows, self.of)
+        # Another process has another rank, or none: it keeps the text of this one.
+        return type(self), (self.rows, self.of), self.__dict__ | {"args": self.args}
 
 
 def said_of(rows: Sequence[Uninitialized], of: int | None) -> str:
@@ -103,12 +104,14 @@ def said_of(rows: Sequence[Uninitialized], of: int | None) -> str:
     rank = rank_of_world()
     where = "" if rank is None else f" (rank {rank})"
     verb = "is" if count == 1 else "are"
-    tensors = f"tensor{'s' * (count > 1)}" if of is None else f"of {of} tensors"
+    tensors = f"tensor{'s' * (count != 1)}" if of is None else f"of {of} tensors"
     return f"{count} {tensors} {verb} not initialised{where}"
 
 
 def table_of(rows: Sequence[Uninitialized]) -> list[str]:
-    """The lines of a table; names of unknown origin are escaped."""
+    """The lines of a table, none without rows; names of unknown origin are escaped."""
+    if not rows:
+        return []
     cells = [["name", "kind", "what", "elements", "where"]]
     for row in rows[:_SHOWN]:
         first, *others = row.names

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchinit.check.check_init import checked, find_uninitialized
 from torchinit.check.marked_memory import marked_memory
-from torchinit.check.tensors_of import tensors_of
+from torchinit.check.tensors_of import count_of, tensors_of
 from torchinit.check.uninitialized import (
     CANNOT_TELL,
     Uninitialized,
@@ -47,12 +47,16 @@ def run(target: str) -> tuple[str, int]:
         is_known = isinstance(error, ArgumentError | TypeError | ImportError | OSError)
         why = shell.out_of_memory(error)
         said = why or (str(error) if is_known else f"{type(error).__name__}: {error}")
+        if not why and isinstance(error, OSError) and error.strerror:
+            said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         shell.say(f"{target}: {said}" if target not in said else said)
         return "", NOT_JUDGED
 
 
 def _run(target: str) -> tuple[str, int]:
     path = Path(target)
+    if not target:  # an empty path would be the current directory
+        raise ArgumentError("the target is empty: give a config.json, or a folder that has one")
     if path.is_dir() and has_files(path):
         return _of_checkpoint(path)
     if path.is_dir() and (pickled := sorted(path.glob("*.bin"))):
@@ -99,9 +103,10 @@ def _of_checkpoint(folder: Path) -> tuple[str, int]:
     rows = find_uninitialized(model)
     tensors = tensors_of(model)
     begin = f"{type(model).__name__}, from_pretrained: "
-    lines = [f"{begin}all {len(tensors)} tensors have values"]
+    total = count_of(tensors)
+    lines = [f"{begin}all {total} tensors have values"]
     if rows:
-        lines = [f"{begin}{said_of(rows, len(tensors))}", *table_of(rows)]
+        lines = [f"{begin}{said_of(rows, total)}", *table_of(rows)]
     if missing:
         lines.append(f"in no file, and initialised anew: {first_names(missing)}")
     unsaved = [held.names[0] for held in tensors if held.kind == "buffer, not saved"]

@@ -34,6 +34,10 @@ def load_checkpoint(folder: Path) -> Loaded:
         ImportError: without Transformers.
     """
     file = folder / "config.json"
+    if not file.is_file():
+        raise ArgumentError(
+            f"{printable(folder)} has no config.json, which must name the class of the model"
+        )
     check_inside(file, folder)
     kind = class_of_config(file)
     try:

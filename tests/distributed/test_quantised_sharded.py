@@ -1,0 +1,62 @@
+"""Quantised DTensors: every rank has its part of the whole's payload and scales."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from layouts import cut
+from torch import nn
+from worlds import in_worlds
+
+import torchinit
+from torchinit import MXFP8, NVFP4, FP8Blocks
+from torchinit.native import load
+
+pytestmark = pytest.mark.skipif(load.module is None, reason="needs the native module")
+
+FORMATS = {"mxfp8": MXFP8(), "fp8": FP8Blocks(16, 24), "nvfp4": NVFP4(), "nvfp4-16": NVFP4(16)}
+SHAPES = [(70, 96), (33, 64)]
+LAYOUTS = {
+    1: [("1 R", "1 S0")],
+    2: [("2 S0", "2 S0"), ("2 S1", "2 R"), ("2 R", "2 S1"), ("2 S0", "2 R")],
+    4: [("4 S0", "4 S0"), ("2x2 S0 S1", "2x2 R R"), ("2x2 S0 S0", "2x2 S1 S0"), ("4 S1", "4 S1")],
+    8: [("2x4 R S0", "2x4 S0 R"), ("8 S0", "8 S0"), ("2x2x2 S0 S1 R", "2x2x2 R R R")],
+}
+
+
+class Weight(nn.Module):
+    def __init__(self, form, shape, layout=None, of_scales=None):
+        super().__init__()
+        payload = torch.zeros(form.payload_shape(shape), dtype=form.payload_dtypes[0])
+        dtype = next(iter(form.scale_dtypes))
+        scales = torch.zeros(form.scales_shape(shape), dtype=dtype)
+        if layout is not None:
+            payload, scales = cut(payload, layout), cut(scales, of_scales)
+        self.weight = nn.Parameter(payload, requires_grad=False)
+        self.weight_scale = nn.Parameter(scales, requires_grad=False)
+        if form.has_whole:
+            self.register_buffer("weight_scale_2", torch.zeros(1))
+
+
+def bytes_of(tensor):
+    return tensor.detach().contiguous().view(torch.uint8)
+
+
+@in_worlds(1, 2, 4, 8, each=FORMATS)
+def test_shards(form):
+    import torch.distributed as dist
+
+    for rule in (torchinit.Normal(0.02), "orthogonal"):
+        for shape in SHAPES:
+            whole = Weight(form, shape)
+            options = {"seed": 5, "formats": {"weight": form}}
+            torchinit.init_model_(whole, {"**": rule}, **options)
+            for layout, of_scales in LAYOUTS[dist.get_world_size()]:
+                part = Weight(form, shape, layout, of_scales)
+                torchinit.init_model_(part, {"**": rule}, **options)
+                for name, how in (("weight", layout), ("weight_scale", of_scales)):
+                    wanted = cut(getattr(whole, name).data, how).to_local()
+                    found = getattr(part, name).to_local()
+                    assert torch.equal(bytes_of(found), bytes_of(wanted)), (name, layout, shape)
+                if form.has_whole:
+                    assert part.weight_scale_2 == whole.weight_scale_2
