@@ -397,6 +397,7 @@ def test_nothing_of_it_is_imported_before_it_is_needed():
 
 
 @pytest.mark.skipif(load.module is None, reason="needs the native module")
+@pytest.mark.filterwarnings("ignore:.* do not consist of whole blocks")
 def test_formats(config, tmp_path, capsys):
     options = ["--format", "**.up_proj.weight=fp8-ue8m0", "--format", "**_proj.weight=fp8-ue8m0"]
     options += ["--layout", "fp8", "--dtype", "bfloat16"]

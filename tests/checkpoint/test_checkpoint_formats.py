@@ -19,14 +19,17 @@ from written import PIECE, bits, contents, on_meta, read, write
 import torchinit
 from conftest import long
 from torchinit import MXFP8, NVFP4, FP8Blocks
-from torchinit.checkpoint import quantised
-from torchinit.checkpoint.quantised import range_of
+from torchinit.checkpoint import block_ranges
+from torchinit.checkpoint.block_ranges import range_of
 from torchinit.checkpoint.write import plan_checkpoint
 from torchinit.checkpoint.writer import write_shards
 from torchinit.errors import ArgumentError
 from torchinit.native import load
 
-pytestmark = pytest.mark.skipif(load.module is None, reason="needs the native module")
+pytestmark = [
+    pytest.mark.skipif(load.module is None, reason="needs the native module"),
+    pytest.mark.filterwarnings("ignore:.* do not consist of whole blocks"),
+]
 transformers = pytest.importorskip("transformers")
 
 CT = "compressed-tensors"
@@ -170,13 +173,13 @@ def test_values_of_every_kind(case, piece_size, tmp_path):
 def test_each_value_is_drawn_once(tmp_path, monkeypatch):
     """But for the rows of blocks at the ends of pieces."""
     made = []
-    plain = quantised.fill_box
+    plain = block_ranges.fill_box
 
     def counted(weight, box, size, payload, scales, largest):
         made.append((size[0] * size[1], payload is not None))
         plain(weight, box, size, payload, scales, largest)
 
-    monkeypatch.setattr(quantised, "fill_box", counted)
+    monkeypatch.setattr(block_ranges, "fill_box", counted)
     shapes = dict.fromkeys("abcdef", (512, 512))
     for form, edge in ((MXFP8(), 512), (FP8Blocks(scale="ue8m0"), 128 * 512)):
         made.clear()
@@ -193,7 +196,7 @@ def test_each_value_is_drawn_once(tmp_path, monkeypatch):
 def test_scales_wait_for_the_thread_that_makes_them(tmp_path, monkeypatch):
     """The second piece has the rest of the payload, and the scales of all of it."""
     calls, ready = [], threading.Event()
-    plain = quantised.fill_box
+    plain = block_ranges.fill_box
 
     def slow_first(weight, box, size, payload, scales, largest):
         calls.append(box.offset[0])
@@ -203,7 +206,7 @@ def test_scales_wait_for_the_thread_that_makes_them(tmp_path, monkeypatch):
             ready.set()
         plain(weight, box, size, payload, scales, largest)
 
-    monkeypatch.setattr(quantised, "fill_box", slow_first)
+    monkeypatch.setattr(block_ranges, "fill_box", slow_first)
     plan = plan_checkpoint(
         linears({"a": (96, 1024)}), ALL, seed=0, dtype=None, shard_size="1GB",
         formats={"**": MXFP8()}, layout="mxfp8",
@@ -218,7 +221,7 @@ def test_an_error_while_a_weight_is_made(tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(quantised, "fill_box", fails)
+    monkeypatch.setattr(block_ranges, "fill_box", fails)
     for scheme in (NORMAL, torchinit.Orthogonal()):
         with pytest.raises(RuntimeError, match="enough"):
             write(
@@ -404,7 +407,7 @@ def test_a_killed_run_resumes(tmp_path):
     child = os.fork()
     if not child:
         made = 0
-        plain = quantised.fill_box
+        plain = block_ranges.fill_box
 
         def counted(*args):
             nonlocal made
@@ -413,7 +416,7 @@ def test_a_killed_run_resumes(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             plain(*args)
 
-        quantised.fill_box = counted
+        block_ranges.fill_box = counted
         try:
             write(linears(shapes), path, ALL, **arguments)
         finally:
@@ -526,6 +529,15 @@ def test_what_is_refused(formats, layout, said, tmp_path):
             _Both, tmp_path / "a", ALL, seed=0, formats=formats, layout=layout
         )
     assert not (tmp_path / "a").exists()
+
+
+def test_a_warning_of_blocks_at_the_edges(tmp_path, recwarn):
+    shapes = {"a": (128, 96), "b": (128, 32), "c": (129, 32)}
+    write(linears(shapes), tmp_path / "a", ALL, formats={"**": MXFP8()}, layout="mxfp8")
+    assert not recwarn.list
+    said = r"3 weights .*, such as 'a.weight' of shape \(128, 96\), in blocks of 128 x 128: "
+    with pytest.warns(UserWarning, match=said):
+        write(linears(shapes), tmp_path / "b", ALL, formats={"**": FP8Blocks()}, layout="fp8")
 
 
 def test_a_format_that_is_none(tmp_path):

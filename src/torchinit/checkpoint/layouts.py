@@ -5,13 +5,14 @@ A file holds a weight's payload, the scales of its blocks, and for NVFP4 a facto
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from torchinit.checkpoint.quantised import StoredDtypes
+from torchinit.checkpoint.block_ranges import StoredDtypes
 from torchinit.errors import ArgumentError
 from torchinit.models.assign import Assignment
 from torchinit.models.quantised import Formats
@@ -153,6 +154,7 @@ def stored_weights(
         raise ArgumentError(
             f"{layout=} says once how all weights are stored, and formats has {said}"
         )
+    _warn_of_edges(found)
     by_tensor = {id(named.tensor): form for named, form in found}
     alone = sorted(_left_alone(assignments, by_tensor.keys()))
     config = {**layouts[0].config, layouts[0].alone: alone}
@@ -174,6 +176,22 @@ def _check_weight(named: Named, form: BlockFormat, layout: str, of: WeightLayout
                 f"formats: {slot.name!r} is a parameter of {type(slot.module).__name__}, and "
                 f"{layout=} holds the weights of torch.nn.Linear"
             )
+
+
+def _warn_of_edges(found: Sequence[tuple[Named, BlockFormat]]) -> None:
+    """Warns of weights that do not consist of whole blocks, which not all readers expect."""
+    cut = [
+        (named, form) for named, form in found
+        if named.tensor.shape[-2] % form.rows or named.tensor.shape[-1] % form.columns
+    ]  # fmt: skip
+    if cut:
+        (named, form), shape = cut[0], tuple(cut[0][0].tensor.shape)
+        warnings.warn(
+            f"{len(cut)} weights do not consist of whole blocks, such as {named.name!r} of shape "
+            f"{shape}, in blocks of {form.rows} x {form.columns}: engines may refuse them, and "
+            "Transformers takes the wrong scales where it dequantises them",
+            stacklevel=5,
+        )
 
 
 def _is_experts(name: str) -> bool:

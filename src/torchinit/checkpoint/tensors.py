@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from torchinit.checkpoint.block_ranges import QuantisedSource, RangeFiller, range_of
 from torchinit.checkpoint.layouts import StoredWeights
-from torchinit.checkpoint.quantised import QuantisedSource, RangeFiller, range_of
 from torchinit.checkpoint.safetensors import FileTensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
