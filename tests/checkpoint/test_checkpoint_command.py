@@ -14,8 +14,11 @@ from written import LLAMA, assert_equal, contents, on_meta, read, small, write
 
 import torchinit
 import warm
+from torchinit.cli import checkpoint_command
+from torchinit.cli import main as main_module
 from torchinit.cli.main import main
 from torchinit.errors import ArgumentError
+from torchinit.native import load
 
 transformers = pytest.importorskip("transformers")
 
@@ -391,3 +394,31 @@ except ValueError as error:
 def test_nothing_of_it_is_imported_before_it_is_needed():
     loaded = python("-c", "import sys, torchinit; print(*sys.modules)").split()
     assert not {"transformers", "huggingface_hub", "safetensors"} & set(loaded)
+
+
+@pytest.mark.skipif(load.module is None, reason="needs the native module")
+@pytest.mark.filterwarnings("ignore:.* do not consist of whole blocks")
+def test_formats(config, tmp_path, capsys):
+    options = ["--format", "**.up_proj.weight=fp8-ue8m0", "--format", "**_proj.weight=fp8-ue8m0"]
+    options += ["--layout", "fp8", "--dtype", "bfloat16"]
+    status, said, _ = run(capsys, config, "--dry-run", *options)
+    assert status == 0
+    assert said.count("as FP8Blocks(scale='ue8m0')") == 14
+    assert run(capsys, config, tmp_path / "out", *options)[0] == 0
+    form = checkpoint_command.FORMATS["fp8-ue8m0"]
+    formats = dict.fromkeys(("**.up_proj.weight", "**_proj.weight"), form)
+    same = torchinit.write_checkpoint(
+        config, tmp_path / "same", seed=0, dtype=torch.bfloat16, formats=formats, layout="fp8"
+    )
+    assert contents(same) == contents(tmp_path / "out")
+    for name in main_module._FORMATS:
+        _, _, err = run(capsys, config, "--dry-run", "--format", f"**.q_proj.weight={name}")
+        assert err.startswith("torchinit: layout=None: formats need a layout")
+    for text in ("mxfp8", "=mxfp8", "**=mxfp4", "**"):
+        assert run(capsys, config, "--dry-run", "--format", text)[0] == 2
+    assert (
+        "does not hold NVFP4()"
+        in run(
+            capsys, config, "--dry-run", "--format", "**.q_proj.weight=nvfp4", "--layout", "fp8"
+        )[2]
+    )

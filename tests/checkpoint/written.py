@@ -56,9 +56,13 @@ def write(
     shard_size=30_000,
     resume=False,
     piece_size=PIECE,
+    formats=None,
+    layout=None,
 ):
     """Writes a checkpoint in small pieces."""
-    plan = plan_checkpoint(build, rules, seed=seed, dtype=dtype, shard_size=shard_size)
+    plan = plan_checkpoint(
+        build, rules, seed=seed, dtype=dtype, shard_size=shard_size, formats=formats, layout=layout
+    )
     carry_out_plan(plan, Path(path), resume=resume, piece_size=piece_size)
     return Path(path)
 

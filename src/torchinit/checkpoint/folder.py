@@ -38,6 +38,8 @@ _VALUES = {
     "seed": "the seed",
     "dtype": "the dtype",
     "shard_size": "the shard size",
+    "layout": "the layout",
+    "formats": "the formats",
 }
 _DIGESTS = {
     "config": "the config differs",

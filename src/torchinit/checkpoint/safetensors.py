@@ -10,7 +10,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ _MOST_HEADER = 100_000_000  # bytes that readers take
 _UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3}
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
     "BOOL": torch.bool,
@@ -40,28 +42,31 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class FileTensor(NamedTuple):
-    """A tensor of a file: all of a parameter or buffer, or a view of it.
+    """A tensor of a file: all of a parameter or buffer, a view of it, or scales of one.
 
     Attributes:
         name: in the file.
         shape: in the file.
         dtype: of the values.
         of: the name of the parameter or buffer.
-        make: makes all its values.
+        make: makes all its values; of a quantised one the payload, the scales of blocks, and that
+            of the whole.
         fill: fills a contiguous vector with the tensor's values from an index on, in row-major
             order; None if that takes all values of the parameter.
         first: index of the tensor's first value in the parameter.
         strides: of a view that is not contiguous; else None.
+        part: which of the tensors that ``make`` returns it is of.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     of: str
-    make: Callable[[], Tensor]
+    make: Callable[[], Tensor | tuple[Tensor, ...]]
     fill: Callable[[Tensor, int], object] | None = None
     first: int = 0
     strides: tuple[int, ...] | None = None
+    part: int = 0
 
     @property
     def numel(self) -> int:
@@ -124,6 +129,7 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> 
     """Splits tensors into shards, as Transformers does, and finds the place of each.
 
     Wide dtypes come first, so that all tensors are aligned; with one dtype the order is kept.
+    Payload and scales of a weight stay together where that aligns them.
 
     Args:
         tensors: of the checkpoint; those of one parameter are neighbours.
@@ -146,7 +152,7 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> 
         _check_name(one.name)
         if one.dtype not in _NAMES:
             raise ArgumentError(f"{one.name!r} has dtype {one.dtype}, which safetensors lacks")
-    by_name = {one.name: one for one in sorted(tensors, key=lambda one: -one.dtype.itemsize)}
+    by_name = {one.name: one for one in _aligned(tensors)}
     metas: dict[str, Tensor] = {
         name: torch.empty(one.shape, dtype=one.dtype, device="meta")
         for name, one in by_name.items()
@@ -165,6 +171,17 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> 
         "weight_map": split.tensor_to_filename,
     }
     return Layout(shards, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _aligned(tensors: Sequence[FileTensor]) -> list[FileTensor]:
+    """Tensors in an order in which each begins at a multiple of its item's size."""
+    keyed = []
+    for _, group in groupby(tensors, key=attrgetter("of")):
+        held = list(group)
+        widest = max(one.dtype.itemsize for one in held)
+        is_even = all(one.numel * one.dtype.itemsize % widest == 0 for one in held)
+        keyed += [(widest if is_even else one.dtype.itemsize, one) for one in held]
+    return [one for _, one in sorted(keyed, key=lambda pair: -pair[0])]
 
 
 def checked_size(shard_size: int | str) -> int:

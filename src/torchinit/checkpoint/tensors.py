@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from torchinit.checkpoint.block_ranges import QuantisedSource, RangeFiller, range_of
+from torchinit.checkpoint.layouts import StoredWeights
 from torchinit.checkpoint.safetensors import FileTensor
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.errors import ArgumentError
@@ -18,6 +20,7 @@ from torchinit.frameworks.transformers import as_published, is_transformers_mode
 from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import whole_of
 from torchinit.models.init_model import Prepared
+from torchinit.models.quantised import weight_of
 from torchinit.native import load
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.box import Box
@@ -35,20 +38,32 @@ _Make: TypeAlias = "Callable[[], Tensor]"
 _CPU = torch.device("cpu")
 
 
-def file_tensors(model: nn.Module, found: Prepared, seed: int) -> Iterator[FileTensor]:
+def file_tensors(
+    model: nn.Module, found: Prepared, seed: int, weights: StoredWeights | None = None
+) -> Iterator[FileTensor]:
     """The tensors of a model's checkpoint; those of one parameter are neighbours.
 
     Args:
         model: on the meta device.
         found: what its tensors are filled with.
         seed: of the keys.
+        weights: what is stored in low precision.
 
     Raises:
-        ArgumentError: for a ``state_dict`` with anything but parameters and buffers.
+        ArgumentError: for a ``state_dict`` with anything but parameters and buffers; for a weight
+            that is stored in pieces of blocks.
     """
     key_of_name = keys_of_names(seed)
     fillers: dict[int, tuple[torch.dtype, _Make, Filler | None]] = {}  # by storage
+    quantised: dict[int, Assignment] = {}
+    sources: dict[int, QuantisedSource] = {}
     for one in found.assignments:
+        if weights is not None and id(one.named.tensor) in weights.formats:
+            number, form = storage_number(one.named.tensor), weights.formats[id(one.named.tensor)]
+            weigh = partial(weight_of, one, form, _CPU, key_of_name)
+            quantised[number] = one
+            sources[number] = QuantisedSource(weigh, weights.layout.dtypes)
+            continue
         make: _Make = partial(whole_of, one, _CPU, key_of_name)
         fillers[storage_number(one.named.tensor)] = one.dtype, make, filler_of(one, key_of_name)
     held = [(named, named.tensor) for named in found.buffers if not named.tensor.is_meta]
@@ -61,6 +76,10 @@ def file_tensors(model: nn.Module, found: Prepared, seed: int) -> Iterator[FileT
     owners = {storage_number(one): one for one in (*model.parameters(), *model.buffers())}
     for name, of, view in _stored_views(model, owners):
         number = storage_number(view)
+        if number in quantised:
+            assert weights is not None
+            yield from _quantised(name, of, view, quantised[number], sources[number], weights)
+            continue
         owner, (dtype, make, filler) = owners[number], fillers[number]
         shape, first, strides = tuple(view.shape), int(view.storage_offset()), view.stride()
         if view.shape == owner.shape and (number in copied or strides == owner.stride()):
@@ -70,6 +89,33 @@ def file_tensors(model: nn.Module, found: Prepared, seed: int) -> Iterator[FileT
             yield FileTensor(name, shape, dtype, of, make, moved, first)
         else:
             yield FileTensor(name, shape, dtype, of, make, None, first, strides)
+
+
+def _quantised(
+    name: str, of: str, view: Tensor, one: Assignment, source: QuantisedSource,
+    weights: StoredWeights,
+) -> Iterator[FileTensor]:  # fmt: skip
+    """The payload, scales and factor of a weight, or of a view of one."""
+    form, shape = weights.formats[id(one.named.tensor)], tuple(one.named.tensor.shape)
+    first, held = int(view.storage_offset()), tuple(view.shape)
+    if not view.is_contiguous():
+        raise ArgumentError(f"{name!r} is stored as a transposed view, which {form} is not for")
+    blocks = range_of(form, shape, held, first, name)
+    filler = None if _drawn_cuts(one) is None else RangeFiller(source, blocks)
+    (payload, scales, whole), dtypes = weights.layout.names, weights.layout.dtypes
+    yield FileTensor(
+        name + payload, form.payload_shape(held), dtypes.payload, of, source.make,
+        None if filler is None else filler.fill_payload, blocks.first * blocks.payload_width,
+    )  # fmt: skip
+    yield FileTensor(
+        name + scales, blocks.scales_shape(held), dtypes.scales, of, source.make,
+        None if filler is None else filler.fill_scales, blocks.begin * blocks.scales_width, part=1,
+    )  # fmt: skip
+    if whole:
+        yield FileTensor(
+            name + whole, (1,), torch.float32, of, source.make,
+            None if filler is None else source.fill_factor, part=2,
+        )  # fmt: skip
 
 
 def _stored_views(model: nn.Module, owners: Mapping[int, Tensor]) -> list[tuple[str, str, Tensor]]:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from torchinit.checkpoint.folder import write_folder
+from torchinit.checkpoint.layouts import stored_weights
 from torchinit.checkpoint.safetensors import Layout, checked_size, lay_out
 from torchinit.checkpoint.tensors import file_tensors
 from torchinit.checkpoint.writer import PIECE
@@ -28,7 +29,8 @@ from torchinit.frameworks.transformers import (
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import Prepared, prepare
 from torchinit.models.plan import Plan
-from torchinit.native import load
+from torchinit.native import kernels, load
+from torchinit.quantised.formats import BlockFormat
 from torchinit.streams.named_keys import check_seed
 from torchinit.values.kinds import digest
 from torchinit.values.region import Part
@@ -47,6 +49,8 @@ def write_checkpoint(
     dtype: torch.dtype | None = None,
     shard_size: int | str = "5GB",
     resume: bool = False,
+    formats: Mapping[Any, BlockFormat] | None = None,
+    layout: str | None = None,
 ) -> Path:
     """Writes an initialised checkpoint that ``from_pretrained`` loads, without building the model.
 
@@ -68,14 +72,18 @@ def write_checkpoint(
         resume: whether to keep the complete shards of an interrupted run with the same arguments.
             Callables among the rules are compared by name and source text; closures are not
             compared. A directory that is empty or missing is begun.
+        formats: a mapping from patterns, as in rules, to the formats (``MXFP8``, ``FP8Blocks``,
+            ``NVFP4``) of the low-precision weights, whose quantised values are stored.
+        layout: of these: ``"fp8"`` for ``FP8Blocks``; ``"mxfp8"`` for ``MXFP8``;
+            ``"compressed-tensors"`` for ``MXFP8`` and ``NVFP4(rows=1)``.
 
     Returns:
         The directory.
 
     Raises:
         ArgumentError: as ``init_model_``; for a config that gives no model, a directory that is not
-            empty or was begun with other arguments, a disk without room. Nothing has been written
-            then.
+            empty or was begun with other arguments, a disk without room, formats that the layout
+            does not hold. Nothing has been written then.
         TypeError: as ``init_model_``; if resume is neither True nor False.
         OSError: for what cannot be read or written. What an interrupted run leaves does not load.
         ImportError: without the extra ``torchinit[checkpoint]``.
@@ -89,7 +97,9 @@ def write_checkpoint(
     ['model.safetensors', 'torchinit.json']
     """
     check_flag("resume", resume)
-    plan = plan_checkpoint(config, rules, seed=seed, dtype=dtype, shard_size=shard_size)
+    plan = plan_checkpoint(
+        config, rules, seed=seed, dtype=dtype, shard_size=shard_size, formats=formats, layout=layout
+    )
     carry_out_plan(plan, Path(path), resume=resume)
     return Path(path)
 
@@ -120,24 +130,30 @@ def plan_checkpoint(
     dtype: torch.dtype | None,
     shard_size: int | str,
     rules_source: bytes | None = None,
+    formats: Mapping[Any, BlockFormat] | None = None,
+    layout: str | None = None,
 ) -> CheckpointPlan:
     """Finds out what a checkpoint will be, and that nothing is wrong with it.
 
     Args:
-        config, rules, seed, dtype, shard_size: as ``write_checkpoint``.
+        config, rules, seed, dtype, shard_size, formats, layout: as ``write_checkpoint``.
         rules_source: the text of the rules, by which callables among them are compared.
 
     Raises:
         ArgumentError, TypeError, OSError, ImportError: as ``write_checkpoint``.
+        RuntimeError: for formats without the native module.
     """
     checked_seed, size = check_seed(seed), checked_size(shard_size)
     model = _model_on_meta(config, seed, has_rules=rules is not None)
     found = prepare(model, _rules_for(rules, model), seed, device="cpu", dtype=dtype)
     parameters = sum(one.named.tensor.numel() for one in found.assignments)
-    layout = lay_out(list(file_tensors(model, found, seed)), size, parameters)
+    weights = stored_weights(found.assignments, formats, layout)
+    if weights is not None:
+        kernels.cpu_module()
+    files = lay_out(list(file_tensors(model, found, seed, weights)), size, parameters)
     small = saved_configs(model, dtype) if is_transformers_model(model) else {}
     stored = small.get("config.json")
-    headers = (f"{shard.filename} {shard.size}".encode() + shard.header for shard in layout.shards)
+    headers = (f"{shard.filename} {shard.size}".encode() + shard.header for shard in files.shards)
     record = {
         "torchinit": __version__,
         "streams": STREAM_VERSION,
@@ -148,10 +164,19 @@ def plan_checkpoint(
         "config": None if stored is None else digest([_without_version(stored)]),
         "tensors": digest(headers),
         "rules": digest(_contents(found, rules_source)),
+        "layout": layout,
+        "formats": None if weights is None else weights.record,
     }
-    return CheckpointPlan(
-        parameters, layout, small, record, Plan([*found.assignments, *found.ruled])
-    )
+    named: dict[str, str] = {}
+    if weights is not None:
+        named = {
+            one.named.name: str(weights.formats[id(one.named.tensor)])
+            for one in found.assignments if id(one.named.tensor) in weights.formats
+        }  # fmt: skip
+        if stored is not None:
+            small = {**small, "config.json": _with_entry(stored, weights.config)}
+    table = Plan([*found.assignments, *found.ruled], named)
+    return CheckpointPlan(parameters, files, small, record, table)
 
 
 def carry_out_plan(
@@ -215,6 +240,12 @@ def _rules_for(rules: RulesOrFunction, model: nn.Module) -> Mapping[Any, Any] | 
     if not isinstance(found, Mapping):
         raise TypeError(f"rules(config) must give a mapping, not a {type(found).__name__}")
     return found
+
+
+def _with_entry(config: bytes, entry: Mapping[str, Any]) -> bytes:
+    """A config with what it says of quantised weights, as Transformers writes it."""
+    said = json.loads(config) | {"quantization_config": entry}
+    return (json.dumps(said, indent=2, sort_keys=True) + "\n").encode()
 
 
 # What is recorded.

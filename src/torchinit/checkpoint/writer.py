@@ -236,7 +236,7 @@ class _Wholes:
                 self._run_of[use] = run
                 self._left[run] += 1
         self._turn = 0
-        self._whole: Tensor | None = None
+        self._whole: list[Tensor] | None = None
         self._is_stopped = is_stopped
         self._threads = torch_threads
         self._changed = threading.Condition()
@@ -251,7 +251,7 @@ class _Wholes:
                 raise _StoppedError
             if self._whole is None:  # threads that need it too wait for the lock meanwhile
                 self._whole = self._make(tensor)
-            flat = self._whole.view(-1)
+            flat = self._whole[tensor.part].view(-1)
         if tensor.strides is not None:
             flat = flat.as_strided(tensor.shape, tensor.strides, tensor.first).reshape(-1)
         else:
@@ -264,10 +264,12 @@ class _Wholes:
                 self._turn, self._whole = run + 1, None
                 self._changed.notify_all()
 
-    def _make(self, tensor: FileTensor) -> Tensor:
+    def _make(self, tensor: FileTensor) -> list[Tensor]:
         torch.set_num_threads(self._threads)
         try:
-            return tensor.make().detach().contiguous()
+            made = tensor.make()
+            parts = made if isinstance(made, tuple) else (made,)
+            return [one.detach().contiguous() for one in parts]
         finally:
             torch.set_num_threads(1)
 

@@ -30,6 +30,8 @@ _INSTALL = "pip install 'torchinit[demo]'"
 # The names of dtypes.FLOATING_DTYPES, without importing torch.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _STORED_DTYPES = (*DTYPES, "float8_e4m3fn", "float8_e5m2")
+# The names in checkpoint_command.FORMATS.
+_FORMATS = ("mxfp8", "fp8", "fp8-ue8m0", "nvfp4")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,6 +130,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.py",
         help="a Python file that defines rules, a mapping or a function of the config; default: "
         "the model's own initialisation",
+    )
+    checkpoint.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        type=_format,
+        metavar="PATTERN=FORMAT",
+        help=f"a low-precision format of the weights that a pattern matches, such as "
+        f"'**_proj.weight=mxfp8': {', '.join(_FORMATS)}; may be repeated, the first match wins",
+    )
+    checkpoint.add_argument(
+        "--layout", help="how these are stored: fp8, mxfp8 or compressed-tensors; see the pages"
     )
     checkpoint.add_argument(
         "--shard-size", default="5GB", help="largest file, such as 500MB; default: %(default)s"
@@ -237,6 +251,15 @@ def _device(text: str | None) -> torch.device:
             f"{text!r} does not exist: torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def _format(text: str) -> tuple[str, str]:
+    pattern, _, name = text.rpartition("=")
+    if not pattern or name not in _FORMATS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be PATTERN=FORMAT, with one of {', '.join(_FORMATS)}"
+        )
+    return pattern, name
 
 
 def _seed(text: str) -> int:

@@ -113,8 +113,8 @@ def class_of_config(file: Path) -> Any:
         )
     if said.get("quantization_config"):
         raise ArgumentError(
-            f"{file} has a quantization_config: quantised weights have no initialisation. Take it "
-            "out, and quantise the model after training"
+            f"{file} has a quantization_config: take it out. (write_checkpoint makes another, of "
+            "formats and a layout.)"
         )
     kind = _model_class(architectures[0], file)
     _check_model_type(said, kind, file)

@@ -86,7 +86,7 @@ def find_quantised(
     """
     if formats is None:
         return Quantised(found, {})
-    chosen = _Formats(formats)
+    chosen = Formats(formats)
     beside = {
         (id(slot.module), slot.attribute): named
         for named in (*found.all_parameters, *found.all_buffers) for slot in named.slots
@@ -113,8 +113,15 @@ def find_quantised(
     return Quantised(rest, weights)
 
 
-class _Formats:
-    """Formats by patterns."""
+class Formats:
+    """Formats by patterns; the first match wins.
+
+    Args:
+        formats: a mapping from patterns, as of rules, to formats.
+
+    Raises:
+        TypeError, ArgumentError: for an invalid key or format.
+    """
 
     def __init__(self, formats: Mapping[Any, Any]) -> None:
         if not isinstance(formats, Mapping):
@@ -130,6 +137,12 @@ class _Formats:
         self._rules = Rules(dict.fromkeys(formats, "keep"))
         self._formats: list[BlockFormat] = list(formats.values())
         self._unused = set(range(len(self._formats)))
+
+    @property
+    def in_words(self) -> list[list[str]]:
+        """Patterns and formats as text."""
+        titles = [rule.title for rule in self._rules.rules]
+        return [[title, str(form)] for title, form in zip(titles, self._formats, strict=True)]
 
     def of(self, named: Named) -> BlockFormat | None:
         """The format of a tensor; None if no pattern matches it."""
@@ -325,6 +338,35 @@ def split(
     return [one for one in assignments if id(one.named.tensor) not in weights], quantised
 
 
+def weight_of(
+    one: Assignment, form: BlockFormat, device: torch.device, key_of_name: KeyOfName
+) -> Weight:
+    """What a weight is filled with; its callables are run, and its values checked.
+
+    Args:
+        one: the assignment of a parameter of its values.
+        form: the format.
+        device: to run callables on.
+        key_of_name: maps names to keys under the seed.
+
+    Raises:
+        ArgumentError: for values that cannot be quantised.
+    """
+    one = run_callables(one._replace(dtype=form.source), device, key_of_name)
+    parts = [*one.all_parts]
+    shape = tuple(one.named.tensor.shape)
+    zero = DrawnValues(constant_draw(0.0))
+    for row in one.pads:
+        region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
+        parts.append(Part(region, zero))
+    weight = Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
+    try:
+        check_values(weight)
+    except ArgumentError as error:
+        raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
+    return weight
+
+
 class Ready(NamedTuple):
     """A quantised weight whose callables have been run, and all of whose values are known."""
 
@@ -344,23 +386,10 @@ def make_ready(
         device: the final device of tensors on the meta device.
         key_of_name: maps names to keys under the seed.
     """
-    ready = []
-    for one in assignments:
-        found, shape = weights[id(one.named.tensor)], tuple(one.named.tensor.shape)
-        form = found.format
-        one = run_callables(one._replace(dtype=form.source), device, key_of_name)
-        parts = [*one.all_parts]
-        zero = DrawnValues(constant_draw(0.0))
-        for row in one.pads:
-            region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
-            parts.append(Part(region, zero))
-        weight = Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
-        try:
-            check_values(weight)
-        except ArgumentError as error:
-            raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
-        ready.append(Ready(found, weight))
-    return ready
+    found = [weights[id(one.named.tensor)] for one in assignments]
+    pairs = zip(assignments, found, strict=True)
+    made = [weight_of(one, its.format, device, key_of_name) for one, its in pairs]
+    return list(map(Ready, found, made))
 
 
 def fill_quantised(ready: Sequence[Ready], device: torch.device) -> list[Tensor]:
