@@ -18,10 +18,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
 from torchinit.fill.door import fill_all
-from torchinit.fill.route import via_host_reason
 from torchinit.fill.sharded import view_of
+from torchinit.fill.via_host import dense_memory_for_kernels
 from torchinit.native import kernels
-from torchinit.native.torch_private import dispatch_modes
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
@@ -77,38 +76,15 @@ def fill_box(
     """
     if not math.prod(size):
         return
-    with _Memory(payload) as payload_, _Memory(scales) as scales_, _disable_current_modes():
+    with (
+        dense_memory_for_kernels(payload) as payload_,
+        dense_memory_for_kernels(scales) as scales_,
+        _disable_current_modes(),
+    ):
         _fill_memory(weight, tuple(box.offset), tuple(size), payload_, scales_, largest)
     for one in (payload, scales):
         if one is not None:
             kernels.count_write(one)
-
-
-class _Memory:
-    """A block with contiguous memory that kernels can write, for a tensor of any layout.
-
-    It is copied at the end where it is not the tensor's own: also if a mode observes writes.
-    """
-
-    def __init__(self, tensor: Tensor | None) -> None:
-        self._tensor = self._used = tensor
-
-    def __enter__(self) -> Tensor | None:
-        tensor = self._tensor
-        if tensor is None:
-            return None
-        is_staged = bool(via_host_reason(tensor.device))
-        if is_staged or not tensor.is_contiguous() or dispatch_modes():
-            with _disable_current_modes():
-                device = "cpu" if is_staged else tensor.device
-                self._used = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        return self._used
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        if kind is None and self._tensor is not None and self._used is not self._tensor:
-            assert self._used is not None
-            with torch.no_grad():
-                self._tensor.view(torch.uint8).copy_(self._used.view(torch.uint8))
 
 
 def _fill_memory(
