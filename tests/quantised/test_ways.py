@@ -120,6 +120,12 @@ def test_memory_of_any_layout():
     assert torch.equal(payload.contiguous().view(torch.uint8), expected[0])
     assert torch.equal(scales, expected[1])
     assert payload._version > before
+    form = FP8Blocks(16, 16)
+    expected = filled(form, Normal(0.02), SHAPE)
+    scales = torch.empty(6, 4).t()
+    init_shard_(payload, Normal(0.02), format=form, scales=scales, **PLACE)
+    assert torch.equal(payload.contiguous().view(torch.uint8), expected[0])
+    assert torch.equal(scales, expected[1])
 
 
 def test_payload_alone_and_empty_shards():

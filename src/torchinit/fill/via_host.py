@@ -61,8 +61,10 @@ def dense_memory_for_kernels(tensor: Tensor | None) -> Iterator[Tensor | None]:
         device = "cpu" if is_staged else tensor.device
         memory = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     yield memory
+    if tensor.dtype.itemsize == 1:
+        tensor, memory = tensor.view(torch.uint8), memory.view(torch.uint8)
     with torch.no_grad():
-        tensor.view(torch.uint8).copy_(memory.view(torch.uint8))
+        tensor.copy_(memory)
 
 
 def _write_via_host(draw: Draw, tensor: Tensor, key: int, box: Box | None) -> None:
