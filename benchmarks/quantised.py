@@ -189,7 +189,7 @@ def unlike(one: Tensor, other: Tensor) -> tuple[int, int]:
 
 def bits() -> None:
     """Counts bytes that differ, over laws, shapes and six standard deviations."""
-    laws = [
+    laws: list[Callable[[float], Any]] = [
         lambda std: torchinit.Normal(std),
         lambda std: torchinit.Uniform(-std, std),
         lambda std: torchinit.TruncNormal(std, cut=2.0),

@@ -90,10 +90,27 @@ def orthogonal(module: Any, row: dict[str, str]) -> str:
     return fnv(memory)
 
 
+def quantised(module: Any, row: dict[str, str], fill: dict[str, str], line: dict[str, str]) -> str:
+    """The hash of payload and scales, as tests/contract/test_golden.py makes them."""
+    form, matrix, box = (numbers(line[name]) for name in ("format", "matrix", "box"))
+    payload = box[1] * box[3] * box[5] // (1 + form[2])
+    sides = zip(box[2::2], box[3::2], form, strict=False)
+    blocks = box[1] * math.prod(-(-(o + n) // size) - o // size for o, n, size in sides)
+    memory = ctypes.create_string_buffer(payload + blocks * (4 if form[4] == 1 else 1))  # float32
+    address = ctypes.addressof(memory)
+    kind = int(getattr(module.Distribution, fill["distribution"].upper()))
+    draw = (kind, *(float(fill[f"p{i}"]) for i in range(4)))
+    dtype = int(getattr(module.Dtype, row["dtype"].upper()))
+    module.fill_quantised(draw, dtype, KEY, 0, form, float(line["largest"]), matrix, box,
+                          address, address + payload, 2)  # fmt: skip
+    return fnv(memory)
+
+
 def wrong_rows(module: Any) -> Iterator[str]:
     """The rows of the table that the module's instruction set fills with different values."""
     fills = {row["name"]: row for row in rows("fills.csv")}
     boxes = {row["name"]: row for row in rows("boxes.csv")}
+    lines = {row["name"]: row for row in rows("quantised.csv")}
     for row in rows("golden.csv"):
         if row["case"] == "stream-version":
             found, expected = str(module.stream_version), row["values"]
@@ -101,6 +118,9 @@ def wrong_rows(module: Any) -> Iterator[str]:
             expected = row["hash"]
             if row["case"] == "orthogonal":
                 found = orthogonal(module, row)
+            elif row["case"] == "quantised":
+                line = lines[row["box"]]
+                found = quantised(module, row, fills[line["draw"]], line)
             else:
                 found = fill(module, row, fills[row["case"]], boxes[row["box"]])
         if found != expected:

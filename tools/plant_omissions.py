@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from check_zoo import _PEERS, by_deterministic_fill, by_versions, by_writes, rows_of
+from check_zoo import PEERS, rows_of
 from torchinit import Uninitialized, check_init
-from transformers_configs import _smallest
+from transformers_configs import smallest
 
 _TIMM = (
     "vit_tiny_patch16_224", "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224",
@@ -66,7 +66,7 @@ def models() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
     for key in _TRANSFORMERS:
         kind: Any = CONFIG_MAPPING[key]
         model: Any = MODEL_MAPPING[kind]
-        yield f"transformers {key}", partial(model, _smallest(kind, model)[0])
+        yield f"transformers {key}", partial(model, smallest(kind, model)[0])
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -110,8 +110,7 @@ def main() -> None:
     """Plants the omissions and prints a line for each."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    ways = (by_versions, by_writes, by_deterministic_fill)
-    peers = {peer: [0, 0] for peer in _PEERS}
+    peers = {peer: [0, 0] for peer in PEERS}
     planted = found = others = 0
     for title, build in models():
         pick = random.Random(title)
@@ -138,7 +137,7 @@ def main() -> None:
             others += len(said) - len(right)
             verdict = "found" if right else "NOT FOUND"
             print(f"{title:32} {name:60} {verdict} {[row.where for row in said]}", before or "")
-            for peer, way in zip(_PEERS, ways, strict=True):
+            for peer, way in PEERS.items():
                 names = way(build, load)
                 peers[peer][0] += name in names
                 peers[peer][1] += len(names - {name})

@@ -141,7 +141,7 @@ def examine(key: str) -> dict[str, Any]:
         models = MODEL_MAPPING[kind]
         model_class: Any = models[0] if isinstance(models, list | tuple) else models
         found["model"] = model_class.__name__
-        config, size, count = _smallest(kind, model_class)
+        config, size, count = smallest(kind, model_class)
     except Exception as error:
         return found | {"build": _said(error)}
     found |= {"build": "ok", "size": list(size), "parameters": count}
@@ -164,10 +164,10 @@ def examine(key: str) -> dict[str, Any]:
     return found
 
 
-def _smallest(kind: Any, model_class: Any) -> tuple[Any, Size, int]:
+def smallest(kind: Any, model_class: Any) -> tuple[Any, Size, int]:
     """The smallest config with which a model can be built, how it was made, and its parameters."""
     fields = kind().to_dict()
-    first: Exception | None = None
+    last: Exception | None = None
     for size in SIZES:
         small = shrink(fields, size)
         try:
@@ -176,9 +176,9 @@ def _smallest(kind: Any, model_class: Any) -> tuple[Any, Size, int]:
                 model = model_class(config)
             return config, size, sum(p.numel() for p in model.parameters())
         except Exception as error:
-            first = error
-    assert first is not None
-    raise first
+            last = error
+    assert last is not None
+    raise last
 
 
 def _plain(build: Callable[[str], nn.Module], seed: int) -> Built:

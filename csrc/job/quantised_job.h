@@ -31,7 +31,7 @@ struct QuantisedJob {
   uint8_t* scales;  // of all blocks that the box touches, contiguous; null if not wanted
 };
 
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+TORCHINIT_INLINE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The rows, or columns, of a box extended to complete blocks of `size` or to the matrix's edge.
 struct Extended {

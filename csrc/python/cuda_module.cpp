@@ -8,6 +8,7 @@
 #include "../cuda/fill.h"
 #include "../cuda/memory.h"
 #include "../cuda/orthogonal.h"
+#include "../cuda/quantised.h"
 #include "read_jobs.h"
 
 PYBIND11_MODULE(_cuda, m) {
@@ -56,4 +57,28 @@ PYBIND11_MODULE(_cuda, m) {
       },
       "Queues orthogonal matrices, as the CPU module fills them, on a stream of the current "
       "device.");
+  m.def(
+      "fill_quantised",
+      [](const pybind11::handle& draw, int64_t dtype, int64_t key, uintptr_t values,
+         const pybind11::handle& format, double largest, const pybind11::handle& matrix,
+         const pybind11::handle& box, uintptr_t payload, uintptr_t scales, uintptr_t stream) {
+        const QuantisedJob job = read_quantised_job(draw, dtype, key, values, format, largest,
+                                                    matrix, box, payload, scales);
+        const WithoutLock released;
+        cuda::fill_quantised(job, reinterpret_cast<void*>(stream));
+      },
+      "Queues low-precision weights, as the CPU module fills them, on a stream of the current "
+      "device.");
+  m.def(
+      "largest_magnitude",
+      [](const pybind11::handle& draw, int64_t dtype, int64_t key, int64_t count, uintptr_t address,
+         uintptr_t stream) {
+        const Plan plan = plan_of(read_draw(draw.ptr()), dtype);
+        checked_count(count);
+        const WithoutLock released;
+        cuda::largest_magnitude(plan, static_cast<uint64_t>(key), count,
+                                reinterpret_cast<void*>(address), reinterpret_cast<void*>(stream));
+      },
+      "Queues the search for the largest magnitude of `count` float32 or bfloat16 values, logical "
+      "indices from 0: raises the float32 at the address, which is not negative, to it.");
 }

@@ -1,4 +1,4 @@
-"""The numbers themselves: fills and orthogonal matrices against tests/data/golden.csv."""
+"""The numbers themselves, against tests/data/golden.csv."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def numbers(text):
 
 FILLS = {row["name"]: row for row in rows("fills.csv")}
 BOXES = {row["name"]: row for row in rows("boxes.csv")}
+FLOAT32 = 1  # as the number of a dtype of scales (csrc/math/block_format.h)
+QUANTISED = {row["name"]: row for row in rows("quantised.csv")}
 GOLDEN = rows("golden.csv")
 
 
@@ -156,9 +158,37 @@ def test_orthogonal_matrices(instruction_set):
     assert not wrong, "\n".join([f"{CHANGED} ({instruction_set})", *wrong])
 
 
+def quantised(row):
+    """The bytes of the payload, and after them those of the scales, as a row of the table says."""
+    line = QUANTISED[row["box"]]
+    form, matrix, box = (numbers(line[name]) for name in ("format", "matrix", "box"))
+    payload = box[1] * box[3] * box[5] // (1 + form[2])
+    sides = zip(box[2::2], box[3::2], form, strict=False)
+    blocks = box[1] * math.prod(-(-(o + n) // size) - o // size for o, n, size in sides)
+    memory = torch.zeros(payload + blocks * (4 if form[4] == FLOAT32 else 1), dtype=torch.uint8)
+    native.fill_quantised(
+        draw_of(line["draw"]), int(DTYPES[getattr(torch, row["dtype"])]), KEY, 0, form,
+        float(line["largest"]), matrix, box, memory.data_ptr(), memory.data_ptr() + payload, 2,
+    )  # fmt: skip
+    return memory
+
+
+def test_low_precision_weights(instruction_set):
+    table = [row for row in GOLDEN if row["case"] == "quantised"]
+    assert [(row["box"], row["dtype"]) for row in table] == [
+        (line["name"], line["source"]) for line in QUANTISED.values()
+    ]
+    rules = {numbers(line["format"])[3] for line in QUANTISED.values()}
+    assert rules == set(range(5))
+    wrong = []
+    for row in table:
+        wrong += mismatch(row, quantised(row))
+    assert not wrong, "\n".join([f"{CHANGED} ({instruction_set})", *wrong])
+
+
 def test_the_table_is_complete():
     """Every case of every dtype and box; and every row is of one of the tests above."""
-    kinds = {"stream-version", "orthogonal"}
+    kinds = {"stream-version", "quantised", "orthogonal"}
     assert {row["case"] for row in GOLDEN} == kinds | set(FILLS)
     for case, fill in FILLS.items():
         words = fill["distribution"] == "words"

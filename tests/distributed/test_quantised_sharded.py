@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layouts import cut
+from layouts import cut, mesh_of
 from torch import nn
 from worlds import in_worlds
 
@@ -25,17 +25,19 @@ LAYOUTS = {
 
 
 class Weight(nn.Module):
-    def __init__(self, form, shape, layout=None, of_scales=None):
+    def __init__(self, form, shape, layout=None, of_scales=None, device="cpu"):
         super().__init__()
-        payload = torch.zeros(form.payload_shape(shape), dtype=form.payload_dtypes[0])
+        payload = torch.zeros(
+            form.payload_shape(shape), dtype=form.payload_dtypes[0], device=device
+        )
         dtype = next(iter(form.scale_dtypes))
-        scales = torch.zeros(form.scales_shape(shape), dtype=dtype)
+        scales = torch.zeros(form.scales_shape(shape), dtype=dtype, device=device)
         if layout is not None:
             payload, scales = cut(payload, layout), cut(scales, of_scales)
         self.weight = nn.Parameter(payload, requires_grad=False)
         self.weight_scale = nn.Parameter(scales, requires_grad=False)
         if form.has_whole:
-            self.register_buffer("weight_scale_2", torch.zeros(1))
+            self.register_buffer("weight_scale_2", torch.zeros(1, device=device))
 
 
 def bytes_of(tensor):
@@ -60,3 +62,22 @@ def test_shards(form):
                     assert torch.equal(bytes_of(found), bytes_of(wanted)), (name, layout, shape)
                 if form.has_whole:
                     assert part.weight_scale_2 == whole.weight_scale_2
+
+
+@in_worlds(2, each=FORMATS)
+def test_fully_shard(form):
+    """From the meta device and in memory; scales that are parameters are sharded by themselves."""
+    from torch.distributed.fsdp import fully_shard
+
+    options = {"seed": 5, "formats": {"weight": form}}
+    for shape in SHAPES:
+        whole = Weight(form, shape)
+        torchinit.init_model_(whole, {"**": torchinit.Normal(0.02)}, **options)
+        for device in ("meta", "cpu"):
+            part = Weight(form, shape, device=device)
+            fully_shard(part, mesh=mesh_of(2))
+            torchinit.init_model_(part, {"**": torchinit.Normal(0.02)}, **options)
+            for name in ("weight", "weight_scale"):
+                wanted = cut(getattr(whole, name).data, "2 S0").to_local()
+                found = getattr(part, name).to_local()
+                assert torch.equal(bytes_of(found), bytes_of(wanted)), (name, device, shape)

@@ -14,8 +14,10 @@
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/orthogonal.h"
+#include "../../csrc/cpu/quantised.h"
 #include "../../csrc/cuda/fill.h"
 #include "../../csrc/cuda/orthogonal.h"
+#include "../../csrc/cuda/quantised.h"
 #include "../native/cases.h"
 #include "runtime.h"
 
@@ -34,7 +36,7 @@ struct Options {
 };
 
 struct Totals {
-  int64_t fills = 0, matrices = 0, values = 0;
+  int64_t fills = 0, matrices = 0, quantised = 0, values = 0;
 } totals;
 
 int64_t as_long(size_t size) { return static_cast<int64_t>(size); }
@@ -239,6 +241,88 @@ void compare_matrices(const Options& options) {
   }
 }
 
+// Payload and scales, each byte of which is written once; or one of them alone.
+void compare(const tests::Quantised& fill, const Plan& plan, const std::vector<float>& values,
+             int64_t offset, bool has_payload = true, bool has_scales = true) {
+  const size_t payload = static_cast<size_t>(fill.payload_bytes()),
+               scales = static_cast<size_t>(fill.scale_bytes());
+  Memory memory[2][2] = {{Memory(payload + 16), Memory(scales)},
+                         {Memory(payload + 16), Memory(scales)}};
+  QuantisedJob job = fill.job(plan, 99);
+  Memory from(values.size() * sizeof(float));
+  if (!values.empty()) {
+    std::memcpy(from.data(), values.data(), values.size() * sizeof(float));
+    job.values = reinterpret_cast<const float*>(from.data());
+  }
+  const auto give = [&](Memory(&to)[2]) {
+    job.payload = has_payload ? to[0].data() + offset : nullptr;
+    job.scales = has_scales ? to[1].data() : nullptr;
+  };
+  give(memory[0]);
+  cpu::fill_quantised(job, 1);
+  give(memory[1]);
+  auto& global = device().global;
+  global.clear();
+  global.add(from.data(), values.size() * sizeof(float), Watch::Bounds);
+  if (has_payload) global.add(job.payload, payload, Watch::Once);
+  if (has_scales) global.add(job.scales, scales, Watch::Once);
+  try {
+    cuda::fill_quantised(job, nullptr);
+    if (global.bytes_written_once() !=
+        as_long((has_payload ? payload : 0) + (has_scales ? scales : 0)))
+      throw Fault("not every byte is written");
+    if (std::memcmp(memory[0][0].data(), memory[1][0].data(), payload + 16) ||
+        std::memcmp(memory[0][1].data(), memory[1][1].data(), scales))
+      throw Fault("the bits differ");
+  } catch (const Fault& fault) {
+    throw Fault(fill.name + (values.empty() ? "" : " of values in memory") + ", " +
+                name_of(plan.transform) + ": " + fault.what());
+  }
+  ++totals.quantised;
+  totals.values += fill.box.matrices * fill.box.rows * fill.box.columns;
+}
+
+void compare_largest(const Plan& plan) {
+  for (const int64_t size : {1, 17, 9000}) {
+    Memory memory(sizeof(float));
+    std::memset(memory.data(), 0, sizeof(float));
+    device().global.clear();
+    device().global.add(memory.data(), sizeof(float), Watch::Races);
+    cuda::largest_magnitude(plan, 99, size, memory.data(), nullptr);
+    const float expected = cpu::largest_magnitude(plan, 99, size, 1);
+    if (std::memcmp(memory.data(), &expected, sizeof expected))
+      throw Fault("the largest magnitude differs of " + described(plan, flat_box(size)));
+    ++totals.quantised;
+    totals.values += size;
+  }
+}
+
+void compare_quantised(const Options& options) {
+  const std::vector<tests::Case> cases = tests::read_cases(options.cases);
+  const auto fills = tests::read_quantised(options.cases);
+  for (const tests::Quantised& fill : fills) {
+    const Plan plan = tests::find_case(cases, fill.draw).plan(fill.source);
+    const std::vector<float> values = tests::some_values(fill);
+    compare(fill, plan, {}, 0);
+    compare(fill, plan, values, fill.box.rows % 2 ? 1 : 4);
+    compare(fill, plan, {}, 0, false, true);
+    compare(fill, plan, values, 0, true, false);
+  }
+  // Every kernel: of the formats that fill three ways, on a few values.
+  for (const Plan& plan : all_plans(options)) {
+    if (plan.dtype != Dtype::Float32 && plan.dtype != Dtype::BFloat16) continue;
+    for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 32}, {128, 64}, {1, 4112}}) {
+      tests::Quantised few = fills.front();
+      few.format.rows = rows, few.format.columns = columns;
+      few.rows = few.box.rows = 3, few.columns = few.box.columns = 4150;
+      if (rows > 1) few.rows = few.box.rows = 129, few.columns = few.box.columns = 70;
+      if (columns < 64) few.rows = few.box.rows = 9, few.columns = few.box.columns = 600;
+      compare(few, plan, {}, 0);
+    }
+    compare_largest(plan);
+  }
+}
+
 // So much address space, of which only what is written takes memory.
 class Reserved {
  public:
@@ -377,10 +461,8 @@ std::string contents(const std::string& path) {
 }
 
 const std::map<std::string, void (*)(const Options&)> kParts = {
-    {"fills", compare_fills},
-    {"matrices", compare_matrices},
-    {"big", compare_big},
-    {"shapes", show_shapes},
+    {"fills", compare_fills}, {"matrices", compare_matrices}, {"quantised", compare_quantised},
+    {"big", compare_big},     {"shapes", show_shapes},
 };
 
 }  // namespace
@@ -388,7 +470,7 @@ const std::map<std::string, void (*)(const Options&)> kParts = {
 int main(int count, char** words) {
   if (count < 6)
     tests::stop(
-        "usage: compare fills|matrices|big|shapes multiprocessors quick|full tests/data "
+        "usage: compare fills|matrices|quantised|big|shapes multiprocessors quick|full tests/data "
         "PTX...");
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const auto part = kParts.find(words[1]);
@@ -402,9 +484,11 @@ int main(int count, char** words) {
     tests::stop(fault.what());
   }
   std::printf(
-      "kernels %zu, fills %lld, matrices %lld, launches %lld, blocks %lld, values %lld\n",
+      "kernels %zu, fills %lld, matrices %lld, quantised %lld, launches %lld, blocks %lld, values "
+      "%lld\n",
       device().kernels().size(), static_cast<long long>(totals.fills),
-      static_cast<long long>(totals.matrices), static_cast<long long>(device().counts.launches),
+      static_cast<long long>(totals.matrices), static_cast<long long>(totals.quantised),
+      static_cast<long long>(device().counts.launches),
       static_cast<long long>(device().counts.blocks), static_cast<long long>(totals.values));
   return 0;
 }

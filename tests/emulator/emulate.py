@@ -34,7 +34,7 @@ ARCHITECTURES = ("80", "90")
 ALL_ARCHITECTURES = (*ARCHITECTURES, "100")
 MAIN = "90"
 # device.cu has nothing that computes, but the kernel that probes.
-SOURCES = ("contiguous", "strided", "orthogonal", "device")
+SOURCES = ("contiguous", "strided", "orthogonal", "quantised", "device")
 MACHINE = ("instructions", "ptx", "machine")
 # -march=native: lanes side by side, and fma without a call. No bit depends on it.
 CXX_FLAGS = ("-std=c++20", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing",
@@ -163,6 +163,7 @@ def parts(is_full: bool) -> list[Part]:
     for arch in ALL_ARCHITECTURES if is_full else ARCHITECTURES:
         devices = (1, 3, 132) if is_full or arch == MAIN else (3,)
         found += [Part(arch, "fills", device) for device in devices]
+        found += [Part(arch, "quantised", device) for device in devices]
         if is_full or arch == MAIN:
             found.append(Part(arch, "big", 132))
         if arch != MAIN:
@@ -220,7 +221,7 @@ def main() -> int:
     tools.link([*objects, *(each.host for each in compiled.values()), *asked.cpu], program)
     print(f"compiled in {time.monotonic() - begin:.0f} s")
     is_right = show_lint(compiled)
-    totals = {"fills": 0, "matrices": 0, "launches": 0, "values": 0}
+    totals = {"fills": 0, "matrices": 0, "quantised": 0, "launches": 0, "values": 0}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
             (part, pool.submit(compare, program, part, asked.full, compiled))

@@ -1,5 +1,6 @@
 #include "instructions.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -112,6 +113,9 @@ struct Shared {
   static unsigned char* write(Warp& warp, uint64_t address, size_t size, int lane) {
     return warp.block->shared.write(address, size, thread_of(warp, lane));
   }
+  static unsigned char* update(Warp& warp, uint64_t address, size_t size, int lane) {
+    return warp.block->shared.update(address, size, thread_of(warp, lane));
+  }
 };
 
 struct Global {
@@ -121,6 +125,9 @@ struct Global {
   static unsigned char* write(Warp& warp, uint64_t address, size_t size, int lane) {
     ++warp.block->counts.stores[size];
     return warp.block->global.write(address, size, thread_of(warp, lane));
+  }
+  static unsigned char* update(Warp& warp, uint64_t address, size_t size, int lane) {
+    return warp.block->global.update(address, size, thread_of(warp, lane));
   }
 };
 
@@ -143,6 +150,17 @@ void store(Warp& warp, const Instruction& i, uint32_t active) {
       const int64_t value = warp.get(i.in[static_cast<size_t>(k) + 1], lane, i.type);
       put_number(to + k * i.type.size, i.type.size, value);
     }
+  });
+}
+
+// Raises numbers in memory, lane by lane, and gives what was there.
+template <class Space>
+void raise(Warp& warp, const Instruction& i, uint32_t active) {
+  for_lanes(active, [&](int lane) {
+    unsigned char* const at = Space::update(warp, address_of(warp, i, lane), 4, lane);
+    const uint32_t before = static_cast<uint32_t>(number_at(at, {4, false}));
+    put_number(at, 4, std::max(before, warp.lanes<uint32_t>(i.in[1])[lane]));
+    warp.lanes<uint32_t>(i.out[0])[lane] = before;
   });
 }
 
@@ -216,6 +234,7 @@ class Table {
     floats<double>("f64");
     conversions();
     spaces();
+    atomics();
     control();
   }
 
@@ -446,6 +465,12 @@ class Table {
         access("", load<Global>, store<Global>);
       }
     }
+  }
+
+  void atomics() {
+    constexpr Type word = {4, false};
+    table["atom.shared.max.u32"] = {raise<Shared>, Flow::Next, {4}, {kAddress, 4}, false, word};
+    table["atom.global.max.u32"] = {raise<Global>, Flow::Next, {4}, {kAddress, 4}, false, word};
   }
 
   void control() {

@@ -15,6 +15,9 @@ namespace torchinit::emulator {
 struct Thread {
   uint32_t launch = 0, block = 0, interval = 0, number = 0;
 
+  bool is_beside(const Thread& other) const {
+    return launch == other.launch && block == other.block && interval == other.interval;
+  }
   bool may_meet(const Thread& other) const {
     return launch == other.launch &&
            (block != other.block || (interval == other.interval && number != other.number));
@@ -46,34 +49,44 @@ class AccessLog {
     }
   }
 
-  void write(size_t at, size_t size, const Thread& thread) {
+  void write(size_t at, size_t size, const Thread& thread) { change(at, size, thread, false); }
+  // Atomic: may meet others of its kind.
+  void update(size_t at, size_t size, const Thread& thread) { change(at, size, thread, true); }
+
+ private:
+  void change(size_t at, size_t size, const Thread& thread, bool is_update) {
     for (Entry* entry = first(at); entry != last(at, size); ++entry) {
       const Thread& reader = entry->reader;
-      if (entry->writer.may_meet(thread)) race("writes what", thread, entry->writer);
+      const bool meets = entry->writer.may_meet(thread);
+      if (meets && !(is_update && entry->is_update)) race("writes what", thread, entry->writer);
       const bool is_same_launch = reader.launch == thread.launch;
-      const bool is_same_interval =
-          is_same_launch && reader.block == thread.block && reader.interval == thread.interval;
+      const bool is_same_interval = reader.is_beside(thread);
       if (reader.may_meet(thread) || (is_same_launch && entry->readers == Blocks) ||
           (is_same_interval && entry->readers == Threads))
         race("writes what", thread, reader);
+      // What this thread has only written before stays so.
+      entry->is_update = is_update && (entry->is_update || !entry->writer.is_beside(thread));
       entry->writer = thread;
+      if (meets) entry->writer.number = kMany;
     }
   }
 
- private:
+  static constexpr uint32_t kMany = 0xffffffffu;  // in place of a thread's number
   enum Readers : uint8_t { One, Threads, Blocks };
   struct Entry {
     Thread writer, reader;
     Readers readers = One;
+    bool is_update = false;
   };
 
   Entry* first(size_t at) { return &entries_[at / granule_]; }
   Entry* last(size_t at, size_t size) { return &entries_[(at + size - 1) / granule_] + 1; }
 
   [[noreturn]] static void race(const char* does, const Thread& thread, const Thread& other) {
-    throw Fault("a race: thread " + std::to_string(thread.number) + " " + does + " thread " +
-                std::to_string(other.number) + " of block " + std::to_string(other.block) +
-                " touches with no barrier between");
+    const std::string who =
+        other.number == kMany ? "several threads" : "thread " + std::to_string(other.number);
+    throw Fault("a race: thread " + std::to_string(thread.number) + " " + does + " " + who +
+                " of block " + std::to_string(other.block) + " touches with no barrier between");
   }
 
   size_t granule_ = 1;
@@ -130,6 +143,12 @@ class GlobalMemory {
     if (range.watch == Watch::Races) range.log.read(address - range.begin, size, thread);
     return reinterpret_cast<const unsigned char*>(address);
   }
+  unsigned char* update(uint64_t address, size_t size, const Thread& thread) {
+    Range& range = find(address, size, "an update");
+    if (range.watch != Watch::Races) throw Fault("an update of memory whose races nobody watches");
+    range.log.update(address - range.begin, size, thread);
+    return reinterpret_cast<unsigned char*>(address);
+  }
   unsigned char* write(uint64_t address, size_t size, const Thread& thread) {
     Range& range = find(address, size, "a store");
     if (range.watch == Watch::Races) range.log.write(address - range.begin, size, thread);
@@ -181,6 +200,11 @@ class SharedMemory {
   unsigned char* write(uint64_t at, size_t size, const Thread& thread) {
     check(at, size, "a store");
     log_.write(at, size, thread);
+    return &bytes_[at];
+  }
+  unsigned char* update(uint64_t at, size_t size, const Thread& thread) {
+    check(at, size, "an update");
+    log_.update(at, size, thread);
     return &bytes_[at];
   }
 

@@ -469,11 +469,12 @@ def test_instructions_compute_what_they_must(device: Device, family: str) -> Non
 
 SPACES = {"global", "shared", "param", ""}
 CONTROL = {"bra", "bra.uni", "ret", "exit", "bar.sync", "shfl.sync.idx.b32"}
+ATOMIC = {"atom.shared.max.u32", "atom.global.max.u32"}
 
 
 def test_every_instruction_has_a_test(device: Device) -> None:
     accesses = {name for name in device.known() if name[:2] in ("ld", "st")}
-    assert device.known() - accesses - CONTROL == set(CASES)
+    assert device.known() - accesses - CONTROL - ATOMIC == set(CASES)
     assert len(CASES) > 250
 
 
@@ -581,6 +582,42 @@ def test_a_barrier_lets_threads_exchange(device: Device) -> None:
 )
 def test_threads_that_do_not_wait_are_noticed(device: Device, between: str, says: str) -> None:
     assert says in device.run(exchange(between), [np.zeros(64, "u4")], threads=64)
+
+
+def raising(first: str, between: str, last: str) -> str:
+    """Threads of two warps raise one of two numbers in shared memory; one reads both of them."""
+    body = f"""and.b32 %v0, %index2, 1;
+mul.lo.s32 %v0, %v0, 4;
+setp.lt.u32 %p0, %index2, 2;
+@%p0 st.shared.u32 [%v0], %index2;
+{first}
+atom.shared.max.u32 %v1, [%v0], %index2;
+{between}
+ld.shared.u32 %v1, [%v0];
+mad.lo.s64 %to0, %at, 4, %in0;
+{last}"""
+    registers = ".reg .b32 %v<3>;\n.reg .pred %p<1>;\n.shared .align 4 .b8 there[8];"
+    return kernel(body, 1, registers, 64)
+
+
+def test_many_threads_raise_a_number(device: Device) -> None:
+    """In shared memory; and in global memory from several blocks, each of which sees an old one."""
+    to = np.zeros(64, "u4")
+    text = raising("bar.sync 0;", "bar.sync 0;", "st.global.u32 [%to0], %v1;")
+    assert device.run(text, [to], threads=64) == ""
+    assert to.tolist() == [62, 63] * 32
+    body = "add.s32 %v0, %index2, 7;\natom.global.max.u32 %v1, [%in0+4], %v0;"
+    to = np.array([3, 9, 100], "u4")
+    assert device.run(kernel(body, 1, ".reg .b32 %v<2>;"), [to], blocks=3) == ""
+    assert to.tolist() == [3, 38, 100]
+
+
+@pytest.mark.parametrize(("first", "between"), [("", "bar.sync 0;"), ("bar.sync 0;", "")])
+def test_a_number_that_is_raised_meanwhile_is_a_race(
+    device: Device, first: str, between: str
+) -> None:
+    text = raising(first, between, "st.global.u32 [%to0], %v1;")
+    assert "a race: thread" in device.run(text, [np.zeros(64, "u4")], threads=64)
 
 
 def test_warps_at_different_barriers_are_noticed(device: Device) -> None:

@@ -189,7 +189,7 @@ def test_rules_do_not_draw_scales():
 def test_values_that_have_no_scales():
     model = FP8Linear(128, 128)
     before = snapshot(model)
-    with pytest.raises(ArgumentError, match="NaN or infinite"):
+    with pytest.raises(ArgumentError, match="values are NaN or, in float32, infinite"):
         init_model_(
             model, {"**": lambda tensor: tensor.fill_(float("inf"))}, seed=0,
             formats={"**": FP8Blocks()},
@@ -221,3 +221,29 @@ def test_only_some_of_it():
     after = snapshot(model)
     changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
     assert changed == ["fp8.weight", "fp8.weight_scale_inv"]
+
+
+def test_callables_run_before_anything_is_written():
+    model = network()
+    before = snapshot(model)
+
+    def fails(_tensor):
+        raise ValueError("no")
+
+    with pytest.raises(ArgumentError, match=r"raised ValueError for parameter 'mx\.weight'"):
+        init_model_(model, RULES | {"mx.weight": fails}, seed=0, formats=FORMATS)
+    assert all(torch.equal(value, before[name]) for name, value in snapshot(model).items())
+
+
+def test_kept_weights():
+    model = network()
+    init_model_(model, RULES, seed=0, formats=FORMATS)
+    before = snapshot(model)
+    init_model_(model, {"fp8.*": "keep"} | RULES, seed=1, formats=FORMATS)
+    after = snapshot(model)
+    kept = [name for name, value in after.items() if torch.equal(value, before[name])]
+    assert kept == ["fp8.weight", "fp8.weight_scale_inv", "fp4.weight_global_scale",
+                    "fp4_other.weight_scale_2", "plain.bias"]  # fmt: skip
+    parts = torchinit.Blocks({"a": 100, "b": 60}, {"a": "keep", "b": "zeros"})
+    with pytest.raises(ArgumentError, match="quantised as a whole"):
+        init_model_(model, {"fp8.weight": parts} | RULES, seed=1, formats=FORMATS)

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "../../csrc/job/box.h"
 #include "../../csrc/job/plan.h"
+#include "../../csrc/job/quantised_job.h"
 
 namespace torchinit::tests {
 
@@ -134,6 +136,93 @@ inline std::vector<Case> one_of_each_transform(const std::vector<Case>& cases) {
     if (!seen[transform])
       stop(std::string("no case has the transform ") + name_of(static_cast<Transform>(transform)));
   return chosen;
+}
+
+// Low-precision weights: a line of quantised.csv, whose format has the fields of BlockFormat.
+struct Quantised {
+  std::string name, draw;
+  Dtype source;
+  BlockFormat format;
+  float largest;
+  int64_t rows, columns;
+  MatrixBox box;
+
+  int64_t payload_bytes() const {
+    return box.matrices * box.rows * box.columns / (format.packed ? 2 : 1);
+  }
+  Extended row_blocks() const { return {box.first_row, box.rows, format.rows, rows}; }
+  Extended column_blocks() const {
+    return {box.first_column, box.columns, format.columns, columns};
+  }
+  int64_t scale_size() const { return format.scale_dtype == ScaleDtype::Float32 ? 4 : 1; }
+  int64_t scale_bytes() const {
+    return box.matrices * row_blocks().blocks * column_blocks().blocks * scale_size();
+  }
+  // With nowhere to write to yet.
+  QuantisedJob job(const Plan& plan, uint64_t key) const {
+    return {plan, key, nullptr, format, whole_scale(largest), rows, columns, box, nullptr, nullptr};
+  }
+};
+
+// What a job writes, in memory of its size to the byte; the payload begins `offset` bytes later.
+class QuantisedMemory {
+ public:
+  explicit QuantisedMemory(const Quantised& fill, int64_t offset = 0)
+      : offset_(offset),
+        payload_(static_cast<size_t>(fill.payload_bytes() + offset), 0xA5),
+        scales_(static_cast<size_t>(fill.scale_bytes()), 0xA5) {}
+
+  unsigned char* payload() { return payload_.data() + offset_; }
+  unsigned char* scales() { return scales_.data(); }
+  void give(QuantisedJob& job) {
+    job.payload = payload();
+    job.scales = scales();
+  }
+  std::vector<unsigned char> bytes() const {
+    std::vector<unsigned char> all = payload_;
+    all.insert(all.end(), scales_.begin(), scales_.end());
+    return all;
+  }
+
+ private:
+  int64_t offset_;
+  std::vector<unsigned char> payload_, scales_;
+};
+
+// Values of all kinds for a job that quantises what is in memory.
+inline std::vector<float> some_values(const Quantised& fill) {
+  const Extended rows = fill.row_blocks(), columns = fill.column_blocks();
+  std::vector<float> values(static_cast<size_t>(fill.box.matrices * (rows.end - rows.begin) *
+                                                (columns.end - columns.begin)));
+  uint64_t random = 1;
+  for (size_t i = 0; i < values.size(); ++i) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    // Finite, of many exponents or of one; runs of zeros, which fill blocks.
+    uint32_t bits = static_cast<uint32_t>(random >> 32);
+    if ((bits >> 23 & 255) == 255) bits ^= 0x40000000u;
+    if (i / 1000 % 3 == 1) bits = (bits & 0x80ffffffu) | 0x3e000000u;
+    if (i / 700 % 5 == 4) bits &= 0x80000000u;
+    std::memcpy(&values[i], &bits, sizeof bits);
+  }
+  return values;
+}
+
+inline std::vector<Quantised> read_quantised(const std::string& folder) {
+  std::vector<Quantised> fills;
+  for (const auto& row : read_table(folder + "/quantised.csv")) {
+    if (row.size() != 7) stop("a line of quantised.csv has not seven fields");
+    const auto format = numbers(row[3]), matrix = numbers(row[5]), box = numbers(row[6]);
+    fills.push_back({row[0],
+                     row[1],
+                     row[2] == "float32" ? Dtype::Float32 : Dtype::BFloat16,
+                     {format[0], format[1], format[2] != 0, static_cast<ScaleRule>(format[3]),
+                      static_cast<ScaleDtype>(format[4])},
+                     std::strtof(row[4].c_str(), nullptr),
+                     matrix[0],
+                     matrix[1],
+                     {box[0], box[1], box[2], box[3], box[4], box[5]}});
+  }
+  return fills;
 }
 
 }  // namespace torchinit::tests

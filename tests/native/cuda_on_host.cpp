@@ -4,14 +4,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/orthogonal.h"
+#include "../../csrc/cpu/quantised.h"
 #include "../../csrc/cuda/contiguous_thread.h"
 #include "../../csrc/cuda/orthogonal_launches.h"
+#include "../../csrc/cuda/quantised_thread.h"
 #include "../../csrc/cuda/strided_thread.h"
 #include "../../csrc/job/plan.h"
 #include "cases.h"
@@ -299,12 +302,137 @@ void compare_matrices(Dtype dtype) {
   compare_orthogonal<T, Store>(dtype, {40, 7, 9}, {40, 4, 5}, {1, 40, 200}, {0, 2, 3}, 1, 2);
 }
 
+// Any source of values, so that the threads' code is compiled once.
+struct AnySource {
+  static constexpr bool is_double = false;
+
+  std::function<void(uint64_t, int64_t, int, float (&)[cuda::kPiece])> from;
+
+  void get(uint64_t index, int64_t place, int count, float (&values)[cuda::kPiece]) const {
+    from(index, place, count, values);
+  }
+};
+
+// Called by visit_draws.
+struct TakeSource {
+  AnySource& to;
+
+  template <class Source>
+  void run(const Source& source) const {
+    to.from = [source](uint64_t index, int64_t place, int count, float (&values)[cuda::kPiece]) {
+      source.get(index, place, count, values);
+    };
+  }
+};
+
+// What fill_quantised launches: some thread blocks, each tile by tile, its threads in turn between
+// the barriers.
+template <class Thread>
+void run_threads(const AnySource& source, const cuda::QuantisedTiles& tiles, bool begins_each) {
+  constexpr int64_t blocks = 3;
+  for (int64_t block = 0; block < blocks; ++block) {
+    typename Thread::Shared shared;
+    std::memset(static_cast<void*>(&shared), 0xff, sizeof shared);
+    std::vector<Thread> threads;
+    threads.reserve(cuda::kQuantiseThreads);
+    for (int i = 0; i < cuda::kQuantiseThreads; ++i) threads.emplace_back(source, tiles, i);
+    for (Thread& thread : threads) thread.begin(shared);
+    for (int64_t tile = block; tile < tiles.count; tile += blocks) {
+      if (begins_each)
+        for (Thread& thread : threads) thread.begin(shared);
+      for (Thread& thread : threads) thread.measure(shared, tile);
+      for (Thread& thread : threads) thread.store(shared, tile);
+    }
+  }
+}
+
+void run_quantise(const AnySource& source, const cuda::QuantisedTiles& tiles) {
+  if (tiles.held == 0)
+    run_threads<cuda::LargeBlockThread<AnySource>>(source, tiles, true);
+  else if (tiles.held == 1)
+    run_threads<cuda::QuantiseThread<1, AnySource>>(source, tiles, false);
+  else
+    run_threads<cuda::QuantiseThread<cuda::kMostHeld, AnySource>>(source, tiles, false);
+}
+
+uint32_t run_largest(const AnySource& source, int64_t count) {
+  using Thread = cuda::LargestThread<AnySource>;
+  constexpr int64_t step = 3 * cuda::kQuantiseThreads;
+  uint32_t largest = 0;
+  for (int64_t first = 0; first < step; first += cuda::kQuantiseThreads) {
+    Thread::Shared shared;
+    for (int i = 0; i < cuda::kQuantiseThreads; ++i) Thread{source, i}.begin(shared);
+    for (int i = 0; i < cuda::kQuantiseThreads; ++i)
+      Thread{source, i}.measure(shared, count, first + i, step);
+    for (int i = 0; i < cuda::kQuantiseThreads; ++i) Thread{source, i}.end(shared, &largest);
+  }
+  return largest;
+}
+
+// Draws, or values in memory; what is written begins `offset` bytes late.
+void compare_quantised(const tests::Quantised& fill, const Plan& plan,
+                       const std::vector<float>& values, int64_t offset) {
+  tests::QuantisedMemory expected(fill, offset), got(fill, offset);
+  QuantisedJob job = fill.job(plan, 99);
+  AnySource source;
+  if (values.empty()) {
+    cuda::visit_draws(plan, job.key, TakeSource{source});
+  } else {
+    job.values = values.data();
+    TakeSource{source}.run(cuda::InMemory{job.values});
+  }
+  for (const bool has_payload : {true, false}) {
+    expected.give(job);
+    if (!has_payload) job.payload = nullptr;
+    cpu::fill_quantised(job, 1);
+    got.give(job);
+    if (!has_payload) job.payload = nullptr;
+    for (const int most : {cuda::kMostHeld, 1}) {
+      run_quantise(source, cuda::QuantisedTiles(job, most));
+      require_equal(expected.bytes(), got.bytes(), plan, fill.name.c_str());
+    }
+    if (offset) break;
+  }
+}
+
+void compare_largest(const Plan& plan) {
+  AnySource source;
+  cuda::visit_draws(plan, 99, TakeSource{source});
+  for (const int64_t size : {1, 15, 16, 17, 5000, 40000}) {
+    const uint32_t largest = run_largest(source, size);
+    const float expected = cpu::largest_magnitude(plan, 99, size, 1);
+    ++fills;
+    if (std::memcmp(&expected, &largest, sizeof largest))
+      tests::stop("the largest magnitude differs from the CPU's");
+  }
+}
+
+void compare_all_quantised(const std::vector<tests::Case>& cases, const std::vector<Plan>& plans,
+                           const std::string& folder) {
+  const auto fills_here = tests::read_quantised(folder);
+  for (const tests::Quantised& fill : fills_here) {
+    const Plan plan = tests::find_case(cases, fill.draw).plan(fill.source);
+    const std::vector<float> values = tests::some_values(fill);
+    for (const int64_t offset : {0, 1, 4}) {
+      compare_quantised(fill, plan, {}, offset);
+      compare_quantised(fill, plan, values, offset);
+    }
+  }
+  for (const Plan& plan : plans) {
+    if (plan.dtype != Dtype::Float32 && plan.dtype != Dtype::BFloat16) continue;
+    for (const tests::Quantised& fill : fills_here)
+      if (fill.box.rows < 50) compare_quantised(fill, plan, {}, 0);
+    compare_largest(plan);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
   if (count != 2 && count != 3) tests::stop("usage: cuda_on_host tests/data [large]");
   std::vector<Plan> plans, constants;
-  for (const tests::Case& c : tests::one_of_each_transform(tests::read_cases(words[1])))
+  const auto cases = tests::read_cases(words[1]);
+  for (const tests::Case& c : tests::one_of_each_transform(cases))
     for (const tests::DtypeName& d : tests::kDtypeTable)
       if (c.fills(d.dtype))
         (c.distribution == Distribution::Constant ? constants : plans).push_back(c.plan(d.dtype));
@@ -318,6 +446,7 @@ int main(int count, char** words) {
   check_shares(plans);
   compare_list(plans);
   compare_list({some[0], some[1], some[2]});  // two kernels, and constants with them
+  compare_all_quantised(cases, plans, words[1]);
   using TORCHINIT_TARGET::StoreFloat32;
   using TORCHINIT_TARGET::StoreFloat64;
   compare_matrices<float, StoreFloat32>(Dtype::Float32);

@@ -17,6 +17,7 @@
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cpu/orthogonal.h"
+#include "../../csrc/cpu/quantised.h"
 #include "../../csrc/job/formats.h"
 #include "cases.h"
 
@@ -131,10 +132,30 @@ void add_orthogonal(std::vector<Row>& rows) {
   }
 }
 
+// Low-precision weights: the payload, and after it the scales; the values are bytes of the payload.
+void add_quantised(const std::string& folder, std::vector<Row>& rows) {
+  const std::vector<Case> cases = read_cases(folder);
+  for (const Quantised& fill : read_quantised(folder)) {
+    const Plan plan = find_case(cases, fill.draw).plan(fill.source);
+    QuantisedMemory memory(fill);
+    QuantisedJob job = fill.job(plan, kKey);
+    memory.give(job);
+    cpu::fill_quantised(job, 2);
+    const std::vector<unsigned char> bytes = memory.bytes();
+    std::string values;
+    for (size_t i = 0; i < std::min<size_t>(bytes.size(), kValues); ++i)
+      values += (i ? " " : "") + std::to_string(bytes[i]);
+    const std::string dtype = fill.source == Dtype::Float32 ? "float32" : "bfloat16";
+    rows.push_back({"quantised," + dtype + "," + fill.name, name_of(plan.transform),
+                    hash_of(bytes.data(), bytes.size()), values});
+  }
+}
+
 std::vector<Row> all_rows(const std::string& folder) {
   const std::string version = std::to_string(kStreamVersion);
   std::vector<Row> rows = {{"stream-version,all,all", "", version, version}};
   add_fills(folder, rows);
+  add_quantised(folder, rows);
   add_orthogonal(rows);
   return rows;
 }

@@ -13,6 +13,7 @@
 #include "../../csrc/cpu/fill.h"
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cpu/orthogonal.h"
+#include "../../csrc/cpu/quantised.h"
 #include "../../csrc/job/job.h"
 #include "../../csrc/job/plan.h"
 #include "../../csrc/simd/scalar.h"
@@ -253,6 +254,103 @@ void run_orthogonal(const Case& normal, Dtype dtype, bool is_portable) {
   }
 }
 
+// A box of a line's box against it: the payload, and the scales of the blocks that it touches.
+void check_part(const tests::Quantised& whole, const Case& c, tests::QuantisedMemory& all,
+                const MatrixBox& box, int64_t offset) {
+  tests::Quantised part = whole;
+  part.box = box;
+  tests::QuantisedMemory memory(part, offset);
+  QuantisedJob job = part.job(c.plan(whole.source), 7);
+  memory.give(job);
+  cpu::fill_quantised(job, 2);
+  ++fills;
+  const int64_t in_byte = whole.format.packed ? 2 : 1, width = box.columns / in_byte;
+  const auto matrix = [&](int64_t m) { return box.first_matrix - whole.box.first_matrix + m; };
+  for (int64_t m = 0; m < box.matrices; ++m)
+    for (int64_t row = 0; row < box.rows; ++row) {
+      const int64_t there = matrix(m) * whole.box.rows + box.first_row - whole.box.first_row + row;
+      const int64_t column = box.first_column - whole.box.first_column;
+      if (std::memcmp(memory.payload() + (m * box.rows + row) * width,
+                      all.payload() + (there * whole.box.columns + column) / in_byte,
+                      static_cast<size_t>(width)))
+        fail("a payload differs from the whole's", c, whole.source, row);
+    }
+  const Extended rows = part.row_blocks(), columns = part.column_blocks();
+  const Extended all_rows = whole.row_blocks(), all_columns = whole.column_blocks();
+  const int64_t size = whole.scale_size();
+  for (int64_t m = 0; m < box.matrices; ++m)
+    for (int64_t row = 0; row < rows.blocks; ++row) {
+      const int64_t there =
+          matrix(m) * all_rows.blocks + rows.first_block - all_rows.first_block + row;
+      const int64_t column = columns.first_block - all_columns.first_block;
+      if (std::memcmp(memory.scales() + (m * rows.blocks + row) * columns.blocks * size,
+                      all.scales() + (there * all_columns.blocks + column) * size,
+                      static_cast<size_t>(columns.blocks * size)))
+        fail("a scale differs from the whole's", c, whole.source, row);
+    }
+}
+
+// Low-precision weights: threads, parts, misaligned memory, one result alone, values in memory.
+void run_quantised(const tests::Quantised& fill, const Case& c) {
+  const Plan plan = c.plan(fill.source);
+  tests::QuantisedMemory all(fill), threads(fill), alone(fill), read(fill);
+  QuantisedJob job = fill.job(plan, 7);
+  all.give(job);
+  cpu::fill_quantised(job, 1);
+  threads.give(job);
+  cpu::fill_quantised(job, 3);
+  if (all.bytes() != threads.bytes()) fail("threads matter to", c, fill.source, fill.box.rows);
+  alone.give(job);
+  job.payload = nullptr;
+  cpu::fill_quantised(job, 1);
+  alone.give(job);
+  job.scales = nullptr;
+  cpu::fill_quantised(job, 1);
+  if (all.bytes() != alone.bytes()) fail("a result alone differs", c, fill.source, fill.box.rows);
+  fills += 4;
+  const MatrixBox& box = fill.box;
+  const int64_t columns = box.columns / 4 * 2, last = box.first_matrix + box.matrices - 1;
+  if (columns > 0 && box.rows > 2)
+    for (const int64_t offset : {0, 1})
+      for (const int64_t left : {box.first_column, box.first_column + columns})
+        check_part(fill, c, all,
+                   {last, 1, box.first_row + box.rows / 3, box.rows / 2, left, columns}, offset);
+  if (fill.rows * fill.columns > 1 << 20) return;
+  // The same values, drawn as float32 or widened to it.
+  const Extended rows = fill.row_blocks(), across = fill.column_blocks();
+  const int64_t height = rows.end - rows.begin, width = across.end - across.begin;
+  const Box blocks = make_box({box.matrices, height, width}, {height * width, width, 1},
+                              {box.first_matrix + box.matrices, fill.rows, fill.columns},
+                              {box.first_matrix, rows.begin, across.begin});
+  std::vector<float> values(static_cast<size_t>(blocks.count));
+  if (fill.source == Dtype::Float32) {
+    cpu::fill(plan, 7, blocks, values.data(), 1);
+  } else {
+    std::vector<uint16_t> halves(values.size());
+    cpu::fill(plan, 7, blocks, halves.data(), 1);
+    for (size_t i = 0; i < halves.size(); ++i)
+      values[i] = TORCHINIT_TARGET::ScalarLanes::from_bits(uint32_t{halves[i]} << 16);
+  }
+  read.give(job);
+  job.values = values.data();
+  cpu::fill_quantised(job, 2);
+  ++fills;
+  if (all.bytes() != read.bytes()) fail("values in memory differ", c, fill.source, height);
+}
+
+// The largest magnitude against the values themselves.
+void run_largest(const Case& c) {
+  for (const int64_t size : {1, 5, 33, 40000}) {
+    std::vector<float> values(static_cast<size_t>(size));
+    cpu::fill(c.plan(Dtype::Float32), 7, flat_box(size), values.data(), 1);
+    float largest = 0;
+    for (const float value : values) largest = std::fmax(largest, std::fabs(value));
+    if (cpu::largest_magnitude(c.plan(Dtype::Float32), 7, size, 2) != largest)
+      fail("the largest magnitude is another", c, Dtype::Float32, size);
+    fills += 2;
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -260,6 +358,7 @@ int main(int count, char** words) {
   const std::vector<Case> all = tests::read_cases(words[1]);
   const std::vector<Case> cases = tests::one_of_each_transform(all);
   const Case& normal = tests::find_case(all, "normal");
+  const std::vector<tests::Quantised> quantised = tests::read_quantised(words[1]);
   check_fma();
   check_overlap(normal);
   for (auto set = cpu::supported_sets(); *set; ++set) {
@@ -274,6 +373,11 @@ int main(int count, char** words) {
       const Case& usual = normal.fills(d.dtype) ? normal : tests::find_case(all, "words");
       for (int64_t size = 1; size <= 70; ++size) run_rows(usual, d.dtype, size);
       run_threads(usual, d.dtype);
+    }
+    for (const tests::Quantised& fill : quantised) {
+      const Case& drawn = tests::find_case(all, fill.draw);
+      run_quantised(fill, drawn);
+      run_largest(drawn);
     }
     const bool is_portable = !set[1];  // the last, and slow
     run_orthogonal<float>(normal, Dtype::Float32, is_portable);

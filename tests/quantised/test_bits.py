@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 import torchinit
 from block_reference import largest_of_blocks, quantise
-from torchinit import MXFP8, NVFP4, FP8Blocks, init_shard_
+from torchinit import MXFP8, NVFP4, FP8Blocks, Normal, init_shard_
 from torchinit.native import load
+from torchinit.quantised import fill
 from torchinit.quantised.formats import whole_factor
 
 pytestmark = pytest.mark.skipif(load.module is None, reason="needs the native module")
@@ -74,7 +77,7 @@ def bound(scheme_std):
 def test_normals(name, shape):
     form, reference = FORMATS[name]
     for std in STDS:
-        scheme = torchinit.Normal(std)
+        scheme = Normal(std)
         payload, scales, _ = filled(form, scheme, shape)
         expected = quantise(masters(scheme, shape), reference, bound(std))
         assert torch.equal(payload, expected[0]), std
@@ -144,7 +147,7 @@ def test_special_values(name):
 
 @pytest.mark.usefixtures("_each_set")
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("scheme", [torchinit.Normal(0.02), "orthogonal"], ids=["normal", "matrix"])
+@pytest.mark.parametrize("scheme", [Normal(0.02), "orthogonal"], ids=["normal", "matrix"])
 def test_boxes(name, scheme):
     """Any box has the payload of the whole, and the scales of the blocks that it touches."""
     form, _ = FORMATS[name]
@@ -171,15 +174,15 @@ def _slice(tensor, offset, size):
 def test_leading_dimensions():
     """Matrices of a stack are quantised apart; a box may cut any dimension."""
     form, shape = FP8Blocks(), (2, 3, 150, 140)
-    payload, scales, _ = filled(form, torchinit.Normal(0.02), shape)
-    values = masters(torchinit.Normal(0.02), shape)
+    payload, scales, _ = filled(form, Normal(0.02), shape)
+    values = masters(Normal(0.02), shape)
     for i in range(2):
         for j in range(3):
             expected = quantise(values[i, j], ("float32", 128, 128))
             assert torch.equal(payload[i, j], expected[0])
             assert torch.equal(scales[i, j], expected[1])
     part, of_part, _ = filled(
-        form, torchinit.Normal(0.02), shape, size=(2, 2, 20, 140), offset=(0, 1, 120, 0)
+        form, Normal(0.02), shape, size=(2, 2, 20, 140), offset=(0, 1, 120, 0)
     )
     assert torch.equal(part, payload[:, 1:, 120:140])
     assert torch.equal(of_part, scales[:, 1:])
@@ -187,8 +190,8 @@ def test_leading_dimensions():
 
 def test_vectors_and_single_rows():
     form = MXFP8()
-    payload, scales, _ = filled(form, torchinit.Normal(1.0), (100,))
-    expected = quantise(masters(torchinit.Normal(1.0), (100,))[None], ("rceil", 1, 32))
+    payload, scales, _ = filled(form, Normal(1.0), (100,))
+    expected = quantise(masters(Normal(1.0), (100,))[None], ("rceil", 1, 32))
     assert torch.equal(payload, expected[0][0])
     assert torch.equal(scales, expected[1][0])
 
@@ -198,7 +201,7 @@ def test_bfloat16_sources(name):
     """What quantising a bfloat16 weight gives."""
     form, reference = FORMATS[name]
     form = type(form)(**{**vars(form), "source": torch.bfloat16})
-    scheme, shape = torchinit.Normal(0.02), (200, 224)
+    scheme, shape = Normal(0.02), (200, 224)
     payload, scales, _ = filled(form, scheme, shape)
     expected = quantise(masters(scheme, shape, torch.bfloat16).float(), reference, bound(0.02))
     assert torch.equal(payload, expected[0])
@@ -209,11 +212,11 @@ def test_bfloat16_sources(name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_threads(name, threads):
     form, _ = FORMATS[name]
-    one = filled(form, torchinit.Normal(0.02), (1000, 600))
+    one = filled(form, Normal(0.02), (1000, 600))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        other = filled(form, torchinit.Normal(0.02), (1000, 600))
+        other = filled(form, Normal(0.02), (1000, 600))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(one[0], other[0])
@@ -222,7 +225,7 @@ def test_threads(name, threads):
 
 def test_the_largest_magnitude():
     """Measured, it is that of the values; by law, it is a bound; given, it is that."""
-    shape, scheme = (64, 96), torchinit.Normal(0.02)
+    shape, scheme = (64, 96), Normal(0.02)
     values = masters(scheme, shape)
     for amax, expected in (("measured", values.abs().max().item()), ("law", 0.02 * 6.5556), (3, 3)):
         form = NVFP4(amax=amax)
@@ -231,13 +234,13 @@ def test_the_largest_magnitude():
         reference = quantise(values, ("nvfp4", 1, 16), expected)
         assert torch.equal(payload, reference[0])
         assert torch.equal(scales, reference[1])
-    parts = torchinit.Blocks({"a": 32, "b": 32}, {"a": torchinit.Normal(0.02), "b": "zeros"})
+    parts = torchinit.Blocks({"a": 32, "b": 32}, {"a": Normal(0.02), "b": "zeros"})
     assert filled(NVFP4(), parts, shape)[2] == torch.tensor(0.02 * 6.5556) / 2688
 
 
 def test_parts_of_fused_weights():
     """Blocks of a format may have rows of two parts."""
-    parts = torchinit.Blocks({"q": 50, "k": 46}, {"q": torchinit.Normal(0.02), "k": "orthogonal"})
+    parts = torchinit.Blocks({"q": 50, "k": 46}, {"q": Normal(0.02), "k": "orthogonal"})
     for form, reference in FORMATS.values():
         payload, scales, whole = filled(form, parts, (96, 64), name="qk.weight")
         values = masters(parts, (96, 64), name="qk.weight")
@@ -251,3 +254,47 @@ def test_the_factor_of_the_whole():
     assert whole_factor(0.0, inverse=True) == 1
     assert whole_factor(0.5, inverse=True) == 5376
     assert largest_of_blocks(torch.tensor([[1.0, -3.0]]), 1, 16).item() == 3
+
+
+@pytest.mark.parametrize("form", [MXFP8(), FP8Blocks(16, 24), NVFP4(16)], ids=str)
+def test_stripes(form, monkeypatch):
+    """Values that kernels do not draw are made some rows at a time, of one matrix after another."""
+    parts = torchinit.Blocks({"a": 30, "b": 40}, {"a": Normal(0.5), "b": "zeros"}, dim=1)
+    given = torch.randn(3, 70, 96, generator=torch.Generator().manual_seed(0))
+    for scheme in (torchinit.Blocks({"a": 30, "b": 40}, Normal(0.5), dim=1), parts, given):
+        expected = filled(form, scheme, (3, 70, 96))
+        part = filled(form, scheme, (3, 70, 96), size=(2, 41, 50), offset=(1, 20, 10))
+        with monkeypatch.context() as patch:
+            patch.setattr(fill, "_STRIPE", 3000)
+            found = filled(form, scheme, (3, 70, 96))
+            same = filled(form, scheme, (3, 70, 96), size=(2, 41, 50), offset=(1, 20, 10))
+        for one, other in ((expected, found), (part, same)):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "largest"),
+    [
+        (Normal(0.02), 0.02 * 6.5556),
+        (Normal(0.02, mean=-1.0), 1 + 0.02 * 6.5556),
+        (torchinit.TruncNormal(0.02, cut=2.0), 0.04),
+        (partial(nn.init.trunc_normal_, std=0.02), 0.02 * 6.5556),  # within [-2, 2]
+        (partial(nn.init.trunc_normal_, std=0.02, a=0.5, b=0.6), 0.6),
+        (partial(nn.init.trunc_normal_, std=1.0, a=0.0, b=math.inf), 6.5556),
+        (torchinit.Constant(-3.0), 3.0),
+        (torchinit.Orthogonal(gain=0.5), 0.5),
+    ],
+)
+def test_bounds_of_laws(scheme, largest):
+    """No value is beyond A, which costs no second pass."""
+    whole = filled(NVFP4(), scheme, (64, 64))[2]
+    assert whole == torch.div(torch.tensor(largest), torch.tensor(2688.0))
+    assert masters(scheme, (64, 64)).abs().max() <= largest
+
+
+def test_a_tail_without_a_bound_is_measured():
+    scheme = partial(nn.init.trunc_normal_, std=1.0, a=9.0, b=math.inf)
+    values = masters(scheme, (64, 64))
+    whole = filled(NVFP4(), scheme, (64, 64))[2]
+    assert whole == torch.div(values.max(), torch.tensor(2688.0))

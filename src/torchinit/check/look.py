@@ -12,7 +12,6 @@ from torch import Tensor
 
 from torchinit.check import marks
 from torchinit.check.uninitialized import CANNOT_TELL, NAN, UNWRITTEN
-from torchinit.fill.checks import extent
 from torchinit.placement.mesh import ShardPiece
 
 _CHUNK = 1 << 18  # elements that are looked at together
@@ -94,19 +93,18 @@ class _Search:
         order = [*self._order, *range(len(dims), memory.dim())]
         self._shape = [memory.shape[d] for d in self._order]
         begin = int(memory.storage_offset())
-        if marks.is_dense(memory):
+        is_dense = marks.is_dense(memory)
+        if is_dense:
             size = memory.itemsize
             self._bits = marks.memory_of(memory, bits.dtype, begin * size, memory.numel())
+        else:
+            self._bits = bits.permute(order).reshape(-1)
+        self._step = 0 if is_dense or self._is_sure else 1
+        if self._step:
+            self._marks = marks.expected_of(memory, again).permute(order).reshape(-1)
+        else:
             few = min(_CHUNK, memory.numel())
             self._marks = marks.elements_of(memory.dtype, begin, few, again).to(memory.device)
-            self._step = 0
-        else:
-            count = extent(memory) // memory.itemsize
-            expected = marks.elements_of(memory.dtype, begin, count, again).to(memory.device)
-            expected = expected.as_strided(memory.shape, memory.stride())
-            self._bits = bits.permute(order).reshape(-1)
-            self._marks = expected.permute(order).reshape(-1)
-            self._step = 1
         self._whole_words = self._step == 0 and begin * memory.itemsize % marks.WORD == 0
 
     def left(self) -> list[Left]:

@@ -157,11 +157,18 @@ def _write_elements(tensor: Tensor, begin: int, nbytes: int, again: bool) -> Non
 
 def _write_scattered(tensor: Tensor, again: bool) -> None:
     first, count = int(tensor.storage_offset()), extent(tensor) // tensor.itemsize
-    marks = elements_of(tensor.dtype, first, count, again).to(tensor.device)
-    memory = memory_of(tensor, marks.dtype, first * tensor.itemsize, count)
-    places = torch.arange(count, device=tensor.device).as_strided(tensor.shape, tensor.stride())
-    places = places.reshape(-1).unique()
-    memory[places] = marks[places]
+    memory = memory_of(tensor, BITS[tensor.itemsize], first * tensor.itemsize, count)
+    memory.as_strided(tensor.shape, tensor.stride()).copy_(expected_of(tensor, again))
+
+
+def expected_of(tensor: Tensor, again: bool) -> Tensor:
+    """What a tensor of any strides holds as integers if all of it is marks."""
+    first = int(tensor.storage_offset())
+    if is_certain(tensor.dtype):  # the mark is the same everywhere
+        one = elements_of(tensor.dtype, first, 1, again).to(tensor.device)
+        return one.expand(tensor.shape)
+    marks = elements_of(tensor.dtype, first, extent(tensor) // tensor.itemsize, again)
+    return marks.to(tensor.device).as_strided(tensor.shape, tensor.stride())
 
 
 def is_clear(tensor: Tensor) -> bool:

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.fill import route
 from torchinit.native import kernels
+from torchinit.native.torch_private import dispatch_modes
 from torchinit.placement.box import Box, cut_out
 from torchinit.schemes.distributions import Draw
 
@@ -43,6 +45,24 @@ def memory_for_kernels(tensor: Tensor) -> Iterator[Tensor]:
     yield memory
     with torch.no_grad():
         tensor.copy_(memory)
+
+
+@contextmanager
+def dense_memory_for_kernels(tensor: Tensor | None) -> Iterator[Tensor | None]:
+    """As ``memory_for_kernels``, and contiguous. None stands for memory that is not wanted.
+
+    Writes that a mode observes are copies too. Bytes are copied, for dtypes that torch cannot.
+    """
+    is_staged = tensor is not None and bool(route.via_host_reason(tensor.device))
+    if tensor is None or not (is_staged or dispatch_modes() or not tensor.is_contiguous()):
+        yield tensor
+        return
+    with _disable_current_modes():
+        device = "cpu" if is_staged else tensor.device
+        memory = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    yield memory
+    with torch.no_grad():
+        tensor.view(torch.uint8).copy_(memory.view(torch.uint8))
 
 
 def _write_via_host(draw: Draw, tensor: Tensor, key: int, box: Box | None) -> None:

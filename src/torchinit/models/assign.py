@@ -303,8 +303,8 @@ def _check_part(named: Named, part: Part, dtype: torch.dtype, rule: str) -> None
     tensor, values = named.tensor, part.values
     if values.keeps and tensor.is_meta:
         raise ArgumentError(
-            f"parameter {named.name!r} is on the meta device and has no values to keep "
-            f"(rule {rule})"
+            f"parameter {named.name!r} is on the meta device, or quantised as a whole, and has no "
+            f"values to keep (rule {rule})"
         )
     if values.keeps:
         return

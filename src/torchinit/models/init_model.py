@@ -23,6 +23,7 @@ from torchinit.models.quantised import (
     check_scales,
     fill_quantised,
     find_quantised,
+    make_ready,
     split,
 )
 from torchinit.placement.distributed import local_memory
@@ -102,8 +103,9 @@ def init_model_(
     _check_in_memory(found.assignments, device, dtype)
     keys = keys_of_names(seed)
     plain, quantised = split(found.assignments, found.weights)
+    ready = make_ready(quantised, found.weights, found.device, keys)
     done = carry_out([*plain, *found.filled], found.device, keys)
-    done += fill_quantised(quantised, found.weights, found.device, keys)
+    done += fill_quantised(ready, found.device)
     found.own.end()
     tell([*found.unwritten, *left_out(model, [*done, *found.rest])], stacklevel=2)
     return model
@@ -223,14 +225,15 @@ def prepare(
         ArgumentError, TypeError: as ``init_model_``.
     """
     check_flag("strict", strict)
-    found, weights = find_quantised(inspect_model(model, device, dtype, rename, only), formats)
+    chosen = None if rules is None else Rules(rules)
+    everything = inspect_model(model, device, dtype, rename, only)
+    found, weights = find_quantised(everything, formats, chosen)
     own = Own(model, found, seed, rename)
     ruled: list[Assignment] = []
-    if rules is None:
+    if chosen is None:
         assignments = join_names(own.assign(found.parameters, dtype))
     else:
         strict = strict and only is None
-        chosen = Rules(rules)
         check_scales(found, chosen)
         assignments, ruled = assign(
             found.parameters, chosen, dtype, strict=strict, own=own.assign, buffers=found.buffers,

@@ -16,11 +16,12 @@ from torchinit.fill.door import fill_all
 from torchinit.fill.route import is_native, is_native_memory
 from torchinit.functional import check_generator
 from torchinit.models.keyed import run_callable
+from torchinit.native.torch_private import never_compile
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_format, destination_of, is_in_memory
-from torchinit.quantised.fill import Weight, fill_weight
+from torchinit.quantised.fill import Weight, check_values, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.composed import By, SchemeLike
 from torchinit.rules.elementwise import Elementwise
@@ -107,16 +108,8 @@ def init_shard_(
     parts = chosen.parts(region, target)
     _check_parts(parts, dtype)
     if format is not None:
-        to = destination_of(format, tensor, scales, shape, _offset(offset, format))
-        if not is_in_memory(tensor):
-            return tensor
-        memory = torch.empty((), dtype=dtype, device=tensor.device)
-        if key_of_name is not None:
-            parts = [_called(part, memory, key_of_name) for part in parts]
-            keys: Sequence[Stream] = [part.key(key_of_name) for part in parts]
-        else:
-            parts, keys = _drawn(parts, memory, generator)
-        fill_weight(Weight(format, shape, parts, keys), to)
+        weight, at = Weight(format, shape, parts, ()), _offset(offset, format)
+        _fill_quantised(weight, tensor, scales, at, key_of_name, generator)
         return tensor
     place = _place(tensor, shape, offset)
     if tensor.is_meta:
@@ -146,6 +139,32 @@ def init_shard_(
                 fills += fill_local(sharded, part, part.region, stream, full)
     fill_all(fills)
     return tensor
+
+
+def _fill_quantised(
+    weight: Weight, tensor: Tensor, scales: Tensor | Sequence[Tensor] | None,
+    offset: tuple[int, ...], key_of_name: KeyOfName | None, generator: Generator | None,
+) -> None:  # fmt: skip
+    form, parts = weight.format, weight.parts
+    if all(part.values.keeps for part in parts):
+        return
+    check_values(weight)
+    to = destination_of(form, tensor, scales, weight.shape, offset)
+    if not is_in_memory(tensor):
+        return
+    like = torch.empty((), dtype=form.source, device=tensor.device)
+    keys: Sequence[Stream]
+    if key_of_name is not None:
+        parts = [_called(part, like, key_of_name) for part in parts]
+        keys = [part.key(key_of_name) for part in parts]
+    else:
+        parts, keys = _drawn(parts, like, generator)
+    weight = weight._replace(parts=parts, keys=keys)
+    check_values(weight)
+    fill_weight(weight, to)
+
+
+never_compile(_fill_quantised)
 
 
 def _offset(offset: Sequence[int] | int, form: BlockFormat) -> tuple[int, ...]:

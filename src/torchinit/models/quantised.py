@@ -14,13 +14,15 @@ from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import allocate_here, attach, run_callables
 from torchinit.models.inspect_model import Inspected
+from torchinit.native import kernels
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_memory, is_in_memory
-from torchinit.quantised.fill import Destination, Weight, fill_weight
+from torchinit.quantised.fill import Destination, Weight, check_values, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.rules import Rules
 from torchinit.rules.scheme import Target
+from torchinit.rules.structured import Keep
 from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named
 from torchinit.streams.named_keys import KeyOfName
@@ -67,12 +69,15 @@ class Quantised(NamedTuple):
     weights: Mapping[int, Found]
 
 
-def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quantised:
+def find_quantised(
+    found: Inspected, formats: Mapping[Any, Any] | None, rules: Rules | None
+) -> Quantised:
     """Finds the weights that formats are for, and their scales.
 
     Args:
         found: the model.
         formats: a mapping from patterns, as of rules, to formats; the first match wins.
+        rules: of the model; what they keep is left as it is.
 
     Raises:
         ArgumentError: for a format that matches no weight, a weight that cannot have its format, or
@@ -84,14 +89,15 @@ def find_quantised(found: Inspected, formats: Mapping[Any, Any] | None) -> Quant
     chosen = Formats(formats)
     beside = {
         (id(slot.module), slot.attribute): named
-        for named in (*found.parameters, *found.buffers) for slot in named.slots
+        for named in (*found.all_parameters, *found.all_buffers) for slot in named.slots
     }  # fmt: skip
     weights: dict[int, Found] = {}
     parameters: list[Named] = []
     scales: set[int] = set()
     for named in found.parameters:
         form = None if _is_scale(named, beside) else chosen.of(named)
-        if form is None:
+        number = -1 if form is None or rules is None else rules.find(named.name, named.owner)
+        if form is None or (number >= 0 and isinstance(rules.rules[number].scheme, Keep)):  # type: ignore[union-attr]
             parameters.append(named)
             continue
         one = _found(named, form, beside)
@@ -335,13 +341,16 @@ def split(
 def weight_of(
     one: Assignment, form: BlockFormat, device: torch.device, key_of_name: KeyOfName
 ) -> Weight:
-    """What a weight is filled with; its callables are run.
+    """What a weight is filled with; its callables are run, and its values checked.
 
     Args:
         one: the assignment of a parameter of its values.
         form: the format.
         device: to run callables on.
         key_of_name: maps names to keys under the seed.
+
+    Raises:
+        ArgumentError: for values that cannot be quantised.
     """
     one = run_callables(one._replace(dtype=form.source), device, key_of_name)
     parts = [*one.all_parts]
@@ -350,28 +359,47 @@ def weight_of(
     for row in one.pads:
         region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
         parts.append(Part(region, zero))
-    return Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
+    weight = Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
+    try:
+        check_values(weight)
+    except ArgumentError as error:
+        raise ArgumentError(f"parameter {one.named.name!r}: {error}") from None
+    return weight
 
 
-def fill_quantised(
+class Ready(NamedTuple):
+    """A quantised weight whose callables have been run, and all of whose values are known."""
+
+    found: Found
+    weight: Weight
+
+
+def make_ready(
     assignments: Sequence[Assignment], weights: Mapping[int, Found], device: torch.device,
     key_of_name: KeyOfName,
-) -> list[Tensor]:  # fmt: skip
-    """Fills quantised weights and their scales, allocating memory for those on the meta device.
+) -> list[Ready]:  # fmt: skip
+    """Runs the callables of quantised weights, and checks their values; nothing is written.
 
     Args:
         assignments: of the stand-ins.
         weights: by the ``id`` of their stand-in's tensor.
         device: the final device of tensors on the meta device.
         key_of_name: maps names to keys under the seed.
+    """
+    found = [weights[id(one.named.tensor)] for one in assignments]
+    pairs = zip(assignments, found, strict=True)
+    made = [weight_of(one, its.format, device, key_of_name) for one, its in pairs]
+    return list(map(Ready, found, made))
+
+
+def fill_quantised(ready: Sequence[Ready], device: torch.device) -> list[Tensor]:
+    """Fills quantised weights and their scales, allocating memory for those on the meta device.
 
     Returns:
         The tensors that the model should have now.
     """
     done: list[Tensor] = []
-    for one in assignments:
-        found = weights[id(one.named.tensor)]
-        weight = weight_of(one, found.format, device, key_of_name)
+    for found, weight in ready:
         there = [named for named in (found.of, found.scales, found.whole) if named is not None]
         placed = {
             id(named): _with_memory(named.tensor, device) if named.tensor.is_meta else named.tensor
@@ -387,9 +415,12 @@ def fill_quantised(
         if is_in_memory(to.payload.local):
             fill_weight(weight, to)
         for named in there:
-            memory = placed[id(named)]
-            done.append(attach(named, memory) if named.tensor.is_meta else named.tensor)
-            done += [slot.tensor for slot in named.ties] if not named.tensor.is_meta else []
+            if named.tensor.is_meta:
+                done.append(attach(named, placed[id(named)]))
+                continue
+            done += [named.tensor, *(slot.tensor for slot in named.ties)]
+            if is_dtensor(named.tensor):
+                kernels.count_write(named.tensor)
     return done
 
 

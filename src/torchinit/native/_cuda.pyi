@@ -51,3 +51,27 @@ def fill_orthogonal(
     /,
 ) -> None:
     """Queues orthogonal matrices, as the CPU module fills them, on a stream."""
+
+def fill_quantised(
+    draw: Draw | None,
+    dtype: int,
+    key: int,
+    values: int,
+    block_format: Sequence[int],
+    largest: float,
+    matrix: Sequence[int],
+    box: Sequence[int],
+    payload: int,
+    scales: int,
+    stream: int,
+    /,
+) -> None:
+    """Queues low-precision weights, as the CPU module fills them, on a stream."""
+
+def largest_magnitude(
+    draw: Draw, dtype: int, key: int, count: int, address: int, stream: int, /
+) -> None:
+    """Queues the search for the largest magnitude of values, logical indices from 0.
+
+    Raises the float32 at the address, which is not negative, to it.
+    """

@@ -13,10 +13,11 @@ from torchinit.errors import ArgumentError, shown
 from torchinit.fill import checks
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native import kernels
-from torchinit.native.torch_private import FakeTensor, innermost_transform
+from torchinit.native.torch_private import FakeTensor, innermost_transform, storage_number
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
+from torchinit.placement.overlap import overlapping
 from torchinit.quantised.fill import Destination
 from torchinit.quantised.formats import BlockFormat
 
@@ -125,6 +126,23 @@ def check_memory(form: BlockFormat, name: str, to: Destination) -> None:
             raise ArgumentError(
                 f"the factor{of} as a whole is one number, not a tensor of {tuple(whole.shape)}"
             )
+    there = [one for one in (payload, to.scales and to.scales.local, whole) if one is not None]
+    _check_together(f"the payload{of}", there, form)
+
+
+def _check_together(what: str, tensors: Sequence[Tensor], form: BlockFormat) -> None:
+    """Raises ArgumentError for tensors on several devices, or that overlap in memory."""
+    devices = sorted({str(one.device) for one in tensors})
+    if len(devices) > 1:
+        raise ArgumentError(
+            f"{what} and the scales of {form} are on {' and '.join(devices)}: move one"
+        )
+    by_storage: dict[int, list[Tensor]] = {}
+    for one in tensors:
+        if one.numel() and not one.is_meta and not isinstance(one, FakeTensor):
+            by_storage.setdefault(storage_number(one), []).append(one)
+    if any(map(overlapping, by_storage.values())):
+        raise ArgumentError(f"{what} and the scales in {form} share memory: give each its own")
 
 
 def _check_one(what: str, tensor: Tensor, form: BlockFormat, dtypes: Sequence[torch.dtype]) -> None:

@@ -13,20 +13,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchinit.errors import ArgumentError
+from torchinit.fill.batch import without_batch
 from torchinit.fill.door import fill_all
 from torchinit.fill.sharded import view_of
-from torchinit.fill.via_host import memory_for_kernels
+from torchinit.fill.via_host import dense_memory_for_kernels
 from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.formats import NVFP4, BlockFormat, whole_factor
-from torchinit.schemes.distributions import NORMAL, Draw, law_of
+from torchinit.schemes.distributions import NORMAL, TRUNCATED_NORMAL, Draw, law_of
 from torchinit.streams.keys import Stream
 from torchinit.values.apply import fill_local
-from torchinit.values.kinds import Values
+from torchinit.values.kinds import GivenValues, Values
 from torchinit.values.region import Part, Region, as_cuts
 
 _STRIPE = 1 << 21  # float32 values that are made at a time where kernels do not draw them
@@ -74,37 +76,15 @@ def fill_box(
     """
     if not math.prod(size):
         return
-    with _contiguous(payload) as payload_, _contiguous(scales) as scales_:
+    with (
+        dense_memory_for_kernels(payload) as payload_,
+        dense_memory_for_kernels(scales) as scales_,
+        _disable_current_modes(),
+    ):
         _fill_memory(weight, tuple(box.offset), tuple(size), payload_, scales_, largest)
     for one in (payload, scales):
         if one is not None:
             kernels.count_write(one)
-
-
-class _contiguous:  # noqa: N801
-    """A block with memory that kernels can write, contiguous, which is copied at its end."""
-
-    def __init__(self, tensor: Tensor | None) -> None:
-        self._tensor = tensor
-
-    def __enter__(self) -> Tensor | None:
-        if self._tensor is None:
-            return None
-        self._context = memory_for_kernels(self._tensor)
-        self._memory = self._context.__enter__()
-        is_dense = self._memory.is_contiguous()
-        self._used = self._memory if is_dense else torch.empty_like(
-            self._memory, memory_format=torch.contiguous_format
-        )  # fmt: skip
-        return self._used
-
-    def __exit__(self, *error: object) -> None:
-        if self._tensor is None:
-            return
-        if error[0] is None and self._used is not self._memory:
-            with torch.no_grad():
-                self._memory.view(torch.uint8).copy_(self._used.view(torch.uint8))
-        self._context.__exit__(None, None, None)
 
 
 def _fill_memory(
@@ -116,7 +96,7 @@ def _fill_memory(
     key = weight.keys[0]
     full: dict[str, Tensor] = {}
     blocks = form.blocks_of(offset, size)[0]
-    for run in _calls(weight, offset, size, draw is None):
+    for run in _calls(weight, offset, size, _is_striped(weight)):
         payload_part, scales_part = payload, scales
         if payload is not None:
             there = [a - b for a, b in zip(run.offset, offset, strict=True)]
@@ -154,8 +134,9 @@ def _calls(
     lead = max(0, len(shape) - 2)
     whole = (shape[-2] if len(shape) > 1 else 1, shape[-1])
     # Matrices follow each other in one leading dimension, and in those after it that are complete.
-    inner = max(0, lead - 1)
-    while inner > 0 and size[inner] == shape[inner]:
+    # Stripes are made of one matrix at a time.
+    inner = lead if in_stripes else max(0, lead - 1)
+    while not in_stripes and inner > 0 and size[inner] == shape[inner]:
         inner -= 1
     for index in itertools.product(*map(range, size[:inner])):
         begin = (*(a + b for a, b in zip(index, offset, strict=False)), *offset[inner:])
@@ -173,20 +154,21 @@ def _calls(
             yield _Call(start, some, whole, numbers)
 
 
+def _is_striped(weight: Weight) -> bool:
+    """Whether kernels do not draw the values, and any rows of them can be made alone."""
+    kinds = [part.values for part in weight.parts]
+    return weight.draw is None and all(one.has_boxes and not one.is_orthogonal for one in kinds)
+
+
 def _stripes(
     weight: Weight, offset: Sequence[int], size: Sequence[int], in_stripes: bool
 ) -> Iterator[tuple[int, int]]:
     """(first, count) of the rows that are made together: complete blocks, but at the ends."""
     begin, count = (offset[-2], size[-2]) if len(size) > 1 else (0, 1)
-    step = count
-    if in_stripes and all(
-        part.values.has_boxes and not part.values.is_orthogonal for part in weight.parts
-    ):
-        one = weight.format.rows
-        step = max(1, _STRIPE // max(1, size[-1] * math.prod(size[:-2])) // one) * one
-    end = begin + count
+    end, one = begin + count, weight.format.rows
+    step = max(1, _STRIPE // size[-1] // one) * one if in_stripes else end
     while begin < end:
-        after = min(end, (begin // step + 1) * step if step < count else end)
+        after = min(end, (begin // step + 1) * step)
         yield begin, after - begin
         begin = after
 
@@ -199,11 +181,16 @@ def _made(weight: Weight, run: _Call, like: Tensor | None, full: dict[str, Tenso
     _fill_values(weight, made, offset, full)
     values = made.float()
     if not values.isfinite().all():
-        raise ArgumentError(
-            f"{weight.parts[0].region.name!r}: {weight.parts[0].values} gives values that are NaN "
-            f"or infinite, which {form} has no scales for"
-        )
+        raise ArgumentError(_not_finite(weight))
     return values
+
+
+def _not_finite(weight: Weight) -> str:
+    said = ", ".join(dict.fromkeys(str(part.values) for part in weight.parts))
+    return (
+        f"values are NaN or, in float32, infinite ({said}), and {weight.format} has no scales for "
+        "them"
+    )
 
 
 def _fill_values(
@@ -219,6 +206,21 @@ def _fill_values(
             strides = torch.empty(weight.shape, device="meta").stride()
             region = as_cuts(part.region, weight.shape, strides)
         fill_all(fill_local(sharded, part, region, key, full))
+
+
+def check_values(weight: Weight) -> None:
+    """Raises ArgumentError for values that cannot be quantised, as far as is known before."""
+    for part in weight.parts:
+        values, is_finite = part.values, True
+        if values.keeps:
+            raise ArgumentError(f"'keep' is no rule for a part of a weight in {weight.format}")
+        if values.draw is not None:
+            bound = _bound_of(values)
+            is_finite = bound is None or bound <= torch.finfo(torch.float32).max
+        elif isinstance(values, GivenValues):
+            is_finite = bool(values.tensor.float().isfinite().all())
+        if not is_finite:
+            raise ArgumentError(_not_finite(weight))
 
 
 def largest_of(weight: Weight) -> float:
@@ -238,12 +240,16 @@ def largest_of(weight: Weight) -> float:
 def _bound_of(values: Values) -> float | None:
     """The largest magnitude that a law allows; None if there is none."""
     if values.draw is not None:
-        distribution, mean, std, *_ = values.draw
+        distribution, mean, std, low, high = values.draw
         if distribution == NORMAL:
-            return abs(mean) + _NORMAL_REACH * std  # type: ignore[no-any-return]
-        law = law_of(values.draw)
-        reach = abs(mean) + _NORMAL_REACH * std if law.std and math.isinf(law.high - law.low) else 0
-        return reach or max(abs(law.low), abs(law.high))
+            low, high = -math.inf, math.inf
+        elif distribution != TRUNCATED_NORMAL:
+            law = law_of(values.draw)
+            return max(abs(law.low), abs(law.high))
+        bound = max(abs(low), abs(high))
+        if low <= mean <= high:
+            bound = min(bound, abs(mean) + _NORMAL_REACH * std)
+        return bound if bound < math.inf else None
     bounded = values.statistics((1, 1))
     if bounded is None or math.isinf(bounded.high - bounded.low):
         return None
@@ -258,7 +264,7 @@ def _measured(weight: Weight) -> float:
         return kernels.largest_magnitude(draw, form.source, key, count)
     zeros, largest = (0,) * len(weight.shape), 0.0
     full: dict[str, Tensor] = {}
-    for run in _calls(weight, zeros, weight.shape, in_stripes=True):
+    for run in _calls(weight, zeros, weight.shape, _is_striped(weight)):
         largest = max(largest, _made(weight, run, None, full).abs().max().item())
     return largest
 
@@ -279,9 +285,20 @@ class Destination(NamedTuple):
     inverse: bool = False
 
 
+@without_batch()
 def fill_weight(weight: Weight, to: Destination) -> None:
-    """Fills what this rank holds of a weight."""
-    largest = largest_of(weight)
+    """Fills what this rank holds of a weight; all has been checked.
+
+    Raises:
+        ArgumentError: for values that may be NaN or infinite.
+    """
+    with kernels.serial_if_forked():
+        _fill_weight(weight, to)
+
+
+def _fill_weight(weight: Weight, to: Destination) -> None:
+    with _disable_current_modes():
+        largest = largest_of(weight)
     held, blocks = list(to.payload.pieces), list(to.scales.pieces) if to.scales else []
     for one in held:
         offset, size = map(weight.format.values_shape, (one.offset, one.size))

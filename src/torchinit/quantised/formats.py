@@ -6,6 +6,7 @@ docs/streams.md (section 8) is the contract of each.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeAlias
@@ -269,4 +270,4 @@ def whole_factor(largest: float, *, inverse: bool) -> float:
 
 
 def _as_float32(number: float) -> float:
-    return torch.tensor(number, dtype=torch.float32).item()
+    return struct.unpack("f", struct.pack("f", number))[0]  # type: ignore[no-any-return]
