@@ -14,8 +14,8 @@ from written import LLAMA, assert_equal, contents, on_meta, read, small, write
 
 import torchinit
 import warm
-from torchinit.cli import checkpoint_command
 from torchinit.cli import main as main_module
+from torchinit.cli import user_code
 from torchinit.cli.main import main
 from torchinit.errors import ArgumentError
 from torchinit.native import load
@@ -405,13 +405,14 @@ def test_formats(config, tmp_path, capsys):
     assert status == 0
     assert said.count("as FP8Blocks(scale='ue8m0')") == 14
     assert run(capsys, config, tmp_path / "out", *options)[0] == 0
-    form = checkpoint_command.FORMATS["fp8-ue8m0"]
+    form = user_code.FORMATS["fp8-ue8m0"]
     formats = dict.fromkeys(("**.up_proj.weight", "**_proj.weight"), form)
     same = torchinit.write_checkpoint(
         config, tmp_path / "same", seed=0, dtype=torch.bfloat16, formats=formats, layout="fp8"
     )
     assert contents(same) == contents(tmp_path / "out")
-    for name in main_module._FORMATS:
+    assert tuple(user_code.FORMATS) == main_module._FORMATS
+    for name in user_code.FORMATS:
         _, _, err = run(capsys, config, "--dry-run", "--format", f"**.q_proj.weight={name}")
         assert err.startswith("torchinit: layout=None: formats need a layout")
     for text in ("mxfp8", "=mxfp8", "**=mxfp4", "**"):

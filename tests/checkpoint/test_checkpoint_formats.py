@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torchinit
 from conftest import long
 from torchinit import MXFP8, NVFP4, FP8Blocks
 from torchinit.checkpoint import block_ranges
-from torchinit.checkpoint.block_ranges import range_of
+from torchinit.checkpoint.block_ranges import RangeFiller, range_of
 from torchinit.checkpoint.write import plan_checkpoint
 from torchinit.checkpoint.writer import write_shards
 from torchinit.errors import ArgumentError
@@ -195,26 +196,32 @@ def test_each_value_is_drawn_once(tmp_path, monkeypatch):
 
 def test_scales_wait_for_the_thread_that_makes_them(tmp_path, monkeypatch):
     """The second piece has the rest of the payload, and the scales of all of it."""
-    calls, ready = [], threading.Event()
-    plain = block_ranges.fill_box
+    calls, begun, asked = [], threading.Event(), threading.Event()
+    fill_box, fill_scales = block_ranges.fill_box, RangeFiller.fill_scales
 
     def slow_first(weight, box, size, payload, scales, largest):
         calls.append(box.offset[0])
         if box.offset[0] == 0:
-            ready.wait(30)
-        else:
-            ready.set()
-        plain(weight, box, size, payload, scales, largest)
+            begun.set()
+            asked.wait(30)
+            time.sleep(0.3)  # in which the other thread would take what is not there yet
+        begun.wait(30)
+        fill_box(weight, box, size, payload, scales, largest)
+
+    def ask(self, memory, first):
+        asked.set()
+        fill_scales(self, memory, first)
 
     monkeypatch.setattr(block_ranges, "fill_box", slow_first)
+    monkeypatch.setattr(RangeFiller, "fill_scales", ask)
     plan = plan_checkpoint(
         linears({"a": (96, 1024)}), ALL, seed=0, dtype=None, shard_size="1GB",
         formats={"**": MXFP8()}, layout="mxfp8",
     )  # fmt: skip
     write_shards(tmp_path, plan.layout.shards, int, piece_size=1 << 16, threads=2)
-    found = read(tmp_path)
-    assert_stored(found, "mxfp8", "a.weight", (96, 1024))
-    assert sum(one == 0 for one in calls) == 1
+    monkeypatch.undo()
+    assert_stored(read(tmp_path), "mxfp8", "a.weight", (96, 1024))
+    assert calls.count(0) == 1
 
 
 def test_an_error_while_a_weight_is_made(tmp_path, monkeypatch):

@@ -9,14 +9,8 @@ import torch
 
 from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
-from torchinit.cli.user_code import import_function, run_rules_file, users_line
+from torchinit.cli.user_code import formats_of, import_function, run_rules_file, users_line
 from torchinit.errors import ArgumentError
-from torchinit.quantised.formats import MXFP8, NVFP4, BlockFormat, FP8Blocks
-
-# Formats of weights by their names on the command line.
-FORMATS: dict[str, BlockFormat] = {
-    "mxfp8": MXFP8(), "fp8": FP8Blocks(), "fp8-ue8m0": FP8Blocks(scale="ue8m0"), "nvfp4": NVFP4()
-}  # fmt: skip
 
 
 def run(arguments: Namespace) -> tuple[str, int]:
@@ -55,7 +49,7 @@ def _run(arguments: Namespace) -> str:
         dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),
         shard_size=arguments.shard_size,
         rules_source=source,
-        formats=arguments.formats and {one: FORMATS[name] for one, name in arguments.formats},
+        formats=formats_of(arguments.formats),
         layout=arguments.layout,
     )
     count = len(plan.layout.shards)

@@ -30,7 +30,7 @@ _INSTALL = "pip install 'torchinit[demo]'"
 # The names of dtypes.FLOATING_DTYPES, without importing torch.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _STORED_DTYPES = (*DTYPES, "float8_e4m3fn", "float8_e5m2")
-# The names in checkpoint_command.FORMATS.
+# The names in user_code.FORMATS.
 _FORMATS = ("mxfp8", "fp8", "fp8-ue8m0", "nvfp4")
 
 
@@ -64,6 +64,8 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
             rules=arguments.rules,
             against=arguments.against,
             picture=arguments.output,
+            seed=arguments.seed,
+            formats=arguments.formats,
         )
     except SystemExit as exit_:  # from argparse, after --help or bad usage
         return printed.getvalue().rstrip(), int(exit_.code or 0)
@@ -78,6 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     seeded = argparse.ArgumentParser(add_help=False)
     seeded.add_argument(
         "--seed", type=_seed, default=0, help="seed of all random values; default: %(default)s"
+    )
+
+    formatted = argparse.ArgumentParser(add_help=False)
+    formatted.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        type=_format,
+        metavar="PATTERN=FORMAT",
+        help="a low-precision format of the weights that a pattern matches, such as "
+        f"'**_proj.weight=mxfp8': {', '.join(_FORMATS)}; may be repeated, the first match wins",
     )
 
     demo = commands.add_parser(
@@ -101,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     checkpoint = commands.add_parser(
         "checkpoint",
-        parents=[seeded],
+        parents=[seeded, formatted],
         help="write an initialised checkpoint of a model of any size",
         description="Writes a checkpoint that from_pretrained loads, with the same values as "
         "init_model_, piece by piece: memory use does not grow with the model.",
@@ -132,16 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "the model's own initialisation",
     )
     checkpoint.add_argument(
-        "--format",
-        dest="formats",
-        action="append",
-        type=_format,
-        metavar="PATTERN=FORMAT",
-        help=f"a low-precision format of the weights that a pattern matches, such as "
-        f"'**_proj.weight=mxfp8': {', '.join(_FORMATS)}; may be repeated, the first match wins",
-    )
-    checkpoint.add_argument(
-        "--layout", help="how these are stored: fp8, mxfp8 or compressed-tensors; see the pages"
+        "--layout", help="how formats are stored: fp8, mxfp8 or compressed-tensors"
     )
     checkpoint.add_argument(
         "--shard-size", default="5GB", help="largest file, such as 500MB; default: %(default)s"
@@ -156,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report",
+        parents=[formatted],
         help="measure, check and draw every parameter of a checkpoint",
         description="Measures every parameter of a safetensors checkpoint, one at a time, and "
         "lists those with wrong values: by the rules, or without rules, compared with the same "
@@ -168,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--rules", metavar="FILE.py", help="a Python file that defines rules, as for checkpoint"
+    )
+    report.add_argument(
+        "--seed",
+        type=_seed,
+        help="with --rules and --format: that the checkpoint was written with; every byte of its "
+        "low-precision weights is compared",
     )
     report.add_argument(
         "--against", metavar="OTHER", help="another checkpoint to draw beside this one"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from torchinit.cli.shell import say
-from torchinit.cli.user_code import read_rules
+from torchinit.cli.user_code import formats_of, read_rules
 from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import config_beside
 from torchinit.reporting.report import report_model
@@ -17,7 +18,13 @@ OUTLIERS, NOT_JUDGED = 1, 2  # exit codes
 
 
 def run(
-    path: str, *, rules: str | None, against: str | None, picture: str | None
+    path: str,
+    *,
+    rules: str | None,
+    against: str | None,
+    picture: str | None,
+    seed: int | None = None,
+    formats: Sequence[tuple[str, str]] | None = None,
 ) -> tuple[str, int]:
     """Reports a checkpoint.
 
@@ -25,6 +32,8 @@ def run(
         path, against: of checkpoints.
         rules: the path of a rules file.
         picture: the path of the picture to draw.
+        seed: of low-precision weights to compare.
+        formats: of these, by patterns.
 
     Returns:
         The table, and the exit code: 1 if a parameter has wrong values; else 2 if anything could
@@ -34,7 +43,7 @@ def run(
         if picture is not None:
             _check_picture(picture)
         chosen = None if rules is None else read_rules(rules, lambda: _config(Path(path)))
-        report = report_model(path, chosen, against=against)
+        report = report_model(path, chosen, against=against, seed=seed, formats=formats_of(formats))
         if picture is not None:
             report.save(picture)
     except (ArgumentError, TypeError, ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Code that the command line names: a function, or a Python file that defines rules."""
+"""What the command line names: a function, a Python file that defines rules, formats."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import importlib
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from torchinit.errors import ArgumentError
+from torchinit.quantised.formats import MXFP8, NVFP4, BlockFormat, FP8Blocks
+
+# Formats of weights by their names on the command line.
+FORMATS: dict[str, BlockFormat] = {
+    "mxfp8": MXFP8(), "fp8": FP8Blocks(), "fp8-ue8m0": FP8Blocks(scale="ue8m0"), "nvfp4": NVFP4()
+}  # fmt: skip
 
 
 def import_function(where: str) -> Callable[..., Any]:
@@ -107,3 +113,8 @@ def _raised(path: str | Path, error: BaseException) -> ArgumentError:
     if isinstance(error, SystemExit):
         return ArgumentError(f"{path} exited with {error.code!r}")
     return ArgumentError(f"{path} raised {type(error).__name__}: {error}")
+
+
+def formats_of(named: Sequence[tuple[str, str]] | None) -> dict[str, BlockFormat] | None:
+    """Formats by patterns; None if none are given."""
+    return None if named is None else {pattern: FORMATS[name] for pattern, name in named}

@@ -57,7 +57,7 @@ def fit_distribution(moments: Moments, resolution: float, orthogonality: float |
         return Fit("not finite")
     if moments.low == moments.high:
         return Fit({0.0: "zeros", 1.0: "ones"}.get(moments.low, "constant"))
-    if orthogonality is not None and orthogonality <= max(1e-4, 3 * resolution):
+    if orthogonality is not None and orthogonality <= max(1e-4, min(3 * resolution, 0.15)):
         return Fit("orthogonal")
     if not moments.std > 0 or not _is_symmetric(moments):
         return Fit("other")

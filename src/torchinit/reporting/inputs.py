@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +21,20 @@ from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_, prepare
+from torchinit.models.quantised import Formats, weight_of
 from torchinit.placement.distributed import check_no_flat_piece, is_dtensor
-from torchinit.reporting.stored import StoredTensor, Unmeasured, read_checkpoint
+from torchinit.quantised.formats import BlockFormat
+from torchinit.reporting.dequantised import (
+    FoundWeights,
+    QuantisedTensor,
+    compare_bytes,
+    find_blocks,
+)
+from torchinit.reporting.stored import Unmeasured, read_checkpoint
 from torchinit.rules.rules import Rules
 from torchinit.schemes.law import Law
 from torchinit.streams.canonical import Named, gather
+from torchinit.streams.named_keys import keys_of_names
 from torchinit.untrusted import first_names
 from torchinit.values.kinds import DrawnValues, Values
 from torchinit.values.region import Part, Region
@@ -61,6 +72,7 @@ class ReportInput(NamedTuple):
         intended: by the rules; None without rules.
         load: reads the parameter.
         has_norms: whether norms of its matrices are to be measured.
+        blocks: what it is dequantised from; None if it is not quantised.
     """
 
     name: str
@@ -71,6 +83,7 @@ class ReportInput(NamedTuple):
     intended: Intended | None
     load: Callable[[], Tensor]
     has_norms: bool = True
+    blocks: QuantisedTensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,28 +117,36 @@ class _Parameter(NamedTuple):
         load: reads it.
         transposed: whether it is (inputs, outputs), as a Conv1D's.
         is_buffer: whether no rule is for it.
+        blocks: what it is dequantised from; None if it is not quantised.
     """
 
     named: Named
     load: Callable[[], Tensor]
     transposed: bool
     is_buffer: bool = False
+    blocks: QuantisedTensor | None = None
 
 
 def inputs_of(
     model: nn.Module | str | Path | Callable[[], nn.Module],
     rules: Mapping[Any, Any] | None,
     called: str = "model",
+    seed: int | None = None,
+    formats: Mapping[Any, BlockFormat] | None = None,
 ) -> tuple[list[ReportInput], list[Unmeasured]]:
     """What to measure, in the order of the model, and what of a checkpoint cannot be measured.
 
     Args:
-        model, rules: as ``report_model`` takes them.
+        model, rules, seed, formats: as ``report_model`` takes them.
         called: the name of the argument, for errors.
 
     Raises:
         ArgumentError, TypeError, ImportError: as ``report_model``.
     """
+    if (seed is None) != (formats is None):
+        raise ArgumentError(f"{seed=} and {formats=} go together: give both, or neither")
+    if seed is not None and (rules is None or not isinstance(model, str | Path)):
+        raise ArgumentError("seed and formats are for a checkpoint, with rules: give its path")
     if not isinstance(model, nn.Module | str | Path) and callable(model):
         if rules is None:
             built = build_model(model, seed=0, device="meta")
@@ -138,7 +159,9 @@ def inputs_of(
         parameters = _of_module(model)
     elif isinstance(model, str | Path):
         stored, unmeasured = read_checkpoint(Path(model))
-        parameters = _of_checkpoint(Path(model), stored)
+        found = find_blocks(Path(model), stored)
+        unmeasured += found.unmeasured
+        parameters = _of_checkpoint(Path(model), found)
     else:
         raise TypeError(
             f"{called} must be a torch.nn.Module or the path of a checkpoint, not "
@@ -152,7 +175,38 @@ def inputs_of(
     assignments, _ = assign(named, chosen, None, strict=strict, buffers=buffers)
     if not strict:
         _warn_of_unused(chosen, {one.rule for one in assignments})
+    if seed is not None and formats is not None:
+        parameters, apart = _to_compare(parameters, assignments, seed, formats)
+        unmeasured += apart
     return _by_assignments(parameters, assignments), unmeasured
+
+
+def _to_compare(
+    parameters: Sequence[_Parameter], assignments: Iterable[Assignment], seed: int,
+    formats: Mapping[Any, BlockFormat],
+) -> tuple[list[_Parameter], list[Unmeasured]]:  # fmt: skip
+    """The same, quantised ones with what compares their bytes; those without, and why."""
+    chosen, key_of_name = Formats(formats), keys_of_names(seed)
+    by_name = {one.named.name: one for one in assignments}
+    found, apart = [], []
+    for one in parameters:
+        form = None if one.blocks is None else chosen.of(one.named)
+        if one.blocks is None:
+            found.append(one)
+            continue
+        name = one.named.name
+        if form is None:
+            apart.append(Unmeasured(name, "its bytes are not compared: no format matches it"))
+        elif re.search(r"\bexperts\.\d+\.", name):
+            reason = "its bytes are not compared: it may be a part of a parameter of all experts"
+            apart.append(Unmeasured(name, reason))
+        else:
+            weigh = partial(weight_of, by_name[name], form, torch.device("cpu"), key_of_name)
+            remade = partial(compare_bytes, form, weigh)
+            one = one._replace(blocks=one.blocks._replace(remade=remade))
+        found.append(one)
+    chosen.check_used()
+    return found, apart
 
 
 def inputs_by_constructor(model: nn.Module, build: Callable[[], nn.Module]) -> list[ReportInput]:
@@ -184,17 +238,18 @@ def _of_module(model: nn.Module) -> list[_Parameter]:
     return [_Parameter(one, one.tensor.detach, is_conv1d(one.owner)) for one in parameters]
 
 
-def _of_checkpoint(path: Path, stored: Sequence[StoredTensor]) -> list[_Parameter]:
+def _of_checkpoint(path: Path, stored: FoundWeights) -> list[_Parameter]:
     """The tensors of a checkpoint as if of a model, without memory, for rules to match."""
     owner = nn.Module()
-    transposed = conv1d_weights(path, {one.name: one.shape for one in stored})
+    transposed = conv1d_weights(path, {one.name: one.shape for one in stored.rest})
     found = []
-    for name, shape, dtype, load in stored:
+    for name, shape, dtype, load in stored.rest:
         values = torch.zeros((), dtype=dtype).expand(shape)
         parameter = nn.Parameter(values, requires_grad=False)
         named = Named(name, parameter, owner, name.rpartition(".")[2], owner)
         is_buffer = dtype not in ALL_DTYPES or named.attribute in _BUFFERS
-        found.append(_Parameter(named, load, name in transposed, is_buffer))
+        blocks = stored.blocks.get(name)
+        found.append(_Parameter(named, load, name in transposed, is_buffer, blocks))
     return found
 
 
@@ -285,9 +340,11 @@ def _whole(parameter: _Parameter, intended: Intended | None) -> ReportInput:
 def _input(
     parameter: _Parameter, name: str, regions: Sequence[Region], intended: Intended | None
 ) -> ReportInput:
-    named, load, transposed, _ = parameter
+    named, load, transposed, _, blocks = parameter
     fan_in = _fan_in(regions[0].matrix_shape, transposed)
-    return ReportInput(name, named.name, regions, named.tensor.dtype, fan_in, intended, load)
+    return ReportInput(
+        name, named.name, regions, named.tensor.dtype, fan_in, intended, load, blocks=blocks
+    )
 
 
 def _fan_in(shape: Sequence[int], transposed: bool) -> int:

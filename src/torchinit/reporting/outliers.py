@@ -20,7 +20,6 @@ from torchinit.reporting.goodness_of_fit import (
     LIMIT,
     SIGMAS,
     deviance,
-    resolution_of,
     survival_of,
 )
 from torchinit.reporting.rows import ReportRow
@@ -73,7 +72,8 @@ def find_outliers(rows: Sequence[ReportRow]) -> list[Outlier]:
     problems: list[list[Problem]] = []
     siblings: dict[tuple[str, int, int], list[NumberedRow]] = defaultdict(list)
     for number, row in enumerate(rows):
-        problems.append(list(_not_finite(row)))
+        problems.append([(fault, "codes") for fault in row.faults])
+        problems[-1] += _not_finite(row)
         law = None if row.intended is None else row.intended.law
         if not row.moments.finite:
             continue
@@ -105,7 +105,7 @@ def _by_law(row: ReportRow, law: Law) -> Iterator[Problem]:
     """What is wrong with a parameter whose distribution is known."""
     moments = row.moments
     values = f"values from {moments.low:.4g} to {moments.high:.4g}"
-    eps = torch.finfo(row.dtype).eps if row.dtype.is_floating_point else 0.0
+    eps = row.eps
     if not law.std > 0:
         if max(abs(moments.low - law.mean), abs(moments.high - law.mean)) > eps * abs(law.mean):
             yield f"{values}, all {law.mean:.4g} intended", f"not {law.mean:.3g}"
@@ -114,7 +114,7 @@ def _by_law(row: ReportRow, law: Law) -> Iterator[Problem]:
         if moments.finite > 1:
             yield f"all values {moments.low:.4g}, std {law.std:.4g} intended", "constant"
         return
-    resolution = resolution_of(row.dtype, law.std) if eps else 0.0
+    resolution = row.resolution_at(law.std) if eps else 0.0
     slack = eps * max(abs(law.mean), abs(law.std)) + resolution * law.std
     if moments.low < law.low - slack or moments.high > law.high + slack:
         yield f"{values}, within {law.low:.4g} and {law.high:.4g} intended", "out of bounds"

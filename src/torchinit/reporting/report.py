@@ -13,6 +13,7 @@ from torch import nn
 
 from torchinit.native.kernels import serial_if_forked
 from torchinit.progress import progress
+from torchinit.quantised.formats import BlockFormat
 from torchinit.reporting.inputs import ReportInput, inputs_by_constructor, inputs_of
 from torchinit.reporting.outliers import FALSE_ALARMS, Outlier, ReportResults, find_outliers
 from torchinit.reporting.rows import ReportRow, row_of
@@ -127,6 +128,8 @@ def report_model(
     rules: Mapping[Any, Any] | None = None,
     *,
     against: nn.Module | str | Path | None = None,
+    seed: int | None = None,
+    formats: Mapping[Any, BlockFormat] | None = None,
 ) -> ModelReport:
     """Measures every parameter of a model, and names the outliers.
 
@@ -140,12 +143,14 @@ def report_model(
         rules: as ``init_model_`` takes them, to test parameters against; without rules, each is
             compared with its siblings at other depths. See docs/report.md.
         against: another model or checkpoint for the picture to show beside this one.
+        seed, formats: with rules, of a checkpoint that ``write_checkpoint`` wrote with the same:
+            its low-precision weights are quantised anew, and every byte is compared.
 
     Raises:
         ArgumentError: for parameters whose values are not in this process (on the meta device,
             lazy, DTensors), a path without a checkpoint or with a damaged one, rules that do not
             fit.
-        TypeError: for any other argument; for sparse or quantised values.
+        TypeError: for any other argument; for sparse values, and quantised ones of a module.
         OSError: for files that cannot be read.
 
     >>> import torchinit
@@ -158,7 +163,7 @@ def report_model(
     []
     """
     with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
-        sources, unmeasured = inputs_of(model, rules)
+        sources, unmeasured = inputs_of(model, rules, seed=seed, formats=formats)
         others, their = ([], []) if against is None else inputs_of(against, None, "against")
         rows, other = _measured(sources), None
         if against is not None:

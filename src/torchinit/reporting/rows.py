@@ -35,6 +35,8 @@ class ReportRow:
             matrices; None for vectors, and if std is 0 or a value is not finite.
         orthogonality: the largest entry of \\|Q^T Q - I\\|, Q being the matrix over its gain; None
             if it was not computed.
+        faults: what is wrong with the codes and scales of a quantised weight.
+        rounding: of its format, relative to values; None if it is not quantised.
 
     >>> import torchinit
     >>> row = torchinit.report_model(torch.nn.Linear(64, 32, bias=False))[0]
@@ -54,6 +56,19 @@ class ReportRow:
     moments: Moments
     spectral: float | None
     orthogonality: float | None
+    faults: tuple[str, ...] = ()
+    rounding: float | None = None
+
+    @property
+    def eps(self) -> float:
+        """How far values are rounded, relative to them; 0 for integers."""
+        if self.rounding is not None:
+            return self.rounding
+        return torch.finfo(self.dtype).eps if self.dtype.is_floating_point else 0.0
+
+    def resolution_at(self, std: float) -> float:
+        """How far rounding can move a value as large as std, in std."""
+        return resolution_of(self.dtype, std) if self.rounding is None else self.rounding
 
     @property
     def gain(self) -> float:
@@ -70,7 +85,7 @@ class ReportRow:
     @property
     def resolution(self) -> float:
         """How far rounding to the dtype can move a value as large as std, in std."""
-        return resolution_of(self.dtype, self.moments.std)
+        return self.resolution_at(self.moments.std)
 
 
 def row_of(source: ReportInput, threads: Executor) -> ReportRow:
@@ -80,7 +95,12 @@ def row_of(source: ReportInput, threads: Executor) -> ReportRow:
         TypeError: for a dtype that torch cannot convert.
     """
     with torch.no_grad():
-        tensor = source.load()
+        faults: list[str] = []
+        rounding = None if source.blocks is None else source.blocks.rounding
+        if source.blocks is None:
+            tensor = source.load()
+        else:
+            tensor, faults = source.blocks.load()
         try:
             moments = measure(source.views(tensor), threads)
         except (RuntimeError, NotImplementedError) as error:
@@ -89,11 +109,12 @@ def row_of(source: ReportInput, threads: Executor) -> ReportRow:
                 f"parameter {source.name!r} of dtype {source.dtype} cannot be measured: {said}"
             ) from error
         spectral, orthogonality = _of_matrices(source, tensor, moments, threads)
+    resolution = resolution_of(source.dtype, moments.std) if rounding is None else rounding
     return ReportRow(
         source.name, source.parameter, source.shape, source.dtype,
         role_of(source.name, len(source.shape)), depth_of(source.name), source.fan_in,
-        fit_distribution(moments, resolution_of(source.dtype, moments.std), orthogonality),
-        source.intended, moments, spectral, orthogonality,
+        fit_distribution(moments, resolution, orthogonality),
+        source.intended, moments, spectral, orthogonality, tuple(faults), rounding,
     )  # fmt: skip
 
 
