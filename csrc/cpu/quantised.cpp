@@ -15,8 +15,8 @@
 namespace torchinit::cpu {
 namespace {
 
-// Values drawn at a time, if a block of the format is not larger; 64 KiB.
-constexpr int64_t kTile = 1 << 14;
+// Values drawn at a time, if a block of the format is not larger: 32 KiB.
+constexpr int64_t kTile = 1 << 13;
 // Rows of a tile are at least so long: the draws of short ones take longer.
 constexpr int64_t kLeastColumns = 512;
 

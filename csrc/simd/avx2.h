@@ -152,15 +152,19 @@ struct Avx2Lanes {
         _mm_unpacklo_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes);
   }
-  static TORCHINIT_INLINE float largest(f32 x) {
-    const __m128 four =
-        _mm_max_ps(_mm256_castps256_ps128(__m256(x)), _mm256_extractf128_ps(__m256(x), 1));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  static TORCHINIT_INLINE void store_largest(float* to, f32 a, f32 b, f32 c, f32 d) {
+    const __m256d ab = pairwise(__m256(a), __m256(b)), cd = pairwise(__m256(c), __m256(d));
+    const __m256 all = _mm256_max_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
+                                     _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
+    _mm_storeu_ps(to, _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
   }
   static TORCHINIT_INLINE void fence() { _mm_sfence(); }
 
  private:
+  // Of each 128 bits, the larger of lanes 0 and 2, and of 1 and 3, of a and b in turn.
+  static TORCHINIT_INLINE __m256d pairwise(__m256 a, __m256 b) {
+    return _mm256_castps_pd(_mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
+  }
   // The low halves of a's lanes in the even places, of b's in the odd ones.
   static TORCHINIT_INLINE u32 weave(u64 a, u64 b) {
     return u32(_mm256_blend_epi32(__m256i(a), __m256i(b << 32), 0xAA));

@@ -153,10 +153,21 @@ struct Avx512Lanes {
   static TORCHINIT_INLINE void store_bytes(uint8_t* to, u32 x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(x)));
   }
-  static TORCHINIT_INLINE float largest(f32 x) { return _mm512_reduce_max_ps(__m512(x)); }
+  static TORCHINIT_INLINE void store_largest(float* to, f32 a, f32 b, f32 c, f32 d) {
+    const __m512 ab = pairwise(__m512(a), __m512(b)), cd = pairwise(__m512(c), __m512(d));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512 all = _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(to, _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
   static TORCHINIT_INLINE void fence() { _mm_sfence(); }
 
  private:
+  // Of each 128 bits, the larger of lanes 0 and 2, and of 1 and 3, of a and b in turn.
+  static TORCHINIT_INLINE __m512 pairwise(__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
   // The low halves of a's lanes in the even places, of b's in the odd ones: one shuffle.
   static TORCHINIT_INLINE u32 weave(u64 a, u64 b) {
     return u32(_mm512_mask_shuffle_epi32(__m512i(a), 0xAAAA, __m512i(b), _MM_PERM_CCAA));

@@ -136,7 +136,10 @@ struct NeonLanes {
         vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
     memcpy(to, &four, sizeof four);
   }
-  static TORCHINIT_INLINE float largest(f32 x) { return vmaxvq_f32(float32x4_t(x)); }
+  static TORCHINIT_INLINE void store_largest(float* to, f32 a, f32 b, f32 c, f32 d) {
+    const float32x4_t ab = vpmaxq_f32(float32x4_t(a), float32x4_t(b));
+    vst1q_f32(to, vpmaxq_f32(ab, vpmaxq_f32(float32x4_t(c), float32x4_t(d))));
+  }
   static TORCHINIT_INLINE void fence() {}
 
  private:

@@ -221,8 +221,13 @@ struct ScalarLanes {
   static constexpr bool may_convert_bfloat16 = false;
   // The lowest byte of each lane, in order.
   static TORCHINIT_INLINE void store_bytes(uint8_t* to, u32 x) { *to = static_cast<uint8_t>(x); }
-  // The largest lane.
-  static TORCHINIT_INLINE float largest(f32 x) { return x; }
+  // The largest lane of each of four vectors.
+  static TORCHINIT_INLINE void store_largest(float* to, f32 a, f32 b, f32 c, f32 d) {
+    to[0] = a;
+    to[1] = b;
+    to[2] = c;
+    to[3] = d;
+  }
   static TORCHINIT_INLINE void fence() {}
 };
 
