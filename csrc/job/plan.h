@@ -32,7 +32,7 @@ enum class Transform : int16_t {
   Truncated,         // bounds that keep enough of the mass
   WideTruncated,     // what float32 lacks digits or range for: double precision whatever the dtype
   TruncatedTail,     // beyond the reach of a double's probabilities: in their logarithms
-  Constant,       // stays last
+  Constant,          // stays last
 };
 
 struct Plan {
