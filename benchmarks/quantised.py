@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -219,37 +220,42 @@ def bits() -> None:
 def timing() -> None:
     """One thread: quantised fills over a bfloat16 fill of the same normal values."""
     torch.set_num_threads(1)
+    print("| fill, one thread | 2048 x 2048 over a bfloat16 fill | 8192 x 8192 | G values/s |")
+    print("| --- | --- | --- | --- |")
+    small, large = timed((2048, 2048), 25), timed(SHAPE, 7)
+    for title, some in small.items():
+        columns = []
+        for times in (small, large):
+            base = statistics.median(times["bfloat16"])
+            low, middle, high = statistics.quantiles([one / base for one in times[title]], n=4)
+            columns.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        rate = 2048**2 / statistics.median(some) / 1e9
+        print(f"| {title} | {columns[0]} | {columns[1]} | {rate:.2f} |")
+
+
+def timed(shape: tuple[int, int], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way, in interleaved rounds."""
     rule = torchinit.Normal(0.02)
-    plain: Any = torch.zeros(SHAPE, dtype=torch.bfloat16)
-    single = torch.zeros(SHAPE)
+    plain: Any = torch.zeros(shape, dtype=torch.bfloat16)
+    single = torch.zeros(shape)
+
+    def master(tensor: Tensor) -> None:
+        torchinit.init_shard_(tensor, rule, global_shape=shape, offset=(0, 0), seed=0, name="w")
+
     ways: dict[str, Callable[[], object]] = {
-        "bfloat16": lambda: torchinit.init_shard_(
-            plain, rule, global_shape=SHAPE, offset=(0, 0), seed=0, name="w"
-        ),
-        "float32": lambda: torchinit.init_shard_(
-            single, rule, global_shape=SHAPE, offset=(0, 0), seed=0, name="w"
-        ),
+        "bfloat16": lambda: master(plain),
+        "float32": lambda: master(single),
         "zero_ of bfloat16": plain.zero_,
     }
     for title, form in FORMATS.items():
-        payload, scales = memory_for(form, SHAPE)
-        ways[title] = lambda form=form, payload=payload, scales=scales: fill(  # type: ignore[misc]
-            form, payload, scales, rule, SHAPE
-        )
+        ways[title] = partial(fill, form, *memory_for(form, shape), rule, shape)
     times: dict[str, list[float]] = {title: [] for title in ways}
-    for _ in range(7):
+    for _ in range(rounds):
         for title, way in ways.items():
             begin = time.perf_counter()
             way()
             times[title].append(time.perf_counter() - begin)
-    base = statistics.median(times["bfloat16"])
-    print("| fill of 8192 x 8192, one thread | over a bfloat16 fill | spread | G values/s |")
-    print("| --- | --- | --- | --- |")
-    for title, some in times.items():
-        middle = statistics.median(some)
-        spread = f"{min(some) / base:.2f} to {max(some) / base:.2f}"
-        rate = SHAPE[0] * SHAPE[1] / middle / 1e9
-        print(f"| {title} | {middle / base:.2f} | {spread} | {rate:.2f} |")
+    return times
 
 
 def _resident(which: str) -> float:
