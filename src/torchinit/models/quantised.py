@@ -19,7 +19,7 @@ from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
 from torchinit.quantised.destination import check_memory, is_in_memory
 from torchinit.quantised.fill import Destination, Weight, check_values, fill_weight
-from torchinit.quantised.formats import BlockFormat
+from torchinit.quantised.formats import PACKED, SCALES, WHOLE, BlockFormat
 from torchinit.rules.rules import Rules
 from torchinit.rules.scheme import Target
 from torchinit.rules.structured import Keep
@@ -29,12 +29,7 @@ from torchinit.streams.named_keys import KeyOfName
 from torchinit.values.kinds import DrawnValues
 from torchinit.values.region import Part, Region
 
-_PACKED = "_packed"  # compressed-tensors' weight_packed has the values of weight
-# What the name of a weight ends in if it is that of its scales, or of the factor of the whole
-# tensor, and whether that is the reciprocal.
-_SCALES = ("_scale_inv", "_scale")
-_WHOLE = {"_scale_2": False, "_global_scale": True}
-# The same of tensor subclasses: their attributes.
+# The parts of tensor subclasses, by their attributes.
 _INSIDE = {"qdata": "payload", "scale": "scales", "per_tensor_scale": "whole"}
 
 
@@ -161,7 +156,7 @@ class Formats:
 
 
 def _values_name(name: str) -> str:
-    return name.removesuffix(_PACKED)
+    return name.removesuffix(PACKED)
 
 
 def _is_payload(tensor: Tensor) -> bool:
@@ -172,11 +167,11 @@ def _is_payload(tensor: Tensor) -> bool:
 def _is_scale(named: Named, beside: Mapping[tuple[int, str], Named]) -> bool:
     """Whether a parameter has the name of the scales of an 8-bit, float4 or packed weight."""
     for slot in named.slots:
-        for end in (*_SCALES, *_WHOLE):
+        for end in (*SCALES, *WHOLE):
             base = slot.attribute.removesuffix(end)
             if base == slot.attribute:
                 continue
-            for attribute in (base, base + _PACKED):
+            for attribute in (base, base + PACKED):
                 weight = beside.get((id(slot.module), attribute))
                 if weight is not None and _is_payload(weight.tensor):
                     return True
@@ -206,7 +201,7 @@ def check_scales(found: Inspected, rules: Rules) -> None:
         target = Target(named.name, shape, torch.float32, named.owner)
         parts = rule.scheme.parts(Region(named.name, shape), target)
         if any(part.values.takes_key for part in parts):
-            weight = next(end for end in (*_SCALES, *_WHOLE) if named.name.endswith(end))
+            weight = next(end for end in (*SCALES, *WHOLE) if named.name.endswith(end))
             name = named.name.removesuffix(weight)
             raise ArgumentError(
                 f"{named.name!r} has the scales of {name!r}, and the rule {rule.title} would draw "
@@ -229,23 +224,23 @@ def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Nam
         )
     shape = form.values_shape(tuple(tensor.shape))
     base = _values_name(named.attribute)
-    scales = _first(beside, named, [base + end for end in _SCALES])
+    scales = _first(beside, named, [base + end for end in SCALES])
     if scales is None:
         raise ArgumentError(
             f"{what} has no scales: there is no "
-            + " or ".join(repr(base + end) for end in _SCALES)
+            + " or ".join(repr(base + end) for end in SCALES)
             + " beside it"
         )
     whole, inverse = None, False
     if form.has_whole:
-        for end, inverse in _WHOLE.items():  # noqa: B007
+        for end, inverse in WHOLE.items():  # noqa: B007
             whole = _first(beside, named, [base + end])
             if whole is not None:
                 break
         else:
             raise ArgumentError(
                 f"{what} has no factor of the whole tensor: there is no "
-                + " or ".join(repr(base + end) for end in _WHOLE)
+                + " or ".join(repr(base + end) for end in WHOLE)
                 + " beside it"
             )
     wanted, there = form.scales_shape(shape), tuple(scales.tensor.shape)

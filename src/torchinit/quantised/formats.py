@@ -25,6 +25,13 @@ _FP4 = (torch.uint8, torch.float4_e2m1fn_x2)
 _SOURCES = (torch.float32, torch.bfloat16)
 _LARGEST = torch.finfo(torch.float32).max
 
+# What is added to the name of a weight: to that of a packed payload (compressed-tensors' is that of
+# its values otherwise), of the scales, and of the factor of the whole tensor, with whether that is
+# stored as its reciprocal.
+PACKED = "_packed"
+SCALES = ("_scale_inv", "_scale")
+WHOLE = {"_scale_2": False, "_global_scale": True}
+
 # (rows, columns, packed, rule, scale dtype), as csrc/python/read_jobs.h reads it.
 FormatNumbers: TypeAlias = tuple[int, int, int, int, int]
 

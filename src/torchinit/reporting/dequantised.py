@@ -13,13 +13,9 @@ from torch import Tensor
 from torchinit.checkpoint.block_ranges import QuantisedSource, StoredDtypes
 from torchinit.frameworks.transformers import config_beside
 from torchinit.quantised.fill import Weight
-from torchinit.quantised.formats import BlockFormat
+from torchinit.quantised.formats import PACKED, SCALES, WHOLE, BlockFormat
 from torchinit.reporting.stored import StoredTensor, Unmeasured
 
-_PACKED = "_packed"
-_SCALES = ("_scale_inv", "_scale")
-# The factor of the whole tensor, and whether it is stored as its reciprocal.
-_WHOLE = {"_global_scale": True, "_scale_2": False}
 # Sides of blocks, by which ambiguous ones are told.
 _LIKELY = (1, 128, 32, 16)
 _CHUNK = 1 << 22  # values that are dequantised at a time
@@ -184,16 +180,16 @@ def find_blocks(path: Path, stored: Sequence[StoredTensor]) -> FoundWeights:
     at: dict[str, str] = {}  # the names of weights by those of their tensors
     said: Any = None
     for one in stored:
-        base = one.name.removesuffix(_PACKED)
-        scales = next((by_name[base + end] for end in _SCALES if base + end in by_name), None)
+        base = one.name.removesuffix(PACKED)
+        scales = next((by_name[base + end] for end in SCALES if base + end in by_name), None)
         if scales is None or one.dtype not in (torch.uint8, torch.float8_e4m3fn):
             continue
         if said is None:
             said = _block_size(path)
-        end = next((end for end in _WHOLE if base + end in by_name), None)
+        end = next((end for end in WHOLE if base + end in by_name), None)
         whole = None if end is None else by_name[base + end]
         at |= {part.name: base for part in (one, scales, whole) if part is not None}
-        weight = _blocks_of(one, scales, whole, end is not None and _WHOLE[end], said)
+        weight = _blocks_of(one, scales, whole, end is not None and WHOLE[end], said)
         if weight is None:
             reason = f"is quantised, and scales of shape {scales.shape} fit no blocks of it"
             unmeasured.append(Unmeasured(base, reason))
