@@ -67,6 +67,14 @@ def dense_memory_for_kernels(tensor: Tensor | None) -> Iterator[Tensor | None]:
         tensor.copy_(memory)
 
 
+def largest_magnitude(
+    draw: Draw, dtype: torch.dtype, key: int, count: int, device: torch.device
+) -> float:
+    """The largest magnitude of a full tensor of draws: found on the device, if it has kernels."""
+    here = torch.device("cpu") if route.via_host_reason(device) else device
+    return kernels.largest_magnitude(draw, dtype, key, count, here)
+
+
 def _write_via_host(draw: Draw, tensor: Tensor, key: int, box: Box | None) -> None:
     shape = tuple(tensor.shape)
     global_shape, offset = box or (shape, (0,) * len(shape))

@@ -212,10 +212,19 @@ def run_quantised(fill: QuantisedFill) -> None:
         cuda_module().fill_quantised(*arguments, torch.cuda.current_stream().cuda_stream)
 
 
-def largest_magnitude(draw: Numbers, dtype: torch.dtype, key: int, count: int) -> float:
-    """The largest magnitude of a full tensor of draws, found on the CPU."""
-    number, threads = DTYPE_NUMBERS[dtype], torch.get_num_threads()
-    return cpu_module().largest_magnitude(draw, number, key, count, threads)  # type: ignore[no-any-return]
+def largest_magnitude(
+    draw: Numbers, dtype: torch.dtype, key: int, count: int, device: torch.device
+) -> float:
+    """The largest magnitude of a full tensor of float32 or bfloat16 draws, found on a device."""
+    numbers = draw, DTYPE_NUMBERS[dtype], key, count
+    if device.type != "cuda":
+        found: float = cpu_module().largest_magnitude(*numbers, torch.get_num_threads())
+        return found
+    with torch.cuda.device(device):
+        memory = torch.zeros((), dtype=torch.float32, device=device)
+        stream = torch.cuda.current_stream().cuda_stream
+        cuda_module().largest_magnitude(*numbers, memory.data_ptr(), stream)
+        return memory.item()
 
 
 def count_write(tensor: Tensor) -> None:

@@ -19,7 +19,7 @@ from torchinit.errors import ArgumentError
 from torchinit.fill.batch import without_batch
 from torchinit.fill.door import fill_all
 from torchinit.fill.sharded import view_of
-from torchinit.fill.via_host import dense_memory_for_kernels
+from torchinit.fill.via_host import dense_memory_for_kernels, largest_magnitude
 from torchinit.native import kernels
 from torchinit.placement.box import Box, cut_out
 from torchinit.placement.distributed import Sharded
@@ -223,8 +223,13 @@ def check_values(weight: Weight) -> None:
             raise ArgumentError(_not_finite(weight))
 
 
-def largest_of(weight: Weight) -> float:
-    """The largest magnitude of a whole weight, or a bound of it, if the format asks for it."""
+def largest_of(weight: Weight, device: torch.device | None = None) -> float:
+    """The largest magnitude of a whole weight, or a bound of it, if the format asks for it.
+
+    Args:
+        weight: what is filled.
+        device: to find it on; None is the CPU.
+    """
     form = weight.format
     if not isinstance(form, NVFP4):
         return 0.0
@@ -234,7 +239,7 @@ def largest_of(weight: Weight) -> float:
         bounds = [_bound_of(part.values) for part in weight.parts]
         if None not in bounds:
             return max(map(float, bounds), default=0.0)  # type: ignore[arg-type]
-    return _measured(weight)
+    return _measured(weight, device or torch.device("cpu"))
 
 
 def _bound_of(values: Values) -> float | None:
@@ -256,12 +261,12 @@ def _bound_of(values: Values) -> float | None:
     return max(-bounded.low, bounded.high)
 
 
-def _measured(weight: Weight) -> float:
+def _measured(weight: Weight, device: torch.device) -> float:
     form, draw = weight.format, weight.draw
     count = math.prod(weight.shape)
     key = weight.keys[0]
     if draw is not None and isinstance(key, int):
-        return kernels.largest_magnitude(draw, form.source, key, count)
+        return largest_magnitude(draw, form.source, key, count, device)
     zeros, largest = (0,) * len(weight.shape), 0.0
     full: dict[str, Tensor] = {}
     for run in _calls(weight, zeros, weight.shape, _is_striped(weight)):
@@ -298,7 +303,7 @@ def fill_weight(weight: Weight, to: Destination) -> None:
 
 def _fill_weight(weight: Weight, to: Destination) -> None:
     with _disable_current_modes():
-        largest = largest_of(weight)
+        largest = largest_of(weight, to.payload.local.device)
     held, blocks = list(to.payload.pieces), list(to.scales.pieces) if to.scales else []
     for one in held:
         offset, size = map(weight.format.values_shape, (one.offset, one.size))
