@@ -9,6 +9,7 @@ from torch import nn
 import torchinit
 from conftest import native_only
 from torchinit import MXFP8, NVFP4, ArgumentError, FP8Blocks, Normal, init_model_, init_shard_
+from torchinit.native import load
 
 pytestmark = native_only
 
@@ -247,3 +248,12 @@ def test_kept_weights():
     parts = torchinit.Blocks({"a": 100, "b": 60}, {"a": "keep", "b": "zeros"})
     with pytest.raises(ArgumentError, match="quantised as a whole"):
         init_model_(model, {"fp8.weight": parts} | RULES, seed=1, formats=FORMATS)
+
+
+def test_without_kernels_nothing_is_written(monkeypatch):
+    model = network()
+    before = snapshot(model)
+    monkeypatch.setattr(load, "module", None)
+    with pytest.raises(RuntimeError, match="need torchinit's native module"):
+        init_model_(model, RULES, seed=0, formats=FORMATS)
+    assert all(torch.equal(value, before[name]) for name, value in snapshot(model).items())

@@ -20,7 +20,7 @@ from torchinit.native.torch_private import never_compile
 from torchinit.placement.box import Box, check_box, cut_out
 from torchinit.placement.distributed import Sharded, is_dtensor, shards_of_range
 from torchinit.placement.mesh import ShardPiece
-from torchinit.quantised.destination import check_format, destination_of, is_in_memory
+from torchinit.quantised.destination import check_format, check_served, destination_of, is_in_memory
 from torchinit.quantised.fill import Weight, check_values, fill_weight
 from torchinit.quantised.formats import BlockFormat
 from torchinit.rules.composed import By, SchemeLike
@@ -152,6 +152,7 @@ def _fill_quantised(
     to = destination_of(form, tensor, scales, weight.shape, offset)
     if not is_in_memory(tensor):
         return
+    check_served()
     like = torch.empty((), dtype=form.source, device=tensor.device)
     keys: Sequence[Stream]
     if key_of_name is not None:

@@ -17,7 +17,7 @@ from torchinit.models.inspect_model import Inspected
 from torchinit.native import kernels
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
-from torchinit.quantised.destination import check_memory, is_in_memory
+from torchinit.quantised.destination import check_memory, check_served, is_in_memory
 from torchinit.quantised.fill import Destination, Weight, check_values, fill_weight
 from torchinit.quantised.formats import PACKED, SCALES, WHOLE, BlockFormat
 from torchinit.rules.rules import Rules
@@ -381,6 +381,8 @@ def make_ready(
         device: the final device of tensors on the meta device.
         key_of_name: maps names to keys under the seed.
     """
+    if assignments:
+        check_served()
     found = [weights[id(one.named.tensor)] for one in assignments]
     pairs = zip(assignments, found, strict=True)
     made = [weight_of(one, its.format, device, key_of_name) for one, its in pairs]

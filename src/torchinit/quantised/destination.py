@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from torchinit.errors import ArgumentError, shown
 from torchinit.fill import checks
 from torchinit.fill.route import PLAIN_TYPES
-from torchinit.native import kernels
+from torchinit.native import load
 from torchinit.native.torch_private import FakeTensor, innermost_transform, storage_number
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded
@@ -41,21 +41,20 @@ def check_format(form: Any, scales: Any) -> None:
         raise ArgumentError(f"scales of {form} must be {needed}, not {len(scales)} tensors")
 
 
-def is_in_memory(tensor: Tensor) -> bool:
-    """Whether there is memory to fill.
-
-    Raises:
-        RuntimeError: if something observes the fill, or there are no kernels.
-    """
+def check_served() -> None:
+    """Raises RuntimeError if something observes the fill, or there are no kernels."""
     if is_compiling() or innermost_transform() is not None:
         raise RuntimeError(
             "quantised weights are filled outside torch.compile, tracers and transforms only: call "
             "init_shard_ or init_model_ before"
         )
-    if tensor.is_meta or isinstance(tensor, FakeTensor):
-        return False
-    kernels.cpu_module()
-    return True
+    if load.module is None:
+        raise RuntimeError(f"quantised weights need torchinit's native module: {load.reason}")
+
+
+def is_in_memory(tensor: Tensor) -> bool:
+    """Whether there is memory to fill."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def destination_of(
