@@ -263,6 +263,8 @@ def _measured(weight: Weight) -> float:
     if draw is not None and isinstance(key, int):
         return kernels.largest_magnitude(draw, form.source, key, count)
     zeros, largest = (0,) * len(weight.shape), 0.0
+    if not count:
+        return largest
     full: dict[str, Tensor] = {}
     for run in _calls(weight, zeros, weight.shape, _is_striped(weight)):
         largest = max(largest, _made(weight, run, None, full).abs().max().item())
@@ -283,6 +285,12 @@ class Destination(NamedTuple):
     scales: Sharded | None = None
     whole: Tensor | None = None
     inverse: bool = False
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The memory of all."""
+        found = self.payload.local, self.scales and self.scales.local, self.whole
+        return [one for one in found if one is not None]
 
 
 @without_batch()
