@@ -538,6 +538,17 @@ def test_what_is_refused(formats, layout, said, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_a_model_with_scales_in_it(tmp_path):
+    def build():
+        model = linears({"a": (32, 32)})()
+        model["a"].register_buffer("weight_scale_inv", torch.ones(1, 1))
+        return model
+
+    with pytest.raises(ArgumentError, match=r"'a.weight_scale_inv' would be the name of two"):
+        write(build, tmp_path / "a", ALL, formats={"a.weight": FP}, layout="fp8")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_warning_of_blocks_at_the_edges(tmp_path, recwarn):
     shapes = {"a": (128, 96), "b": (128, 32), "c": (129, 32)}
     write(linears(shapes), tmp_path / "a", ALL, formats={"**": MXFP8()}, layout="mxfp8")

@@ -37,7 +37,8 @@ class Weight(nn.Module):
         self.weight = nn.Parameter(payload, requires_grad=False)
         self.weight_scale = nn.Parameter(scales, requires_grad=False)
         if form.has_whole:
-            self.register_buffer("weight_scale_2", torch.zeros(1, device=device))
+            factor = torch.zeros(1, device=device)
+            self.weight_scale_2 = nn.Parameter(factor, requires_grad=False)
 
 
 def bytes_of(tensor):
@@ -66,7 +67,10 @@ def test_shards(form):
 
 @in_worlds(2, each=FORMATS)
 def test_fully_shard(form):
-    """From the meta device and in memory; scales that are parameters are sharded by themselves."""
+    """From the meta device and in memory; scales that are parameters are sharded by themselves.
+
+    One rank alone has the factor of the whole tensor then.
+    """
     from torch.distributed.fsdp import fully_shard
 
     options = {"seed": 5, "formats": {"weight": form}}
@@ -77,7 +81,7 @@ def test_fully_shard(form):
             part = Weight(form, shape, device=device)
             fully_shard(part, mesh=mesh_of(2))
             torchinit.init_model_(part, {"**": torchinit.Normal(0.02)}, **options)
-            for name in ("weight", "weight_scale"):
+            for name, _ in part.named_parameters():
                 wanted = cut(getattr(whole, name).data, "2 S0").to_local()
                 found = getattr(part, name).to_local()
                 assert torch.equal(bytes_of(found), bytes_of(wanted)), (name, device, shape)

@@ -257,3 +257,122 @@ def test_without_kernels_nothing_is_written(monkeypatch):
     with pytest.raises(RuntimeError, match="need torchinit's native module"):
         init_model_(model, RULES, seed=0, formats=FORMATS)
     assert all(torch.equal(value, before[name]) for name, value in snapshot(model).items())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_scales_of_one_weight_are_not_those_of_another(device):
+    """The weight that is filled last would have them, and the other be wrong."""
+    for name in ("weight_packed", "weight_scale", "weight_global_scale"):
+        one, other = FP4Linear(32, 48, device), FP4Linear(32, 48, device)
+        setattr(other, name, getattr(one, name))
+        model = nn.ModuleDict({"a": one, "b": other})
+        with pytest.raises(ArgumentError, match=r"'a.weight_packed' (and|is one parameter)"):
+            init_model_(model, {"**": Normal(1.0)}, seed=0, formats={"**": NVFP4()}, device="cpu")
+        other.weight_packed, other.weight_scale = one.weight_packed, one.weight_scale
+        other.weight_global_scale = one.weight_global_scale
+        init_model_(model, {"**": Normal(1.0)}, seed=0, formats={"**": NVFP4()}, device="cpu")
+        assert model.a.weight_scale is model.b.weight_scale
+
+
+def test_scales_in_one_storage():
+    model = nn.ModuleDict({"a": MXLinear(32, 48), "b": MXLinear(32, 48)})
+    memory = torch.empty(96, 1, dtype=torch.uint8)
+    model.a.weight_scale, model.b.weight_scale = memory[:48], memory[47:95]
+    with pytest.raises(ArgumentError, match=r"'a.weight' and 'b.weight' share memory"):
+        init_model_(model, {"**": Normal(1.0)}, seed=0, formats={"**": MXFP8()})
+    model.b.weight_scale = memory[48:]
+    init_model_(model, {"**": Normal(1.0)}, seed=0, formats={"**": MXFP8()})
+
+
+class Together(torch.Tensor):
+    """Payload and scales as one, as torchao has them."""
+
+    @staticmethod
+    def __new__(cls, qdata, scale):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, (*qdata.shape[:-1], 32 * scale.shape[-1]), dtype=torch.float32,
+            device=qdata.device,
+        )  # fmt: skip
+
+    def __init__(self, qdata, scale):
+        self.qdata, self.scale = qdata, scale
+
+    def __tensor_flatten__(self):
+        return ["qdata", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, _context, _size, _stride):
+        return Together(**inner)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].qdata.detach(), args[0].scale.detach())
+        raise NotImplementedError(func)
+
+
+def together(device="cpu", dtype=torch.float8_e4m3fn, columns=64, scales=torch.float8_e8m0fnu):
+    model = nn.Module()
+    data = Together(
+        torch.empty(48, columns, dtype=dtype, device=device),
+        torch.empty(48, 2, dtype=scales, device=device),
+    )
+    model.weight = nn.Parameter(data, requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tensor_subclasses(device):
+    model = together(device)
+    model.weight.tag = "kept"
+    init_model_(model, {"**": Normal(0.02)}, seed=0, formats={"**": MXFP8()}, device="cpu")
+    assert isinstance(model.weight, Together)
+    assert model.weight.tag == "kept"
+    payload, scales = model.weight.qdata, model.weight.scale
+    wanted = expected("weight", Normal(0.02), MXFP8(), payload, scales)
+    assert same(payload, wanted[0])
+    assert same(scales, wanted[1])
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tensor_subclasses_of_other_formats(device):
+    for changed, form, said in (
+        ({"dtype": torch.float8_e5m2}, MXFP8(), "not torch.float8_e5m2"),
+        ({"dtype": torch.uint8, "columns": 32}, MXFP8(), "has payload of shape"),
+        ({}, FP8Blocks(1, 32), "is torch.float32, not torch.float8_e8m0fnu"),
+    ):
+        model = together(device, **changed)
+        with pytest.raises((ArgumentError, TypeError), match=said):
+            init_model_(model, {"**": Normal(0.02)}, seed=0, formats={"**": form}, device="cpu")
+
+
+def test_the_factor_on_the_meta_device():
+    for factor in (torch.empty(3, device="meta"), torch.empty(1, device="meta").bfloat16()):
+        model = FP4Linear(32, 32, "meta")
+        model.weight_global_scale = factor
+        with pytest.raises(ArgumentError, match="'weight_global_scale' has"):
+            init_model_(model, {"**": Normal(1.0)}, seed=0, formats={"**": NVFP4()}, device="cpu")
+
+
+def test_rules_do_not_draw_scales_under_other_names():
+    model = nn.ModuleDict({"a": FP8Linear(128, 128)})
+    with pytest.raises(ArgumentError, match=r"'a.factors' has the scales of 'a.weight'"):
+        init_model_(
+            model, {"**": Normal(1.0)}, seed=0,
+            rename=lambda name: name.replace("weight_scale_inv", "factors"),
+        )  # fmt: skip
+    with pytest.raises(ArgumentError, match=r"'a.weight_scale_inv' has the scales"):
+        init_model_(model, {"**": Normal(1.0)}, seed=0, only="a.weight_scale_inv")
+
+
+def test_formats_for_other_parts():
+    """One mapping is for all stages of a pipeline, and for a part of a model."""
+    model = network()
+    init_model_(model, RULES, seed=0, formats=FORMATS, only=["fp8.**", "plain.**"])
+    found = model.fp8.weight, model.fp8.weight_scale_inv
+    wanted = expected("fp8.weight", Normal(0.02), FP8Blocks(), *found)
+    assert all(map(same, found, wanted[:2]))
+    formats = FORMATS | {"nothing.weight": MXFP8()}
+    with pytest.raises(ArgumentError, match=r"formats: 'nothing.weight' matches"):
+        init_model_(model, RULES, seed=0, formats=formats)
+    init_model_(model, RULES, seed=0, formats=formats, strict=False)

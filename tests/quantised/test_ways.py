@@ -12,6 +12,7 @@ import torchinit
 from conftest import native_only
 from forked import in_child
 from torchinit import MXFP8, NVFP4, ArgumentError, FP8Blocks, Normal, init_shard_
+from torchinit.quantised.formats import whole_factor
 
 pytestmark = native_only
 
@@ -138,6 +139,14 @@ def test_payload_alone_and_empty_shards():
     assert torch.empty(SHAPE, dtype=torch.uint8, device="meta").is_meta
 
 
+@pytest.mark.parametrize("shape", [(0,), (4, 0), (0, 4), (2, 3, 0)])
+def test_weights_without_values(shape):
+    for scheme in (Normal(1.0), lambda tensor: tensor.fill_(1), *["orthogonal"][: len(shape) - 1]):
+        for form in (MXFP8(), NVFP4(), NVFP4(amax="measured")):
+            _, scales = filled(form, scheme, shape)[:2]
+            assert not scales.numel()
+
+
 def test_powers_of_two_as_float32():
     form, payload = FP8Blocks(16, 16, scale="ue8m0"), torch.empty(SHAPE, dtype=torch.uint8)
     scales = torch.empty(4, 6)
@@ -238,8 +247,13 @@ def test_compiled_code():
         (lambda: MXFP8("ceil"), "scale='ceil' must be 'rceil' or 'floor'"),
         (lambda: MXFP8(source=torch.float16), "source=torch.float16 must be"),
         (lambda: FP8Blocks(0, 128), "rows=0 must be a positive integer"),
+        (
+            lambda: FP8Blocks(1, 2**62),
+            "columns=4611686018427387904 must be a positive integer below",
+        ),
         (lambda: FP8Blocks(scale="e8m0"), "scale='e8m0' must be"),
         (lambda: NVFP4(rows=2), "rows=2 must be 1 or 16"),
+        (lambda: NVFP4(rows=1.0), "rows=1.0 must be 1 or 16"),
         (lambda: NVFP4(amax="mean"), "amax='mean' must be"),
         (lambda: NVFP4(amax=-1.0), "amax=-1.0 must be"),
         (lambda: NVFP4(amax=float("nan")), "amax=nan must be"),
@@ -248,3 +262,16 @@ def test_compiled_code():
 def test_bad_formats(make, said):
     with pytest.raises(ArgumentError, match=said.replace("(", r"\(")):
         make()
+
+
+def test_blocks_much_larger_than_the_matrix():
+    side = 2**31 - 1
+    found, wanted = (
+        filled(form, "orthogonal", SHAPE) for form in (FP8Blocks(side, side), FP8Blocks())
+    )
+    assert all(map(torch.equal, found[:2], wanted[:2]))
+
+
+def test_the_factor_of_tiny_values_is_finite():
+    assert whole_factor(1e-40, inverse=True) == torch.finfo(torch.float32).max
+    assert whole_factor(1e-40, inverse=False) > 0

@@ -251,6 +251,15 @@ def test_names_of_modelopt(tmp_path):
     assert report.offenders == []
     known = {"seed": 0, "formats": {"x.weight": NVFP4()}}
     assert torchinit.report_model(path, {"**": Normal(0.5)}, **known).offenders == []
+    for number, other in enumerate((torch.empty(0), torch.ones(3))):
+        tensors = load_file(path / "model.safetensors") | {"x.weight_scale_2": other}
+        report = torchinit.report_model(stored(tmp_path / f"b{number}", tensors))
+        (left,) = report.unmeasured
+        assert "'x.weight_scale_2' is not one factor but" in left.reason
+    tensors["x.weight_scale_2"] = factor.half()
+    path = stored(tmp_path / "c", tensors)
+    (found,) = torchinit.report_model(path, {"**": Normal(0.5)}, **known).offenders
+    assert "it is not stored as NVFP4()" in found.problems
 
 
 @pytest.mark.parametrize(

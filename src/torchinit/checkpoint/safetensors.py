@@ -6,6 +6,7 @@ gaps. The header is padded with spaces so that the values begin at a whole block
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import re
@@ -137,7 +138,7 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> 
         parameters: how many values all parameters have, for the index.
 
     Raises:
-        ArgumentError: for no tensors, or a dtype that safetensors lacks.
+        ArgumentError: for no tensors, two of one name, or a dtype that safetensors lacks.
         ImportError: without huggingface_hub.
     """
     try:
@@ -153,6 +154,12 @@ def lay_out(tensors: Sequence[FileTensor], shard_size: int, parameters: int) -> 
         if one.dtype not in _NAMES:
             raise ArgumentError(f"{one.name!r} has dtype {one.dtype}, which safetensors lacks")
     by_name = {one.name: one for one in _aligned(tensors)}
+    if len(by_name) < len(tensors):
+        names = collections.Counter(one.name for one in tensors)
+        raise ArgumentError(
+            f"{names.most_common(1)[0][0]!r} would be the name of two tensors of the checkpoint: "
+            "store weights with formats from a model without scales in it"
+        )
     metas: dict[str, Tensor] = {
         name: torch.empty(one.shape, dtype=one.dtype, device="meta")
         for name, one in by_name.items()

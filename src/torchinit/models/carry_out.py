@@ -324,5 +324,6 @@ def _parameter_like(old: Tensor, memory: Tensor) -> Parameter:
         new = Parameter(memory, old.requires_grad)
     else:
         new = make_parameter(Parameter, memory, old.requires_grad)
-    new.__dict__.update(old.__dict__)
+    # A subclass keeps its tensors there, of which new has its own.
+    new.__dict__.update(old.__dict__ | new.__dict__)
     return new

@@ -67,7 +67,7 @@ def init_model_(
             Parameters in memory must be there.
         dtype: for floating-point parameters on the meta device; None keeps theirs. Those in memory
             must have it.
-        strict: whether a rule that matches no parameter is an error.
+        strict: whether a rule or format that matches no parameter is an error.
         rename: a mapping or function from canonical names to the names used for keys and rules,
             for models whose parts have other names elsewhere.
         only: names or globs of the tensors to fill, such as a new head; no other tensor is read or
@@ -227,7 +227,7 @@ def prepare(
     check_flag("strict", strict)
     chosen = None if rules is None else Rules(rules)
     everything = inspect_model(model, device, dtype, rename, only)
-    found, weights = find_quantised(everything, formats, chosen)
+    found, weights = find_quantised(everything, formats, chosen, strict=strict)
     own = Own(model, found, seed, rename)
     ruled: list[Assignment] = []
     if chosen is None:

@@ -15,8 +15,10 @@ from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import allocate_here, attach, run_callables
 from torchinit.models.inspect_model import Inspected
 from torchinit.native import kernels
+from torchinit.native.torch_private import FakeTensor, storage_number
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
+from torchinit.placement.overlap import overlapping
 from torchinit.quantised.destination import check_memory, check_served, is_in_memory
 from torchinit.quantised.fill import Destination, Weight, check_values, fill_weight
 from torchinit.quantised.formats import PACKED, SCALES, WHOLE, BlockFormat
@@ -65,7 +67,7 @@ class Quantised(NamedTuple):
 
 
 def find_quantised(
-    found: Inspected, formats: Mapping[Any, Any] | None, rules: Rules | None
+    found: Inspected, formats: Mapping[Any, Any] | None, rules: Rules | None, *, strict: bool
 ) -> Quantised:
     """Finds the weights that formats are for, and their scales.
 
@@ -73,10 +75,11 @@ def find_quantised(
         found: the model.
         formats: a mapping from patterns, as of rules, to formats; the first match wins.
         rules: of the model; what they keep is left as it is.
+        strict: whether a format that matches no parameter of the model is an error.
 
     Raises:
-        ArgumentError: for a format that matches no weight, a weight that cannot have its format, or
-            one without scales.
+        ArgumentError: for a format that matches no weight, a weight that cannot have its format,
+            one without scales, or two that share memory.
         TypeError: for an invalid key or format.
     """
     if formats is None:
@@ -89,17 +92,25 @@ def find_quantised(
     weights: dict[int, Found] = {}
     parameters: list[Named] = []
     scales: set[int] = set()
+    places: dict[str, Destination] = {}
     for named in found.parameters:
-        form = None if _is_scale(named, beside) else chosen.of(named)
+        form = None if _weight_beside(named, beside) else chosen.of(named)
         number = -1 if form is None or rules is None else rules.find(named.name, named.owner)
         if form is None or (number >= 0 and isinstance(rules.rules[number].scheme, Keep)):  # type: ignore[union-attr]
             parameters.append(named)
             continue
         one = _found(named, form, beside)
         weights[id(one.stand_in.tensor)] = one
+        places[named.name] = _destination(one)
+        check_memory(form, named.name, places[named.name])
         scales |= {id(other.tensor) for other in (one.scales, one.whole) if other is not None}
         parameters.append(one.stand_in)
-    chosen.check_used()
+    if strict:
+        for named in found.all_parameters if chosen.is_unused else ():
+            if _weight_beside(named, beside) is None:
+                chosen.of(named)  # it may be for one that is not to be filled
+        chosen.check_used()
+    _check_apart(places)
     kept = [named for named in parameters if id(named.tensor) not in scales]
     buffers = [named for named in found.buffers if id(named.tensor) not in scales]
     stand_ins = {id(one.of.tensor): one.stand_in for one in weights.values()}
@@ -148,6 +159,11 @@ class Formats:
                 return self._formats[number]
         return None
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether a pattern has matched nothing."""
+        return bool(self._unused)
+
     def check_used(self) -> None:
         """Raises ArgumentError if a pattern has matched nothing."""
         if self._unused:
@@ -164,8 +180,8 @@ def _is_payload(tensor: Tensor) -> bool:
     return tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool
 
 
-def _is_scale(named: Named, beside: Mapping[tuple[int, str], Named]) -> bool:
-    """Whether a parameter has the name of the scales of an 8-bit, float4 or packed weight."""
+def _weight_beside(named: Named, beside: Mapping[tuple[int, str], Named]) -> Named | None:
+    """The 8-bit, float4 or packed weight that a parameter, by its name, has the scales of."""
     for slot in named.slots:
         for end in (*SCALES, *WHOLE):
             base = slot.attribute.removesuffix(end)
@@ -174,8 +190,8 @@ def _is_scale(named: Named, beside: Mapping[tuple[int, str], Named]) -> bool:
             for attribute in (base, base + PACKED):
                 weight = beside.get((id(slot.module), attribute))
                 if weight is not None and _is_payload(weight.tensor):
-                    return True
-    return False
+                    return weight
+    return None
 
 
 def check_scales(found: Inspected, rules: Rules) -> None:
@@ -185,24 +201,22 @@ def check_scales(found: Inspected, rules: Rules) -> None:
         found: the model, without what formats quantise.
         rules: that are used.
     """
-    if not any(_is_payload(named.tensor) for named in found.parameters):
+    if not any(_is_payload(named.tensor) for named in found.all_parameters):
         return
     beside = {
         (id(slot.module), slot.attribute): named
-        for named in found.parameters for slot in named.slots
+        for named in found.all_parameters for slot in named.slots
     }  # fmt: skip
     for named in found.parameters:
-        if not _is_scale(named, beside):
-            continue
-        number = rules.find(named.name, named.owner)
-        if number < 0:
+        weight = _weight_beside(named, beside)
+        number = -1 if weight is None else rules.find(named.name, named.owner)
+        if weight is None or number < 0:
             continue
         rule, shape = rules.rules[number], tuple(named.tensor.shape)
         target = Target(named.name, shape, torch.float32, named.owner)
         parts = rule.scheme.parts(Region(named.name, shape), target)
         if any(part.values.takes_key for part in parts):
-            weight = next(end for end in (*SCALES, *WHOLE) if named.name.endswith(end))
-            name = named.name.removesuffix(weight)
+            name = _values_name(weight.name)
             raise ArgumentError(
                 f"{named.name!r} has the scales of {name!r}, and the rule {rule.title} would draw "
                 f"them: write formats={{{name!r}: torchinit.MXFP8()}}, or another format, which "
@@ -224,7 +238,7 @@ def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Nam
         )
     shape = form.values_shape(tuple(tensor.shape))
     base = _values_name(named.attribute)
-    scales = _first(beside, named, [base + end for end in SCALES])
+    scales = _first(beside, named, SCALES)
     if scales is None:
         raise ArgumentError(
             f"{what} has no scales: there is no "
@@ -234,7 +248,7 @@ def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Nam
     whole, inverse = None, False
     if form.has_whole:
         for end, inverse in WHOLE.items():  # noqa: B007
-            whole = _first(beside, named, [base + end])
+            whole = _first(beside, named, [end])
             if whole is not None:
                 break
         else:
@@ -243,6 +257,11 @@ def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Nam
                 + " or ".join(repr(base + end) for end in WHOLE)
                 + " beside it"
             )
+        if whole.tensor.numel() != 1:
+            raise ArgumentError(
+                f"{whole.name!r} has shape {tuple(whole.tensor.shape)}, and is the one factor of "
+                f"{named.name!r}"
+            )
     wanted, there = form.scales_shape(shape), tuple(scales.tensor.shape)
     if there != wanted:
         raise ArgumentError(f"{what} has scales of shape {there}, and they must be {wanted}")
@@ -250,23 +269,52 @@ def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Nam
     on_meta = [other.tensor.is_meta for other in (named, scales, whole) if other is not None]
     if len(set(on_meta)) > 1:
         raise ArgumentError(f"{what} and its scales must both be in memory, or on the meta device")
-    for other, dtypes in ((named, form.payload_dtypes), (scales, tuple(form.scale_dtypes))):
-        if other.tensor.dtype not in dtypes:
+    for other, dtypes in ((scales, tuple(form.scale_dtypes)), (whole, (torch.float32,))):
+        if other is not None and other.tensor.dtype not in dtypes:
             said = " or ".join(map(str, dtypes))
             raise ArgumentError(f"{other.name!r} has {other.tensor.dtype}, and must be {said}")
-    if not on_meta[0]:
-        check_memory(form, named.name, _destination(one))
     return one
 
 
 def _first(
-    beside: Mapping[tuple[int, str], Named], named: Named, attributes: Iterable[str]
+    beside: Mapping[tuple[int, str], Named], named: Named, ends: Iterable[str]
 ) -> Named | None:
+    """The tensor beside a weight whose name is the weight's and one of the ends.
+
+    Raises:
+        ArgumentError: if the weight is tied, and they are not.
+    """
+    found: dict[int, Named] = {}
     for slot in named.slots:
-        for attribute in attributes:
-            if (found := beside.get((id(slot.module), attribute))) is not None:
-                return found
-    return None
+        base = _values_name(slot.attribute)
+        names = [base + end for end in ends if (id(slot.module), base + end) in beside]
+        if names:
+            one = beside[id(slot.module), names[0]]
+            found[id(one.tensor)] = one
+    if len(found) > 1:
+        names = [one.name for one in found.values()]
+        raise ArgumentError(
+            f"{named.name!r} is one parameter under several names, whose scales are apart: tie "
+            f"{' and '.join(map(repr, names))} too"
+        )
+    return next(iter(found.values()), None)
+
+
+def _check_apart(places: Mapping[str, Destination]) -> None:
+    """Raises ArgumentError if two weights share scales or memory."""
+    by_storage: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, to in places.items():
+        for one in to.tensors:
+            if one.numel() and not isinstance(one, FakeTensor):
+                by_storage.setdefault(storage_number(one), []).append((name, one))
+    for there in by_storage.values():
+        pair = overlapping([one for _, one in there]) if len(there) > 1 else None
+        if pair is not None:
+            first, second = (there[number][0] for number in pair)
+            raise ArgumentError(
+                f"{first!r} and {second!r} share memory of payload or scales, so that filling one "
+                "overwrites the other: give each its own"
+            )
 
 
 def _stand_in(named: Named, name: str, shape: tuple[int, ...], form: BlockFormat) -> Named:
@@ -294,11 +342,11 @@ def _inner(tensor: Any, what: str, form: BlockFormat) -> dict[str, Tensor]:
     if block != form.columns:
         raise ArgumentError(f"{what} has blocks of {block} columns, and not {form.columns}")
     shape = tuple(data.shape)
-    wanted = form.scales_shape(shape)
-    if tuple(found["scales"].shape) != wanted:
-        raise ArgumentError(
-            f"{what} has scales of shape {tuple(found['scales'].shape)}, and they must be {wanted}"
-        )
+    for part, wanted in (
+        ("payload", form.payload_shape(shape)), ("scales", form.scales_shape(shape))
+    ):  # fmt: skip
+        if (there := tuple(found[part].shape)) != wanted:
+            raise ArgumentError(f"{what} has {part} of shape {there}, and must have {wanted}")
     return found
 
 
@@ -316,9 +364,9 @@ def _destination(one: Found) -> Destination:
         return Destination(
             _sharded(inner["payload"]), _sharded(inner["scales"]), inner.get("whole")
         )
-    whole = None if one.whole is None else one.whole.tensor
-    if whole is not None:
-        whole = _sharded(whole).local
+    whole = None if one.whole is None else _sharded(one.whole.tensor).local
+    if whole is not None and not whole.numel():  # another rank has it
+        whole = None
     scales = _sharded(one.scales.tensor)
     return Destination(_sharded(one.of.tensor), scales, whole, one.inverse)
 

@@ -125,8 +125,7 @@ def check_memory(form: BlockFormat, name: str, to: Destination) -> None:
             raise ArgumentError(
                 f"the factor{of} as a whole is one number, not a tensor of {tuple(whole.shape)}"
             )
-    there = [one for one in (payload, to.scales and to.scales.local, whole) if one is not None]
-    _check_together(f"the payload{of}", there, form)
+    _check_together(f"the payload{of}", to.tensors, form)
 
 
 def _check_together(what: str, tensors: Sequence[Tensor], form: BlockFormat) -> None:

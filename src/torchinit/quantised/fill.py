@@ -268,6 +268,8 @@ def _measured(weight: Weight, device: torch.device) -> float:
     if draw is not None and isinstance(key, int):
         return largest_magnitude(draw, form.source, key, count, device)
     zeros, largest = (0,) * len(weight.shape), 0.0
+    if not count:
+        return largest
     full: dict[str, Tensor] = {}
     for run in _calls(weight, zeros, weight.shape, _is_striped(weight)):
         largest = max(largest, _made(weight, run, None, full).abs().max().item())
@@ -288,6 +290,12 @@ class Destination(NamedTuple):
     scales: Sharded | None = None
     whole: Tensor | None = None
     inverse: bool = False
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The memory of all."""
+        found = self.payload.local, self.scales and self.scales.local, self.whole
+        return [one for one in found if one is not None]
 
 
 @without_batch()

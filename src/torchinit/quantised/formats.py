@@ -24,6 +24,7 @@ _FP8 = (torch.float8_e4m3fn, torch.uint8)
 _FP4 = (torch.uint8, torch.float4_e2m1fn_x2)
 _SOURCES = (torch.float32, torch.bfloat16)
 _LARGEST = torch.finfo(torch.float32).max
+_LONGEST = 2**31 - 1  # side of a block: sums and products of two are int64 in the kernels
 
 # What is added to the name of a weight: to that of a packed payload (compressed-tensors' is that of
 # its values otherwise), of the scales, and of the factor of the whole tensor, with whether that is
@@ -141,7 +142,7 @@ def _check_source(source: torch.dtype) -> None:
 
 
 def _check_choice(name: str, value: object, *choices: object) -> None:
-    if value not in choices:
+    if not any(type(value) is type(one) and value == one for one in choices):
         said = " or ".join(map(repr, choices))
         raise ArgumentError(f"{name}={value!r} must be {said}")
 
@@ -201,8 +202,9 @@ class FP8Blocks(BlockFormat):
 
     def __post_init__(self) -> None:
         for name in ("rows", "columns"):
-            if not (isinstance(number := getattr(self, name), int) and number > 0):
-                raise ArgumentError(f"{name}={number!r} must be a positive integer")
+            number = getattr(self, name)
+            if not (isinstance(number, int) and 0 < number <= _LONGEST):
+                raise ArgumentError(f"{name}={number!r} must be a positive integer below 2^31")
         _check_choice("scale", self.scale, "float32", "ue8m0")
         _check_source(self.source)
 
@@ -245,8 +247,11 @@ class NVFP4(BlockFormat):
 
     def __post_init__(self) -> None:
         _check_choice("rows", self.rows, 1, 16)
-        is_number = isinstance(self.amax, float | int) and 0 <= self.amax <= _LARGEST
-        if self.amax not in ("law", "measured") and not is_number:
+        if isinstance(self.amax, str):
+            is_fine = self.amax in ("law", "measured")
+        else:
+            is_fine = isinstance(self.amax, float | int) and 0 <= self.amax <= _LARGEST
+        if not is_fine:
             raise ArgumentError(
                 f"amax={self.amax!r} must be 'law', 'measured' or the largest magnitude itself"
             )
@@ -273,7 +278,7 @@ def whole_factor(largest: float, *, inverse: bool) -> float:
     if not 0 < magnitude < math.inf:
         return 1.0
     # Rounding the quotient of two float32 numbers twice is rounding it once.
-    return _as_float32(2688.0 / magnitude if inverse else magnitude / 2688.0)
+    return _as_float32(min(2688.0 / magnitude, _LARGEST) if inverse else magnitude / 2688.0)
 
 
 def _as_float32(number: float) -> float:

@@ -114,6 +114,7 @@ def compare_bytes(
         or scales.shape != form.scales_shape(there.shape)
         or scales.dtype not in form.scale_dtypes
         or form.has_whole != (whole is not None)
+        or (whole is not None and whole.dtype != torch.float32)
     ):
         return [f"it is not stored as {form}"]
     dtypes = StoredDtypes(payload.dtype, scales.dtype, there.inverse)
@@ -190,7 +191,10 @@ def find_blocks(path: Path, stored: Sequence[StoredTensor]) -> FoundWeights:
         whole = None if end is None else by_name[base + end]
         at |= {part.name: base for part in (one, scales, whole) if part is not None}
         weight = _blocks_of(one, scales, whole, end is not None and WHOLE[end], said)
-        if weight is None:
+        if whole is not None and math.prod(whole.shape) != 1:
+            reason = f"is quantised, and {whole.name!r} is not one factor but {whole.shape}"
+            unmeasured.append(Unmeasured(base, reason))
+        elif weight is None:
             reason = f"is quantised, and scales of shape {scales.shape} fit no blocks of it"
             unmeasured.append(Unmeasured(base, reason))
         else:
