@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "../base/float_environment.h"
 #include "../job/job.h"
 #include "../job/orthogonal_job.h"
 #include "../job/quantised_job.h"
@@ -201,6 +202,7 @@ inline QuantisedJob read_quantised_job(pybind11::handle draw, int64_t dtype, int
     throw std::invalid_argument("format has 5 fields, matrix 2 and box 6");
   if (numbers[3] < 0 || numbers[3] >= kScaleRules || numbers[4] < 0 || numbers[4] >= kScaleDtypes)
     throw std::invalid_argument("there is no such rule or dtype of scales");
+  const FloatEnvironment environment;  // of the whole tensor's scale
   QuantisedJob job{{},
                    static_cast<uint64_t>(key),
                    reinterpret_cast<const float*>(values),

@@ -250,9 +250,19 @@ def test_parts_of_fused_weights():
 
 
 def test_the_factor_of_the_whole():
-    assert whole_factor(2688.0, inverse=False) == 1
-    assert whole_factor(0.0, inverse=True) == 1
-    assert whole_factor(0.5, inverse=True) == 5376
+    def factor(largest, *, inverse):
+        bits = whole_factor(largest, inverse=inverse)
+        return torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+
+    assert factor(0.0, inverse=True) == factor(0.0, inverse=False) == 1
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.randint(-140, 128, (500,), generator=generator)
+    magnitudes = torch.ldexp(torch.rand(500, generator=generator) + 0.5, exponents)
+    whole = torch.tensor(2688.0)
+    for magnitude in magnitudes[magnitudes.isfinite() & (magnitudes > 0)]:
+        assert factor(magnitude.item(), inverse=False) == torch.div(magnitude, whole)
+        wanted = torch.div(whole, magnitude).clamp(max=torch.finfo(torch.float32).max)
+        assert factor(magnitude.item(), inverse=True) == wanted
     assert largest_of_blocks(torch.tensor([[1.0, -3.0]]), 1, 16).item() == 3
 
 
@@ -298,3 +308,19 @@ def test_a_tail_without_a_bound_is_measured():
     values = masters(scheme, (64, 64))
     whole = filled(NVFP4(), scheme, (64, 64))[2]
     assert whole == torch.div(values.max(), torch.tensor(2688.0))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_subnormals_are_no_zeros(name):
+    """Whatever a program has told the processor."""
+    form, scheme = FORMATS[name][0], Normal(1e-38)
+    expected = filled(form, scheme, (64, 96))
+    try:
+        torch.set_flush_denormal(True)
+        found = filled(form, scheme, (64, 96))
+    finally:
+        torch.set_flush_denormal(False)
+    for one, other in zip(expected, found, strict=True):
+        if one is not None:
+            bits = torch.uint8 if one.dtype.itemsize == 1 else torch.int32
+            assert torch.equal(one.view(bits), other.view(bits))

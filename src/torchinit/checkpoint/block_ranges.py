@@ -63,12 +63,14 @@ class QuantisedSource:
         payload = torch.empty(form.payload_shape(shape), dtype=self.dtypes.payload)
         scales = torch.empty(form.scales_shape(shape), dtype=self.dtypes.scales)
         fill_box(weight, Box(shape, (0,) * len(shape)), shape, payload, scales, largest)
-        factor = torch.tensor([whole_factor(largest, inverse=self.dtypes.inverse)])
+        bits = whole_factor(largest, inverse=self.dtypes.inverse)
+        factor = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
         return payload, scales, factor
 
     def fill_factor(self, memory: Tensor, first: int) -> None:  # noqa: ARG002
         """Fills one value with the factor of the whole tensor."""
-        memory.fill_(whole_factor(self._weight()[1], inverse=self.dtypes.inverse))
+        bits = whole_factor(self._weight()[1], inverse=self.dtypes.inverse)
+        memory.view(torch.int32).fill_(bits)
 
     def fill(
         self, offset: Sequence[int], size: Sequence[int], payload: Tensor | None,

@@ -332,4 +332,4 @@ def _fill_weight(weight: Weight, to: Destination) -> None:
         fill_box(weight, Box(weight.shape, offset), size, None, view, largest)
     if to.whole is not None:
         with torch.no_grad():
-            to.whole.fill_(whole_factor(largest, inverse=to.inverse))
+            to.whole.view(torch.int32).fill_(whole_factor(largest, inverse=to.inverse))

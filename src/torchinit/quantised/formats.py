@@ -6,9 +6,9 @@ docs/streams.md (section 8) is the contract of each.
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -267,19 +267,35 @@ class NVFP4(BlockFormat):
         return _TWO_LEVELS
 
 
-def whole_factor(largest: float, *, inverse: bool) -> float:
-    """NVFP4's factor of the whole tensor: largest / 2688 in float32, or 2688 / largest.
+def whole_factor(largest: float, *, inverse: bool) -> int:
+    """The bits of NVFP4's factor of the whole tensor: largest / 2688 in float32, or 2688 / largest.
+
+    In integers, for a program may have told the processor to take subnormals for zeros.
 
     Args:
         largest: the largest magnitude of the tensor.
         inverse: whether the second is asked for, as compressed-tensors stores it.
     """
-    magnitude = _as_float32(largest)
-    if not 0 < magnitude < math.inf:
-        return 1.0
-    # Rounding the quotient of two float32 numbers twice is rounding it once.
-    return _as_float32(min(2688.0 / magnitude, _LARGEST) if inverse else magnitude / 2688.0)
+    one = _bits_of(Fraction(1))
+    if not 0 < largest < math.inf:
+        return one
+    magnitude = _number_of(_bits_of(Fraction(largest)))
+    if not magnitude:
+        return one
+    return _bits_of(2688 / magnitude if inverse else magnitude / 2688)
 
 
-def _as_float32(number: float) -> float:
-    return struct.unpack("f", struct.pack("f", number))[0]  # type: ignore[no-any-return]
+def _bits_of(number: Fraction) -> int:
+    """The bits of the nearest float32, ties to even; of the largest one for larger numbers."""
+    exponent = number.numerator.bit_length() - number.denominator.bit_length()
+    if number < Fraction(2) ** exponent:
+        exponent -= 1
+    exponent = max(exponent, -126)
+    digits = round(number / Fraction(2) ** (exponent - 23))
+    return min(((exponent + 126) << 23) + digits, 0x7F7FFFFF)
+
+
+def _number_of(bits: int) -> Fraction:
+    exponent, digits = divmod(bits, 1 << 23)
+    digits += (1 << 23) if exponent else 0
+    return digits * Fraction(2) ** (max(exponent, 1) - 150)
