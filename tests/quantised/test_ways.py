@@ -273,5 +273,5 @@ def test_blocks_much_larger_than_the_matrix():
 
 
 def test_the_factor_of_tiny_values_is_finite():
-    assert whole_factor(1e-40, inverse=True) == torch.finfo(torch.float32).max
+    assert whole_factor(1e-40, inverse=True) == 0x7F7FFFFF  # the largest float32
     assert whole_factor(1e-40, inverse=False) > 0
