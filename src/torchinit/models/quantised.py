@@ -201,13 +201,18 @@ def check_scales(found: Inspected, rules: Rules) -> None:
         found: the model, without what formats quantise.
         rules: that are used.
     """
-    if not any(_is_payload(named.tensor) for named in found.all_parameters):
+    ends = (*SCALES, *WHOLE)
+    likely = [
+        named for named in found.parameters
+        if any(slot.attribute.endswith(ends) for slot in named.slots)
+    ]  # fmt: skip
+    if not likely:
         return
     beside = {
         (id(slot.module), slot.attribute): named
         for named in found.all_parameters for slot in named.slots
     }  # fmt: skip
-    for named in found.parameters:
+    for named in likely:
         weight = _weight_beside(named, beside)
         number = -1 if weight is None else rules.find(named.name, named.owner)
         if weight is None or number < 0:
