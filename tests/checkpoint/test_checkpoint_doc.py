@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from written import LLAMA, assert_equal, read
 
 import torchinit
+from conftest import native_only
 from doc_blocks import blocks_of
 
 pytest.importorskip("transformers")
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "checkpoint.md"
 
 
+@native_only  # low-precision weights
 def test_the_blocks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = LLAMA | {"architectures": ["LlamaForCausalLM"]}
