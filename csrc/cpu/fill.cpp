@@ -19,8 +19,6 @@ constexpr int64_t kPieceMultiple = 1 << 10;
 constexpr int64_t kLargestPiece = 1 << 18;
 // Pieces for each thread: little is left when one of them loses its processor to another program.
 constexpr int64_t kPiecesPerThread = 4;
-// Smaller fills run on the caller's thread: they are done before another has begun.
-constexpr int64_t kLeastShared = 2 * kLeastPerThread;
 // Elements made at a time before they are scattered; few enough for the L1 cache.
 constexpr int64_t kBuffer = 2048;
 

@@ -13,6 +13,8 @@ namespace torchinit::cpu {
 
 // Waking threads is not worthwhile for less than this many elements drawn, or the same time.
 constexpr int64_t kLeastPerThread = 1 << 14;
+// Smaller fills run on the caller's thread: they are done before another has begun.
+constexpr int64_t kLeastShared = 2 * kLeastPerThread;
 
 // Whether this process was forked from one that had loaded the library. The helpers do not exist in
 // the child, and a lock of theirs may be held forever.

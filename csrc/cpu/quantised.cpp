@@ -23,7 +23,7 @@ constexpr int64_t kLeastColumns = 512;
 void share_pieces(int64_t pieces, int64_t elements, int threads,
                   const std::function<void(int64_t)>& piece) {
   const int64_t workers =
-      elements < 2 * kLeastPerThread ? 1 : std::min(pieces, useful_threads(elements, threads));
+      elements < kLeastShared ? 1 : std::min(pieces, useful_threads(elements, threads));
   if (workers > 1) return share(std::make_shared<Pieces>(pieces, piece), workers - 1);
   const FloatEnvironment environment;  // share() has one of its own
   for (int64_t i = 0; i < pieces; ++i) piece(i);

@@ -25,47 +25,31 @@ class Watching(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def by_mode():
-    with Watching():
-        return filled(MXFP8(), "orthogonal", SHAPE)
+WAYS = {
+    "mode": Watching,
+    "batch": torchinit.batch,
+    "inference": torch.inference_mode,
+    "marked memory": torchinit.marked_memory,
+    "patch": torchinit.patch_nn_init,
+}
 
 
-def by_batch():
-    with torchinit.batch():
-        return filled(MXFP8(), "orthogonal", SHAPE)
+@pytest.mark.parametrize("way", WAYS)
+def test_values_are_the_same(way):
+    expected = filled(MXFP8(), "orthogonal", SHAPE)
+    with WAYS[way]():
+        found = filled(MXFP8(), "orthogonal", SHAPE)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
 
 
-def by_inference():
-    with torch.inference_mode():
-        return filled(MXFP8(), "orthogonal", SHAPE)
-
-
-def by_meta_default():
+def test_under_another_default_device():
+    expected = filled(MXFP8(), "orthogonal", SHAPE)
     payload, scales = empty(MXFP8(), SHAPE)
     with torch.device("meta"):
         init_shard_(payload, "orthogonal", format=MXFP8(), scales=scales, **PLACE)
-    return payload.view(torch.uint8), scales.view(torch.uint8)
-
-
-def by_marked_memory():
-    with torchinit.marked_memory():
-        return filled(MXFP8(), "orthogonal", SHAPE)
-
-
-def by_patch():
-    with torchinit.patch_nn_init():
-        return filled(MXFP8(), "orthogonal", SHAPE)
-
-
-WAYS = (by_mode, by_batch, by_inference, by_meta_default, by_marked_memory, by_patch)
-
-
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_values_are_the_same(way):
-    expected = filled(MXFP8(), "orthogonal", SHAPE)
-    found = way()
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])
+    assert torch.equal(payload.view(torch.uint8), expected[0])
+    assert torch.equal(scales.view(torch.uint8), expected[1])
 
 
 def test_in_a_forked_child():

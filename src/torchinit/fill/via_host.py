@@ -49,22 +49,22 @@ def memory_for_kernels(tensor: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def dense_memory_for_kernels(tensor: Tensor | None) -> Iterator[Tensor | None]:
-    """As ``memory_for_kernels``, and contiguous. None stands for memory that is not wanted.
+    """``memory_for_kernels`` that is contiguous, and copied where a mode observes writes.
 
-    Writes that a mode observes are copies too. Bytes are copied, for dtypes that torch cannot.
+    None stands for memory that is not wanted.
     """
-    is_staged = tensor is not None and bool(route.via_host_reason(tensor.device))
-    if tensor is None or not (is_staged or dispatch_modes() or not tensor.is_contiguous()):
-        yield tensor
+    if tensor is None:
+        yield None
         return
-    with _disable_current_modes():
-        device = "cpu" if is_staged else tensor.device
-        memory = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    yield memory
-    if tensor.dtype.itemsize == 1:
-        tensor, memory = tensor.view(torch.uint8), memory.view(torch.uint8)
-    with torch.no_grad():
-        tensor.copy_(memory)
+    with memory_for_kernels(tensor) as memory:
+        if memory.is_contiguous() and not dispatch_modes():
+            yield memory
+            return
+        with _disable_current_modes():
+            dense = torch.empty(memory.shape, dtype=memory.dtype, device=memory.device)
+        yield dense
+        with torch.no_grad():
+            memory.copy_(dense)
 
 
 def largest_magnitude(

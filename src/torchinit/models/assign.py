@@ -25,7 +25,7 @@ from torchinit.rules.rules import (
 )
 from torchinit.rules.scheme import Scheme, Target
 from torchinit.rules.structured import Custom, FromModel, GivenTensor, Keep
-from torchinit.schemes.distributions import Draw, check_draw
+from torchinit.schemes.distributions import Draw, check_draw, constant_draw
 from torchinit.streams.canonical import Named, new_tuple
 from torchinit.untrusted import first_names
 from torchinit.values.kinds import DrawnValues, ReturnedValues
@@ -60,6 +60,14 @@ class Assignment(NamedTuple):
             return self.parts
         shape = tuple(self.named.tensor.shape)
         return [Part(Region(self.named.name, shape), DrawnValues(self.draw))]
+
+    @property
+    def pad_parts(self) -> list[Part]:
+        """Its padding rows, which are filled with zeros after all parts."""
+        shape, zero = (1, *self.named.tensor.shape[1:]), DrawnValues(constant_draw(0.0))
+        return [
+            Part(Region(self.named.name, shape, cuts=((0, row, 1),)), zero) for row in self.pads
+        ]
 
 
 def assignment_of(

@@ -23,12 +23,12 @@ from torchinit.native import kernels
 from torchinit.native.torch_private import make_parameter, storage_number
 from torchinit.placement.distributed import empty_sharded, is_dtensor, local_memory
 from torchinit.progress import batches
-from torchinit.schemes.distributions import CONSTANT, Draw, constant_draw
+from torchinit.schemes.distributions import CONSTANT, Draw
 from torchinit.streams.canonical import Named, Slot
 from torchinit.streams.named_keys import KeyOfName
 from torchinit.tape.memory import check_written, count_unwritten, mark_unwritten
 from torchinit.values.apply import fill_parts
-from torchinit.values.kinds import DrawnValues, GivenValues
+from torchinit.values.kinds import GivenValues
 from torchinit.values.region import Part, Region
 
 _set_attribute = nn.Module.__setattr__
@@ -191,10 +191,7 @@ def _fill_others(ready: Sequence[tuple[Assignment, Tensor]], key_of_name: KeyOfN
         if _may_leave_gaps(one):
             check_written(one.named.name, local_memory(home), one.rule)
         if one.pads and not _is_kept(one):
-            shape = (1, *home.shape[1:])
-            rows = [Region(one.named.name, shape, cuts=((0, row, 1),)) for row in one.pads]
-            zero = DrawnValues(constant_draw(0.0))
-            fill_parts([(home, Part(row, zero)) for row in rows], [0] * len(rows))
+            fill_parts([(home, part) for part in one.pad_parts], [0] * len(one.pads))
 
 
 # Callables.

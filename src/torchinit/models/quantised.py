@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,21 +15,18 @@ from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import allocate_here, attach, run_callables
 from torchinit.models.inspect_model import Inspected
 from torchinit.native import kernels
-from torchinit.native.torch_private import FakeTensor, storage_number
 from torchinit.placement.distributed import Sharded, is_dtensor, read_sharded
 from torchinit.placement.mesh import ShardPiece
-from torchinit.placement.overlap import overlapping
+from torchinit.placement.overlap import overlapping_anywhere
 from torchinit.quantised.destination import check_memory, check_served, is_in_memory
 from torchinit.quantised.fill import Destination, Weight, check_values, fill_weight
 from torchinit.quantised.formats import PACKED, SCALES, WHOLE, BlockFormat
 from torchinit.rules.rules import Rules
 from torchinit.rules.scheme import Target
 from torchinit.rules.structured import Keep
-from torchinit.schemes.distributions import constant_draw
 from torchinit.streams.canonical import Named
 from torchinit.streams.named_keys import KeyOfName
-from torchinit.values.kinds import DrawnValues
-from torchinit.values.region import Part, Region
+from torchinit.values.region import Region
 
 # The parts of tensor subclasses, by their attributes.
 _INSIDE = {"qdata": "payload", "scale": "scales", "per_tensor_scale": "whole"}
@@ -85,10 +82,7 @@ def find_quantised(
     if formats is None:
         return Quantised(found, {})
     chosen = Formats(formats)
-    beside = {
-        (id(slot.module), slot.attribute): named
-        for named in (*found.all_parameters, *found.all_buffers) for slot in named.slots
-    }  # fmt: skip
+    beside = _by_slot((*found.all_parameters, *found.all_buffers))
     weights: dict[int, Found] = {}
     parameters: list[Named] = []
     scales: set[int] = set()
@@ -171,6 +165,14 @@ class Formats:
             raise ArgumentError(f"formats: {', '.join(titles)} matches no parameter of the model")
 
 
+# Tensors by where they are registered: the ``id`` of the module, and the attribute.
+_BySlot: TypeAlias = Mapping[tuple[int, str], Named]
+
+
+def _by_slot(tensors: Iterable[Named]) -> _BySlot:
+    return {(id(slot.module), slot.attribute): one for one in tensors for slot in one.slots}
+
+
 def _values_name(name: str) -> str:
     return name.removesuffix(PACKED)
 
@@ -180,7 +182,7 @@ def _is_payload(tensor: Tensor) -> bool:
     return tensor.dtype.itemsize == 1 and tensor.dtype is not torch.bool
 
 
-def _weight_beside(named: Named, beside: Mapping[tuple[int, str], Named]) -> Named | None:
+def _weight_beside(named: Named, beside: _BySlot) -> Named | None:
     """The 8-bit, float4 or packed weight that a parameter, by its name, has the scales of."""
     for slot in named.slots:
         for end in (*SCALES, *WHOLE):
@@ -208,10 +210,7 @@ def check_scales(found: Inspected, rules: Rules) -> None:
     ]  # fmt: skip
     if not likely:
         return
-    beside = {
-        (id(slot.module), slot.attribute): named
-        for named in found.all_parameters for slot in named.slots
-    }  # fmt: skip
+    beside = _by_slot(found.all_parameters)
     for named in likely:
         weight = _weight_beside(named, beside)
         number = -1 if weight is None else rules.find(named.name, named.owner)
@@ -229,7 +228,7 @@ def check_scales(found: Inspected, rules: Rules) -> None:
             )
 
 
-def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Named]) -> Found:
+def _found(named: Named, form: BlockFormat, beside: _BySlot) -> Found:
     tensor, name = named.tensor, _values_name(named.name)
     what = f"parameter {named.name!r}, whose format is {form},"
     if type(tensor) not in PLAIN_TYPES and not is_dtensor(tensor):
@@ -281,9 +280,7 @@ def _found(named: Named, form: BlockFormat, beside: Mapping[tuple[int, str], Nam
     return one
 
 
-def _first(
-    beside: Mapping[tuple[int, str], Named], named: Named, ends: Iterable[str]
-) -> Named | None:
+def _first(beside: _BySlot, named: Named, ends: Iterable[str]) -> Named | None:
     """The tensor beside a weight whose name is the weight's and one of the ends.
 
     Raises:
@@ -307,19 +304,14 @@ def _first(
 
 def _check_apart(places: Mapping[str, Destination]) -> None:
     """Raises ArgumentError if two weights share scales or memory."""
-    by_storage: dict[int, list[tuple[str, Tensor]]] = {}
-    for name, to in places.items():
-        for one in to.tensors:
-            if one.numel() and not isinstance(one, FakeTensor):
-                by_storage.setdefault(storage_number(one), []).append((name, one))
-    for there in by_storage.values():
-        pair = overlapping([one for _, one in there]) if len(there) > 1 else None
-        if pair is not None:
-            first, second = (there[number][0] for number in pair)
-            raise ArgumentError(
-                f"{first!r} and {second!r} share memory of payload or scales, so that filling one "
-                "overwrites the other: give each its own"
-            )
+    there = [(name, one) for name, to in places.items() for one in to.tensors]
+    pair = overlapping_anywhere([one for _, one in there])
+    if pair is not None:
+        first, second = (there[number][0] for number in pair)
+        raise ArgumentError(
+            f"{first!r} and {second!r} share memory of payload or scales, so that filling one "
+            "overwrites the other: give each its own"
+        )
 
 
 def _stand_in(named: Named, name: str, shape: tuple[int, ...], form: BlockFormat) -> Named:
@@ -401,12 +393,7 @@ def weight_of(
         ArgumentError: for values that cannot be quantised.
     """
     one = run_callables(one._replace(dtype=form.source), device, key_of_name)
-    parts = [*one.all_parts]
-    shape = tuple(one.named.tensor.shape)
-    zero = DrawnValues(constant_draw(0.0))
-    for row in one.pads:
-        region = Region(one.named.name, (1, *shape[1:]), cuts=((0, row, 1),))
-        parts.append(Part(region, zero))
+    parts, shape = [*one.all_parts, *one.pad_parts], tuple(one.named.tensor.shape)
     weight = Weight(form, shape, parts, [part.key(key_of_name) for part in parts])
     try:
         check_values(weight)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchinit.native.torch_private import FakeTensor, storage_number
+
 
 class _Bytes(NamedTuple):
     """The bytes that a tensor takes of its storage: runs at regular distances.
@@ -26,6 +28,19 @@ class _Bytes(NamedTuple):
     run: int
     dims: tuple[tuple[int, int], ...]
     number: int
+
+
+def overlapping_anywhere(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
+    """``overlapping`` of dense tensors of any storages; fake ones, which have none, never do."""
+    by_storage: dict[int, list[int]] = {}
+    for number, one in enumerate(tensors):
+        if one.numel() and not isinstance(one, FakeTensor):
+            by_storage.setdefault(storage_number(one), []).append(number)
+    for numbers in by_storage.values():
+        pair = overlapping([tensors[number] for number in numbers]) if len(numbers) > 1 else None
+        if pair is not None:
+            return numbers[pair[0]], numbers[pair[1]]
+    return None
 
 
 def overlapping(tensors: Sequence[Tensor]) -> tuple[int, int] | None:

@@ -13,11 +13,11 @@ from torchinit.errors import ArgumentError, shown
 from torchinit.fill import checks
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native import load
-from torchinit.native.torch_private import FakeTensor, innermost_transform, storage_number
+from torchinit.native.torch_private import FakeTensor, innermost_transform
 from torchinit.placement.box import Box, check_box
 from torchinit.placement.distributed import Sharded
 from torchinit.placement.mesh import ShardPiece
-from torchinit.placement.overlap import overlapping
+from torchinit.placement.overlap import overlapping_anywhere
 from torchinit.quantised.fill import Destination
 from torchinit.quantised.formats import BlockFormat
 
@@ -135,11 +135,7 @@ def _check_together(what: str, tensors: Sequence[Tensor], form: BlockFormat) -> 
         raise ArgumentError(
             f"{what} and the scales of {form} are on {' and '.join(devices)}: move one"
         )
-    by_storage: dict[int, list[Tensor]] = {}
-    for one in tensors:
-        if one.numel() and not one.is_meta and not isinstance(one, FakeTensor):
-            by_storage.setdefault(storage_number(one), []).append(one)
-    if any(map(overlapping, by_storage.values())):
+    if overlapping_anywhere([one for one in tensors if not one.is_meta]) is not None:
         raise ArgumentError(f"{what} and the scales in {form} share memory: give each its own")
 
 
@@ -151,5 +147,5 @@ def _check_one(what: str, tensor: Tensor, form: BlockFormat, dtypes: Sequence[to
         raise TypeError(f"{what} in {form} is {said}, not {tensor.dtype}")
     if tensor.layout is not torch.strided:
         raise TypeError(f"{what} must be strided, not {tensor.layout}")
-    if tensor.numel() and not tensor.is_meta and not isinstance(tensor, FakeTensor):
+    if tensor.numel() and is_in_memory(tensor):
         checks.check_target(tensor)
