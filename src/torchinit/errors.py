@@ -34,7 +34,12 @@ class ArgumentError(ValueError, RuntimeError):
 
 
 class RankError(RuntimeError):
-    """Ranks whose generators are in different states (``assert_same_generator``)."""
+    """Ranks whose generators are in different states (``assert_same_generator``).
+
+    >>> import torchinit
+    >>> issubclass(torchinit.RankError, RuntimeError)
+    True
+    """
 
 
 class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):

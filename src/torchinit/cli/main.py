@@ -4,8 +4,9 @@ Exit codes: 0 success; 1 a parameter has wrong values or none, a checkpoint cann
 memory ran out, or the output could not be written; 2 bad usage, or not everything could be judged;
 130 interrupted; 141 the reader of the output is gone.
 
-Each command imports what it needs itself. Importing torch takes a second: ``--help`` does not need
-it, and Ctrl-C during that second must end the process like any other.
+Each command imports what it needs itself, once its arguments are right. Importing torch takes a
+second: ``--help`` does not need it, and Ctrl-C during that second must end the process like any
+other.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torchinit
 from torchinit.cli import shell
 from torchinit.cli.demo_models import MODELS, default_model
 from torchinit.version import __version__
@@ -53,7 +55,7 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
             return _checkpoint(arguments)
         if arguments.command == "demo":
             return _demo(arguments)
-        with shell.importing():
+        with _importing():
             from torchinit.cli import check_command, info, report_command
         if arguments.command == "info":
             return info.run(as_json=arguments.json), 0
@@ -69,6 +71,14 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         )
     except SystemExit as exit_:  # from argparse, after --help or bad usage
         return printed.getvalue().rstrip(), int(exit_.code or 0)
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """For the imports of a command, after those that it has put off."""
+    with shell.importing():
+        _ = torchinit.__all__
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,7 +227,7 @@ def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
         arguments.refuse("the following arguments are required: CONFIG, or --build")
     if arguments.out is None and not arguments.dry_run:
         arguments.refuse("the following arguments are required: OUT")
-    with shell.importing():
+    with _importing():
         from torchinit.cli import checkpoint_command
     return checkpoint_command.run(arguments)
 
@@ -229,7 +239,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[str, int]:
         arguments.refuse(f"argument --model: {model!r} needs Transformers 5: {_INSTALL}")
     if arguments.model is None and default != largest:
         shell.say(f"Transformers 5 is not installed ({_INSTALL}): taking {MODELS[model].title}")
-    with shell.importing():
+    with _importing():
         import torch
 
         from torchinit.cli import demo
