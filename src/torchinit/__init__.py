@@ -23,8 +23,8 @@ def _is_command() -> bool:
     return "torch" not in sys.modules and [Path(each).stem for each in started] == [__name__]
 
 
-# All of it comes with ``import torchinit``, operators too. Only the command puts it off until it has
-# read its arguments: --help does not wait for torch.
+# All of it comes with ``import torchinit``, the operators too. Only the command puts it off until
+# it has read its arguments: --help does not wait for torch.
 if TYPE_CHECKING or not _is_command():
     from torchinit import functional, init
     from torchinit.check.check_init import check_init, find_uninitialized

@@ -92,12 +92,13 @@ def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys
 
 
 def test_dry_run(config, tmp_path, capsys):
-    status, said, _ = run(capsys, config, "--dry-run", "--dtype", "float16")
+    status, said, _ = run(capsys, config, "--dry-run", "--dtype", "fp16")
     assert status == 0
     table, totals = said.rstrip().rsplit("\n\n", 1)
     plan = torchinit.plan_model(llama())
-    assert len(table.splitlines()) == 1 + len(plan)
-    assert "float16" in table
+    lines = table.splitlines()
+    assert len(lines) == 1 + len(plan) + 2
+    assert lines[-2:] == ["dtype: float16", "rule: LlamaForCausalLM(config)"]
     assert "normal(mean=0, std=0.02)" in table
     count = sum(one.numel() for one in llama().parameters())
     assert totals.startswith(f"{count:,} parameters, ")

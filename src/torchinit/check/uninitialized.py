@@ -119,7 +119,7 @@ def table_of(rows: Sequence[Uninitialized]) -> list[str]:
             more = f", … ({len(row.names)})" if len(row.names) > _NAMES else ""
             first = f"{first} (= {', '.join(others[: _NAMES - 1])}{more})"
         cells.append([first, row.kind, row.what, f"{row.count:,} of {row.total:,}", row.where])
-    lines = [f"  {line}" for line in text_table(cells, left=5)]
+    lines = text_table(cells, left=5, shorten=(), indent=2)
     if len(rows) > _SHOWN:
         lines.append(f"  and {len(rows) - _SHOWN} more: " + _some(rows[_SHOWN:]))
     return lines

@@ -260,7 +260,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         f"{result['dtype']}, {_significant(result['bytes'] / 1e9)} GB",
         f"on {result['device']}; seed {result['seed']}",
         "",
-        *text_table([_HEADINGS, *rows], left=1),
+        *text_table([_HEADINGS, *rows], left=1, shorten=()),
         "",
     ]
     for way, failures in checks["failures"].items():

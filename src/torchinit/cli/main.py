@@ -32,6 +32,7 @@ _INSTALL = "pip install 'torchinit[demo]'"
 # The names of dtypes.FLOATING_DTYPES, without importing torch.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _STORED_DTYPES = (*DTYPES, "float8_e4m3fn", "float8_e5m2")
+_SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # The names in user_code.FORMATS.
 _FORMATS = ("mxfp8", "fp8", "fp8-ue8m0", "nvfp4")
 
@@ -117,7 +118,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"default: {next(iter(MODELS))}, or decoder if Transformers is not installed; "
         "decoder, decoder-small and tiny need only torch",
     )
-    demo.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s")
+    demo.add_argument(
+        "--dtype",
+        type=_dtype,
+        choices=DTYPES,
+        default="bfloat16",
+        help=f"default: %(default)s; short: {', '.join(_SHORT_DTYPES)}",
+    )
     demo.add_argument("--device", help="cpu, cuda or cuda:N; default: cuda if available")
     demo.add_argument("--json", action="store_true", help="print one JSON object")
     demo.set_defaults(refuse=demo.error)
@@ -144,8 +151,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     checkpoint.add_argument(
         "--dtype",
+        type=_dtype,
         choices=_STORED_DTYPES,
-        help="dtype of floating-point parameters; default: as in the config",
+        help="dtype of floating-point parameters; default: as in the config; short: "
+        f"{', '.join(_SHORT_DTYPES)}",
     )
     checkpoint.add_argument(
         "--rules",
@@ -272,6 +281,10 @@ def _device(text: str | None) -> torch.device:
             f"{text!r} does not exist: torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def _dtype(text: str) -> str:
+    return _SHORT_DTYPES.get(text, text)
 
 
 def _format(text: str) -> tuple[str, str]:
