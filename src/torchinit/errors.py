@@ -63,6 +63,15 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}{size}>"
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """A number of things in words; more is what one is called in the plural, if not by an s.
+
+    >>> counted(1, "index", "indices"), counted(2000, "tensor")
+    ('1 index', '2,000 tensors')
+    """
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
 def check_flag(name: str, value: object) -> None:
     """Raises TypeError unless a value is True or False: "no" and "false" would count as true."""
     if not isinstance(value, bool):

@@ -236,7 +236,7 @@ def test_rules_without_a_parameter_are_named_with_the_nearest():
         (["{a,b}.*", "?.bias", "**"], "2 of 3 rules come too late: '?.bias' (the earlier rule"),
         (
             ["**", "c.weight", "a.weight"],
-            "1 of 3 rules match no parameter: 'c.weight' (nearest: b.weight). 1 of 3 rules come",
+            "1 of 3 rules matches no parameter: 'c.weight' (nearest: b.weight). 1 of 3 rules comes",
         ),
     ],
     ids=str,

@@ -10,7 +10,7 @@ import torch
 from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
 from torchinit.cli.user_code import formats_of, import_function, run_rules_file, users_line
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 
 
 def run(arguments: Namespace) -> tuple[str, int]:
@@ -52,10 +52,9 @@ def _run(arguments: Namespace) -> str:
         formats=formats_of(arguments.formats),
         layout=arguments.layout,
     )
-    count = len(plan.layout.shards)
     totals = (
-        f"{plan.parameters:,} parameters, {plan.layout.nbytes:,} bytes in {count} "
-        f"file{'s' * (count > 1)}"
+        f"{counted(plan.parameters, 'parameter')}, {counted(plan.layout.nbytes, 'byte')} in "
+        f"{counted(len(plan.layout.shards), 'file')}"
     )
     if arguments.dry_run:
         return f"{plan.table}\n\n{totals}"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torchinit
 from torchinit.cli import shell
 from torchinit.cli.demo_models import MODELS, default_model
+from torchinit.errors import counted
 from torchinit.version import __version__
 
 if TYPE_CHECKING:
@@ -276,10 +277,10 @@ def _device(text: str | None) -> torch.device:
         raise ValueError(f"{text!r} is not a device") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"{text!r} is neither cpu nor cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"{text!r} does not exist: torch sees {torch.cuda.device_count()} CUDA devices"
-        )
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        seen = counted(count, "CUDA device") if count else "no CUDA device"
+        raise ValueError(f"{text!r} does not exist: torch sees {seen}")
     return device
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from torchinit.errors import ArgumentError, shown
+from torchinit.errors import ArgumentError, counted, shown
 
 
 class Box(NamedTuple):
@@ -26,7 +26,13 @@ class Box(NamedTuple):
 def check_box(shape: Sequence[int], box: Box) -> None:
     """Raises ArgumentError unless a tensor of this shape lies within the logical one."""
     global_shape, offset = box
-    if not len(global_shape) == len(offset) == len(shape) or any(
+    for name, numbers in (("global_shape", global_shape), ("offset", offset)):
+        if len(numbers) != len(shape):
+            raise ArgumentError(
+                f"{name}={shown(list(numbers))} has {counted(len(numbers), 'number')}, the tensor "
+                f"{counted(len(shape), 'dimension')}: give one number per dimension"
+            )
+    if any(
         first < 0 or first + size > whole
         for first, size, whole in zip(offset, shape, global_shape, strict=True)
     ):
