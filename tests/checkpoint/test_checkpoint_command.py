@@ -65,13 +65,13 @@ def test_the_command(config, tmp_path, capsys):
     model = torchinit.init_model_(llama(), rules, seed=3, dtype=torch.bfloat16, device="cpu")
     assert_equal(read(out), model.state_dict())
     before = contents(out)
-    assert run(capsys, config, out, "--seed", 3, *options)[0] == 1
+    assert f"{out} holds a finished checkpoint (" in run(capsys, config, out, "--seed", 3)[2]
     status, again, _ = run(capsys, config, out, "--seed", 3, *options, "--resume")
     assert (status, again) == (0, said.replace(": ", ": was finished already: ", 1))
     status, said, err = run(capsys, config, out, "--seed", 4, *options, "--resume")
     assert (status, said) == (1, "")
     assert err.startswith(
-        f"torchinit: resume: {out} holds a finished checkpoint of other arguments: the seed (3 "
+        f"torchinit: --resume: {out} holds a finished checkpoint of other arguments: the seed (3 "
         "there, 4"
     )
     assert contents(out) == before
@@ -79,6 +79,19 @@ def test_the_command(config, tmp_path, capsys):
     with pytest.warns(UserWarning, match=r"out/config\.json had other contents"):
         assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
     assert contents(out) == before
+
+
+def test_an_unfinished_checkpoint_says_how_to_go_on(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(capsys, config, out)[0] == 0
+    (out / "model.safetensors").unlink()
+    status, _, err = run(capsys, config, out)
+    assert status == 1
+    assert err.endswith("Go on with --resume, or give another path\n")
+    assert run(capsys, config, out, "--resume", "--shard-size", "9XB")[2] == (
+        "torchinit: --shard-size='9XB' must be a number and TB, GB, MB or KB, such as '5GB'\n"
+    )
+    assert run(capsys, config, out, "--resume")[0] == 0
 
 
 def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys):
@@ -415,7 +428,7 @@ def test_formats(config, tmp_path, capsys):
     assert tuple(user_code.FORMATS) == main_module._FORMATS
     for name in user_code.FORMATS:
         _, _, err = run(capsys, config, "--dry-run", "--format", f"**.q_proj.weight={name}")
-        assert err.startswith("torchinit: layout=None: formats need a layout")
+        assert err.startswith("torchinit: --layout: formats need a layout")
     for text in ("mxfp8", "=mxfp8", "**=mxfp4", "**"):
         assert run(capsys, config, "--dry-run", "--format", text)[0] == 2
     assert (

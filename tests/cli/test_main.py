@@ -26,11 +26,31 @@ from torchinit.dtypes import FLOATING_DTYPES
         ["demo", "--device", "cuda:99"],
         ["demo", "--seed", "-1"],
         ["demo", "--seed", "x"],
+        ["demo", "x"],
+        ["checkpoint"],
+        ["checkpoint", "config.json", "--seed", "1", "out", "more"],
+        ["checkpoint", "config.json", "--seed", "1"],
+        ["report", "checkpoint", "--seed", "1"],
+        ["report", "checkpoint", "--format", "**=fp8"],
+        ["info", "--all"],
     ],
 )
 def test_bad_usage(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: torchinit" in capsys.readouterr().err
+    command = f" {arguments[0]}" if len(arguments) > 1 or arguments == ["checkpoint"] else ""
+    assert f"usage: torchinit{command} [" in capsys.readouterr().err
+
+
+def test_options_between_config_and_out(capsys):
+    assert main(["checkpoint", "nowhere.json", "--dtype", "bf16", "out", "--seed", "1"]) == 1
+    assert capsys.readouterr().err == "torchinit: nowhere.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize("short", ["fp32", "bf16", "fp16"])
+def test_short_dtypes(short, capsys):
+    assert main([*TINY, "--dtype", short, "--json"]) == 0
+    name = {"fp": "float", "bf": "bfloat"}[short[:2]]
+    assert json.loads(capsys.readouterr().out)["dtype"] == name + short[2:]
 
 
 def test_a_model_that_needs_transformers(capsys, monkeypatch):

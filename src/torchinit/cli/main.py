@@ -52,11 +52,19 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
     try:
         # argparse ignores errors when it prints: shell.run does not.
         with redirect_stdout(printed):
-            arguments = _parser().parse_args(argv)
+            arguments, others = _parser().parse_known_args(argv)
+        # argparse takes CONFIG and OUT only where no option stands between them.
+        lacks_out = arguments.command == "checkpoint" and arguments.out is None
+        if lacks_out and others and not others[0].startswith("-"):
+            arguments.out = others.pop(0)
+        if others:
+            arguments.refuse(f"unrecognized arguments: {' '.join(others)}")
         if arguments.command == "checkpoint":
             return _checkpoint(arguments)
         if arguments.command == "demo":
             return _demo(arguments)
+        if arguments.command == "report" and (arguments.seed is None) != (not arguments.formats):
+            arguments.refuse("--seed and --format go together: give both, or neither")
         with _importing():
             from torchinit.cli import check_command, info, report_command
         if arguments.command == "info":
@@ -85,10 +93,12 @@ def _importing() -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="torchinit", description="Weight initialisation for PyTorch at memory speed."
+        prog="torchinit",
+        description="Weight initialisation for PyTorch at memory speed.",
+        epilog="torchinit COMMAND --help describes the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"torchinit {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     seeded = argparse.ArgumentParser(add_help=False)
     seeded.add_argument(
         "--seed", type=_seed, default=0, help="seed of all random values; default: %(default)s"
@@ -128,7 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--device", help="cpu, cuda or cuda:N; default: cuda if available")
     demo.add_argument("--json", action="store_true", help="print one JSON object")
-    demo.set_defaults(refuse=demo.error)
 
     checkpoint = commands.add_parser(
         "checkpoint",
@@ -176,7 +185,6 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--dry-run", action="store_true", help="print what each parameter would get; write nothing"
     )
-    checkpoint.set_defaults(refuse=checkpoint.error)
 
     report = commands.add_parser(
         "report",
@@ -225,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     info_help = "what was built, what is in use, and why"
     info = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info.add_argument("--json", action="store_true", help="print one JSON object")
+    for command in (demo, checkpoint, report, check, info):
+        command.set_defaults(refuse=command.error)
     return parser
 
 
@@ -234,7 +244,7 @@ def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
             arguments.refuse("argument --build: not allowed with argument CONFIG")
         arguments.config, arguments.out = None, arguments.config
     elif arguments.config is None:
-        arguments.refuse("the following arguments are required: CONFIG, or --build")
+        arguments.refuse("the following arguments are required: CONFIG, unless --build is given")
     if arguments.out is None and not arguments.dry_run:
         arguments.refuse("the following arguments are required: OUT")
     with _importing():
