@@ -102,17 +102,19 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name in _LATER:
-        found: object = getattr(import_module(_LATER[name]), name)
-        globals()[name] = found
-        return found
-    if "__all__" in globals():
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("functional", "init"):  # by the imports of what is imported above
-        return import_module(f"{__name__}.{name}")
-    import_module("torch")
-    return getattr(reload(sys.modules[__name__]), name)
+if not TYPE_CHECKING:  # which would take any name then
+
+    def __getattr__(name: str) -> object:
+        if name in _LATER:
+            found: object = getattr(import_module(_LATER[name]), name)
+            globals()[name] = found
+            return found
+        if "__all__" in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in ("functional", "init"):  # by the imports of what is imported above
+            return import_module(f"{__name__}.{name}")
+        import_module("torch")
+        return getattr(reload(sys.modules[__name__]), name)
 
 
 def __dir__() -> list[str]:
