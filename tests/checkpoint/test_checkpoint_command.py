@@ -135,9 +135,9 @@ def test_bad_usage(arguments, capsys):
 
 
 BAD = {
-    "no JSON": ("{", "config.json is no JSON"),
-    "no text": (b"\xff\xfe\x00", "config.json is no JSON"),
-    "no object": ("[1]", "must hold an object"),
+    "no JSON": ("{", "config.json is not JSON"),
+    "no text": (b"\xff\xfe\x00", "config.json is not JSON"),
+    "no object": ("[1]", "must hold a JSON object"),
     "no architectures": (json.dumps(LLAMA), "architectures=None: its first name must be the class"),
     "empty architectures": (json.dumps(SAID | {"architectures": []}), r"architectures=\[\]"),
     "unknown": (
@@ -147,7 +147,7 @@ BAD = {
     "no model": (json.dumps(SAID | {"architectures": ["LlamaConfig"]}), "has no model of"),
     "nested": ("[" * 100_000, "too deeply nested"),
     "nested objects": ('{"a":' * 100_000, "too deeply nested"),
-    "a long number": ('{"a": ' + "1" * 5000 + "}", "config.json is no JSON"),
+    "a long number": ('{"a": ' + "1" * 5000 + "}", "config.json is not JSON"),
     "another family": (
         json.dumps(SAID | {"model_type": "gpt2"}),
         r"model_type='gpt2' and architectures\[0\]='LlamaForCausalLM', whose model_type is 'llama'",
@@ -258,7 +258,7 @@ def test_what_is_not_there(config, tmp_path, capsys):
     [
         ("rule = {}", "defines no rules"),
         ("rules = 3", "rules must be a mapping, or a function of the config, not int"),
-        ("def rules(config): return 3", r"rules(config) must give a mapping, not a int"),
+        ("def rules(config): return 3", r"rules(config) must return a mapping, not int"),
         ("rules = {", "raised SyntaxError"),
         ("raise KeyError(3)", "raised KeyError: 3"),
         ("rules = {'**.weight': 'normal'}", "needs numbers"),
@@ -288,7 +288,7 @@ def test_bad_rules(text, said, config, tmp_path, capsys):
     [
         ("import nope_nope", "ModuleNotFoundError: No module named 'nope_nope'"),
         ("raise SystemExit(0)", "SystemExit: 0"),
-        ("build = 3", "is a int, not a function"),
+        ("build = 3", "must be a function, not int"),
         ("def build(): raise SystemExit(0)", ".py:1 raised SystemExit: 0"),
         ("def build(): raise KeyError('x')", ".py:1 raised KeyError: 'x'"),
         ("def build():\n    return build()", ".py:2 raised RecursionError"),
@@ -335,9 +335,9 @@ def test_bad_models(tmp_path):
     with pytest.raises(TypeError, match="config=3 must be the path"):
         torchinit.write_checkpoint(3, out, seed=0)
     zeros = {"**": "zeros"}
-    with pytest.raises(TypeError, match=r"config\(\) gave a int"):
+    with pytest.raises(TypeError, match=r"config\(\) must return a torch\.nn\.Module, not int"):
         torchinit.write_checkpoint(lambda: 3, out, zeros, seed=0)
-    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not a int"):
+    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not int"):
         torchinit.write_checkpoint(lambda: 3, out, seed=0)
     with pytest.raises(ArgumentError, match="'weight' is on cpu: build the model on the meta"):
         torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, zeros, seed=0)

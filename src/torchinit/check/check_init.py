@@ -413,7 +413,9 @@ def _check_device(device: Any) -> None:
         is_meta = torch.empty(0, device=device).is_meta
     except Exception as error:
         why = str(error).partition("\n")[0]
-        raise ArgumentError(f"device={shown(device)} is none to move a model to: {why}") from error
+        raise ArgumentError(
+            f"device={shown(device)} is not one to move a model to: {why}"
+        ) from error
     if is_meta:
         raise ArgumentError(
             f"device={device!r} has no memory for values: give the model's final device"

@@ -16,7 +16,8 @@ from torchinit.errors import ArgumentError, counted
 # Arguments of write_checkpoint, as its errors have them, and what they are on the command line.
 _OPTIONS = {
     "resume=True": "--resume", "shard_size": "--shard-size", "layout=None": "--layout",
-    "layout=": "--layout=", "formats:": "--format:",
+    "layout=": "--layout=", "formats:": "--format:", "formats=None": "--format is not given",
+    "strict=False allows this, as for a pipeline stage": "Correct them, or take them out",
 }  # fmt: skip
 
 
