@@ -292,7 +292,7 @@ def test_meta_parts_stay_and_draw_nothing():
         (
             {"offset": (0,)},
             ArgumentError,
-            r"offset=\[0\] has 1 number, the tensor 2 dimensions: give one number per dimension",
+            r"offset=\[0\] must have one number for each of the 2 dim",
         ),
         ({"offset": 3}, ArgumentError, "is not one-dimensional and contiguous"),
         ({"offset": "ab"}, TypeError, "offset="),

@@ -80,12 +80,12 @@ class Plan(Sequence[Row]):
         return len(self._rows)
 
     def __str__(self) -> str:
-        # What is the same in all rows is said once.
         columns = [*zip(_HEADINGS, *map(_cells, self._rows), strict=True)]
         same = [one for one in columns if one[0] in _SAID_ONCE and len({*one[1:]}) == 1]
         columns = [one for one in columns if one not in same]
-        left = 5 - len(same)
-        lines = text_table([*zip(*columns, strict=True)], left, most=_WIDTH)
+        names = [number for number, one in enumerate(columns) if one[0] in ("parameter", "rule")]
+        left, rows = 5 - len(same), [*zip(*columns, strict=True)]
+        lines = text_table(rows, left, most=_WIDTH, shorten=names)
         return "\n".join([*lines, *(f"{heading}: {cell}" for heading, cell, *_ in same)])
 
     __repr__ = __str__

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from torchinit.errors import ArgumentError, counted, shown
+from torchinit.errors import ArgumentError, shown
 
 
 class Box(NamedTuple):
@@ -26,11 +26,11 @@ class Box(NamedTuple):
 def check_box(shape: Sequence[int], box: Box) -> None:
     """Raises ArgumentError unless a tensor of this shape lies within the logical one."""
     global_shape, offset = box
-    for name, numbers in (("global_shape", global_shape), ("offset", offset)):
-        if len(numbers) != len(shape):
+    for name, given in (("global_shape", global_shape), ("offset", offset)):
+        if len(given) != len(shape):
             raise ArgumentError(
-                f"{name}={shown(list(numbers))} has {counted(len(numbers), 'number')}, the tensor "
-                f"{counted(len(shape), 'dimension')}: give one number per dimension"
+                f"{name}={shown(list(given))} must have one number for each of the {len(shape)} "
+                f"dimensions of a tensor of shape {tuple(shape)}"
             )
     if any(
         first < 0 or first + size > whole
