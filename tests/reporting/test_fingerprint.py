@@ -177,5 +177,7 @@ def test_errors(tmp_path):
         torchinit.fingerprint(tmp_path / "nowhere")
     with pytest.raises(TypeError, match="not dict"):
         torchinit.fingerprint({})
+    with pytest.raises(ArgumentError, match="'a' is a nested tensor"):
+        of(a=torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))
     with pytest.raises(ArgumentError, match="cannot be read"):
         of(a=torch.eye(3).to_sparse())

@@ -116,6 +116,8 @@ def _of_model(model: nn.Module) -> dict[str, _Sum]:
         for named in (*found.parameters, *filter(_is_saved, found.buffers)):
             tensor = named.tensor
             check_placement(tensor)
+            if tensor.is_nested:
+                raise ArgumentError(f"{named.name!r} is a nested tensor, whose lengths count too")
             if tensor.is_conj() or tensor.is_neg():  # only said to be
                 tensor = tensor.resolve_conj().resolve_neg()
             for part in parts_of(tensor):
