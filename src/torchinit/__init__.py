@@ -13,6 +13,7 @@ from torchinit.version import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:
     from torchinit.checkpoint.write import write_checkpoint
+    from torchinit.reporting.fingerprint import fingerprint
     from torchinit.reporting.report import ModelReport, report_model
     from torchinit.reporting.rows import ReportRow
 
@@ -79,6 +80,7 @@ if TYPE_CHECKING or not _is_command():
         "cast_init_type",
         "check_init",
         "find_uninitialized",
+        "fingerprint",
         "init",
         "init_",
         "init_model_",
@@ -97,6 +99,7 @@ if TYPE_CHECKING or not _is_command():
 _LATER = {
     "ModelReport": "torchinit.reporting.report",
     "ReportRow": "torchinit.reporting.rows",
+    "fingerprint": "torchinit.reporting.fingerprint",
     "report_model": "torchinit.reporting.report",
     "write_checkpoint": "torchinit.checkpoint.write",
 }

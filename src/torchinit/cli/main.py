@@ -1,4 +1,4 @@
-"""The command line: ``torchinit demo``, ``checkpoint``, ``report``, ``check-init`` and ``info``.
+"""The command line: ``torchinit demo`` and the other commands.
 
 Exit codes: 0 success; 1 a parameter has wrong values or none, a checkpoint cannot be written,
 memory ran out, or the output could not be written; 2 bad usage, or not everything could be judged;
@@ -66,11 +66,13 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         if arguments.command == "report" and (arguments.seed is None) != (not arguments.formats):
             arguments.refuse("--seed and --format go together: give both, or neither")
         with _importing():
-            from torchinit.cli import check_command, info, report_command
+            from torchinit.cli import check_command, fingerprint_command, info, report_command
         if arguments.command == "info":
             return info.run(as_json=arguments.json), 0
         if arguments.command == "check-init":
             return check_command.run(arguments.target)
+        if arguments.command == "fingerprint":
+            return fingerprint_command.run(arguments.checkpoint)
         return report_command.run(
             arguments.checkpoint,
             rules=arguments.rules,
@@ -230,10 +232,19 @@ def _parser() -> argparse.ArgumentParser:
         "safetensors files, or a model of torchinit demo",
     )
 
+    fingerprint = commands.add_parser(
+        "fingerprint",
+        help="print one short string for all values of a checkpoint",
+        description="Prints 16 hexadecimal digits that differ for checkpoints that differ in any "
+        "bit, name, dtype or shape. torchinit.fingerprint(model) has the same for the model, "
+        "however it is sharded.",
+    )
+    fingerprint.add_argument("checkpoint", metavar="CHECKPOINT", help="as for report")
+
     info_help = "what was built, what is in use, and why"
     info = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info.add_argument("--json", action="store_true", help="print one JSON object")
-    for command in (demo, checkpoint, report, check, info):
+    for command in commands.choices.values():
         command.set_defaults(refuse=command.error)
     return parser
 
