@@ -54,7 +54,7 @@ def text_table(
         return (
             begin
             + "  ".join(
-                _shortened(row[i], widths[i]).ljust(widths[i])
+                shortened(row[i], widths[i]).ljust(widths[i])
                 if i < left
                 else row[i].rjust(widths[i])
                 for i in numbers
@@ -84,7 +84,7 @@ def _lines(widths: Sequence[int], room: float) -> Iterator[range]:
         yield range(first, len(widths))
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
     """Leaves out the middle: the end tells names apart, the start says how deep they lie."""
     if len(text) <= width:
         return text
