@@ -48,7 +48,15 @@ BOXES = [
     ([70], [1], [37]),
 ]
 USUAL = ("uniform", "normal", "truncated-2-scaled", "truncated-3", "truncated-4", "words")
-# (shape, offset, sizes, gain, dtypes)
+# Rules that no line of tests/data/fills.csv meets.
+RARE: list[tuple[str, list[float]]] = [
+    ("uniform", [0.3, 0.3]), ("normal", [0.3, 0]), ("truncated_normal", [0, 0, -1, 0]),
+    ("truncated_normal", [5, 0, -1, 0.3]), ("constant", [math.inf]), ("constant", [-1e6]),
+    ("constant", [-0.0]), ("truncated_normal", [0, 1, 0.3, 0.30000001]),
+    ("truncated_normal", [0, 1e-320, 31e-320, math.inf]), ("truncated_normal", [0, 1, 35, 36]),
+    ("truncated_normal", [0, 1, 29, 29.5]), ("truncated_normal", [0, 1, -3.5, -0.1]),
+]  # fmt: skip
+# Of whole matrices: (shape, gain); of boxes: (shape, offset, sizes, gain).
 WHOLE = [
     ([1, 1], 1.0), ([3, 3], 1.0), ([5, 3], 0.5), ([3, 5], -2.0), ([4, 2, 3], math.sqrt(2)),
     ([2, 3, 2, 2], 1.0), ([1, 6], 1.0), ([6, 1], 0.1), ([4, 3], 0.0), ([3, 4], 2.0**70),
@@ -118,17 +126,19 @@ def coefficients() -> dict[str, list[str]]:
 
 def fills() -> Iterator[Case]:
     """Every line of tests/data/fills.csv in every dtype, in boxes that take turns."""
+    count = {"words": 0, "constant": 1, "uniform": 2, "normal": 2, "truncated_normal": 4}
     with (ROOT / "tests" / "data" / "fills.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [
+            (row["name"], kind := row["distribution"],
+             [float(row[f"p{i}"]) for i in range(count[kind])])
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+    rows += [("rare", *one) for one in RARE]
     turn = 0
-    for row in rows:
-        kind = row["distribution"]
-        count = {"constant": 1, "uniform": 2, "normal": 2, "truncated_normal": 4}.get(kind, 0)
-        parameters = [float(row[f"p{i}"]) for i in range(count)]
-        dtypes: Sequence[torch.dtype] = (torch.int32, torch.int64) if not count else ALL_DTYPES
-        for dtype in dtypes:
+    for name, kind, parameters in rows:
+        for dtype in ALL_DTYPES if parameters else (torch.int32, torch.int64):
             turn += 1
-            for box in BOXES if row["name"] in USUAL else [BOXES[turn % 4]]:
+            for box in BOXES if name in USUAL else [BOXES[turn % 4]]:
                 with contextlib.suppress(torchinit.ArgumentError):  # beyond the range of the dtype
                     yield fill(kind, parameters, dtype, *box)
 
@@ -184,7 +194,7 @@ def quantised() -> Iterator[Case]:
         yield {
             "rule": rule, "block": [form.rows, form.columns], "source": named(form.source),
             "scale_dtype": scale_dtype, "distribution": kind,
-            "amax": torch.tensor(amax, dtype=torch.float32).item().hex(),
+            "amax": float(torch.tensor(amax, dtype=torch.float32)).hex(),
             "parameters": [float(one).hex() for one in parameters], "key": key_of(0, "a.weight"),
             "global_shape": shape, "offset": offset, "sizes": sizes,
             "result": hexes(payload.view(torch.uint8)), "scales": hexes(scales),
@@ -226,7 +236,7 @@ def vectors() -> str:
     lines = ['"$schema": "contract.schema.json"', f'"stream_version": {torchinit.STREAM_VERSION}']
     lines.append(f'"coefficients": {{\n{_listed(coefficients())}\n}}')
     texts = [
-        f'"{name}": [\n' + ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases) + "\n]"
+        f'"{name}": [\n' + ",\n".join(map(json.dumps, cases)) + "\n]"
         for name, cases in sections.items()
     ]
     lines.append('"vectors": {\n' + ",\n".join(texts) + "\n}")
