@@ -1,4 +1,4 @@
-"""The vectors that others test against: what torchinit makes, a schema, an independent reference."""
+"""Vectors that others test against: what torchinit makes, their schema, the reference."""
 
 from __future__ import annotations
 
