@@ -218,7 +218,8 @@ def cell_of(found: list[Fault]) -> str:
         return "same"
     what, share, apart, error = max(found, key=lambda one: one[1])
     if share:
-        return f"{what}: {max(100 * share, 1):.0f} % differ, by up to {apart:.0g}"
+        percent = float(f"{100 * share:.2g}")
+        return f"{what}: {percent:g} % differ, by up to {apart:.0g}"
     return f"{what}: {error}" if what else error
 
 
