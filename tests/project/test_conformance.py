@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import conformance
+from conftest import native_only
+
+pytestmark = native_only  # the same without, but for torchinit's own values
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "conformance.py"
