@@ -48,7 +48,7 @@ class Format(NamedTuple):
     def __call__(self, x: float, way: int = 0) -> float:
         """X, rounded as ``ratio`` does."""
         if isinf(x):
-            return math.copysign(self.largest, x) if self.size <= 8 and x * way <= 0 else x
+            return math.copysign(self.largest, x) if self.size <= 8 and not x * way > 0 else x
         return self.ratio(*x.as_integer_ratio(), way) if x else x
 
     def stored(self, x: float) -> float:
@@ -260,7 +260,8 @@ def truncated_normal(form: Format, mean: float, sigma: float, a: float, b: float
         return lambda *_: form.stored(max(limits[0], min(limits[1], mean)))
     reach = (8.5 if R is F64 else 6.57) * sigma
     if R(mean - reach) >= a and R(mean + reach) <= b:
-        return normal(form, mean, sigma, *limits)
+        inside = form.stored(mean - reach) >= a and form.stored(mean + reach) <= b
+        return normal(form, mean, sigma, *(() if inside else limits))
     alpha, beta = (a - mean) / sigma, (b - mean) / sigma
     near, right = max(0.0, alpha, -beta), alpha > 0
     if (beta - alpha) * max(1.0, near) <= 1e-7:
@@ -294,10 +295,8 @@ def remote(near: float, far: float, right: bool) -> Quantile:
         y = 1 / x / x
         return y * F64.fma(y, F64.fma(y, -37 / 3, 2.5), -1.0)
 
-    rest = 0.0
-    if not isinf(far):
-        rest = gaussian(sqrt(2 * ((far - near) * (0.5 * (far + near))))) * (near / far)
-        rest /= gaussian(sqrt(2 * max(0.0, mu(far) - mu(near))))
+    rest = gaussian(sqrt(2 * ((far - near) * (0.5 * (far + near))))) * (near / far)
+    rest /= gaussian(sqrt(2 * max(0.0, mu(far) - mu(near))))
     step = (1 - rest) * 2.0**-53
 
     def z(w: int) -> float:

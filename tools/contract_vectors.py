@@ -55,6 +55,7 @@ RARE: list[tuple[str, list[float]]] = [
     ("constant", [-0.0]), ("truncated_normal", [0, 1, 0.3, 0.30000001]),
     ("truncated_normal", [0, 1e-320, 31e-320, math.inf]), ("truncated_normal", [0, 1, 35, 36]),
     ("truncated_normal", [0, 1, 29, 29.5]), ("truncated_normal", [0, 1, -3.5, -0.1]),
+    ("normal", [0, 3e38]), ("truncated_normal", [0, 6e-26, -1.0, 6e-25]),
 ]  # fmt: skip
 # Of whole matrices: (shape, gain); of boxes: (shape, offset, sizes, gain).
 WHOLE = [
