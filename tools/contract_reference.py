@@ -404,7 +404,7 @@ def block_scale(rule: str, a: float, A: float) -> tuple[float, float]:
         return s, min(F32(1 / d), M) if d else M
     m, e = math.frexp(a if rule == "floor" else F32(a * F32(1 / 448)))
     e = e - 9 if rule == "floor" else e - (m == 0.5)
-    e = 0 if rule == "ue8m0" and not a else max(-127, min(127, e)) if a else -127
+    e = 0 if rule == "ue8m0" and not a else max(-127, min(127, e)) if m else -127
     return 2.0**e, 2.0**-e
 
 

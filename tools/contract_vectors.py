@@ -82,6 +82,7 @@ QUANTISED: list[tuple[Any, ...]] = [
     (N(0.02), "normal", (0, 0.02), MX(source=torch.bfloat16), "float8_e8m0fnu", 0,
      [2, 64], [0, 0], [2, 64]),
     (N(1e-39), "normal", (0, 1e-39), MX(), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
+    (N(5e-43), "normal", (0, 5e-43), MX(), "float8_e8m0fnu", 0, [1, 32], [0, 0], [1, 32]),
     (N(3e37), "normal", (0, 3e37), MX(), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
     (U(-1, 1.3), "uniform", (-1, 1.3), BLOCKS(4, 8), "float32", 0, [9, 20], [3, 5], [5, 9]),
     (N(1e-39), "normal", (0, 1e-39), BLOCKS(4, 8), "float32", 0, [4, 8], [0, 0], [4, 8]),
@@ -175,12 +176,24 @@ def orthogonal() -> Iterator[Case]:
         for dtype in (torch.float32, torch.float64, *others):
             if dtype == torch.float64 and math.prod(shape) > 5000:
                 continue  # seconds in Python
-            tensor, key = torch.empty(sizes, dtype=dtype), (KEY + number) % 2**64
-            torch.ops.torchinit.orthogonal_(tensor, key_tensor(key), gain, shape, offset)
-            yield {
-                "gain": float(gain).hex(), "dtype": named(dtype), "key": f"{key:016x}",
-                "global_shape": shape, "offset": offset, "sizes": sizes, "result": hexes(tensor),
-            }  # fmt: skip
+            yield matrix((KEY + number) % 2**64, gain, dtype, shape, offset, sizes)
+
+
+def matrix(
+    key: int,
+    gain: float,
+    dtype: torch.dtype,
+    shape: list[int],
+    offset: list[int],
+    sizes: list[int],
+) -> Case:
+    """One box of an orthogonal matrix."""
+    tensor = torch.empty(sizes, dtype=dtype)
+    torch.ops.torchinit.orthogonal_(tensor, key_tensor(key), gain, shape, offset)
+    return {
+        "gain": float(gain).hex(), "dtype": named(dtype), "key": f"{key:016x}",
+        "global_shape": shape, "offset": offset, "sizes": sizes, "result": hexes(tensor),
+    }  # fmt: skip
 
 
 def quantised() -> Iterator[Case]:

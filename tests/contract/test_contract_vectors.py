@@ -5,13 +5,20 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
 
+import contract_reference
+import contract_vectors
 from conftest import native_only
+from torchinit import ArgumentError
+from torchinit.dtypes import ALL_DTYPES
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "docs" / "contract" / "contract.json"
@@ -26,8 +33,6 @@ def contract():
 
 @native_only
 def test_torchinit_makes_these_vectors():
-    import contract_vectors
-
     assert contract_vectors.vectors() == CONTRACT.read_text(), (
         "NUMBERS CHANGED, or the tool did: python tools/contract_vectors.py, and CHANGELOG.md"
     )
@@ -74,6 +79,16 @@ def test_the_reference_reproduces_all(contract):
     assert code == 0
 
 
+def test_the_page_has_the_counts(contract):
+    page = (ROOT / "docs" / "conformance.md").read_text()
+    for name, cases in contract["vectors"].items():
+        values = sum(len(case["result"] + case.get("scales", [])) for case in cases)
+        assert f"| `{name}` | {len(cases)} | {values:,} |" in page
+    lines = [line for line in REFERENCE.read_text().splitlines() if line.strip()]
+    assert f"{len(lines)} lines that are not" in page
+    assert len(lines) < 400
+
+
 def test_the_reference_sees_a_changed_bit(contract, tmp_path):
     """In every section, and in the scales."""
     changed = copy.deepcopy(contract)
@@ -89,7 +104,59 @@ def test_the_reference_sees_a_changed_bit(contract, tmp_path):
         assert f"vectors.{name}[1] differs" in said
 
 
-def test_the_reference_is_independent_and_short():
+@pytest.fixture(scope="module")
+def reference(contract):
+    """The reference with its coefficients."""
+    listed = contract["coefficients"].items()
+    contract_reference.C.update({name: [float.fromhex(c) for c in each] for name, each in listed})
+    return contract_reference
+
+
+TELLING = (0.0, -0.0, 1.0, -1.0, 448.0, 65504.0, 1e-45, 3.4e38, -3.4e38, 1e-7)
+NUMBERS = st.one_of(
+    st.sampled_from(TELLING),
+    st.floats(-3, 3),
+    st.builds(lambda sign, power: sign * 10**power, st.sampled_from([-1, 1]), st.floats(-44, 40)),
+)
+SPREADS = NUMBERS.map(abs)
+
+
+@st.composite
+def draws(draw):
+    """A distribution and parameters, which a dtype may refuse."""
+    kind = draw(st.sampled_from(["uniform", "normal", "truncated_normal"]))
+    if kind == "normal":
+        return kind, [draw(NUMBERS), draw(SPREADS)]
+    if kind == "uniform":
+        return kind, sorted([draw(NUMBERS), draw(NUMBERS)])
+    mean, std = draw(NUMBERS), draw(SPREADS)
+    sigmas = st.floats(-60, 60) | st.floats(-5, 5) | st.sampled_from([-math.inf, math.inf])
+    ends = sorted([draw(sigmas), draw(sigmas)])
+    bounds = [mean + end * std if std else end for end in ends]
+    return kind, [mean, std, *(bounds if draw(st.booleans()) else sorted(map(float, ends)))]
+
+
+@native_only
+@given(draws(), st.sampled_from(ALL_DTYPES), st.sampled_from([0, 1, 2**33 + 1]))
+def test_any_fill_follows_the_reference(reference, distribution, dtype, index):
+    try:
+        case = contract_vectors.fill(*distribution, dtype, [2**40], [index], [4])
+    except ArgumentError:
+        reject()
+    assert reference.fill(case) == case["result"]
+
+
+@native_only
+@given(st.data(), NUMBERS, st.sampled_from(ALL_DTYPES), st.integers(0, 2**64 - 1))
+def test_any_orthogonal_matrix_follows_the_reference(reference, data, gain, dtype, key):
+    shape = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=3))
+    offset = [data.draw(st.integers(0, side - 1)) for side in shape]
+    sizes = [data.draw(st.integers(1, n - o)) for n, o in zip(shape, offset, strict=True)]
+    case = contract_vectors.matrix(key, gain, dtype, shape, offset, sizes)
+    assert reference.orthogonal(case) == case["result"]
+
+
+def test_the_reference_is_independent():
     """It imports the standard library alone, and nothing of the package imports it."""
     text = REFERENCE.read_text()
     imported = set()
@@ -99,6 +166,5 @@ def test_the_reference_is_independent_and_short():
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
     assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
-    assert len([line for line in text.splitlines() if line.strip()]) < 400
     for path in (ROOT / "src").rglob("*.py"):
         assert "contract_reference" not in path.read_text(), path
