@@ -47,7 +47,7 @@ BOXES = [
     ([2**52 + 9], [2**52 + 2], [7]),
     ([70], [1], [37]),
 ]
-USUAL = ("uniform", "normal", "truncated-2-scaled", "truncated-3", "truncated-4", "words")
+USUAL = ("uniform", "normal", "truncated-2-scaled", "truncated-3", "truncated-4", "words", "tail")
 # Rules that no line of tests/data/fills.csv meets.
 RARE: list[tuple[str, list[float]]] = [
     ("uniform", [0.3, 0.3]), ("normal", [0.3, 0]), ("truncated_normal", [0, 0, -1, 0]),
@@ -136,6 +136,7 @@ def fills() -> Iterator[Case]:
             for row in csv.DictReader(file)
         ]  # fmt: skip
     rows += [("rare", *one) for one in RARE]
+    rows.append(("tail", "truncated_normal", [0, 1, 2.1, math.inf]))  # beyond 3 sigmas in float32
     turn = 0
     for name, kind, parameters in rows:
         for dtype in ALL_DTYPES if parameters else (torch.int32, torch.int64):
