@@ -3,8 +3,8 @@
     python tools/conformance.py torch.nn.init:normal_ my_init.py:fill_
 
 Prints a table, a column for each function. The exit code is 0 if all values are independent, 1 if
-some are not, 2 if a function cannot be loaded. Needs torch alone. docs/conformance.md says what is
-checked.
+some are not, 2 if a function cannot be loaded or run. Needs torch alone; docs/conformance.md says
+what is checked.
 
 A function is called as f(tensor) and fills in place; it takes its random numbers from torch's
 default generator, which is seeded before. If it has parameters of these names it is given them too:
@@ -345,7 +345,11 @@ def main(arguments: list[str] | None = None) -> int:
     if given.values:
         torch.save([subject.plain(MATRIX) for subject in subjects], given.values)
         return 0
-    rows = table(subjects, given.ranks, dict(one.split("=", 1) for one in given.env))
+    try:
+        rows = table(subjects, given.ranks, dict(one.split("=", 1) for one in given.env))
+    except (subprocess.CalledProcessError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
     lines = [["", *(subject.spec for subject in subjects)]]
     lines += [[name, *cells] for name, cells in rows.items()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

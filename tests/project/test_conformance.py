@@ -199,6 +199,11 @@ def test_functions_that_cannot_be_loaded(spec, capsys):
     assert capsys.readouterr().err
 
 
+def test_variables_without_a_value(capsys):
+    assert conformance.main(["torch.nn.init:normal_", "--env", "A"]) == 2
+    assert "ValueError" in capsys.readouterr().err
+
+
 def test_the_page_has_every_row():
     text = (ROOT / "docs" / "conformance.md").read_text()
     for row in (
