@@ -7,7 +7,7 @@ initialises a layer by the name of a scheme.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from torchinit import functional, init
+from torchinit import functional, init, recipes
 from torchinit.check.check_init import check_init, find_uninitialized
 from torchinit.check.marked_memory import marked_memory
 from torchinit.check.uninitialized import Uninitialized, UninitializedError
@@ -17,7 +17,6 @@ from torchinit.fill.route import Route, which
 from torchinit.fill.same_generator import assert_same_generator
 from torchinit.functional import *  # noqa: F403
 from torchinit.layer import init_
-from torchinit.models import recipes
 from torchinit.models.build_model import build_model
 from torchinit.models.init_model import init_model_, plan_model
 from torchinit.models.init_shard import init_shard_
