@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch.distributed
-from torch import nn
+from torch import distributed, nn
 
 from torchinit.errors import ArgumentError
-from torchinit.integrations.shards import Shard, fill, whole
+from torchinit.integrations.shards import LocalShard, fill, whole
 from torchinit.streams.canonical import Rename, gather
 
 
@@ -35,7 +34,7 @@ def init_model_(
 
     Raises:
         ArgumentError: as ``torchinit.init_model_``; for parameters that are gathered, quantised, on
-            NVMe, or held a second time (``zero_hpz_partition_size``). Nothing has then been written.
+            NVMe, or held a second time (``zero_hpz_partition_size``). Nothing is then written.
 
     Example, where ``Net`` is a model of yours and ``config`` DeepSpeed's configuration::
 
@@ -61,9 +60,9 @@ def init_model_(
         }
         for reason in (reason for reason, holds in reasons.items() if holds):
             raise ArgumentError(f"parameter {named.name!r} {reason}, so its range is not filled")
-        first = torch.distributed.get_rank(parameter.ds_process_group) * held.numel()
+        first = distributed.get_rank(parameter.ds_process_group) * held.numel()
         count = max(0, min(held.numel(), parameter.ds_numel - first))  # the rest is padding
         first = min(first, parameter.ds_numel)
-        shards.append(Shard(named, held[:count], parameter.ds_shape, first))
+        shards.append(LocalShard(named, held[:count], parameter.ds_shape, first))
     fill(shards, rules, seed, strict=strict)
     return model

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from torchinit.errors import ArgumentError
-from torchinit.integrations.shards import Shard, cut, fill, whole
+from torchinit.integrations.shards import LocalShard, cut, fill, whole
 from torchinit.streams.canonical import Named, Rename, gather, places_of
 
 
@@ -66,7 +66,7 @@ def init_model_(
         for name, _ in model.named_parameters(remove_duplicate=False)
     }
     change = (lambda name: rename.get(name, name)) if isinstance(rename, Mapping) else rename
-    shards: list[Shard] = []
+    shards: list[LocalShard] = []
     for named in gather(model, lambda name: (change or str)(names[name])).parameters:
         dim, parts = _division(named)
         if dim is None:
@@ -88,12 +88,14 @@ def _division(named: Named) -> tuple[int | None, int]:
     if getattr(tensor, "tensor_model_parallel", False):
         dim = tensor.partition_dim
     # Unless it calls init_method, Megatron leaves these attributes out.
-    elif hasattr(layer, "output_size_per_partition") or hasattr(layer, "num_embeddings_per_partition"):
+    elif hasattr(layer, "output_size_per_partition") or hasattr(
+        layer, "num_embeddings_per_partition"
+    ):
         dim = 0
     elif hasattr(layer, "input_size_per_partition") and named.attribute == "weight":
         dim = 1
     is_gated = getattr(getattr(layer, "config", None), "gated_linear_unit", False)
-    if is_gated and dim == 0 and ".linear_fc1." in named.name:
+    if is_gated and dim == 0 and "linear_fc1" in named.name.split("."):
         parts = 2  # Transformer Engine's layers say 1
     return dim, parts
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 from torch import nn
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.integrations.shards import Shard, cut, fill, whole
+from torchinit.integrations.shards import LocalShard, cut, fill, whole
 from torchinit.rules.elementwise import Uniform
 from torchinit.streams.canonical import Named, gather
 
 # In an attribute's name, and in the name of a parameter's class, between other words or not.
-_SCALES = re.compile(r"(^|_)(q?scales?|q?zeros?|zero_points?)(_|$)")
+_SCALES = re.compile(r"(^|_)(q?scales?(_|$)|q?zeros?$|zero_?points?$)")
 _KINDS = re.compile("Scale|Packed|ZeroPoint")
 
 
@@ -73,17 +74,17 @@ def _is_left(named: Named) -> bool:
     )  # fmt: skip
 
 
-def _shards(named: Named) -> list[Shard]:
+def _shards(named: Named) -> list[LocalShard]:
     """By the attributes of the engines' layers that tell how they are divided."""
-    tensor, layer = named.tensor, named.owner
+    tensor, layer = named.tensor, cast(Any, named.owner)
     rows, columns = getattr(tensor, "output_dim", None), getattr(tensor, "input_dim", None)
-    size = getattr(layer, "tp_size", 1)
-    padded = getattr(layer, "num_embeddings_padded", None)
-    if padded is not None and rows is not None:
-        held = layer.num_embeddings_per_partition
-        first = layer.shard_indices.padded_org_vocab_start_index
-        return [*cut(named, rows, [(padded, first // held, padded // held)])]
-    rank = getattr(layer, "tp_rank", 0)
+    if rows is not None and hasattr(layer, "num_embeddings_padded"):
+        full, held = layer.num_embeddings_padded, layer.num_embeddings_per_partition
+        rank = layer.shard_indices.padded_org_vocab_start_index // held
+        return [*cut(named, rows, [(full, rank, full // held)])]
+    group = getattr(layer, "tp_group", None)  # of newer SGLang; vLLM's layers know both numbers
+    rank = getattr(layer, "tp_rank", getattr(group, "rank_in_group", 0))
+    size = getattr(layer, "tp_size", getattr(group, "world_size", 1))
     if columns is not None and tensor.shape[columns] * size == getattr(layer, "input_size", 0):
         return [*cut(named, columns, [(layer.input_size, rank, size)])]
     sizes = getattr(layer, "output_sizes", None) or [getattr(layer, "output_size", 0)]

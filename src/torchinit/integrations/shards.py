@@ -20,7 +20,7 @@ from torchinit.untrusted import first_names
 from torchinit.values.region import Region
 
 
-class Shard(NamedTuple):
+class LocalShard(NamedTuple):
     """A piece of a parameter in memory here, as for ``init_shard_``."""
 
     named: Named
@@ -29,12 +29,12 @@ class Shard(NamedTuple):
     offset: Sequence[int] | int
 
 
-def whole(named: Named) -> Shard:
+def whole(named: Named) -> LocalShard:
     """A parameter that every rank holds in full."""
-    return Shard(named, named.tensor, named.tensor.shape, (0,) * named.tensor.dim())
+    return LocalShard(named, named.tensor, named.tensor.shape, (0,) * named.tensor.dim())
 
 
-def cut(named: Named, dim: int, parts: Sequence[tuple[int, int, int]]) -> Iterator[Shard]:
+def cut(named: Named, dim: int, parts: Sequence[tuple[int, int, int]]) -> Iterator[LocalShard]:
     """The shards of a tensor that holds a share of each of several parts, one after the other.
 
     Args:
@@ -49,19 +49,21 @@ def cut(named: Named, dim: int, parts: Sequence[tuple[int, int, int]]) -> Iterat
     shape = list(tensor.shape)
     if sum(shares) != shape[dim] or any(full % of for full, _, of in parts):
         raise ArgumentError(
-            f"parameter {named.name!r} of shape {tuple(shape)} has no equal shares of {list(parts)} "
-            f"(extent, rank, ranks) along dimension {dim}"
+            f"parameter {named.name!r} of shape {tuple(shape)} does not hold equal shares of "
+            f"{list(parts)} (extent, rank, ranks) along dimension {dim}"
         )
     shape[dim], before, zeros = sum(full for full, *_ in parts), 0, [0] * len(shape)
     for view, share, (full, number, _) in zip(
         tensor.split(shares, dim), shares, parts, strict=True
     ):
         offset = [*zeros[:dim], before + number * share, *zeros[dim + 1 :]]
-        yield Shard(named, view, shape, offset)
+        yield LocalShard(named, view, shape, offset)
         before += full
 
 
-def fill(shards: Sequence[Shard], rules: Mapping[Any, Any], seed: int, *, strict: bool) -> None:
+def fill(
+    shards: Sequence[LocalShard], rules: Mapping[Any, Any], seed: int, *, strict: bool
+) -> None:
     """Fills shards with the values that ``init_model_`` gives the full parameters.
 
     Args:
@@ -73,8 +75,8 @@ def fill(shards: Sequence[Shard], rules: Mapping[Any, Any], seed: int, *, strict
     """
     chosen, used = Rules(rules), set[int]()
     numbers = [agree(one.named, chosen, used) for one in shards]
-    missing = {one.named.name for one, n in zip(shards, numbers, strict=True) if n < 0}
-    if missing:
+    missing = [one.named.name for one, n in zip(shards, numbers, strict=True) if n < 0]
+    if missing := list(dict.fromkeys(missing)):
         raise ArgumentError(f"no rule matches {len(missing)} parameters: {first_names(missing)}")
     if strict:
         everywhere = Places((s.name, s.owner) for one in shards for s in one.named.slots)
@@ -92,7 +94,7 @@ def fill(shards: Sequence[Shard], rules: Mapping[Any, Any], seed: int, *, strict
                 _row(tensor, one, row).zero_()
 
 
-def _row(tensor: Tensor, shard: Shard, row: int) -> Tensor:
+def _row(tensor: Tensor, shard: LocalShard, row: int) -> Tensor:
     """What a shard holds of a row of the full parameter."""
     first, width = shard.offset, 1
     if isinstance(first, int):

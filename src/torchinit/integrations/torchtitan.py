@@ -33,7 +33,7 @@ def rules_of(model: nn.Module) -> dict[str, Any]:
 
         from torchinit.integrations import torchtitan
 
-        rules = {"lm_head.weight": "zeros", **torchtitan.rules_of(model)}
+        rules = torchtitan.rules_of(model) | {"lm_head.weight": "zeros"}
         torchinit.init_model_(model, rules, seed=0, strict=False)
     """
     rules = {}
