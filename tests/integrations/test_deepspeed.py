@@ -55,6 +55,19 @@ def test_a_parameter_that_is_not_partitioned_is_filled_in_full(monkeypatch):
     assert torch.equal(model[2].weight, whole[2].weight)
 
 
+def test_rules_know_the_module_and_what_is_kept_keeps_its_padding(monkeypatch):
+    monkeypatch.setattr(distributed, "get_rank", {"a group": 0}.get)
+    rules = {
+        "0.*": "keep",
+        nn.Linear: torchinit.by(lambda p: torchinit.Normal(p.module.out_features)),
+        "**": "ones",
+    }
+    whole = torchinit.init_model_(net(), rules, seed=2)
+    model = deepspeed.init_model_(partitioned(1), rules, seed=2)
+    assert torch.equal(model[2].weight.ds_tensor, whole[2].weight.detach().flatten())
+    assert model[0].weight.ds_tensor.isnan().all()
+
+
 @pytest.mark.parametrize(
     ("reason", "change"),
     [

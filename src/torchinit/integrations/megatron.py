@@ -12,6 +12,9 @@ from torchinit.errors import ArgumentError
 from torchinit.integrations.shards import LocalShard, cut, fill, whole
 from torchinit.streams.canonical import Named, Rename, gather, places_of
 
+# What layers have whose outputs, or tokens, are divided.
+_BY_ROWS = ("output_size_per_partition", "num_embeddings_per_partition")
+
 
 def init_model_(
     model: nn.Module,
@@ -61,13 +64,9 @@ def init_model_(
         model = model.module  # type: ignore[assignment]
     modules = {prefix[:-1]: module for prefix, module in places_of(model)}
     first = ranks.get_expert_model_parallel_rank()
-    names = {
-        name: _global_name(name, modules, first)
-        for name, _ in model.named_parameters(remove_duplicate=False)
-    }
-    change = (lambda name: rename.get(name, name)) if isinstance(rename, Mapping) else rename
+    change = (lambda name: rename.get(name, name)) if isinstance(rename, Mapping) else rename or str
     shards: list[LocalShard] = []
-    for named in gather(model, lambda name: (change or str)(names[name])).parameters:
+    for named in gather(model, lambda name: change(_global_name(name, modules, first))).parameters:
         dim, parts = _division(named)
         if dim is None:
             shards.append(whole(named))
@@ -88,11 +87,9 @@ def _division(named: Named) -> tuple[int | None, int]:
     if getattr(tensor, "tensor_model_parallel", False):
         dim = tensor.partition_dim
     # Unless it calls init_method, Megatron leaves these attributes out.
-    elif hasattr(layer, "output_size_per_partition") or hasattr(
-        layer, "num_embeddings_per_partition"
-    ):
+    elif named.attribute in ("weight", "bias") and any(hasattr(layer, one) for one in _BY_ROWS):
         dim = 0
-    elif hasattr(layer, "input_size_per_partition") and named.attribute == "weight":
+    elif named.attribute == "weight" and hasattr(layer, "input_size_per_partition"):
         dim = 1
     is_gated = getattr(getattr(layer, "config", None), "gated_linear_unit", False)
     if is_gated and dim == 0 and "linear_fc1" in named.name.split("."):
