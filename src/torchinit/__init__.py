@@ -27,7 +27,7 @@ def _is_command() -> bool:
 # All of it comes with ``import torchinit``, the operators too. Only the command puts it off until
 # it has read its arguments: --help does not wait for torch.
 if TYPE_CHECKING or not _is_command():
-    from torchinit import functional, init
+    from torchinit import functional, init, recipes
     from torchinit.check.check_init import check_init, find_uninitialized
     from torchinit.check.marked_memory import marked_memory
     from torchinit.check.uninitialized import Uninitialized, UninitializedError
@@ -37,7 +37,6 @@ if TYPE_CHECKING or not _is_command():
     from torchinit.fill.same_generator import assert_same_generator
     from torchinit.functional import *  # noqa: F403
     from torchinit.layer import init_
-    from torchinit.models import recipes
     from torchinit.models.build_model import build_model
     from torchinit.models.init_model import init_model_, plan_model
     from torchinit.models.init_shard import init_shard_
@@ -114,7 +113,7 @@ if not TYPE_CHECKING:  # which would take any name then
             return found
         if "__all__" in globals():
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name in ("functional", "init"):  # by the imports of what is imported above
+        if name in ("functional", "init", "recipes"):  # by the imports of what is imported above
             return import_module(f"{__name__}.{name}")
         import_module("torch")
         return getattr(reload(sys.modules[__name__]), name)

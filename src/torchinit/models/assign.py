@@ -134,7 +134,7 @@ def assign(
     owns: dict[str, list[tuple[int, Named]]] = {}  # FromModel's parameters and their indices
     for named in parameters:
         name, tensor, _, _, owner, ties = named
-        number = _agree(named, rules, used) if ties else find(name, owner)
+        number = agree(named, rules, used) if ties else find(name, owner)
         if number < 0:
             unmatched.append(name)
             continue
@@ -270,7 +270,7 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
             placed.add((part, offset))
 
 
-def _agree(named: Named, rules: Rules, used: set[int]) -> int:
+def agree(named: Named, rules: Rules, used: set[int]) -> int:
     """The index of the rule that all matching names of a tied parameter agree on, or -1."""
     numbers = {slot.name: rules.find(slot.name, slot.owner) for slot in named.slots}
     matched = {name: number for name, number in numbers.items() if number >= 0}
