@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -36,11 +37,11 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import torchinit
 from models import busy_seconds, own_seconds
 from report import table
-from run import machine, seconds
+from run import machine
 from shards import held, resident
 from torchinit.cli.demo import forget
 
-SEED, DTYPE, ROUNDS = 0, torch.bfloat16, 2
+SEED, DTYPE, ROUNDS = 0, torch.bfloat16, 3
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek-v3": ("DeepseekV3", {}),
     "llama-405b": (
@@ -117,11 +118,11 @@ class Case(NamedTuple):
 
 TABLE = [
     *(Case("deepseek-v3", 512, rank) for rank in (0, 255, 511)),
-    *(Case("deepseek-v3", 512, rank, ep=64) for rank in (0, 511)),
-    *(Case("deepseek-v3", 2048, rank, replicas=4, ep=64) for rank in (0, 2047)),
-    *(Case("deepseek-v3", 4096, rank, tp=8, ep=256) for rank in (0, 2047, 4095)),
-    *(Case("llama-405b", 512, rank) for rank in (0, 255, 511)),
-    *(Case("llama-405b", 4096, rank, replicas=8, tp=8) for rank in (0, 2047, 4095)),
+    Case("deepseek-v3", 512, 511, ep=64),
+    Case("deepseek-v3", 2048, 2047, replicas=4, ep=64),
+    *(Case("deepseek-v3", 4096, rank, tp=8, ep=256) for rank in (0, 4095)),
+    Case("llama-405b", 512, 0),
+    *(Case("llama-405b", 4096, rank, replicas=8, tp=8) for rank in (0, 4095)),
     *(Case("mixtral-8x22b", 64, rank, ep=8) for rank in (0, 63)),
 ]
 
@@ -186,15 +187,28 @@ def shard(model: nn.Module, case: Case) -> nn.Module:
     return model
 
 
-def zeroing(shapes: list[torch.Size]) -> float:
-    """Seconds for zeroing as much fresh memory as the shards take."""
+class Spent(NamedTuple):
+    """Seconds that a call took, of the clock and of all threads; and how many cores others used."""
+
+    seconds: float
+    cpu: float
+    others: float
+
+
+def spent(call: Callable[[], object]) -> Spent:
+    """Calls, in memory that is fresh."""
     forget(torch.device("cpu"))
-    start = perf_counter()
-    memory = [torch.empty(shape, dtype=DTYPE).zero_() for shape in shapes]
-    elapsed = perf_counter() - start
-    del memory
-    forget(torch.device("cpu"))
-    return elapsed
+    busy, own, start = busy_seconds(), own_seconds(), perf_counter()
+    result = call()
+    seconds, cpu = perf_counter() - start, own_seconds() - own
+    others = max(busy_seconds() - busy - cpu, 0.0) / seconds
+    del result
+    return Spent(seconds, cpu, others)
+
+
+def zeros(shapes: list[torch.Size]) -> list[Tensor]:
+    """As much zeroed memory as the shards take."""
+    return [torch.empty(shape, dtype=DTYPE).zero_() for shape in shapes]
 
 
 def join(case: Case) -> None:
@@ -214,21 +228,20 @@ def measure(case: Case, check: bool) -> dict[str, Any]:
         shard(model, case)
         sharded = perf_counter()
         shapes = [local_of(parameter).shape for parameter in model.parameters()]
-        zeroed = zeroing(shapes)
+        zeroed = spent(partial(zeros, shapes))
+        forget(torch.device("cpu"))
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before, busy, own = resident("VmRSS"), busy_seconds(), own_seconds()
-        filled = seconds(
-            partial(torchinit.init_model_, model, seed=SEED, device="cpu", dtype=DTYPE)
-        )
-        cpu = own_seconds() - own
+        before = resident("VmRSS")
+        filled = spent(partial(torchinit.init_model_, model, seed=SEED, device="cpu", dtype=DTYPE))
         rounds.append(
             {
                 "built": built - begin,
                 "sharded": sharded - built,
-                "zeroed": zeroed,
-                "filled": filled,
-                "cpu": cpu,
-                "others": max(busy_seconds() - busy - cpu, 0.0) / filled,
+                "zeroed": zeroed.seconds,
+                "zeroed_cpu": zeroed.cpu,
+                "filled": filled.seconds,
+                "filled_cpu": filled.cpu,
+                "others": min(zeroed.others, filled.others),
                 "beside": resident("VmHWM") - before - held(model),
             }
         )
@@ -331,13 +344,14 @@ def in_new_process(case: Case) -> dict[str, Any]:
 
 HEADER = [
     "model", "ranks", "mesh", "rank", "shards, GB", "built on meta, s", "sharded by torch, s",
-    "zeroed, s", "`init_model_`, s", "CPU s", "memory beside, MB", "values compared",
+    "zeroed, s (CPU)", "`init_model_`, s (CPU)", "memory beside, MB", "values compared",
 ]  # fmt: skip
 
 
 def row(found: dict[str, Any]) -> list[str]:
     """A row of the table."""
     case = Case(*(found[name] for name in Case._fields))
+    busy = "~" if found["others"] > 0.15 else ""
     return [
         f"{case.model}, {found['parameters'] / 1e9:.1f} G",
         f"{case.ranks:,}",
@@ -346,9 +360,8 @@ def row(found: dict[str, Any]) -> list[str]:
         f"{found['shards'] / 1e9:.2f}",
         f"{found['built']:.1f}",
         f"{found['sharded']:.1f}",
-        f"{found['zeroed']:.2f}",
-        f"{'~' if found['others'] > 0.15 else ''}{found['filled']:.2f}",
-        f"{found['cpu']:.2f}",
+        f"{busy}{found['zeroed']:.2f} ({found['zeroed_cpu']:.2f})",
+        f"{busy}{found['filled']:.2f} ({found['filled_cpu']:.2f})",
         f"{found['beside'] / 1e6:,.0f}",
         f"{found['checked'] / 1e6:.1f} M" if found["checked"] else "-",
     ]
@@ -365,11 +378,12 @@ def page(rows: list[dict[str, Any]]) -> str:
 One rank of many, alone in a process, with torch's pretended process group: `python \
 benchmarks/scale.py MODEL RANKS RANK`, each figure the best of {ROUNDS}. The shards are bfloat16, \
 those of `init_model_(model, seed=0)` with the model's own initialisation. `zeroed` is \
-`torch.empty().zero_()` of the same shapes, in fresh memory too; `CPU s` is of `init_model_`, with \
-its threads; `memory beside` is the increase of the peak by `init_model_`, less the shards. Every \
-matrix was compared with its full tensor: one of each name drawn whole, where it has at most 2^25 \
-elements, and of every other the first and the last row that the rank holds. A ~ marks runs beside \
-which other programs used more than 15% of a core all the time.
+`torch.empty().zero_()` of the same shapes, in fresh memory too; in brackets the seconds of all \
+threads and of the system, which provides the memory. `memory beside` is the increase of the peak \
+by `init_model_`, less the shards. Every matrix was compared with its full tensor: one of each \
+name drawn whole, where it has at most 2^25 elements, and of every other the first and the last \
+row that the rank holds. A ~ marks rows beside which other programs used more than 15% of a core \
+all the time (load average at the end: {os.getloadavg()[1]:.0f}).
 
 {table(HEADER, map(row, rows))}"""
 
