@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import is_dtensor, local_memory
@@ -158,8 +158,8 @@ def assign(
         assignments.append(new_tuple(Assignment, one))
     if unmatched:
         raise ArgumentError(
-            f"no rule matches {len(unmatched)} of {len(parameters)} parameters: "
-            f"{first_names(unmatched)}. Add a rule for them, use 'keep' to leave them unchanged, "
+            f"no rule matches {len(unmatched)} of {counted(len(parameters), 'parameter')}: "
+            f"{first_names(unmatched)}. Add rules, use 'keep' to leave values unchanged, "
             "or end the rules with '**'"
         )
     for how, places in owns.items():
