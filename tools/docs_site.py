@@ -3,8 +3,8 @@
 README.md is the first page; the change log, CONTRIBUTING.md, the tables of results and the examples
 are pages too. Pages link as they do in the repository; this turns links to files that the site
 shows into links to their pages. Broken links stay, so that mkdocs reports them. A picture NAME.png
-with a NAME-dark.png beside it is shown in the light scheme only, the other in the dark one. The
-header has the version.
+with a NAME-dark.png beside it is shown in the light scheme only, the other in the dark one, as
+``<picture>`` shows them elsewhere. The header has the version.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
+IN_BOTH_SCHEMES = re.compile(r'<picture>.*?<img alt="(.*?)" src="(.*?)">\n</picture>', re.DOTALL)
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s#]+)(\.\w+)\)")
 VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 
@@ -89,4 +90,5 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         light, dark = f"{name}{suffix}#only-light", f"{name}-dark{suffix}#only-dark"
         return f"![{text}]({light}) ![{text}]({dark})"
 
+    markdown = IN_BOTH_SCHEMES.sub(r"![\1](\2)", markdown)
     return LINK.sub(link, PICTURE.sub(picture, markdown))
