@@ -2,7 +2,9 @@
 
 README.md is the first page; the change log, CONTRIBUTING.md, the tables of results and the examples
 are pages too. Pages link as they do in the repository; this turns links to files that the site
-shows into links to their pages. Broken links stay, so that mkdocs reports them.
+shows into links to their pages. Broken links stay, so that mkdocs reports them. A picture NAME.png
+with a NAME-dark.png beside it is shown in the light scheme only, the other in the dark one, as
+``<picture>`` shows them elsewhere. The header has the version.
 """
 
 from __future__ import annotations
@@ -18,11 +20,22 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
+IN_BOTH_SCHEMES = re.compile(r'<picture>.*?<img alt="(.*?)" src="(.*?)">\n</picture>', re.DOTALL)
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s#]+)(\.\w+)\)")
+VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Puts the version into the header and the titles of pages."""
+    version = VERSION.search((ROOT / "src/torchinit/version.py").read_text())
+    assert version
+    config.site_name += f" {version[1]}"
+    return config
 
 
 def places() -> dict[str, str]:
     """The places of files on the site, by their paths in the repository."""
-    found = {"README.md": "index.md"}
+    found = {"README.md": "index.md", "LICENSE": "LICENSE.md"}
     for pattern in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/*.md"):
         found |= {path: path for path in names(pattern)}
     for pattern in ("examples/*.py", "examples/*.ipynb"):
@@ -58,15 +71,25 @@ def as_page(path: Path) -> tuple[str, dict[str, bytes]]:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turns links to files of the repository into links to their pages."""
+    """Turns links to files into links to their pages, and pictures into those of each scheme."""
     del config, files
     on_site = places()
     at = page.file.src_uri
     source = next((path for path, place in on_site.items() if place == at), f"docs/{at}")
+    if at in on_site.values() and at != "index.md":
+        page.meta["search"] = {"boost": 0.3}  # what explains comes before records
 
     def link(match: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
         place = on_site.get(path) or (path[5:] if path.startswith("docs/") else None)
         return posixpath.relpath(place, posixpath.dirname(at) or ".") if place else match[1]
 
-    return LINK.sub(link, markdown)
+    def picture(match: re.Match[str]) -> str:
+        text, name, suffix = match.groups()
+        if not (ROOT / posixpath.dirname(source) / f"{name}-dark{suffix}").exists():
+            return match[0]
+        light, dark = f"{name}{suffix}#only-light", f"{name}-dark{suffix}#only-dark"
+        return f"![{text}]({light}) ![{text}]({dark})"
+
+    markdown = IN_BOTH_SCHEMES.sub(r"![\1](\2)", markdown)
+    return LINK.sub(link, PICTURE.sub(picture, markdown))

@@ -170,7 +170,7 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fills with N(mean, std^2) truncated to [a, b], by inverse CDF, in one pass.
+    """Fills with a truncated normal: N(mean, std^2) within [a, b], by inverse CDF, in one pass.
 
     Exact for any bounds, even remote and one-sided ones, but keeps torch's warning for a mean more
     than two std outside [a, b]. The bounds are values, not multiples of std: with a

@@ -30,8 +30,8 @@ _NARROW_ORTHOGONAL_GAIN = 0.01
 
 def init_(
     weight: Tensor,
-    bias: Tensor | None,
-    init: InitializationType,
+    bias: Tensor | InitializationType | None = None,
+    init: InitializationType | None = None,
     *,
     mean: float = 0.0,
     std: float = 0.01,
@@ -42,6 +42,8 @@ def init_(
     generator: Generator | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Initialises a weight, and a bias if there is one, in place.
+
+    ``init_(weight, "orthogonal")`` is ``init_(weight, None, "orthogonal")``.
 
     | init | weight | bias |
     |---|---|---|
@@ -92,8 +94,10 @@ def init_(
     (tensor([[ 1.1916, -1.1284, -0.1241],
             [ 0.5149, -0.2653, -1.1576]]), tensor([-0.5145,  0.4400]))
     """
-    scheme = SCHEMES.get(init)
-    if scheme is None or not scheme.in_init:
+    if init is None and isinstance(bias, str):
+        bias, init = None, bias
+    scheme = None if init is None else SCHEMES.get(init)
+    if init is None or isinstance(bias, str) or scheme is None or not scheme.in_init:
         raise UnknownSchemeError(
             f"init={init!r} is not implemented, choose one of {', '.join(INIT_SCHEMES)}"
         )

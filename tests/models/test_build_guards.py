@@ -24,6 +24,7 @@ import warm
 from conftest import long, native_only
 from forked import in_child
 from torchinit import ArgumentError, build_model, init_model_
+from torchinit.tape.memory import Memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a page table")
 # As an extension would ask for it: nobody sees that.
@@ -195,6 +196,32 @@ def test_without_a_page_table(monkeypatch) -> None:
     build_model(_neighbours(16, 2), seed=0)
     with pytest.raises(ArgumentError, match=TOUCHED):
         build_model(_touch(300, write=True), seed=0)
+
+
+@linux
+def test_the_page_table_is_read_where_it_cannot_be_scanned(monkeypatch) -> None:
+    """As of Linux before 6.7. Reading finds what scanning finds."""
+    fcntl = pytest.importorskip("fcntl")
+    found = []
+    for scan in (True, False):
+        if not scan:
+            monkeypatch.setattr(fcntl, "ioctl", lambda *_: (_ for _ in ()).throw(OSError(25, "no")))
+        memory = Memory()
+        assert memory.has_pages
+        for offset in (0, 1, 4095, 4096, 3 << 20, (4 << 20) - 1):
+            tensor = memory.untouched((4 << 20,), (1,), torch.uint8)
+            address = tensor.untyped_storage().data_ptr()
+            before = memory.is_present(address, 4 << 20)
+            ctypes.string_at(address + offset, 1)  # a read is enough
+            after = [memory.is_present(address + at, 4096) for at in range(0, 4 << 20, 4096)]
+            found.append((scan, offset, before, memory.is_present(address, 4 << 20), after))
+        with pytest.raises(ArgumentError, match=TOUCHED):
+            build_model(_touch(300, write=False), seed=0)
+    half = len(found) // 2
+    assert [each[1:] for each in found[:half]] == [each[1:] for each in found[half:]]
+    for _, offset, before, after, pages in found:
+        assert (before, after) == (False, True)
+        assert [at for at, present in enumerate(pages) if present] == [offset // 4096]
 
 
 # In processes of their own.

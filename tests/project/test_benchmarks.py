@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 
+import torchinit
+import warm
 from conftest import long, native_only
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -135,6 +139,35 @@ def test_shards_run(tmp_path):
     assert text.count("\n## ") == 4
     assert "| 4,096 | HSDP 4 x 128 x TP 8 | 723, 723, 723 | 131, 128, 128 |" in text
     assert re.search(r"^\| 1 of 2 \| 78\.4 M \| 149\.5 \|", text, re.MULTILINE)
+
+
+def pretended_rank(folder, *case):
+    """The shards of a rank of a pretended world, and what the program prints."""
+    paths = os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])
+    program, shards = BENCHMARKS.parent / "tests/programs/pretended_rank.py", folder / "shards.pt"
+    run = warm.run(program, shards, *case, env=os.environ | {"PYTHONPATH": paths})
+    assert run.returncode == 0, run.stderr
+    return torch.load(shards), run.stdout.splitlines()
+
+
+@native_only
+def test_two_ranks_of_a_pretended_world_are_the_whole_model(tmp_path):
+    scale = importlib.import_module("scale")
+    whole = torchinit.init_model_(scale.build("tiny"), seed=0, device="cpu", dtype=torch.bfloat16)
+    parts = [pretended_rank(tmp_path, 2, rank, 1, 1, 1)[0] for rank in (0, 1)]
+    for name, full in whole.named_parameters():
+        assert torch.equal(torch.cat([part[name] for part in parts]), full), name
+
+
+@native_only
+@pytest.mark.parametrize("case", [(16, 11, 2, 2, 4), (64, 40, 1, 1, 2)], ids=str)
+def test_the_check_of_a_rank_can_fail(tmp_path, case):
+    shards, (compared, *wrong) = pretended_rank(tmp_path, *case)
+    assert 1000 < int(compared) <= sum(each.numel() for each in shards.values())
+    assert [said.split(": ")[0] for said in wrong] == [
+        "model.layers.2.mlp.experts.down_proj",
+        "model.layers.0.self_attn.o_proj.weight",
+    ]
 
 
 def test_the_picture_is_of_the_results(tmp_path):

@@ -152,7 +152,7 @@ def names_of_pages():
 UNDER = {
     "Your rules": {"model": Rules},
     "Only some of it": {"model": lambda: nn.ModuleDict({"head": nn.Linear(4, 4)}), "weights": dict},
-    "A report of a model": {"model": llama},
+    "Reports": {"model": llama},
 }
 
 
@@ -177,6 +177,25 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
             assert doctest.DocTestRunner().run(example).failed == 0
         else:
             exec(compile("\n" * line + code, str(page), "exec"), names)
+
+
+def test_the_readme_calls_pages_by_their_headings():
+    """As the navigation of the site does."""
+    where = (ROOT / "README.md").read_text().partition("## Where to go")[2].partition("\n## ")[0]
+    links = re.findall(r"\[([^\]]+)\]\(([\w./-]+\.md)\)", where)
+    assert len(links) > 14
+    assert [
+        name for name, path in links if (ROOT / path).read_text().split("\n", 1)[0] != f"# {name}"
+    ] == []
+
+
+@native_only
+def test_the_first_code_of_the_readme_needs_nothing_and_prints_what_it_says(capsys):
+    _, _, code = next(blocks_of(ROOT / "README.md"))
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    assert printed
+    assert f"# {printed} on every machine\n" in code
 
 
 def test_a_sharded_init_is_one_click_from_the_readme():

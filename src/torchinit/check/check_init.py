@@ -1,4 +1,4 @@
-"""``check_init`` and ``find_uninitialized``: which tensors of a model did nobody write?"""
+"""``check_init`` and ``find_uninitialized``: the tensors of a model that were never written."""
 
 from __future__ import annotations
 

@@ -66,12 +66,12 @@ reason, cuda_reason = missing.reason, cuda_missing.reason
 _unsaid: dict[str, str] = {}
 if module is None and not missing.asked:
     _unsaid["cpu"] = (
-        f"torchinit goes without its native module, so torch.nn.init's numbers and speed are what "
-        f"you get: it {reason}. Remedy: {missing.remedy}. `python -m torchinit info` tells more."
+        f"torchinit is running without its native module, with the numbers and speed of torch.nn."
+        f"init: it {reason}. Remedy: {missing.remedy}. `python -m torchinit info` tells more."
     )
 elif cuda is None and not cuda_missing.asked and torch.version.cuda:
     _unsaid["cuda"] = (
-        f"torchinit goes without its CUDA module, so CUDA tensors take longer to fill: it "
+        f"torchinit is running without its CUDA module, so CUDA tensors take longer to fill: it "
         f"{cuda_reason}. Remedy: {cuda_missing.remedy}. `python -m torchinit info` tells more."
     )
 

@@ -277,7 +277,7 @@ def check_no_flat_piece(tensor: Tensor) -> None:
     if tensor.dim() == 1 and getattr(tensor, "_fsdp_flattened", False):
         raise ArgumentError(
             f"a tensor of shape {tuple(tensor.shape)} is a flat piece of "
-            "FullyShardedDataParallel, of which nothing says where it lies: fill the model before "
+            "FullyShardedDataParallel, which does not tell its position: fill the model before "
             "it is wrapped, or by param_init_fn; or use fully_shard; or give its place to "
             "torchinit.init_shard_(…, offset=first_index)"
         )

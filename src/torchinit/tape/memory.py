@@ -13,6 +13,7 @@ import ctypes
 import math
 import mmap
 import os
+import struct
 import sys
 import weakref
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ _PAGE = mmap.PAGESIZE
 _NORESERVE, _NO_HUGE_PAGES = 0x4000, 15
 _ENTRY = 8  # bytes of the page table for each page
 _PIECE = 1 << 20  # bytes of the page table read at once
+# From linux/fs.h: asks for the pages of a range without reading its table, which is gigabytes for a
+# model of terabytes.
+_PAGEMAP_SCAN, _SCAN_REQUEST = 0xC0606610, struct.Struct("12Q")
+_PRESENT_OR_SWAPPED = 1 << 3 | 1 << 4
 _MARK = 0xFF  # in every byte: NaN in every floating-point format
 _MARKED = ctypes.create_string_buffer(b"\xff" * LARGE, LARGE)
 _CHUNK = 1 << 22  # elements checked together
@@ -41,6 +46,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _is_linux = sys.platform == "linux"
 if _is_linux:
+    import fcntl
+
     _libc.mmap.restype = ctypes.c_void_p
     _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
     _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
@@ -56,6 +63,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._table = -1
+        self._can_scan = True
         self.has_pages = False
         if not _is_linux:
             return
@@ -126,8 +134,18 @@ class Memory:
 
     def is_present(self, address: int, nbytes: int) -> bool:
         """Whether any page of a mapping has been read or written."""
-        at = address // _PAGE * _ENTRY
-        end = -(-(address + nbytes) // _PAGE) * _ENTRY
+        first, last = address // _PAGE, -(-(address + nbytes) // _PAGE)
+        if self._can_scan:
+            found = ctypes.create_string_buffer(24)  # one range of pages
+            request = _SCAN_REQUEST.pack(
+                _SCAN_REQUEST.size, 0, first * _PAGE, last * _PAGE, 0, ctypes.addressof(found),
+                1, 1, 0, 0, _PRESENT_OR_SWAPPED, _PRESENT_OR_SWAPPED,
+            )  # fmt: skip
+            try:
+                return bool(fcntl.ioctl(self._table, _PAGEMAP_SCAN, bytearray(request)))
+            except OSError:  # Linux before 6.7
+                self._can_scan = False
+        at, end = first * _ENTRY, last * _ENTRY
         while at < end:
             data = os.pread(self._table, min(_PIECE, end - at), at)
             if not data or data[_ENTRY - 1 :: _ENTRY].strip(b"\0"):
