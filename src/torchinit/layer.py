@@ -96,8 +96,10 @@ def init_(
     """
     if init is None and isinstance(bias, str):
         bias, init = None, bias
+    elif isinstance(bias, str):
+        raise TypeError("bias must be a torch.Tensor, got str")
     scheme = None if init is None else SCHEMES.get(init)
-    if init is None or isinstance(bias, str) or scheme is None or not scheme.in_init:
+    if init is None or scheme is None or not scheme.in_init:
         raise UnknownSchemeError(
             f"init={init!r} is not implemented, choose one of {', '.join(INIT_SCHEMES)}"
         )

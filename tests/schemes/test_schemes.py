@@ -17,7 +17,7 @@ from distribution_checks import (
     assert_tail_count,
     truncated_normal_cdf,
 )
-from torchinit import init_
+from torchinit import UnknownSchemeError, init_
 from torchinit.dtypes import FLOAT8_DTYPES
 from torchinit.native import load as native
 from torchinit.schemes.distributions import law_of, truncated_draw
@@ -281,3 +281,19 @@ def test_float8_saturates(fill, dtype):
     values = fill(torch.empty(64, 64, dtype=dtype), **arguments).float()
     assert values.abs().max() == limit
     assert values.isfinite().all()
+
+
+def test_without_a_bias_the_scheme_may_come_second():
+    weight = torch.empty(5, 3)
+    torch.manual_seed(1)
+    filled, bias = init_(weight, "orthogonal")
+    assert bias is None
+    torch.manual_seed(1)
+    assert torch.equal(filled, init_(torch.empty(5, 3), None, "orthogonal")[0])
+    assert init_(weight, init="ones")[0].sum() == 15
+    with pytest.raises(UnknownSchemeError, match="init='orthogonl' is not implemented"):
+        init_(weight, "orthogonl")
+    with pytest.raises(UnknownSchemeError, match="init=None is not implemented"):
+        init_(weight, torch.empty(5))
+    with pytest.raises(TypeError, match="bias must be a torch.Tensor, got str"):
+        init_(weight, "zeros", "ones")
