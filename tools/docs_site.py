@@ -17,6 +17,10 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
+# Two versions of a picture, as GitHub takes them; the site chooses by its own switch.
+PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>'
+)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
 
 
@@ -68,4 +72,5 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         place = on_site.get(path) or (path[5:] if path.startswith("docs/") else None)
         return posixpath.relpath(place, posixpath.dirname(at) or ".") if place else match[1]
 
+    markdown = PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
     return LINK.sub(link, markdown)
