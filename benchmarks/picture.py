@@ -62,7 +62,7 @@ def draw(results: Path, picture: Path, theme: str = "light") -> None:
     data = json.loads(results.read_text())
     models = data["models"]
     names = ("text", "axes.label", "axes.edge", "xtick", "ytick")
-    colours = {f"{name}{'' if '.' in name else '.'}color": INKS[theme] for name in names}
+    colours: Any = {f"{name}{'' if '.' in name else '.'}color": INKS[theme] for name in names}
     with plt.rc_context({**colours, "axes.facecolor": "none"}):
         figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
     ways = [way for way in WAYS if way in models[0]["modes"]]

@@ -193,3 +193,18 @@ def test_values_at_the_ends_of_the_range(tmp_path, rules):
     assert str(report)
     pytest.importorskip("matplotlib", reason="comes with the extra report")
     report.save(tmp_path / "report.png")
+
+
+def test_matrices_of_other_shapes_are_no_siblings():
+    """A residual network's first convolutions, by their fan out: all are right."""
+    model = nn.Module()
+    for stage in range(3):
+        blocks = [nn.ModuleDict({"conv1": nn.Conv2d(64, 16 if block else 64, 1, bias=False)})
+                  for block in range(4)]  # fmt: skip
+        model.add_module(f"layer{stage}", nn.Sequential(*blocks))
+    rules = {"**": VarianceScaling(2, mode="fan_out")}
+    model = torchinit.init_model_(model, rules, seed=0)
+    assert names(torchinit.report_model(model)) == []
+    with torch.no_grad():
+        model.layer1[2].conv1.weight.mul_(2)
+    assert names(torchinit.report_model(model)) == ["layer1.2.conv1.weight"]

@@ -156,6 +156,17 @@ def test_titles_lie_within_the_picture(length):
     assert title.get_text() == "M" * length or (length > 70 and title.get_text().endswith("M…"))
 
 
+def test_a_head_and_its_bias_stand_on_the_right(tmp_path):
+    """In a file that is sorted by name, too."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="comes with the extra test")
+    names = ("fc.bias", "fc.weight", "layer1.0.conv.weight", "stem.weight", "wte.weight")
+    tensors = {name: torch.randn(4, 4) for name in names}
+    safetensors.save_file(tensors | {"fc.bias": torch.randn(4)}, tmp_path / "a.safetensors")
+    report = torchinit.report_model(tmp_path / "a.safetensors")
+    at = dict(zip([row.name for row in report], depth_axis(report).x, strict=True))
+    assert at["fc.bias"] == at["fc.weight"] > at["layer1.0.conv.weight"] > at["wte.weight"]
+
+
 def test_convolutions_of_a_block_stand_apart():
     model = nn.Module()
     for layer in (1, 2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torchinit.reporting.roles import ROLES
+from torchinit.reporting.roles import ROLES, role_of
 from torchinit.reporting.rows import ReportRow
 from torchinit.untrusted import printable
 
@@ -69,10 +69,10 @@ def depth_axis(rows: Sequence[ReportRow]) -> DepthAxis:
     for i, (row, place) in enumerate(zip(rows, places, strict=True)):
         if row.place.depth:
             x.append(layers[row.place.stack, row.place.depth] + place)
-        elif row.role in ("embedding", "head"):
-            x.append(left if row.role == "embedding" else right)
-        else:
-            x.append(left if i < first else right)
+        else:  # in the order of the model, but for embeddings, heads and their biases
+            role = role_of(f"{row.name.removesuffix('.bias')}.weight", 2)
+            is_head = row.role == "head" or (row.role == "bias" and role == "head")
+            x.append(right if is_head or (i > first and row.role != "embedding") else left)
     ticks += [(end, said) for end, said in ((left, "in"), (right, "out")) if end in x]
     shown = [*x, *(place for place, _ in ticks)] or [0.0]
     pad = max((max(shown) - min(shown)) * 0.025, 0.5)

@@ -106,6 +106,8 @@ def role_of(name: str, dimensions: int) -> str:
     """
     components = name.split(".")
     last = components[-1]
+    if last in ("running_mean", "running_var", "num_batches_tracked"):
+        return "norm"
     in_layer = bool(depth_of(name).depth)
     if in_layer and last in _SSM:
         return "ssm"
