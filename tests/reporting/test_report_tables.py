@@ -37,6 +37,9 @@ def test_the_table_by_role():
     found = {line.split()[0]: line.split() for line in lines[:9]}
     roles = ["embedding", "!q", "k", "v", "!o", "up", "gate", "down", "norm"]
     assert list(found) == roles
+    ranges = [cell.split("…") for line in lines[:9] for cell in line.split() if "…" in cell]
+    assert len(ranges) > 20
+    assert all(float(low) < float(high) for low, high in ranges)
     assert found["norm"][1:] == ["7", "64", "ones", "1", "0"]
     assert found["!q"][1:4] == ["3", "64x64", "normal"]
     low, high = map(float, found["!q"][5].split("…"))

@@ -14,8 +14,8 @@ from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
 from torchinit.reporting.style import MARKER, Style
 
-# The smallest marker, relative to the largest.
-_SMALLEST = 0.5
+# The smallest marker, relative to the largest; the longest line of an intended gain, in points.
+_SMALLEST, _DASH = 0.5, 9.0
 # Beyond so many layers lines replace markers, but for so many of this size on each line.
 _DENSE, _MARKED, _SPARSE = 64, 10, 0.75
 # The smallest gain on the axis; the largest is its inverse, and float64 has their ratio.
@@ -64,7 +64,9 @@ def draw_gains(
     axis = depth_axis(results.rows)
     points = list(_points(results, axis, gain, foot, numbers))
     _dress(gain, foot, axis, points, style)
-    apart = axis.apart * _points_of(gain, axis)
+    layer = _points_of(gain, axis)
+    apart = axis.apart * layer
+    width = min(axis.apart, _DASH / layer)
     size = min(1.0, max(_SMALLEST, 1.05 * apart / MARKER))
     for role in ROLES:
         alike = [point for point in points if point.role == role]
@@ -74,13 +76,13 @@ def draw_gains(
             _draw_lines(gain, role, varied, style)
         else:
             _draw_bars(gain, varied, color=style.colour(role), lw=0.3 + 0.6 * size, alpha=0.6)
-            _draw_intended(gain, varied, axis.apart, style.soft)
+            _draw_intended(gain, varied, width, style.soft)
             _draw_marks(gain, role, [(p.x, p.y) for p in varied], size, style)
         _draw_marks(foot, role, [(p.x, p.y) for p in fine if p.axes is foot], 0.9 * size, style)
         _draw_other(gain, role, [p for p in alike if p.other is not None], size, style)
     outliers = [point for point in points if point.row.name in numbers]
     for point in outliers:
-        _draw_outlier(point, max(size, 0.7), axis.apart, style)
+        _draw_outlier(point, max(size, 0.7), width, style)
     _write_numbers([point for point in outliers if point.number], points, style)
 
 
@@ -122,13 +124,13 @@ def _dress(gain: Any, foot: Any, axis: DepthAxis, points: Sequence[Point], style
             seen += [y for y in extent if y is not None]
     low, high = _round(min(seen) / _BEYOND, down=True), _round(max(seen) * _BEYOND, down=False)
     decades = math.log10(high / low)
+    every = (1.0, 2.0, 5.0) if decades < 3.5 else (1.0,)
     gain.set_yscale("log")
     gain.set_ylim(low, high)
     gain.axhline(1.0, color=style.ink, lw=0.7, zorder=0)
     for axes, edge in product((gain, foot), axis.edges):
         axes.axvline(edge, color=style.soft, alpha=0.5, lw=0.6, ls=(0, (4, 3)), zorder=0)
-    gain.set_ylabel(r"gain  std $\cdot\,\sqrt{\mathrm{fan\ in}}$")
-    every = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    gain.set_ylabel("gain, std · √(fan in)")  # mathtext's root breaks in SVG files
     gain.yaxis.set_major_locator(ticker.LogLocator(subs=every, numticks=12))
     if decades < 6:
         gain.yaxis.set_major_formatter(

@@ -101,7 +101,7 @@ def _write_title(results: ReportResults, figure: Any, height: float, style: Styl
     count, total = len(results.rows), sum(row.moments.numel for row in results.rows)
     wrong = len(results.outliers)
     said = (
-        f"{count} parameter{'s' * (count != 1)}, {_count(total)} value{'s' * (total != 1)}, "
+        f"{count:,} parameter{'s' * (count != 1)}, {_count(total)} value{'s' * (total != 1)}, "
         f"{wrong or 'no'} outlier{'s' * (wrong != 1)}"
     )
     at = _LEFT / _WIDTH

@@ -74,7 +74,7 @@ def verdict(
     rows: Sequence[ReportRow], outliers: Sequence[Outlier], false_alarm_rate: float
 ) -> Iterator[str]:
     """The outliers in words."""
-    count = f"{len(rows)} parameter{'s' * (len(rows) != 1)}"
+    count = f"{len(rows):,} parameter{'s' * (len(rows) != 1)}"
     if any(row.name != row.parameter for row in rows):
         count += " and parts"
     rate = f" (false alarm: 1 in {1 / false_alarm_rate:,.0f} correct models)" if rows else ""
