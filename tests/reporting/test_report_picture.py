@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -144,6 +145,19 @@ def test_many_outliers_are_not_all_named():
     _, axes = drawn(torchinit.report_model(llama(10), {"**": torchinit.Normal(5.0)}))
     assert len(texts(axes["gain"]) + texts(axes["foot"])) == 12
     assert texts(axes["key"])[12:] == ["and 80 more"]
+
+
+def test_the_longest_names_lie_within_the_picture():
+    model = nn.Module()
+    for number in range(3):
+        model.add_module(f"{'a_long_name' * 20}_{number}", nn.Linear(4, 4))
+    made, axes = drawn(torchinit.report_model(model, {"**": "zeros"}))
+    made.canvas.draw()
+    renderer = made.canvas.get_renderer()
+    assert len(axes["key"].texts) == 6
+    for text in axes["key"].texts:
+        assert text.get_window_extent(renderer).x1 <= made.bbox.width
+        assert re.fullmatch(r"\d  a_long….*_\d(\.bias)?  not 0", text.get_text())
 
 
 @pytest.mark.parametrize("length", [5, 40, 70, 400])

@@ -247,27 +247,31 @@ def _write_numbers(numbered: Sequence[Point], points: Sequence[Point], style: St
     """Writes the numbers of outliers beside their points, each where it hides the least."""
     from matplotlib.patheffects import withStroke
 
-    def at(point: Point) -> tuple[float, float]:
-        x, y = point.axes.transData.transform((point.x, point.y)) / point.axes.figure.dpi * 72
-        return float(x), float(y)
-
-    marks = [at(point) for point in points]
+    marks = [(*_at(point), 2.0) for point in points]
     taken: list[tuple[float, float, float]] = []
     for point in numbered:
-        x, y = at(point)
+        x, y = _at(point)
         half = 2.3 * len(str(point.number)) + 0.5
-
-        def hides(offset: tuple[float, float]) -> tuple[int, int]:
-            """How many numbers, and how many markers, a number so far from its point hides."""
-            u, v = x + offset[0], y + offset[1]  # noqa: B023
-            over = sum(abs(u - a) < half + b and abs(v - c) < 6.5 for a, b, c in taken)  # noqa: B023
-            return over, sum(abs(u - a) < half + 2 and abs(v - b) < 5 for a, b in marks)  # noqa: B023
-
-        best = min(_BESIDE, key=hides)
-        taken.append((x + best[0], half, y + best[1]))
+        tried = [(x + dx, y + dy, half) for dx, dy in _BESIDE]
+        best = min(tried, key=lambda one: (_hidden(one, taken, 6.5), _hidden(one, marks, 5.0)))
+        taken.append(best)
         point.axes.annotate(
-            str(point.number), (point.x, point.y), best, textcoords="offset points",
-            color=style.outlier, fontsize=6.5, fontweight="bold", ha="center", va="center",
-            zorder=7, annotation_clip=False,
+            str(point.number), (point.x, point.y), (best[0] - x, best[1] - y), ha="center",
+            va="center", textcoords="offset points", color=style.outlier, fontsize=6.5,
+            fontweight="bold", zorder=7, annotation_clip=False,
             path_effects=[withStroke(linewidth=1.6, foreground=style.ground)],
         )  # fmt: skip
+
+
+def _at(point: Point) -> tuple[float, float]:
+    """Where a point is in the figure, in points."""
+    x, y = point.axes.transData.transform((point.x, point.y)) / point.axes.figure.dpi * 72
+    return float(x), float(y)
+
+
+def _hidden(
+    one: tuple[float, float, float], others: Sequence[tuple[float, float, float]], height: float
+) -> int:
+    """How many others a number hides; each is x, y and half a width."""
+    x, y, half = one
+    return sum(abs(x - u) < half + wide and abs(y - v) < height for u, v, wide in others)

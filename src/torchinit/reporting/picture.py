@@ -20,16 +20,18 @@ from torchinit.reporting.tails import (
     distributions,
     draw_survival,
 )
+from torchinit.text_table import shortened
 from torchinit.untrusted import printable
 
 # In points: width, margins, and heights from the top to the bottom.
 _WIDTH, _LEFT, _RIGHT = 518.0, 46.0, 8.0
 _TOP, _LEGEND_LINE, _GAIN, _GAP, _FOOT, _BELOW, _KEY_LINE = 32.0, 11.0, 184.0, 7.0, 38.0, 31.0, 9.5
 _TAILS, _BETWEEN = 112.0, 48.0
+_ROOM = _WIDTH - _LEFT - _RIGHT
 # Standard errors, relative to the std, whose bars are longer than markers.
 _VISIBLE = 0.06
-# Outliers that have numbers; the table names all.
-_NUMBERED = 12
+# Outliers that have numbers, as the table names all; characters of their names.
+_NUMBERED, _NAME = 12, 72
 
 
 def save_picture(results: ReportResults, path: Path, *, dark: bool = False) -> None:
@@ -57,12 +59,12 @@ def draw(results: ReportResults, figure: Any, style: Style = LIGHT) -> None:
     FigureCanvasAgg(figure)  # measures texts
     signs = _signs(results, style)
     key = _key(results.outliers)
-    most = _columns(figure, list(signs), _WIDTH - _LEFT - _RIGHT, 24.0, 7.0)
+    most = _columns(figure, list(signs), _ROOM, 24.0, 7.0)
     lines = -(-len(signs) // most)
     columns = -(-len(signs) // lines)
     legend = _LEGEND_LINE * lines + 8
     below = _BELOW + 10 * (len({row.place.stack for row in results.rows if row.place.depth}) > 1)
-    key_columns = _columns(figure, key, _WIDTH - _LEFT - _RIGHT, 10.0, 6.5)
+    key_columns = _columns(figure, key, _ROOM, 10.0, 6.5)
     under = _KEY_LINE * -(-len(key) // key_columns) + 8 if key else 0.0
     height = _TOP + legend + _GAIN + _GAP + _FOOT + below + under
     figure.set_size_inches(_WIDTH / 72, height / 72)
@@ -71,7 +73,7 @@ def draw(results: ReportResults, figure: Any, style: Style = LIGHT) -> None:
         rectangle = left / _WIDTH, bottom / height, width / _WIDTH, tall / height
         return figure.add_axes(rectangle, label=label, **how)
 
-    bottom, width = below + under, _WIDTH - _LEFT - _BETWEEN - _TAILS - _RIGHT
+    bottom, width = below + under, _ROOM - _BETWEEN - _TAILS
     gain = axes("gain", _LEFT, bottom + _FOOT + _GAP, width, _GAIN)
     foot = axes("foot", _LEFT, bottom, width, _FOOT, sharex=gain)
     tails = axes("survival", _WIDTH - _RIGHT - _TAILS, bottom, _TAILS, _FOOT + _GAP + _GAIN)
@@ -81,11 +83,10 @@ def draw(results: ReportResults, figure: Any, style: Style = LIGHT) -> None:
     }
     draw_gains(results, gain, foot, numbers, style)
     draw_survival(results, tails, style)
-    wide = _WIDTH - _LEFT - _RIGHT
-    area = axes("legend", _LEFT, height - _TOP - legend + 8, wide, legend - 8)
+    area = axes("legend", _LEFT, height - _TOP - legend + 8, _ROOM, legend - 8)
     _fill_legend(area, signs, columns, lines, style)
     if key:
-        _fill_key(axes("key", _LEFT, 4, wide, under - 8), key, key_columns, style)
+        _fill_key(axes("key", _LEFT, 4, _ROOM, under - 8), key, key_columns, style)
     _write_title(results, figure, height, style)
 
 
@@ -94,8 +95,7 @@ def _write_title(results: ReportResults, figure: Any, height: float, style: Styl
     title = printable(results.title)
     if results.against is not None:
         title = f"{title} (filled), {printable(results.against.title)} (hollow)"
-    room = _WIDTH - _LEFT - _RIGHT
-    size = min(10.0, 10.0 * room / _width(figure, title, 10.0, "bold"))
+    size = min(10.0, 10.0 * _ROOM / _width(figure, title, 10.0, "bold"))
     if size < 6:
         title, size = f"{title[: int(len(title) * size / 6) - 1]}…", 6.0
     count, total = len(results.rows), sum(row.moments.numel for row in results.rows)
@@ -161,7 +161,7 @@ def _fill_legend(
     """Draws signs and their names, row by row, in columns of one width."""
     area.set_axis_off()
     area.set(xlim=(0, columns), ylim=(lines, 0))
-    points = (_WIDTH - _LEFT - _RIGHT) / columns
+    points = _ROOM / columns
     for number, (name, how) in enumerate(signs.items()):
         x, y = number % columns, number // columns + 0.5
         area.plot([x, x + 6 / points, x + 12 / points], [y] * 3, markevery=[1], **how)
@@ -179,7 +179,7 @@ def _fill_legend(
 def _key(outliers: Sequence[Outlier]) -> list[str]:
     """The numbered outliers, in words; the last line says how many more there are."""
     texts = [
-        printable(f"{number}  {one.name.removesuffix('.weight')}  {one.short}")
+        f"{number}  {shortened(printable(one.name).removesuffix('.weight'), _NAME)}  {one.short}"
         for number, one in enumerate(outliers[:_NUMBERED], 1)
     ]
     more = len(outliers) - _NUMBERED
