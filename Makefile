@@ -28,8 +28,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PARALLEL) tests lint sanitize
 
-# And the slow rest: tests marked long, more Hypothesis examples, a shuffled order, all but the long
-# tests without the native module, every sanitiser, Arm.
+# And the slow rest: tests marked long, more examples of Hypothesis's tests, all but the long tests
+# without the native module, every sanitiser, Arm.
 test-all: test
 	$(MAKE) --no-print-directory test-rest
 
@@ -42,15 +42,14 @@ FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_
   project/test_structure.py test_errors.py contract/test_bounds.py schemes/test_schemes.py test_orthogonal.py project/test_recipes_doc.py \
   distributed/test_sharded_functions.py distributed/test_rank_errors.py distributed/test_same_generator.py cli/test_demo.py \
   checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
+# `ORDER=1`, or any other number, shuffles the tests; CI does.
+SHUFFLED := $(if $(ORDER),--random-order-bucket=global --random-order-seed=$(ORDER))
 tests: $(STAMP)
-	+$(PYTEST)
-	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(FALLBACK_TESTS)
+	+$(PYTEST) $(SHUFFLED)
+	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(SHUFFLED) $(FALLBACK_TESTS)
 
-ORDER ?= 1
-SHUFFLED := --random-order-bucket=global --random-order-seed=$(ORDER)
-ALL := -m "" --hypothesis-profile=deep $(SHUFFLED)
 tests-rest: $(STAMP)
-	+$(PYTEST) $(ALL)
+	+$(PYTEST) $(SHUFFLED) -m "long or hypothesis" --hypothesis-profile=deep
 	+TORCHINIT_DISABLE_NATIVE=1 $(PYTEST) $(SHUFFLED)
 
 # torch comes first and from its own file. The build is not isolated: a CUDA module has to match the

@@ -3,7 +3,7 @@
     python benchmarks/picture.py [benchmarks/results/models.json] [-o docs/pictures/models.png]
 
 The picture shows times of whole models relative to zeroing their memory, best against best: as
-torch builds them, inside patch_nn_init(), and by build_model. A second file, models_dark.png, is
+torch builds them, inside patch_nn_init(), and by build_model. A second file, models-dark.png, is
 for dark pages. Needs matplotlib.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=PICTURE)
     options = parser.parse_args()
     draw(options.results, options.output)
-    dark = options.output.with_stem(f"{options.output.stem}_dark")
+    dark = options.output.with_stem(f"{options.output.stem}-dark")
     draw(options.results, dark, "dark")
 
 

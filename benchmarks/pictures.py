@@ -58,7 +58,7 @@ def main() -> None:
     for name in ("report_llama", "report_broken"):
         report = torchinit.report_model(model, rules)
         report.save(folder / f"{name}.png")
-        report.save(folder / f"{name}_dark.png", dark=True)
+        report.save(folder / f"{name}-dark.png", dark=True)
         print(report)
         break_it(model)
 

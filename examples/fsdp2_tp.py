@@ -7,17 +7,14 @@ Runs on GPUs (nccl) if each process has one, else on CPUs (gloo). Needs Transfor
 """
 
 import argparse
-import logging
 import math
 import os
-from hashlib import blake2b
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -60,18 +57,6 @@ def parallelise(model: LlamaForCausalLM, layout: str, device: str) -> None:
             fully_shard(part, mesh=mesh["replicate", "shard"] if replicas > 1 else mesh["shard"])
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A hash of the distinct names and full values of parameters on all processes."""
-    hashes = set()
-    for name, parameter in model.named_parameters():
-        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        values = whole.detach().cpu().view(torch.uint8).numpy().tobytes()
-        hashes.add((name, blake2b(values).hexdigest()))
-    everywhere = [hashes] * dist.get_world_size()
-    dist.all_gather_object(everywhere, hashes)
-    return blake2b(repr(sorted(set().union(*everywhere))).encode(), digest_size=8).hexdigest()
-
-
 def build(layout: str, seed: int, device: str) -> LlamaForCausalLM:
     """This process's initialised part of the model in a layout."""
     with torch.device("meta"):
@@ -91,11 +76,11 @@ def main() -> None:
         device = "cuda"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # gathers are slow
     for layout in arguments.layouts:
-        found = fingerprint(build(layout, arguments.seed, device))
+        found = torchinit.fingerprint(build(layout, arguments.seed, device))
         if dist.get_rank() == 0:
             print(f"{layout:8} on {dist.get_world_size()} x {device}: {found}", flush=True)
+    dist.barrier()  # so that no thread still holds a tensor when Python ends
     dist.destroy_process_group()
 
 

@@ -16,11 +16,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
-ROOT = Path(__file__).parent.parent
-# Two versions of a picture, as GitHub takes them; the site chooses by its own switch.
-PICTURE = re.compile(
-    r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>'
+# A picture and its version for dark pages. The site's own switch chooses by what follows #.
+PAIR = re.compile(
+    r'<picture>\s*<source [^>]*srcset="(?:docs/)?([^"]+)">\s*'
+    r'<img alt="([^"]*)" src="(?:docs/)?([^"]+)">\s*</picture>'
 )
+ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
 
 
@@ -51,6 +52,12 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Makes two pictures of one with a version for dark pages, as GitHub takes it: see PAIR."""
+    del page, config, files
+    return PAIR.sub(r'<img alt="\2" src="\3#only-light"><img alt="\2" src="\1#only-dark">', html)
+
+
 def as_page(path: Path) -> tuple[str, dict[str, bytes]]:
     """A file as Markdown, and its pictures."""
     if path.suffix == ".ipynb":
@@ -72,5 +79,4 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         place = on_site.get(path) or (path[5:] if path.startswith("docs/") else None)
         return posixpath.relpath(place, posixpath.dirname(at) or ".") if place else match[1]
 
-    markdown = PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
     return LINK.sub(link, markdown)

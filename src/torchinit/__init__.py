@@ -32,6 +32,7 @@ from torchinit.version import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:
     from torchinit.checkpoint.write import write_checkpoint
+    from torchinit.reporting.fingerprint import fingerprint
     from torchinit.reporting.report import ModelReport, report_model
     from torchinit.reporting.rows import ReportRow
 
@@ -65,6 +66,7 @@ __all__ = [
     "cast_init_type",
     "check_init",
     "find_uninitialized",
+    "fingerprint",
     "init",
     "init_",
     "init_model_",
@@ -83,6 +85,7 @@ __all__ += functional.__all__
 _LATER = {
     "ModelReport": "torchinit.reporting.report",
     "ReportRow": "torchinit.reporting.rows",
+    "fingerprint": "torchinit.reporting.fingerprint",
     "report_model": "torchinit.reporting.report",
     "write_checkpoint": "torchinit.checkpoint.write",
 }

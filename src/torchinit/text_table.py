@@ -31,14 +31,14 @@ def text_table(rows: Sequence[Sequence[str]], left: int, *, most: int | None = N
         "  ".join(
             cell.ljust(width) if number < left else cell.rjust(width)
             for number, (cell, width) in enumerate(
-                zip((shortened(row[0], widths[0]), *row[1:]), widths, strict=True)
+                zip((_shortened(row[0], widths[0]), *row[1:]), widths, strict=True)
             )
         ).rstrip()
         for row in rows
     ]
 
 
-def shortened(text: str, width: int) -> str:
+def _shortened(text: str, width: int) -> str:
     """Leaves out the middle: the end tells names apart, the start says how deep they lie."""
     if len(text) <= width:
         return text

@@ -17,8 +17,21 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
+# A thread of gloo may still hold a tensor when Python ends, on a busy machine
+# (https://github.com/pytorch/pytorch/issues/190489).
+FAULT_AT_EXIT = "terminate called without an active exception"
+
+
 def torchrun(processes, program, *arguments, seconds=300):
     """Runs a program on CPUs, one thread each; returns what it printed."""
+    code, out, err = _run(processes, program, *arguments, seconds=seconds)
+    if code and FAULT_AT_EXIT in err:
+        code, out, err = _run(processes, program, *arguments, seconds=seconds)
+    assert code == 0, err
+    return out
+
+
+def _run(processes, program, *arguments, seconds):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc-per-node={processes}", program, *arguments),
@@ -45,5 +58,4 @@ def torchrun(processes, program, *arguments, seconds=300):
         finally:
             run.kill()
         pytest.fail(f"it had not ended after {seconds} s\n{out}\n{err}")
-    assert run.returncode == 0, err
-    return out
+    return run.returncode, out, err

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from launch import needs_gloo, torchrun
 from worlds import in_worlds, of_eight
 
+import torchinit
 import warm
 from conftest import long, native_only
 
@@ -39,7 +40,7 @@ def example():
 @in_worlds(*LAYOUTS, long=of_eight)
 def test_every_layout_has_the_fingerprint_of_the_plain_model():
     def found(layout, seed=0):
-        return example().fingerprint(example().build(layout, seed, "cpu"))
+        return torchinit.fingerprint(example().build(layout, seed, "cpu"))
 
     plain = found("plain")
     assert {found(layout) for layout in LAYOUTS[dist.get_world_size()]} == {plain}

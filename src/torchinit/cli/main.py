@@ -1,4 +1,4 @@
-"""The command line: ``torchinit demo``, ``checkpoint``, ``report``, ``check-init`` and ``info``.
+"""The command line: ``torchinit demo`` and the other commands.
 
 Exit codes: 0 success; 1 a parameter has wrong values or none, a checkpoint cannot be written,
 memory ran out, or the output could not be written; 2 bad usage, or not everything could be judged;
@@ -54,11 +54,13 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         if arguments.command == "demo":
             return _demo(arguments)
         with shell.importing():
-            from torchinit.cli import check_command, info, report_command
+            from torchinit.cli import check_command, fingerprint_command, info, report_command
         if arguments.command == "info":
             return info.run(as_json=arguments.json), 0
         if arguments.command == "check-init":
             return check_command.run(arguments.target)
+        if arguments.command == "fingerprint":
+            return fingerprint_command.run(arguments.checkpoint)
         return report_command.run(
             arguments.checkpoint,
             rules=arguments.rules,
@@ -215,6 +217,15 @@ def _parser() -> argparse.ArgumentParser:
         help="a Transformers config.json, a directory that contains one, with or without "
         "safetensors files, or a model of torchinit demo",
     )
+
+    fingerprint = commands.add_parser(
+        "fingerprint",
+        help="print one short string for all values of a checkpoint",
+        description="Prints 16 hexadecimal digits that differ for checkpoints that differ in any "
+        "bit, name, dtype or shape. torchinit.fingerprint(model) has the same for the model, "
+        "however it is sharded.",
+    )
+    fingerprint.add_argument("checkpoint", metavar="CHECKPOINT", help="as for report")
 
     info_help = "what was built, what is in use, and why"
     info = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")

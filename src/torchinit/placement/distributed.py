@@ -251,6 +251,27 @@ def rank_of_world() -> int | None:
     return int(distributed.get_rank())
 
 
+def size_of_world() -> int:
+    """How many ranks there are; 1 without a process group."""
+    return 1 if rank_of_world() is None else int(sys.modules["torch.distributed"].get_world_size())
+
+
+def sum_over_ranks(numbers: Sequence[int]) -> list[int]:
+    """The sums of what all ranks pass in, at each place; all of them must call this.
+
+    Args:
+        numbers: equally many on every rank; their sums must fit into an int64.
+    """
+    if size_of_world() == 1:
+        return list(numbers)
+    distributed = sys.modules["torch.distributed"]
+    kinds = [pair.partition(":")[0] for pair in distributed.get_backend_config().split(",")]
+    device = "cpu" if "cpu" in kinds else kinds[0]  # nccl sums on GPUs alone
+    summed = torch.tensor(numbers, dtype=torch.int64, device=device)
+    distributed.all_reduce(summed)
+    return summed.tolist()
+
+
 def check_no_flat_piece(tensor: Tensor) -> None:
     """Raises ArgumentError for a flat piece of FullyShardedDataParallel (FSDP1)."""
     if tensor.dim() == 1 and getattr(tensor, "_fsdp_flattened", False):

@@ -20,7 +20,6 @@ from torchinit.reporting.tails import (
     distributions,
     draw_survival,
 )
-from torchinit.text_table import shortened
 from torchinit.untrusted import printable
 
 # In points: width, margins, and heights from the top to the bottom.
@@ -179,11 +178,17 @@ def _fill_legend(
 def _key(outliers: Sequence[Outlier]) -> list[str]:
     """The numbered outliers, in words; the last line says how many more there are."""
     texts = [
-        f"{number}  {shortened(printable(one.name).removesuffix('.weight'), _NAME)}  {one.short}"
+        f"{number}  {_shortened(printable(one.name).removesuffix('.weight'))}  {one.short}"
         for number, one in enumerate(outliers[:_NUMBERED], 1)
     ]
     more = len(outliers) - _NUMBERED
     return [*texts, f"and {more} more"] if more > 0 else texts
+
+
+def _shortened(name: str) -> str:
+    """A name without its middle, if it is too long."""
+    half = _NAME // 2
+    return name if len(name) <= _NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _fill_key(area: Any, key: Sequence[str], columns: int, style: Style) -> None:
