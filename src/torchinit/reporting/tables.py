@@ -14,7 +14,7 @@ from torchinit.untrusted import printable
 
 WIDTH = 100  # of the tables
 _ROLE_HEADS = (
-    "role", "count", "shape", "fit", "mean", "std", "gain", "kurt", "norm",
+    "role", "count", "shape", "fit", "mean", "std", "gain", "norm",
 )  # fmt: skip
 _HEADS = (
     "parameter", "shape", "fit", "mean", "std", "kurt", "min", "max", "zeros", "norm", "orth",
@@ -35,12 +35,11 @@ def table_by_role(rows: Sequence[ReportRow], wrong: Collection[str]) -> list[str
             moments = [row.moments for row in alike]
             cells.append((
                 f"{mark}{role}", str(len(alike)),
-                _all_of([_shape(row) for row in alike], "shapes"),
+                _all_of([_shape(row) for row in alike], "shapes", 12),
                 _all_of([str(row.law) for row in alike], "kinds"),
                 _range(_short(one.mean, 1) for one in moments),
                 _range(_short(one.std, 3) for one in moments),
                 _range(_short(row.gain) for row in alike if row.gain),
-                _range(_kurtosis(one.kurtosis) for one in moments),
                 _range(_norm(row) for row in alike),
             ))  # fmt: skip
     return text_table(cells, left=4, most=WIDTH)
@@ -105,11 +104,12 @@ def _shape(row: ReportRow) -> str:
     return "x".join(map(str, row.shape))
 
 
-def _all_of(texts: Sequence[str], what: str) -> str:
-    """The text, if all are equal; two; or how many there are."""
+def _all_of(texts: Sequence[str], what: str, most: int = 20) -> str:
+    """The text, if all are equal; two, in so many characters at most; or how many there are."""
     several = sorted(set(texts), key=texts.count, reverse=True)
     joined = ", ".join(several)
-    return joined if len(several) < 3 and len(joined) <= 20 else f"{len(several)} {what}"
+    is_short = len(several) == 1 or (len(several) == 2 and len(joined) <= most)
+    return joined if is_short else f"{len(several)} {what}"
 
 
 def _range(texts: Iterable[str]) -> str:
