@@ -70,6 +70,7 @@ lint: $(STAMP)
 	$(BIN)/python tools/check_includes.py
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --schemafile docs/contract/contract.schema.json docs/contract/contract.json
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -146,6 +147,7 @@ arm-compare: build/arm/sanitized_fills build/arm/digest $(SANITIZED)/digest
 # After numbers have changed on purpose.
 golden:
 	$(PYTHON) tools/golden.py
+	$(BIN)/python tools/contract_vectors.py
 
 # Needs nvcc only: no GPU and no torch. `FULL=1` for every architecture.
 CUDA_ARCHITECTURES := $(if $(FULL),75 80 90 100,80 90)

@@ -29,7 +29,7 @@ rules = {
     "**": torchinit.Normal(0.02),
 }
 plan = str(torchinit.plan_model(again, rules))  # a table of the planned values; nothing is written
-print(*plan.splitlines()[:5], sep="\n")
+print(*plan.splitlines()[:8], sep="\n")
 torchinit.init_model_(again, rules, seed=0, device=device, dtype=torch.bfloat16)
 
 weight = again.get_parameter("layers.0.linear2.weight")

@@ -263,18 +263,21 @@ def test_boxes_without_the_native_module(shape, dtype):
 
 @native_only
 @pytest.mark.parametrize(
-    "box",
+    ("box", "said"),
     [
-        Box((10, 10), (8, 0)),
-        Box((10, 10), (-1, 0)),
-        Box((10, 10, 1), (0, 0, 0)),
-        Box((10, 10), (0,)),
+        (Box((10, 10), (8, 0)), "does not lie within"),
+        (Box((10, 10), (-1, 0)), "does not lie within"),
+        (
+            Box((10, 10, 1), (0, 0, 0)),
+            r"global_shape=\[10, 10, 1\] must have one number for each of",
+        ),
+        (Box((10, 10), (0,)), r"offset=\[0\] must have one number for each of the 2 dimensions"),
     ],
 )
-def test_boxes_that_cannot_be(box):
+def test_boxes_that_cannot_be(box, said):
     state = torch.get_rng_state()
     tensor = torch.ones(3, 3)
-    with pytest.raises(ArgumentError, match="does not lie within"):
+    with pytest.raises(ArgumentError, match=said):
         fill_orthogonal(tensor, 1.0, None, box)
     assert (tensor == 1).all()
     assert torch.equal(torch.get_rng_state(), state)

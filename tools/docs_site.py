@@ -32,6 +32,7 @@ def places() -> dict[str, str]:
         found |= {path: path for path in names(pattern)}
     for pattern in ("examples/*.py", "examples/*.ipynb"):
         found |= {path: str(Path(path).with_suffix(".md")) for path in names(pattern)}
+    found["tools/contract_reference.py"] = "contract_reference.md"
     return found
 
 

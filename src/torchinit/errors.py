@@ -34,7 +34,12 @@ class ArgumentError(ValueError, RuntimeError):
 
 
 class RankError(RuntimeError):
-    """Ranks whose generators are in different states (``assert_same_generator``)."""
+    """Ranks whose generators are in different states (``assert_same_generator``).
+
+    >>> import torchinit
+    >>> issubclass(torchinit.RankError, RuntimeError)
+    True
+    """
 
 
 class UnknownSchemeError(NotImplementedError, ValueError, AssertionError):
@@ -56,6 +61,15 @@ def shown(value: object) -> str:
     except ValueError:
         size = f" of {value.bit_length():,} bits" if isinstance(value, int) else ""
         return f"<{type(value).__name__}{size}>"
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """A number of things in words; more is what one is called in the plural, if not by an s.
+
+    >>> counted(1, "index", "indices"), counted(2000, "tensor")
+    ('1 index', '2,000 tensors')
+    """
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
 def check_flag(name: str, value: object) -> None:

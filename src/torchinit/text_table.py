@@ -2,43 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 
 from torchinit.untrusted import printable
 
-_LEAST = 16  # characters that the first column keeps
+_LEAST = 16  # characters that a column keeps of which some are left out
 _START = 6  # of them from the start of the cell
 
 
-def text_table(rows: Sequence[Sequence[str]], left: int, *, most: int | None = None) -> list[str]:
-    r"""Returns one line for each row; what a terminal may act on is escaped.
+def text_table(
+    rows: Sequence[Sequence[str]],
+    left: int,
+    *,
+    most: int | None = None,
+    shorten: Sequence[int] = (0,),
+    indent: int = 0,
+) -> list[str]:
+    r"""Returns the text of each row: a line, or several where the table is too wide.
+
+    Then the middle of long names is left out. If that is not enough, the first cell has a line of
+    its own, and the others share the lines below it. Other cells stay whole. What a terminal may
+    act on is escaped.
 
     Args:
         rows: the headings and the rows below them, all of one length.
         left: how many columns are aligned to the left; the others, numbers, to the right.
-        most: characters in a line, for which the middle of cells in the first column is left out.
+        most: characters in a line, unless standard output is a terminal, whose width counts then.
+        shorten: the columns of names.
+        indent: spaces before every line.
 
     >>> print(*text_table([["name", "std"], ["wte", "0.02"]], left=1), sep="\n")
     name   std
     wte   0.02
     """
     rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if most is not None:
-        others = sum(widths[1:]) + 2 * len(widths[1:])
-        widths[0] = min(widths[0], max(most - others, _LEAST))
-    return [
-        "  ".join(
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(
-                zip((_shortened(row[0], widths[0]), *row[1:]), widths, strict=True)
-            )
-        ).rstrip()
-        for row in rows
-    ]
+    whole = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths, room = list(whole), _width(most) - indent
+    excess = sum(widths) + 2 * (len(widths) - 1) - room
+    while excess > 0 and (long := [i for i in shorten if widths[i] > _LEAST]):
+        widths[max(long, key=widths.__getitem__)] -= 1
+        excess -= 1
+    lines = [range(len(widths))]
+    if excess > 0:
+        widths, lines = whole, [*_lines(whole, room)]
+
+    def text_of(row: Sequence[str], numbers: Sequence[int]) -> str:
+        begin = " " * (indent + 2 * (numbers[0] > 0))
+        return (
+            begin
+            + "  ".join(
+                shortened(row[i], widths[i]).ljust(widths[i])
+                if i < left
+                else row[i].rjust(widths[i])
+                for i in numbers
+            ).rstrip()
+        )
+
+    return ["\n".join(text_of(row, numbers) for numbers in lines) for row in rows]
 
 
-def _shortened(text: str, width: int) -> str:
+def _width(most: int | None) -> float:
+    """Characters in a line: those of the terminal, if standard output is one."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return math.inf if most is None else most
+
+
+def _lines(widths: Sequence[int], room: float) -> Iterator[range]:
+    """The columns of each line: the first alone, and as many others as fit, two spaces in."""
+    yield range(1)
+    first, taken = 1, 0
+    for number, width in enumerate(widths[1:], 1):
+        taken += 2 + width
+        if taken > room and number > first:
+            yield range(first, number)
+            first, taken = number, 2 + width
+    if len(widths) > 1:
+        yield range(first, len(widths))
+
+
+def shortened(text: str, width: int) -> str:
     """Leaves out the middle: the end tells names apart, the start says how deep they lie."""
     if len(text) <= width:
         return text

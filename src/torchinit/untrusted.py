@@ -51,11 +51,11 @@ def parse_json(data: bytes, source: object, *, strict: bool = True) -> Any:
             names = [name for name, _ in pairs]
             raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is given twice")
         if lone := [name for name in found if any("\ud800" <= c <= "\udfff" for c in name)]:
-            raise ValueError(f"{lone[0]!r} is no Unicode text")
+            raise ValueError(f"{lone[0]!r} is not Unicode text")
         return found
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     hooks: dict[str, Any] = (
         {"object_pairs_hook": unique, "parse_constant": refuse} if strict else {}
@@ -64,7 +64,7 @@ def parse_json(data: bytes, source: object, *, strict: bool = True) -> Any:
         return json.loads(data.decode("utf-8"), **hooks)
     except (ValueError, RecursionError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else printable(error)
-        raise ArgumentError(f"{printable(source)} is no JSON: {why}") from None
+        raise ArgumentError(f"{printable(source)} is not JSON: {why}") from None
 
 
 def check_inside(file: Path, folder: Path) -> None:

@@ -65,13 +65,13 @@ def test_the_command(config, tmp_path, capsys):
     model = torchinit.init_model_(llama(), rules, seed=3, dtype=torch.bfloat16, device="cpu")
     assert_equal(read(out), model.state_dict())
     before = contents(out)
-    assert run(capsys, config, out, "--seed", 3, *options)[0] == 1
+    assert f"{out} holds a finished checkpoint (" in run(capsys, config, out, "--seed", 3)[2]
     status, again, _ = run(capsys, config, out, "--seed", 3, *options, "--resume")
     assert (status, again) == (0, said.replace(": ", ": was finished already: ", 1))
     status, said, err = run(capsys, config, out, "--seed", 4, *options, "--resume")
     assert (status, said) == (1, "")
     assert err.startswith(
-        f"torchinit: resume: {out} holds a finished checkpoint of other arguments: the seed (3 "
+        f"torchinit: --resume: {out} holds a finished checkpoint of other arguments: the seed (3 "
         "there, 4"
     )
     assert contents(out) == before
@@ -79,6 +79,19 @@ def test_the_command(config, tmp_path, capsys):
     with pytest.warns(UserWarning, match=r"out/config\.json had other contents"):
         assert run(capsys, config, out, "--seed", 3, *options, "--resume")[0] == 0
     assert contents(out) == before
+
+
+def test_an_unfinished_checkpoint_says_how_to_go_on(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(capsys, config, out)[0] == 0
+    (out / "model.safetensors").unlink()
+    status, _, err = run(capsys, config, out)
+    assert status == 1
+    assert err.endswith("Go on with --resume, or give another path\n")
+    assert run(capsys, config, out, "--resume", "--shard-size", "9XB")[2] == (
+        "torchinit: --shard-size='9XB' must be a number and TB, GB, MB or KB, such as '5GB'\n"
+    )
+    assert run(capsys, config, out, "--resume")[0] == 0
 
 
 def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys):
@@ -92,12 +105,13 @@ def test_callables_in_a_file_are_told_apart_by_its_text(config, tmp_path, capsys
 
 
 def test_dry_run(config, tmp_path, capsys):
-    status, said, _ = run(capsys, config, "--dry-run", "--dtype", "float16")
+    status, said, _ = run(capsys, config, "--dry-run", "--dtype", "fp16")
     assert status == 0
     table, totals = said.rstrip().rsplit("\n\n", 1)
     plan = torchinit.plan_model(llama())
-    assert len(table.splitlines()) == 1 + len(plan)
-    assert "float16" in table
+    lines = table.splitlines()
+    assert len(lines) == 1 + len(plan) + 2
+    assert lines[-2:] == ["dtype: float16", "rule: LlamaForCausalLM(config)"]
     assert "normal(mean=0, std=0.02)" in table
     count = sum(one.numel() for one in llama().parameters())
     assert totals.startswith(f"{count:,} parameters, ")
@@ -121,9 +135,9 @@ def test_bad_usage(arguments, capsys):
 
 
 BAD = {
-    "no JSON": ("{", "config.json is no JSON"),
-    "no text": (b"\xff\xfe\x00", "config.json is no JSON"),
-    "no object": ("[1]", "must hold an object"),
+    "no JSON": ("{", "config.json is not JSON"),
+    "no text": (b"\xff\xfe\x00", "config.json is not JSON"),
+    "no object": ("[1]", "must hold a JSON object"),
     "no architectures": (json.dumps(LLAMA), "architectures=None: its first name must be the class"),
     "empty architectures": (json.dumps(SAID | {"architectures": []}), r"architectures=\[\]"),
     "unknown": (
@@ -133,7 +147,7 @@ BAD = {
     "no model": (json.dumps(SAID | {"architectures": ["LlamaConfig"]}), "has no model of"),
     "nested": ("[" * 100_000, "too deeply nested"),
     "nested objects": ('{"a":' * 100_000, "too deeply nested"),
-    "a long number": ('{"a": ' + "1" * 5000 + "}", "config.json is no JSON"),
+    "a long number": ('{"a": ' + "1" * 5000 + "}", "config.json is not JSON"),
     "another family": (
         json.dumps(SAID | {"model_type": "gpt2"}),
         r"model_type='gpt2' and architectures\[0\]='LlamaForCausalLM', whose model_type is 'llama'",
@@ -244,7 +258,7 @@ def test_what_is_not_there(config, tmp_path, capsys):
     [
         ("rule = {}", "defines no rules"),
         ("rules = 3", "rules must be a mapping, or a function of the config, not int"),
-        ("def rules(config): return 3", r"rules(config) must give a mapping, not a int"),
+        ("def rules(config): return 3", r"rules(config) must return a mapping, not int"),
         ("rules = {", "raised SyntaxError"),
         ("raise KeyError(3)", "raised KeyError: 3"),
         ("rules = {'**.weight': 'normal'}", "needs numbers"),
@@ -274,7 +288,7 @@ def test_bad_rules(text, said, config, tmp_path, capsys):
     [
         ("import nope_nope", "ModuleNotFoundError: No module named 'nope_nope'"),
         ("raise SystemExit(0)", "SystemExit: 0"),
-        ("build = 3", "is a int, not a function"),
+        ("build = 3", "must be a function, not int"),
         ("def build(): raise SystemExit(0)", ".py:1 raised SystemExit: 0"),
         ("def build(): raise KeyError('x')", ".py:1 raised KeyError: 'x'"),
         ("def build():\n    return build()", ".py:2 raised RecursionError"),
@@ -321,9 +335,9 @@ def test_bad_models(tmp_path):
     with pytest.raises(TypeError, match="config=3 must be the path"):
         torchinit.write_checkpoint(3, out, seed=0)
     zeros = {"**": "zeros"}
-    with pytest.raises(TypeError, match=r"config\(\) gave a int"):
+    with pytest.raises(TypeError, match=r"config\(\) must return a torch\.nn\.Module, not int"):
         torchinit.write_checkpoint(lambda: 3, out, zeros, seed=0)
-    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not a int"):
+    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not int"):
         torchinit.write_checkpoint(lambda: 3, out, seed=0)
     with pytest.raises(ArgumentError, match="'weight' is on cpu: build the model on the meta"):
         torchinit.write_checkpoint(lambda: torch.nn.Linear(2, 3), out, zeros, seed=0)
@@ -414,7 +428,7 @@ def test_formats(config, tmp_path, capsys):
     assert tuple(user_code.FORMATS) == main_module._FORMATS
     for name in user_code.FORMATS:
         _, _, err = run(capsys, config, "--dry-run", "--format", f"**.q_proj.weight={name}")
-        assert err.startswith("torchinit: layout=None: formats need a layout")
+        assert err.startswith("torchinit: --layout: formats need a layout")
     for text in ("mxfp8", "=mxfp8", "**=mxfp4", "**"):
         assert run(capsys, config, "--dry-run", "--format", text)[0] == 2
     assert (

@@ -142,7 +142,7 @@ class Named(torch.nn.Module):
 @pytest.mark.parametrize("name", ["__metadata__", "\ud800", "a.\udcff", 3, None, ("a",)])
 @pytest.mark.parametrize("shard_size", [1, "5GB"])
 def test_names_that_nobody_could_read(name, shard_size, tmp_path):
-    with pytest.raises(ArgumentError, match="is no name for a tensor: "):
+    with pytest.raises(ArgumentError, match="cannot name a tensor: "):
         write(lambda: Named(name), tmp_path / "a", {"**": "ones"}, shard_size=shard_size)
     assert not (tmp_path / "a").exists()
 
@@ -468,14 +468,14 @@ class _Own(nn.Linear):
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (lambda _, **__: [], r"_Own\.state_dict\(\) returns a list: expected tensors by name"),
-        (lambda _, **__: None, "returns a NoneType"),
+        (lambda _, **__: [], r"_Own\.state_dict\(\) must return tensors by name, not list"),
+        (lambda _, **__: None, "not NoneType"),
         (lambda _: {}, r"_Own\.state_dict\(keep_vars=True\) raised TypeError"),
         (lambda _, **__: 1 / 0, "raised ZeroDivisionError"),
         (lambda _, **__: {"a": 3}, r"state_dict\(\)\['a'\] is a int"),
-        (lambda _, **__: {"a": torch.zeros(2)}, "is no parameter or buffer"),
+        (lambda _, **__: {"a": torch.zeros(2)}, "is not a parameter or buffer"),
         (lambda model, **__: {"a\ud800": model.weight}, "it is not Unicode"),
-        (lambda model, **__: {3: model.weight}, "it is no string"),
+        (lambda model, **__: {3: model.weight}, "it is not a string"),
     ],
 )
 def test_a_state_dict_that_cannot_be_stored(state, said, tmp_path):

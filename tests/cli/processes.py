@@ -17,16 +17,6 @@ TINY = ["demo", "--model", "tiny", "--device", "cpu"]
 # With and without the native module, if there is one.
 ON = [False] if load.module is None else [True, False]
 
-# Put before a program that runs the command line without torch: an empty package stands in for
-# torchinit, which would import it.
-BARE = f"""
-import sys, types
-package = types.ModuleType("torchinit")
-package.__path__ = [{str(SOURCES / "torchinit")!r}]
-sys.modules["torchinit"] = package
-from torchinit.cli.main import main
-"""
-
 
 def environment(native=True, buffered=True, path=()):
     """The environment of a process that finds the package, and modules in other folders first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from processes import BARE, TINY, finish, lines_but_of_torch, run_command, start
+from processes import TINY, finish, lines_but_of_torch, run_command, start
 
 import torchinit
 from torchinit.cli import demo, demo_models
@@ -26,11 +26,31 @@ from torchinit.dtypes import FLOATING_DTYPES
         ["demo", "--device", "cuda:99"],
         ["demo", "--seed", "-1"],
         ["demo", "--seed", "x"],
+        ["demo", "x"],
+        ["checkpoint"],
+        ["checkpoint", "config.json", "--seed", "1", "out", "more"],
+        ["checkpoint", "config.json", "--seed", "1"],
+        ["report", "checkpoint", "--seed", "1"],
+        ["report", "checkpoint", "--format", "**=fp8"],
+        ["info", "--all"],
     ],
 )
 def test_bad_usage(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: torchinit" in capsys.readouterr().err
+    command = f" {arguments[0]}" if len(arguments) > 1 or arguments == ["checkpoint"] else ""
+    assert f"usage: torchinit{command} [" in capsys.readouterr().err
+
+
+def test_options_between_config_and_out(capsys):
+    assert main(["checkpoint", "nowhere.json", "--dtype", "bf16", "out", "--seed", "1"]) == 1
+    assert capsys.readouterr().err == "torchinit: nowhere.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize("short", ["fp32", "bf16", "fp16"])
+def test_short_dtypes(short, capsys):
+    assert main([*TINY, "--dtype", short, "--json"]) == 0
+    name = {"fp": "float", "bf": "bfloat"}[short[:2]]
+    assert json.loads(capsys.readouterr().out)["dtype"] == name + short[2:]
 
 
 def test_a_model_that_needs_transformers(capsys, monkeypatch):
@@ -61,6 +81,14 @@ def test_dtypes_are_those_that_are_filled():
     assert [f"torch.{name}" for name in DTYPES] == list(map(str, FLOATING_DTYPES))
 
 
+@pytest.fixture
+def script(tmp_path):
+    """The script that pip writes for the command."""
+    path = tmp_path / "torchinit"
+    path.write_text("import sys\nfrom torchinit.cli.main import main\nsys.exit(main())\n")
+    return path
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
@@ -68,27 +96,64 @@ def test_dtypes_are_those_that_are_filled():
         (["--help"], 0, ["demo", "info"]),
         (["demo", "--help"], 0, [*MODELS, *DTYPES]),
         (["demo", "--model", "gpt5"], 2, ["invalid choice: 'gpt5'"]),
+        (["checkpoint", "config.json"], 2, ["required: OUT"]),
     ],
 )
-def test_help_and_usage_need_no_torch(arguments, code, expected):
-    program = f"""{BARE}
-try:
-    sys.exit(main({arguments}))
-finally:
-    assert not {{"torch", "numpy", "tqdm", "transformers"}} & set(sys.modules)
-"""
-    found, out, err = finish(start("-c", program))
+@pytest.mark.parametrize("is_module", [True, False])
+def test_help_and_usage_need_no_torch(is_module, arguments, code, expected, script):
+    run = ["-m", "torchinit"] if is_module else [script]
+    found, out, err = finish(start("-X", "importtime", *run, *arguments))
     assert found == code, err
     assert "Traceback" not in err
+    imported = {line.rpartition("|")[2].strip() for line in err.splitlines()}
+    assert {"torchinit", "torchinit.cli.main"} <= imported
+    assert not {"torch", "numpy", "tqdm", "transformers"} & imported
     for text in expected:
         assert text in out + err
 
 
-def test_module_and_script_are_the_same_command():
+LIBRARY = """
+import sys
+before = "torch" in sys.modules
+import torchinit
+print(before, "torch" in sys.modules, torchinit.__version__, "torch" in sys.modules)
+from torchinit import *
+import torch
+normal_(torch.empty(3))
+torch.ops.torchinit.normal_(torch.empty(3), torch.tensor(1), 0.0, 1.0)
+print(sorted(torchinit.__all__) == sorted({*torchinit.__all__} & {*dir(torchinit)}))
+try:
+    torchinit.no_such_name
+except AttributeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "imports_torch"), [("torchinit", False), ("train.py", True), ("-m", True)]
+)
+def test_all_but_the_command_have_everything_after_the_import(tmp_path, script, imports_torch):
+    """A program that has the command's name has it when it first asks for a name."""
+    arguments = [tmp_path / script, "-m", "torchinit"]
+    if script == "-m":  # of another package, that imports torchinit
+        package = tmp_path / "training" / "__init__.py"
+        package.parent.mkdir()
+        package.with_name("__main__.py").touch()
+        arguments = ["-m", "training", "torchinit"]
+    (package if script == "-m" else tmp_path / script).write_text(LIBRARY)
+    code, out, err = finish(start(*arguments, path=[tmp_path]))
+    assert code == 0, err
+    assert out.splitlines() == [
+        f"False {imports_torch} {torchinit.__version__} {imports_torch}",
+        "True",
+        "module 'torchinit' has no attribute 'no_such_name'",
+    ]
+
+
+def test_module_and_script_are_the_same_command(script):
     code, out, err = finish(start("-m", "torchinit", "--version"))
     assert (code, out, err) == (0, f"torchinit {torchinit.__version__}\n", "")
-    program = "import sys; from torchinit.cli.main import main; sys.exit(main(['--version']))"
-    assert finish(start("-c", program)) == (code, out, err)
+    assert finish(start(script, "--version")) == (code, out, err)
 
 
 def test_demo_writes_notes_to_standard_error_alone():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import BARE, TINY, environment, finish, lines_but_of_torch, start
+from processes import TINY, environment, finish, lines_but_of_torch, start
 
 import warm
 from conftest import long
@@ -30,20 +30,15 @@ each_buffering = pytest.mark.parametrize("buffered", [True, pytest.param(False, 
 full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 
 
-def command(arguments):
-    """Arguments of Python that run a command; help without importing torch, which takes seconds."""
-    if arguments == HELP:
-        return ["-c", f"{BARE}\nsys.exit(main({HELP}))"]
-    return ["-m", "torchinit", *arguments]
-
-
 def run_in_shell(arguments, redirections, **options):
     """Runs a command in a shell that redirects its streams."""
     process = start(
         "-c",
         "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1], sys.executable, *sys.argv[2:]])",
         f'exec "$0" "$@" {redirections}',
-        *command(arguments),
+        "-m",
+        "torchinit",
+        *arguments,
         **options,
     )
     return finish(process)
@@ -66,14 +61,14 @@ def unread():
     [(INFO, True), pytest.param(TINY, True, marks=long), (HELP, True), (HELP, False)],
 )
 def test_output_that_nobody_reads(arguments, buffered, unread):
-    process = start(*command(arguments), stdout=unread, buffered=buffered)
+    process = start("-m", "torchinit", *arguments, stdout=unread, buffered=buffered)
     code, _, err = finish(process)
     assert (code, err) == (141, "")
 
 
 @each_short_command
 def test_no_stream_is_read(arguments, unread):
-    process = start(*command(arguments), stdout=unread, stderr=unread)
+    process = start("-m", "torchinit", *arguments, stdout=unread, stderr=unread)
     assert process.wait(timeout=60) == 141
 
 
@@ -260,8 +255,7 @@ def test_interrupt_of_an_import(tmp_path, arguments, swallow):
         "    pass\n"
         "raise ImportError('not interrupted')\n"
     )
-    program = f"{BARE}\nsys.exit(main({arguments}))"
-    err = interrupt(start("-c", program, path=[tmp_path]), "importing")
+    err = interrupt(start("-m", "torchinit", *arguments, path=[tmp_path]), "importing")
     assert err == "torchinit: interrupted\n"
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import torchinit
 from conftest import native_only
+from contract_reference import MASK, philox, word
+from contract_vectors import KNOWN_ANSWERS
 from fills import (
     DTYPES,
     FILLS,
@@ -26,7 +28,6 @@ from fills import (
     fits,
     make,
 )
-from reference import KNOWN_ANSWERS, MASK, philox, word32, word64
 from torchinit.native import load as native
 
 ops = torch.ops.torchinit
@@ -40,8 +41,9 @@ def test_same_bits_rejects_other_bits():
     assert_same_bits(torch.tensor([math.nan]), torch.tensor([math.nan]))
 
 
-@pytest.mark.parametrize(("counter", "key", "output"), KNOWN_ANSWERS)
-def test_known_answers(counter, key, output):
+@pytest.mark.parametrize("known", KNOWN_ANSWERS)
+def test_known_answers(known):
+    counter, key, output = (tuple(int(one, 16) for one in words.split()) for words in known)
     assert philox(counter, key) == output
     assert tuple(native.module.philox(counter, key[0] | key[1] << 32)) == output
 
@@ -60,9 +62,8 @@ def instruction_set(request):
 def test_words_follow_the_reference(start, dtype, instruction_set):
     """Through the real kernels, at logical offsets beyond 2^32 words, blocks and elements."""
     assert native.module.instruction_set() == instruction_set
-    word = word32 if dtype == torch.int32 else word64
     tensor = make(WORDS["words"], dtype, 77, [start], [2**63 - 1])
-    expected = [word(UNSIGNED_KEY, start + i) for i in range(77)]
+    expected = [word(UNSIGNED_KEY, start + i, 8 * dtype.itemsize) for i in range(77)]
     assert [value % 2 ** (8 * dtype.itemsize) for value in tensor.tolist()] == expected
 
 
@@ -73,22 +74,22 @@ def signed(word, size):
 def test_uniform_follows_its_definition():
     """origin + s * scale, in single precision with s rounded first; nothing clamps here."""
     tensor = make((ops.uniform_, (-1.0, 1.0)), torch.float32, 1000)
-    words = [signed(word32(UNSIGNED_KEY, i), 32) for i in range(1000)]
+    words = [signed(word(UNSIGNED_KEY, i, 32), 32) for i in range(1000)]
     # Scale 2^-31 could give 1.0, so it is the next float below.
     scale = torch.tensor(2.0**-31).nextafter(torch.tensor(0.0)).item()
     assert torch.equal(tensor, (torch.tensor(words).float().double() * scale).float())
     tensor = make((ops.uniform_, (-1.0, 1.0)), torch.float64, 1000)
-    words = [signed(word64(UNSIGNED_KEY, i), 64) >> 11 for i in range(1000)]
+    words = [signed(word(UNSIGNED_KEY, i, 64), 64) >> 11 for i in range(1000)]
     assert tensor.tolist() == [word * 2.0**-52 for word in words]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-15)])
 def test_normal_follows_its_definition(dtype, tolerance):
     tensor = make((ops.normal_, (0.0, 1.0)), dtype, 1000).double()
-    word, size = (word32, 32) if dtype == torch.float32 else (word64, 64)
+    size = 8 * dtype.itemsize
     digits = 31 if size == 32 else 52
     for pair in range(0, 1000, 2):
-        v, w = word(UNSIGNED_KEY, pair), word(UNSIGNED_KEY, pair + 1)
+        v, w = (word(UNSIGNED_KEY, pair + i, size) for i in (0, 1))
         odd = (v >> (0 if size == 32 else 11)) % 2**digits | 1
         radius = math.sqrt(-2 * math.log(odd * 2.0**-digits))
         angle = math.pi / 4 * signed(w * 2 % 2**size, size) / 2 ** (size - 1)
@@ -109,12 +110,12 @@ def test_truncated_normal_follows_its_definition(a, b, dtype, tolerance):
     """Against the quantile of the truncated distribution in 60 digits."""
     mpmath = pytest.importorskip("mpmath")
     tensor = make((ops.trunc_normal_, (0.0, 1.0, a, b)), dtype, 24).tolist()
-    word, size = (word32, 32) if dtype == torch.float32 else (word64, 64)
+    size = 8 * dtype.itemsize
     with mpmath.workdps(60):
         flip = -1 if a > 0 else 1  # the tail that keeps the digits
         low, high = sorted((mpmath.ncdf(flip * mpmath.mpf(a)), mpmath.ncdf(flip * mpmath.mpf(b))))
         for i, value in enumerate(tensor):
-            steps = signed(word(UNSIGNED_KEY, i), size) + mpmath.mpf(1) / 2
+            steps = signed(word(UNSIGNED_KEY, i, size), size) + mpmath.mpf(1) / 2
             u = steps / mpmath.mpf(2) ** size + mpmath.mpf(1) / 2
             p = low + (u if flip > 0 else 1 - u) * (high - low)
             guess = flip * mpmath.mpf(value)

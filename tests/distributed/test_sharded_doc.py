@@ -30,7 +30,7 @@ class Titan(nn.Module):
 
     def __init__(self, **children):
         super().__init__()
-        self.param_init = {"weight": partial(nn.init.trunc_normal_, std=0.02, a=-0.06, b=0.06)}
+        self._param_init = {"weight": partial(nn.init.trunc_normal_, std=0.02, a=-0.06, b=0.06)}
         for name, child in children.items():
             self.add_module(name, child)
 
@@ -38,7 +38,7 @@ class Titan(nn.Module):
         for child in self.children():
             child.init_weights(buffer_device=buffer_device)
         for name, parameter in self.named_parameters(recurse=False):
-            self.param_init[name](parameter)
+            self._param_init[name](parameter)
         if hasattr(self, "cache"):
             self.cache = torch.arange(4.0, device=buffer_device)
 
@@ -64,22 +64,30 @@ class Olmo(nn.Module):
         self.lm_head = nn.ModuleDict({"norm": nn.RMSNorm(16), "w_out": nn.Linear(16, 100)})
 
 
-class Zero:
+def partitioned(model, rank, ranks):
     """What zero.Init makes of a model, as one of several ranks has it."""
+    for parameter in model.parameters():
+        parameter.ds_shape, parameter.ds_numel = parameter.shape, parameter.numel()
+        parameter.ds_process_group = dist.group.WORLD
+        held = -(-parameter.ds_numel // ranks)
+        part = parameter.detach().flatten()[rank * held : (rank + 1) * held]
+        parameter.ds_tensor = torch.full((held,), torch.nan)
+        parameter.ds_tensor[: part.numel()] = part
+        parameter.data = torch.empty(0)
+    return model
 
-    def __init__(self, model, rank, ranks):
-        self.parameters = dict(model.named_parameters())
-        for parameter in self.parameters.values():
-            parameter.ds_shape, parameter.ds_numel = parameter.shape, parameter.numel()
-            parameter.ds_process_group = dist.group.WORLD
-            held = -(-parameter.ds_numel // ranks)
-            part = parameter.detach().flatten()[rank * held : (rank + 1) * held]
-            parameter.ds_tensor = torch.full((held,), torch.nan)
-            parameter.ds_tensor[: part.numel()] = part
-            parameter.data = torch.empty(0)
 
-    def named_parameters(self):
-        return self.parameters.items()
+class Mlp(nn.Module):
+    """Names as those of Megatron-Core, and what its layers say of their weights."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.linear_fc1 = nn.Linear(8, 48 // size)
+        self.linear_fc1.output_size_per_partition = 48 // size
+        self.linear_fc1.config = types.SimpleNamespace(gated_linear_unit=True)
+        self.linear_fc2 = nn.Linear(24 // size, 8, bias=False)
+        self.linear_fc2.input_size_per_partition = 24 // size
+        self.pre_mlp_layernorm = nn.LayerNorm(8)
 
 
 def small():
@@ -102,6 +110,7 @@ def stand_ins(rank, world):
         "megatron.core.parallel_state",
         get_tensor_model_parallel_rank=lambda: rank,
         get_tensor_model_parallel_world_size=lambda: world,
+        get_expert_model_parallel_rank=lambda: 0,
     )
     lightning = {name: module(name) for name in ("lightning", "lightning.fabric")}
     strategies = module("lightning.fabric.strategies", ModelParallelStrategy=dict)
@@ -127,7 +136,8 @@ def prepared(rank, world):
         "init_device": "cpu",
         "buffer_device": "cpu",
         "olmo": olmo,
-        "zero_model": Zero(small(), rank, world),
+        "zero_model": partitioned(small(), rank, world),
+        "gpt": Mlp(world),
         "meta_model": on_meta(small),
     }
 
@@ -182,8 +192,8 @@ def test_the_page():
 
     (titan,) = after["torchtitan"]["model_parts"]
     plain = Titan(a=TitanLinear(6, 10), b=TitanLinear(10, 5))
-    scheme = torchinit.TruncNormal(0.02, cut=3)
-    assert_equals(titan, torchinit.init_model_(plain, {"**": scheme}, seed=0))
+    rules = {"b.weight": "zeros", "**": torchinit.TruncNormal(0.02, cut=3)}
+    assert_equals(titan, torchinit.init_model_(plain, rules, seed=0))
     assert torch.equal(titan.b.cache, torch.arange(4.0))
 
     names = after["OLMo-core"]
@@ -212,69 +222,22 @@ def check_fsdp1(wrapped):
                 assert torch.equal(getattr(layer, name), parameter), name
 
 
-def whole_of(shape, name, scheme):
-    zeros = (0,) * len(shape)
-    return torchinit.init_shard_(
-        torch.empty(shape), scheme, global_shape=shape, offset=zeros, seed=0, name=name
-    )
-
-
-@in_worlds(1)
-def test_partitions_of_megatron():
-    fill = run_page()["Megatron-Core"]["fill_partition"]
-    scheme = torchinit.VarianceScaling()
-    for shape, dim, stride in (((24, 10), 0, 1), ((24, 10), 0, 2), ((10, 24), 1, 1), ((24,), 0, 2)):
-        used = scheme if len(shape) > 1 else torchinit.Normal(0.3)
-        whole = whole_of(shape, "weight", used)
-        for size in (1, 2, 3, 4):
-            chunks = whole.chunk(size * stride, dim)  # of which Megatron gives ranks every size-th
-            for rank in range(size):
-                wanted = torch.cat(chunks[rank::size], dim)
-                weight = nn.Parameter(torch.empty_like(wanted))
-                weight.tensor_model_parallel = True
-                weight.partition_dim, weight.partition_stride = dim, stride
-                fill(weight, used, rank, size, seed=0)
-                assert torch.equal(weight.detach(), wanted), (shape, stride, size, rank)
-
-
-@in_worlds(2)
-def test_megatrons_init_method():
-    init_method = run_page()["Megatron-Core"]["init_method"]
-    torch.manual_seed(4)
-    weight = nn.Parameter(torch.empty(6, 5))
-    weight.partition_dim, weight.partition_stride = 0, 1
-    init_method(weight)
-    torch.manual_seed(4)
-    seed = int(torch.randint(2**62, ()))
-    whole = torchinit.init_shard_(
-        torch.empty(12, 5),
-        torchinit.Normal(0.02),
-        global_shape=(12, 5),
-        offset=(0, 0),
-        seed=seed,
-        name="weight",
-    )
-    assert torch.equal(weight.detach(), whole.chunk(2)[dist.get_rank()])
-
-
 @in_worlds(1, 2)
-def test_ranges_of_zero():
-    names = run_page()["DeepSpeed ZeRO-3"]
-    found = names["zero_model"].parameters
-    held = found["0.weight"].ds_tensor
-    world, rank = dist.get_world_size(), dist.get_rank()
-    whole = whole_of((7, 12), "0.weight", torchinit.Normal(0.02)).flatten()
-    assert torch.equal(held, whole.chunk(world)[rank])
-    assert found["1.weight"].ds_tensor.nan_to_num(1).eq(1).all()  # as its constructor left it
-    for ranks in (1, 2, 3, 4, 5, 11, 100):
-        for rank in range(ranks):
-            parameter = Zero(small(), rank, ranks).parameters["0.weight"]
-            parameter.ds_tensor.fill_(torch.nan)
-            names["fill_range"](parameter, torchinit.Normal(0.02), rank, seed=0, name="0.weight")
-            size = parameter.ds_tensor.numel()
-            part = whole[rank * size : (rank + 1) * size]
-            assert torch.equal(parameter.ds_tensor[: part.numel()], part)
-            assert parameter.ds_tensor[part.numel() :].isnan().all()  # padding
+def test_megatron_and_zero():
+    after, rank, world = run_page(), dist.get_rank(), dist.get_world_size()
+    names = after["Megatron-Core"]
+    whole = torchinit.init_model_(Mlp(1), names["rules"], seed=0, strict=False)
+    gate, up = (part.chunk(world)[rank] for part in whole.linear_fc1.weight.chunk(2))
+    assert torch.equal(names["gpt"].linear_fc1.weight, torch.cat([gate, up]))
+    assert torch.equal(
+        names["gpt"].linear_fc2.weight, whole.linear_fc2.weight.chunk(world, 1)[rank]
+    )
+
+    names = after["DeepSpeed ZeRO-3"]
+    whole = torchinit.init_model_(small(), names["rules"], seed=0)
+    held = names["zero_model"][0].weight.ds_tensor
+    assert torch.equal(held, whole[0].weight.detach().flatten().chunk(world)[rank])
+    assert names["zero_model"][1].weight.ds_tensor.nan_to_num(1).eq(1).all()  # kept
 
 
 @in_worlds(2)

@@ -308,5 +308,5 @@ def test_what_is_no_constructor() -> None:
         build_model("Net", seed=0)
     with pytest.raises(TypeError, match=r"build must be a function .*, not Linear: write build_mo"):
         build_model(nn.Linear(2, 2), seed=0)
-    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not a list"):
+    with pytest.raises(TypeError, match=r"must return a torch\.nn\.Module, not list"):
         build_model(lambda: [nn.Linear(2, 2)], seed=0)

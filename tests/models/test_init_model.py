@@ -713,8 +713,13 @@ def test_the_plan_says_who_gets_what_and_writes_nothing():
     assert all(p.is_meta for p in model.parameters())
     row = next(row for row in plan if row.name == "layers.0.k.weight")
     assert (row.shape, row.fans, row.rule) == ((8, 16), (16, 8), "**")
-    assert row.law.std == 0.02
+    assert row.std == row.law.std == 0.02
+    assert repr(row) == (
+        "Row('layers.0.k.weight', 8x16, float32, normal(mean=0, std=0.02) by **, fan_in=16, "
+        "fan_out=8, std=0.02)"
+    )
     text = str(plan)
+    assert max(map(len, text.splitlines())) <= 100
     assert "layers.0.k.weight" in text
     assert "normal(mean=0, std=0.02)" in text
     fused = torchinit.plan_model(

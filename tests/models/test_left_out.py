@@ -218,7 +218,7 @@ def test_to_empty_without_rules():
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     model[0].register_buffer("mask", torch.ones(3))
     model.to("meta").to_empty(device="cpu")
-    with pytest.warns(UserWarning, match=r"1 buffers are in memory .*: 0\.mask\."):
+    with pytest.warns(UserWarning, match=r"1 buffer is in memory .*: 0\.mask\."):
         init_model_(model, seed=0)
     assert (model[1].running_var == 1).all()
 
@@ -267,5 +267,5 @@ def test_counters_of_copies_are_at_their_start(wrap):
 
 @pytest.mark.parametrize("start", [torch.tensor(7), torch.zeros(1), torch.tensor(0.5)])
 def test_other_buffers_of_memory_without_values_are_named(start):
-    with pytest.warns(UserWarning, match="1 buffers are in memory .*: steps"):
+    with pytest.warns(UserWarning, match="1 buffer is in memory .*: steps"):
         torchinit.init_model_(Ema(nn.Linear(4, 4), start), {"**": torchinit.Normal(0.1)}, seed=0)

@@ -101,7 +101,7 @@ def test_what_a_parametrization_keeps_from_the_parameter(name):
 def test_buffers_of_a_parametrization_can_have_rules():
     with torch.device("meta"):
         model = parametrizations.spectral_norm(nn.Linear(4, 4))
-    with pytest.raises(ArgumentError, match="give them rules of their own"):
+    with pytest.raises(ArgumentError, match="give buffers rules of their own"):
         init_model_(model, {"**": Normal(0.02)}, seed=0, device="cpu")
     unit = {"**._{u,v}": lambda shape: nn.functional.normalize(torch.randn(shape), dim=0)}
     init_model_(model, {**unit, "**": Normal(0.02)}, seed=0, device="cpu")

@@ -227,7 +227,7 @@ def test_buffers_that_nobody_fills() -> None:
     assert init_model_(build(), seed=0).table.tolist() == [0, 1, 2, 3]
     for options in ({}, {"rules": {"**": torchinit.Normal(0.02)}}):
         said = refusal(on_meta(build), **options)
-        assert "1 buffers on the meta device have no known values: no init method fills tab" in said
+        assert "1 buffer on the meta device has no known values: no init method fills tab" in said
         assert "torchinit.build_model" in said
 
 
@@ -241,7 +241,7 @@ def test_buffers_that_are_filled_in_part() -> None:
             self.table[:1] = 5
 
     for options in ({}, {"rules": {}}):
-        assert "1 buffers on the meta device" in refusal(on_meta(Part), **options)
+        assert "1 buffer on the meta device" in refusal(on_meta(Part), **options)
 
 
 def test_a_dtype_that_draws_are_not_for() -> None:

@@ -206,7 +206,7 @@ def test_only_asks_for_no_rules_of_the_rest() -> None:
     model = init_model_(_layers(), rules, seed=0, only="b.bias")
     assert torch.count_nonzero(model["b"].bias) == 0
     assert torch.count_nonzero(model["b"].weight) == 36
-    with pytest.raises(ArgumentError, match=r"no rule matches 1 of 1 parameters: b\.bias"):
+    with pytest.raises(ArgumentError, match=r"no rule matches 1 of 1 parameter: b\.bias"):
         init_model_(_layers(), {"a.*": "ones"}, seed=0, only="b.bias")
 
 

@@ -290,12 +290,12 @@ def test_an_error_shows_a_few_of_many_rules():
 @pytest.mark.parametrize(
     ("given", "dtype", "said"),
     [
-        (torch.tensor([1.0, 1e39], dtype=torch.float64), torch.float32, "1 values .* 1e\\+39"),
+        (torch.tensor([1.0, 1e39], dtype=torch.float64), torch.float32, "1 value .* 1e\\+39"),
         (torch.tensor([7e4, -7e4]), torch.float16, "2 values beyond the range of torch.float16"),
-        (torch.tensor([7, 70000]), torch.float16, "1 values .* 70000"),
-        (torch.tensor([1.0, 500.0]), torch.float8_e4m3fn, "1 values .* 500"),
-        (torch.tensor([1.0, float("inf")]), torch.float8_e4m3fn, "1 values .* inf"),
-        (torch.tensor([1.0, 7e4], dtype=torch.bfloat16), torch.float8_e5m2, "1 values"),
+        (torch.tensor([7, 70000]), torch.float16, "1 value .* 70000"),
+        (torch.tensor([1.0, 500.0]), torch.float8_e4m3fn, "1 value .* 500"),
+        (torch.tensor([1.0, float("inf")]), torch.float8_e4m3fn, "1 value .* inf"),
+        (torch.tensor([1.0, 7e4], dtype=torch.bfloat16), torch.float8_e5m2, "1 value"),
     ],
 )
 @pytest.mark.parametrize("as_function", [False, True])

@@ -87,6 +87,7 @@ def test_examples_in_docstrings_run(name):
 # Pages that need more than names, and the tests that run them.
 ELSEWHERE = {
     "checkpoint.md": "tests/checkpoint/test_checkpoint_doc.py",
+    "packages.md": "tests/project/test_packages_doc.py",
     "recipes.md": "tests/project/test_recipes_doc.py",
     "sharded.md": "tests/distributed/test_sharded_doc.py",
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import torchinit
+import torchinit.integrations
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 TORCHS = "calculate_gain"  # torch.nn.init's own, described on the page itself
@@ -67,6 +70,26 @@ def test_arguments_are_those_of_the_signature(name):
     found = arguments_of(inspect.getdoc(thing))
     if found:
         assert sorted(found) == sorted(inspect.signature(thing).parameters)
+
+
+def integrations():
+    """The public functions of the modules of torchinit.integrations."""
+    modules = pkgutil.iter_modules(torchinit.integrations.__path__, "torchinit.integrations.")
+    return {
+        f"{module.name}.{name}": thing
+        for module in modules if not module.name.endswith(".shards")
+        for name, thing in vars(importlib.import_module(module.name)).items()
+        if inspect.isfunction(thing) and thing.__module__ == module.name and name[0] != "_"
+    }  # fmt: skip
+
+
+def test_integrations_are_on_the_page_and_documented():
+    listed = re.findall(r"^::: (torchinit\.integrations\.[\w.]+)$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(integrations())
+    for name, thing in integrations().items():
+        said = inspect.getdoc(thing)
+        assert sorted(arguments_of(said)) == sorted(inspect.signature(thing).parameters), name
+        assert name.split(".")[-1] in said, name  # in an example
 
 
 def test_arguments_are_found():

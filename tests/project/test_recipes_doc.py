@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+import nano_gpt
 import torchinit
 from doc_blocks import blocks_of
 
@@ -22,6 +24,7 @@ TRUNCATED = math.sqrt(1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / math.erf
 def run():
     """All blocks in one namespace, and the rules that each of them made: (heading, line, rules)."""
     namespace, made = {}, []
+    sys.modules["model"] = nano_gpt  # the reader's file
     torch.manual_seed(0)
     for heading, line, code in blocks_of(PAGE):
         exec(compile("\n" * line + code, str(PAGE), "exec"), namespace)
@@ -81,6 +84,7 @@ def test_every_set_of_rules_fills_the_model_and_no_rule_is_idle():
             "LeCun",
             {"embed": 1 / 8, "w1": (2 / 64) ** 0.5, "wk": (2 / 80) ** 0.5, "w2": 160**-0.5},
         ),
+        ("muP with a tied", {"embed": 0.02, "head": 0.02, "w1": 0.02 / 2**0.5}),
         ("muP", {"embed": 0.02, "head": 0, "wq": 0.02 / 2**0.5, "w2": 0.02 / 12**0.5}),
         (
             "Spectral",
@@ -141,3 +145,48 @@ def test_dt_bias_is_the_inverse_of_softplus():
 def test_the_orthogonal_experts_are_orthogonal_each():
     for expert in run()[0]["experts"].down:
         assert torch.allclose(expert @ expert.T, torch.eye(D), atol=1e-5)
+
+
+def test_nanogpt_is_what_its_own_code_makes():
+    """Ties, constants and stds, the last to 6 standard errors (false alarm: 2e-9 a parameter)."""
+    namespace, _ = run()
+    own, ours = namespace["GPT"](namespace["gptconf"]), namespace["before"]
+    assert ours.lm_head.weight is ours.transformer.wte.weight
+    found = dict(ours.named_parameters(remove_duplicate=False))
+    wanted = dict(own.named_parameters(remove_duplicate=False))
+    assert list(found) == list(wanted)
+    for name, parameter in wanted.items():
+        std = 0.02 / 6**0.5 if name.endswith("c_proj.weight") else 0.02
+        if parameter.std() == 0:
+            assert torch.equal(found[name], parameter), name
+            continue
+        for values in (found[name], parameter):
+            error = 6 * std / math.sqrt(2 * values.numel())
+            assert abs(values.square().mean().sqrt() - std) < error, name
+
+
+def test_new_rows_are_those_of_a_model_that_had_them():
+    embed = run()[0]["embed"].weight.detach()
+    whole = torchinit.init_model_(
+        torch.nn.ModuleDict({"embed": torch.nn.Embedding(320, D)}),
+        {"**": torchinit.Normal(0.02)},
+        seed=0,
+    )
+    assert torch.equal(embed[256:], whole.embed.weight[256:])
+    assert not torch.equal(embed[:256], whole.embed.weight[:256])
+
+
+def test_shrink_and_perturb_adds_noise_of_its_own_to_every_parameter():
+    namespace, _ = run()
+    after = dict(namespace["gpt"].named_parameters())
+    noise = {n: after[n] - 0.4 * p for n, p in namespace["before"].named_parameters()}
+    for name, values in noise.items():  # 6 standard errors: false alarm 2e-9 each
+        error = 6 * 0.01 / math.sqrt(2 * values.numel())
+        assert abs(values.square().mean().sqrt() - 0.01) < error, name
+    assert len({values.flatten()[0].item() for values in noise.values()}) == len(noise)
+
+
+def test_only_the_new_head_is_filled():
+    head = run()[0]["pretrained"].head
+    assert not head.bias.any()
+    assert 0.015 < head.weight.std() < 0.025

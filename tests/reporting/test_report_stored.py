@@ -108,10 +108,10 @@ def test_outliers_come_before_what_is_not_judged(tmp_path):
     ("index", "said"),
     [
         ({"weight_map": {}}, "names no tensors: its weight_map is empty"),
-        ({"weight_map": []}, "is no index of shards"),
-        ({"weight_map": None}, "is no index of shards"),
-        ({"weight_map": {"one": 3}}, "is no index of shards"),
-        ([], "is no index of shards"),
+        ({"weight_map": []}, "is not an index of shards"),
+        ({"weight_map": None}, "is not an index of shards"),
+        ({"weight_map": {"one": 3}}, "is not an index of shards"),
+        ([], "is not an index of shards"),
         ({"weight_map": {"one": "c.safetensors"}}, "not in its folder: 'c.safetensors'"),
         ({"weight_map": {"one": "../a.safetensors"}}, "not in its folder"),
         ({"weight_map": {"one": "/etc/passwd"}}, "not in its folder: '/etc/passwd'"),
@@ -137,12 +137,12 @@ def test_indices_that_are_none(tmp_path, index, said):
     [
         ("[" * 100_000, "too deeply nested"),
         ('{"weight_map": {"a": "a.safetensors", "a": "b.safetensors"}}', "'a' is given twice"),
-        (r'{"weight_map": {"\ud800": "a.safetensors"}}', r"'\\ud800' is no Unicode text"),
-        ('{"weight_map": NaN}', "NaN is no number"),
-        ('{"weight_map": -Infinity}', "-Infinity is no number"),
-        ('{"weight_map": ' + "9" * 5000 + "}", "is no JSON"),
-        ("", "is no JSON"),
-        ("\ufeff{}", "is no JSON"),
+        (r'{"weight_map": {"\ud800": "a.safetensors"}}', r"'\\ud800' is not Unicode text"),
+        ('{"weight_map": NaN}', "NaN is not a number"),
+        ('{"weight_map": -Infinity}', "-Infinity is not a number"),
+        ('{"weight_map": ' + "9" * 5000 + "}", "is not JSON"),
+        ("", "is not JSON"),
+        ("\ufeff{}", "is not JSON"),
     ],
 )  # fmt: skip
 def test_indices_that_are_no_json(tmp_path, text, said):
@@ -176,7 +176,7 @@ def test_what_torch_can_read_is_measured(tmp_path, dtype):
     assert report.unmeasured == []
 
 
-# What is no checkpoint, and what to give instead.
+# What is not a checkpoint, and what to give instead.
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_what_torch_can_read_is_measured(tmp_path, dtype):
         (b"PK\3\4" + bytes(40), "as torch.save writes"),
         (b"\x80\2ctorch._utils\n" + bytes(40), "as torch.save writes"),
         (b"GGUF\3\0\0\0" + bytes(40), "GGUF"),
-        (b"{'error': 'not found'}", "no safetensors file, or cut off"),
+        (b"{'error': 'not found'}", "not a safetensors file, or cut off"),
         ((100).to_bytes(8, "little") + b"{}", "cut off: its header would have 100 bytes"),
         ((2).to_bytes(8, "little") + b"{}", "is a checkpoint without tensors"),
-        ((2).to_bytes(8, "little") + b"[]", "its header is no object"),
-        ((9).to_bytes(8, "little") + b'{"a": [}]', "is no JSON"),
-        ((4).to_bytes(8, "little") + b"\xff\xfe\xff\xff", "is no JSON"),
-        (bytes(64), "no safetensors file"),
+        ((2).to_bytes(8, "little") + b"[]", "its header is not a JSON object"),
+        ((9).to_bytes(8, "little") + b'{"a": [}]', "is not JSON"),
+        ((4).to_bytes(8, "little") + b"\xff\xfe\xff\xff", "is not JSON"),
+        (bytes(64), "not a safetensors file"),
     ],
 )  # fmt: skip
 def test_files_that_are_none(tmp_path, content, said):

@@ -289,7 +289,11 @@ def test_meta_parts_stay_and_draw_nothing():
     [
         ({"offset": (8, 0)}, ArgumentError, "does not lie within"),
         ({"offset": (-1, 0)}, ArgumentError, "must not be negative"),
-        ({"offset": (0,)}, ArgumentError, "does not lie within"),
+        (
+            {"offset": (0,)},
+            ArgumentError,
+            r"offset=\[0\] must have one number for each of the 2 dim",
+        ),
         ({"offset": 3}, ArgumentError, "is not one-dimensional and contiguous"),
         ({"offset": "ab"}, TypeError, "offset="),
         ({"offset": 1.5}, TypeError, "offset="),

@@ -236,7 +236,7 @@ def test_rules_without_a_parameter_are_named_with_the_nearest():
         (["{a,b}.*", "?.bias", "**"], "2 of 3 rules come too late: '?.bias' (the earlier rule"),
         (
             ["**", "c.weight", "a.weight"],
-            "1 of 3 rules match no parameter: 'c.weight' (nearest: b.weight). 1 of 3 rules come",
+            "1 of 3 rules matches no parameter: 'c.weight' (nearest: b.weight). 1 of 3 rules comes",
         ),
     ],
     ids=str,
@@ -271,7 +271,7 @@ def test_names_that_are_no_unicode_match_and_have_no_key(rule):
         # Without kernels, torch draws there, from no key.
         *([lambda: _patched(model)] if load.module is not None else []),
     ):  # fmt: skip
-        with pytest.raises(ArgumentError, match=r"'a\\ud800' is no Unicode text") as error:
+        with pytest.raises(ArgumentError, match=r"'a\\ud800' is not Unicode text") as error:
             draw()
         str(error.value).encode()
     assert getattr(model, LONE).tolist() == [1, 1, 1]

@@ -29,7 +29,7 @@ from torchinit.check.uninitialized import (
     Uninitialized,
     UninitializedError,
 )
-from torchinit.errors import ArgumentError, shown
+from torchinit.errors import ArgumentError, counted, shown
 from torchinit.fill.checks import check_memory, file_behind
 from torchinit.frameworks.offload import offloaded
 from torchinit.frameworks.transformers import INITIALIZED_FLAG
@@ -129,8 +129,9 @@ def check_init(
         raise UninitializedError(rows, look.total)
     if hidden:
         warnings.warn(
-            f"of {len(hidden)} tensors it cannot be told whether they are initialised (their type "
-            f"hides its memory, or a few integers may be right by chance): {first_names(hidden)}",
+            "it cannot be told whether "
+            f"{counted(len(hidden), 'tensor is', 'tensors are')} initialised (a type hides its "
+            f"memory, or a few integers may be right by chance): {first_names(hidden)}",
             stacklevel=2,
         )
     return made  # type: ignore[no-any-return]
@@ -412,7 +413,9 @@ def _check_device(device: Any) -> None:
         is_meta = torch.empty(0, device=device).is_meta
     except Exception as error:
         why = str(error).partition("\n")[0]
-        raise ArgumentError(f"device={shown(device)} is none to move a model to: {why}") from error
+        raise ArgumentError(
+            f"device={shown(device)} is not one to move a model to: {why}"
+        ) from error
     if is_meta:
         raise ArgumentError(
             f"device={device!r} has no memory for values: give the model's final device"

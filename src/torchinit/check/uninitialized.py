@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from torchinit.errors import counted
 from torchinit.placement.distributed import rank_of_world
 from torchinit.text_table import text_table
 from torchinit.untrusted import printable
@@ -103,9 +104,10 @@ def said_of(rows: Sequence[Uninitialized], of: int | None) -> str:
     count = len({row.names for row in rows})
     rank = rank_of_world()
     where = "" if rank is None else f" (rank {rank})"
-    verb = "is" if count == 1 else "are"
-    tensors = f"tensor{'s' * (count != 1)}" if of is None else f"of {of} tensors"
-    return f"{count} {tensors} {verb} not initialised{where}"
+    said = counted(count, "tensor")
+    if of is not None:
+        said = f"{count} of {counted(of, 'tensor')}"
+    return f"{said} {'is' if count == 1 else 'are'} not initialised{where}"
 
 
 def table_of(rows: Sequence[Uninitialized]) -> list[str]:
@@ -119,7 +121,7 @@ def table_of(rows: Sequence[Uninitialized]) -> list[str]:
             more = f", … ({len(row.names)})" if len(row.names) > _NAMES else ""
             first = f"{first} (= {', '.join(others[: _NAMES - 1])}{more})"
         cells.append([first, row.kind, row.what, f"{row.count:,} of {row.total:,}", row.where])
-    lines = [f"  {line}" for line in text_table(cells, left=5)]
+    lines = text_table(cells, left=5, shorten=(), indent=2)
     if len(rows) > _SHOWN:
         lines.append(f"  and {len(rows) - _SHOWN} more: " + _some(rows[_SHOWN:]))
     return lines

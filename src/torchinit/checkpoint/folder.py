@@ -182,14 +182,16 @@ def _is_begun(path: Path, ours: Set[str], record: Mapping[str, object], *, resum
         if not resume:
             raise ArgumentError(f"{path} is not empty ({some}). Give another path")
         raise ArgumentError(
-            f"resume: {path} has files in it ({some}), and no {RECORD} that says how they "
-            "were made. Give another path"
+            f"resume=True: {path} has files in it ({some}), and no {RECORD} that says how "
+            "they were made. Give another path"
         )
     if not resume:
-        standing = "holds a checkpoint that an earlier run has begun, and resume goes on from"
         if is_finished:
-            standing = "holds a finished checkpoint"
-        raise ArgumentError(f"{path} {standing} ({some}). Give another path")
+            raise ArgumentError(f"{path} holds a finished checkpoint ({some}). Give another path")
+        raise ArgumentError(
+            f"{path} holds an unfinished checkpoint ({some}). Go on with resume=True, or give "
+            "another path"
+        )
     _check_record(path, record, is_finished=is_finished)
     return True
 
@@ -213,7 +215,7 @@ def _check_record(path: Path, record: Mapping[str, object], *, is_finished: bool
         if is_finished:
             standing = "holds a finished checkpoint of other arguments"
         raise ArgumentError(
-            f"resume: {path} {standing}: {differs}. Repeat its arguments, or give another path"
+            f"resume=True: {path} {standing}: {differs}. Repeat its arguments, or give another path"
         )
 
 

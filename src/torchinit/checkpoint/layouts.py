@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchinit.checkpoint.block_ranges import StoredDtypes
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.models.assign import Assignment
 from torchinit.models.quantised import Formats
 from torchinit.quantised.formats import MXFP8, NVFP4, BlockFormat, FP8Blocks
@@ -187,9 +187,9 @@ def _warn_of_edges(found: Sequence[tuple[Named, BlockFormat]]) -> None:
     if cut:
         (named, form), shape = cut[0], tuple(cut[0][0].tensor.shape)
         warnings.warn(
-            f"{len(cut)} weights do not consist of whole blocks, such as {named.name!r} of shape "
-            f"{shape}, in blocks of {form.rows} x {form.columns}: engines may refuse them, and "
-            "Transformers takes the wrong scales where it dequantises them",
+            f"{counted(len(cut), 'weight does', 'weights do')} not consist of whole blocks, such "
+            f"as {named.name!r} of shape {shape}, in blocks of {form.rows} x {form.columns}: "
+            "engines may refuse that, and Transformers takes the wrong scales where it dequantises",
             stacklevel=5,
         )
 

@@ -219,13 +219,13 @@ def checked_size(shard_size: int | str) -> int:
 def _check_name(name: str) -> None:
     """Raises ArgumentError for a name that no reader would find again."""
     if not isinstance(name, str):
-        raise ArgumentError(f"{name!r} is no name for a tensor: it is no string")
+        raise ArgumentError(f"{name!r} cannot name a tensor: it is not a string")
     if name == "__metadata__":
-        raise ArgumentError(f"{name!r} is no name for a tensor: safetensors has another use for it")
+        raise ArgumentError(f"{name!r} cannot name a tensor: safetensors has another use for it")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ArgumentError(f"{name!r} is no name for a tensor: it is not Unicode") from None
+        raise ArgumentError(f"{name!r} cannot name a tensor: it is not Unicode") from None
 
 
 def _shard(filename: str, tensors: Sequence[FileTensor]) -> Shard:

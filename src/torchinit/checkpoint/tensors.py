@@ -129,7 +129,7 @@ def _stored_views(model: nn.Module, owners: Mapping[int, Tensor]) -> list[tuple[
             )
         if storage_number(tensor) not in owners:
             raise ArgumentError(
-                f"state_dict()[{name!r}] is no parameter or buffer of the model: its values are "
+                f"state_dict()[{name!r}] is not a parameter or buffer of the model: its values are "
                 "unknown"
             )
         names.setdefault(storage_number(tensor), name)
@@ -154,7 +154,7 @@ def _state_of(model: nn.Module) -> Mapping[str, Any]:
         ) from error
     if not isinstance(state, Mapping):
         raise ArgumentError(
-            f"{kind}.state_dict() returns a {type(state).__name__}: expected tensors by name"
+            f"{kind}.state_dict() must return tensors by name, not {type(state).__name__}"
         )
     return state
 

@@ -214,7 +214,7 @@ def _model_on_meta(config: Config, seed: int, *, has_rules: bool) -> nn.Module:
             f"module on the meta device, not {type(config).__name__}"
         )
     if not isinstance(model, nn.Module):
-        raise TypeError(f"config() gave a {type(model).__name__}, and no torch.nn.Module")
+        raise TypeError(f"config() must return a torch.nn.Module, not {type(model).__name__}")
     for name, parameter in model.named_parameters():
         if type(parameter) is not nn.Parameter or not parameter.is_meta:
             where = parameter.device if type(parameter) is nn.Parameter else type(parameter)
@@ -238,7 +238,7 @@ def _rules_for(rules: RulesOrFunction, model: nn.Module) -> Mapping[Any, Any] | 
         raise ArgumentError("rules is a function of the config, and the model has no config")
     found = rules(config)
     if not isinstance(found, Mapping):
-        raise TypeError(f"rules(config) must give a mapping, not a {type(found).__name__}")
+        raise TypeError(f"rules(config) must return a mapping, not {type(found).__name__}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,7 +11,14 @@ import torch
 from torchinit.checkpoint.write import carry_out_plan, plan_checkpoint
 from torchinit.cli import shell
 from torchinit.cli.user_code import formats_of, import_function, run_rules_file, users_line
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
+
+# Arguments of write_checkpoint, as its errors have them, and what they are on the command line.
+_OPTIONS = {
+    "resume=True": "--resume", "shard_size": "--shard-size", "layout=None": "--layout",
+    "layout=": "--layout=", "formats:": "--format:", "formats=None": "--format is not given",
+    "strict=False allows this, as for a pipeline stage": "Correct them, or take them out",
+}  # fmt: skip
 
 
 def run(arguments: Namespace) -> tuple[str, int]:
@@ -32,10 +40,15 @@ def run(arguments: Namespace) -> tuple[str, int]:
         elif isinstance(
             error, ArgumentError | TypeError | ValueError | NotImplementedError | ImportError
         ):
-            shell.say(str(error))
+            shell.say(_as_options(str(error)))
         else:
             raise
     return "", shell.FAILED
+
+
+def _as_options(said: str) -> str:
+    """An error in which the arguments of ``write_checkpoint`` are called what they are here."""
+    return re.sub(rf"(?<!\S)({'|'.join(_OPTIONS)})", lambda found: _OPTIONS[found[0]], said)
 
 
 def _run(arguments: Namespace) -> str:
@@ -52,10 +65,9 @@ def _run(arguments: Namespace) -> str:
         formats=formats_of(arguments.formats),
         layout=arguments.layout,
     )
-    count = len(plan.layout.shards)
     totals = (
-        f"{plan.parameters:,} parameters, {plan.layout.nbytes:,} bytes in {count} "
-        f"file{'s' * (count > 1)}"
+        f"{counted(plan.parameters, 'parameter')}, {counted(plan.layout.nbytes, 'byte')} in "
+        f"{counted(len(plan.layout.shards), 'file')}"
     )
     if arguments.dry_run:
         return f"{plan.table}\n\n{totals}"

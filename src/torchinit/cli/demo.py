@@ -22,6 +22,7 @@ from torch import nn
 import torchinit
 from torchinit.cli.demo_models import MODELS, Build, builder, largest_that_fits, needed_memory
 from torchinit.cli.shell import say
+from torchinit.errors import counted
 from torchinit.native import load
 from torchinit.progress import progress
 from torchinit.reporting.report import ModelReport, judge_values
@@ -200,7 +201,7 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     instruction_set = f"{load.module.instruction_set()}, " if load.module else ""
-    return f"{device} ({instruction_set}{torch.get_num_threads()} threads)"
+    return f"{device} ({instruction_set}{counted(torch.get_num_threads(), 'thread')})"
 
 
 def result_of(
@@ -260,7 +261,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         f"{result['dtype']}, {_significant(result['bytes'] / 1e9)} GB",
         f"on {result['device']}; seed {result['seed']}",
         "",
-        *text_table([_HEADINGS, *rows], left=1),
+        *text_table([_HEADINGS, *rows], left=1, shorten=()),
         "",
     ]
     for way, failures in checks["failures"].items():

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -107,6 +106,8 @@ MODELS: dict[str, DemoModel] = {
 
 def has_transformers() -> bool:
     """Whether Transformers is installed and recent enough."""
+    import importlib.metadata  # as slow as all the rest of --help
+
     try:
         version = importlib.metadata.version("transformers")
     except importlib.metadata.PackageNotFoundError:

@@ -4,8 +4,9 @@ Exit codes: 0 success; 1 a parameter has wrong values or none, a checkpoint cann
 memory ran out, or the output could not be written; 2 bad usage, or not everything could be judged;
 130 interrupted; 141 the reader of the output is gone.
 
-Each command imports what it needs itself. Importing torch takes a second: ``--help`` does not need
-it, and Ctrl-C during that second must end the process like any other.
+Each command imports what it needs itself, once its arguments are right. Importing torch takes a
+second: ``--help`` does not need it, and Ctrl-C during that second must end the process like any
+other.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torchinit
 from torchinit.cli import shell
 from torchinit.cli.demo_models import MODELS, default_model
+from torchinit.errors import counted
 from torchinit.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ _INSTALL = "pip install 'torchinit[demo]'"
 # The names of dtypes.FLOATING_DTYPES, without importing torch.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _STORED_DTYPES = (*DTYPES, "float8_e4m3fn", "float8_e5m2")
+_SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # The names in user_code.FORMATS.
 _FORMATS = ("mxfp8", "fp8", "fp8-ue8m0", "nvfp4")
 
@@ -48,12 +52,20 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
     try:
         # argparse ignores errors when it prints: shell.run does not.
         with redirect_stdout(printed):
-            arguments = _parser().parse_args(argv)
+            arguments, others = _parser().parse_known_args(argv)
+        # argparse takes CONFIG and OUT only where no option stands between them.
+        lacks_out = arguments.command == "checkpoint" and arguments.out is None
+        if lacks_out and others and not others[0].startswith("-"):
+            arguments.out = others.pop(0)
+        if others:
+            arguments.refuse(f"unrecognized arguments: {' '.join(others)}")
         if arguments.command == "checkpoint":
             return _checkpoint(arguments)
         if arguments.command == "demo":
             return _demo(arguments)
-        with shell.importing():
+        if arguments.command == "report" and (arguments.seed is None) != (not arguments.formats):
+            arguments.refuse("--seed and --format go together: give both, or neither")
+        with _importing():
             from torchinit.cli import check_command, fingerprint_command, info, report_command
         if arguments.command == "info":
             return info.run(as_json=arguments.json), 0
@@ -76,12 +88,22 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         return printed.getvalue().rstrip(), int(exit_.code or 0)
 
 
+@contextmanager
+def _importing() -> Iterator[None]:
+    """For the imports of a command, after those that it has put off."""
+    with shell.importing():
+        _ = torchinit.__all__
+        yield
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="torchinit", description="Weight initialisation for PyTorch at memory speed."
+        prog="torchinit",
+        description="Weight initialisation for PyTorch at memory speed.",
+        epilog="torchinit COMMAND --help describes the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"torchinit {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     seeded = argparse.ArgumentParser(add_help=False)
     seeded.add_argument(
         "--seed", type=_seed, default=0, help="seed of all random values; default: %(default)s"
@@ -112,10 +134,15 @@ def _parser() -> argparse.ArgumentParser:
         help=f"default: {next(iter(MODELS))}, or decoder if Transformers is not installed; "
         "decoder, decoder-small and tiny need only torch",
     )
-    demo.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: %(default)s")
+    demo.add_argument(
+        "--dtype",
+        type=_dtype,
+        choices=DTYPES,
+        default="bfloat16",
+        help=f"default: %(default)s; short: {', '.join(_SHORT_DTYPES)}",
+    )
     demo.add_argument("--device", help="cpu, cuda or cuda:N; default: cuda if available")
     demo.add_argument("--json", action="store_true", help="print one JSON object")
-    demo.set_defaults(refuse=demo.error)
 
     checkpoint = commands.add_parser(
         "checkpoint",
@@ -139,8 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     checkpoint.add_argument(
         "--dtype",
+        type=_dtype,
         choices=_STORED_DTYPES,
-        help="dtype of floating-point parameters; default: as in the config",
+        help="dtype of floating-point parameters; default: as in the config; short: "
+        f"{', '.join(_SHORT_DTYPES)}",
     )
     checkpoint.add_argument(
         "--rules",
@@ -161,7 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--dry-run", action="store_true", help="print what each parameter would get; write nothing"
     )
-    checkpoint.set_defaults(refuse=checkpoint.error)
 
     report = commands.add_parser(
         "report",
@@ -230,6 +258,8 @@ def _parser() -> argparse.ArgumentParser:
     info_help = "what was built, what is in use, and why"
     info = commands.add_parser("info", help=info_help, description=f"Says {info_help}.")
     info.add_argument("--json", action="store_true", help="print one JSON object")
+    for command in commands.choices.values():
+        command.set_defaults(refuse=command.error)
     return parser
 
 
@@ -239,10 +269,10 @@ def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
             arguments.refuse("argument --build: not allowed with argument CONFIG")
         arguments.config, arguments.out = None, arguments.config
     elif arguments.config is None:
-        arguments.refuse("the following arguments are required: CONFIG, or --build")
+        arguments.refuse("the following arguments are required: CONFIG, unless --build is given")
     if arguments.out is None and not arguments.dry_run:
         arguments.refuse("the following arguments are required: OUT")
-    with shell.importing():
+    with _importing():
         from torchinit.cli import checkpoint_command
     return checkpoint_command.run(arguments)
 
@@ -254,7 +284,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[str, int]:
         arguments.refuse(f"argument --model: {model!r} needs Transformers 5: {_INSTALL}")
     if arguments.model is None and default != largest:
         shell.say(f"Transformers 5 is not installed ({_INSTALL}): taking {MODELS[model].title}")
-    with shell.importing():
+    with _importing():
         import torch
 
         from torchinit.cli import demo
@@ -282,11 +312,15 @@ def _device(text: str | None) -> torch.device:
         raise ValueError(f"{text!r} is not a device") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"{text!r} is neither cpu nor cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"{text!r} does not exist: torch sees {torch.cuda.device_count()} CUDA devices"
-        )
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        seen = counted(count, "CUDA device") if count else "no CUDA device"
+        raise ValueError(f"{text!r} does not exist: torch sees {seen}")
     return device
+
+
+def _dtype(text: str) -> str:
+    return _SHORT_DTYPES.get(text, text)
 
 
 def _format(text: str) -> tuple[str, str]:

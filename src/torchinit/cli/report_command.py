@@ -88,7 +88,7 @@ def _config(path: Path) -> Any:
             pass
         except Exception as error:
             raise ArgumentError(
-                f"config.json of {path} is none that Transformers can use: "
+                f"config.json of {path} is not one that Transformers can use: "
                 f"{type(error).__name__}: {error}"
             ) from error
     return SimpleNamespace(**fields)

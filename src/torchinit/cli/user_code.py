@@ -40,7 +40,7 @@ def import_function(where: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise ArgumentError(f"{where!r}: {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise ArgumentError(f"{where!r} is a {type(found).__name__}, not a function")
+        raise ArgumentError(f"{where!r} must be a function, not {type(found).__name__}")
     return found
 
 
@@ -85,8 +85,8 @@ def read_rules(path: str | Path, read_config: Callable[[], Any]) -> Mapping[Any,
             raise _raised(path, error) from error
     if not isinstance(rules, Mapping):
         raise ArgumentError(
-            f"rules in {path} is a {type(rules).__name__}: expected a mapping from patterns to "
-            "schemes, or a function of the config that returns one"
+            f"rules in {path} must be a mapping from patterns to schemes, or a function of the "
+            f"config that returns one, not {type(rules).__name__}"
         )
     return rules
 

@@ -56,7 +56,7 @@ def read_config(file: Path) -> dict[str, Any]:
     config = parse_json(file.read_bytes(), file, strict=False)
     if not isinstance(config, dict):
         raise ArgumentError(
-            f"{printable(file)} must hold an object of JSON, not a {type(config).__name__}"
+            f"{printable(file)} must hold a JSON object, not {type(config).__name__}"
         )
     return config
 

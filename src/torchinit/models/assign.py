@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native.torch_private import storage_number
 from torchinit.placement.distributed import is_dtensor, local_memory
@@ -134,7 +134,7 @@ def assign(
     owns: dict[str, list[tuple[int, Named]]] = {}  # FromModel's parameters and their indices
     for named in parameters:
         name, tensor, _, _, owner, ties = named
-        number = _agree(named, rules, used) if ties else find(name, owner)
+        number = agree(named, rules, used) if ties else find(name, owner)
         if number < 0:
             unmatched.append(name)
             continue
@@ -158,8 +158,8 @@ def assign(
         assignments.append(new_tuple(Assignment, one))
     if unmatched:
         raise ArgumentError(
-            f"no rule matches {len(unmatched)} of {len(parameters)} parameters: "
-            f"{first_names(unmatched)}. Add a rule for them, use 'keep' to leave them unchanged, "
+            f"no rule matches {len(unmatched)} of {counted(len(parameters), 'parameter')}: "
+            f"{first_names(unmatched)}. Add rules, use 'keep' to leave values unchanged, "
             "or end the rules with '**'"
         )
     for how, places in owns.items():
@@ -270,7 +270,7 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
             placed.add((part, offset))
 
 
-def _agree(named: Named, rules: Rules, used: set[int]) -> int:
+def agree(named: Named, rules: Rules, used: set[int]) -> int:
     """The index of the rule that all matching names of a tied parameter agree on, or -1."""
     numbers = {slot.name: rules.find(slot.name, slot.owner) for slot in named.slots}
     matched = {name: number for name, number in numbers.items() if number >= 0}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.fill.batch import without_batch
 from torchinit.fill.door import fill, fill_fresh
 from torchinit.fill.route import is_native
@@ -91,8 +91,8 @@ def build_model(
     if names:
         shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
         warnings.warn(
-            f"torch drew {len(names)} tensors from a generator or seed that the code set itself: "
-            f"seed={seed} has no effect on {shown}",
+            f"torch drew {counted(len(names), 'tensor')} from a generator or seed that the code "
+            f"set itself: seed={seed} has no effect on {shown}",
             stacklevel=2,
         )
     return recorded.model  # type: ignore[return-value]

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.errors import ArgumentError, shown
+from torchinit.errors import ArgumentError, counted, shown
 from torchinit.fill import checks
 from torchinit.fill.door import fill_all
 from torchinit.fill.route import is_native, is_native_memory
@@ -288,8 +288,8 @@ def _place(
         )
     if first < 0 or first + tensor.numel() > math.prod(shape):
         raise ArgumentError(
-            f"{tensor.numel()} elements at offset={shown(first)} exceed the {math.prod(shape)} "
-            f"elements of global_shape={list(shape)}: leave out the padding"
+            f"offset={shown(first)} and {counted(tensor.numel(), 'element')} go beyond the "
+            f"{math.prod(shape):,} of global_shape={list(shape)}: leave out the padding"
         )
     return first
 

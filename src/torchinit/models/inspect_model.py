@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.frameworks.offload import offloaded, partitioned
 from torchinit.frameworks.transformers import declared_ties
 from torchinit.native.torch_private import storage_number
@@ -167,16 +167,17 @@ def _check_in_place(
         ]  # fmt: skip
         if names:
             raise ArgumentError(
-                f"Accelerate offloads {len(names)} tensors, and would overwrite what is filled in: "
-                f"{first_names(names)}. Initialise the model before cpu_offload, disk_offload or "
-                "dispatch_model, or first call accelerate.hooks.remove_hook_from_submodules"
+                f"Accelerate offloads {counted(len(names), 'tensor')}, and would overwrite what is "
+                f"filled in: {first_names(names)}. Initialise the model before cpu_offload, "
+                "disk_offload or dispatch_model, or first call "
+                "accelerate.hooks.remove_hook_from_submodules"
             )
     apart = set(map(id, partitioned(named.tensor for named in parameters)))
     if apart:
         names = [named.name for named in parameters if id(named.tensor) in apart]
         raise ArgumentError(
-            f"DeepSpeed has partitioned {len(names)} parameters, whose values are not in the "
-            f"model: {first_names(names)}. Call init_model_ in a block of "
+            f"DeepSpeed has partitioned {counted(len(names), 'parameter')}, with values outside "
+            f"the model: {first_names(names)}. Call init_model_ in a block of "
             "deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)"
         )
 

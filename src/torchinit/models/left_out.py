@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from torchinit.check.uninitialized import NOT_FILLED, ON_META, UNWRITTEN, Uninitialized
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.untrusted import first_names
 
 # What an error or a warning says of each.
@@ -66,13 +66,14 @@ def tell(rows: Sequence[Uninitialized], stacklevel: int) -> None:
     ]
     if others:
         raise ArgumentError(
-            f"{len(others)} tensors of the model were left out: {first_names(others)}. A module "
-            "replaced them, or hides them from its parents: fill the module that holds them"
+            counted(len(others), "tensor of the model was", "tensors of the model were")
+            + f" left out: {first_names(others)}. Modules replace tensors, or hide them from their "
+            "parents: fill the module that holds what was left out"
         )
     if buffers:
         warnings.warn(
-            f"{len(buffers)} buffers are {_SAID[UNWRITTEN]}, and keep what it holds: "
-            f"{first_names(buffers)}. Give them values by rules of their own (a tensor, a "
+            f"{counted(len(buffers), 'buffer is', 'buffers are')} {_SAID[UNWRITTEN]}: "
+            f"{first_names(buffers)}. Give buffers values by rules of their own (a tensor, a "
             "function of the shape, or 'keep'), or build the model with torchinit.build_model",
             stacklevel=stacklevel + 1,
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.frameworks.conventions import FILL_BUFFERS, torchtitan_method
 from torchinit.frameworks.transformers import is_transformers_model
 from torchinit.models.assign import Assignment, assignment_of
@@ -144,11 +144,14 @@ class Own:
                 assignments.append(assignment_of(named, None, None, [part], (), known.by))
                 self._used.append((named, known.program))
         if unknown:
+            count = counted(
+                len(unknown), "buffer on the meta device has", "buffers on the meta device have"
+            )
             raise ArgumentError(
-                f"{len(unknown)} buffers on the meta device have no known values: no init method "
-                f"fills {first_names(unknown)}{self._reason()}. Build the model with "
-                "torchinit.build_model, give them rules of their own (a tensor, or a function of "
-                "the shape), or first give them memory and values"
+                f"{count} no known values: no init method fills {first_names(unknown)}"
+                f"{self._reason()}. Build the model with torchinit.build_model, give buffers "
+                "rules of their own (a tensor, or a function of the shape), or first give them "
+                "memory and values"
             )
         return assignments
 
@@ -346,7 +349,7 @@ class Own:
         names = first_names([named.name for named in left])
         what = "default initialisation" if how == "own" else "reset_parameters"
         return (
-            f"the model's {what} of {len(left)} of {count} parameters is not known: "
+            f"the model's {what} of {len(left)} of {counted(count, 'parameter')} is not known: "
             f"{names}{reason}. Build it with torchinit.build_model(lambda: {kind}(...), "
             f"seed={self._seed}), "
             'on device="meta" if it is to be sharded first; or give rules'

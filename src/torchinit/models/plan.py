@@ -13,7 +13,9 @@ from torchinit.schemes.law import Law
 from torchinit.text_table import text_table
 from torchinit.values.region import Part
 
+_WIDTH = 100  # of the table
 _HEADINGS = ("parameter", "shape", "dtype", "rule", "fills with", "fan_in", "fan_out", "std")
+_SAID_ONCE = ("dtype", "rule")  # if it is the same in all rows
 
 
 class Row(NamedTuple):
@@ -41,6 +43,17 @@ class Row(NamedTuple):
     law: Law | None
     shares: int = 1
 
+    @property
+    def std(self) -> float | None:
+        """The standard deviation of the values; None if it is not known."""
+        return None if self.law is None else self.law.std
+
+    def __repr__(self) -> str:
+        name, shape, dtype, rule, values, fan_in, fan_out, std = _cells(self)
+        fans = f", fan_in={fan_in}, fan_out={fan_out}" if self.fans else ""
+        said = f"{name!r}, {shape or 'scalar'}, {dtype}, {values} by {rule}{fans}"
+        return f"Row({said}, std={std})" if std else f"Row({said})"
+
 
 class Plan(Sequence[Row]):
     """One row for each parameter or part of one, in the model's order. Prints as a table.
@@ -48,9 +61,10 @@ class Plan(Sequence[Row]):
     >>> import torch, torchinit
     >>> rules = {"**.bias": "zeros", "**": torchinit.Normal(0.02)}
     >>> print(torchinit.plan_model(torch.nn.Linear(8, 4), rules))
-    parameter  shape  dtype    rule     fills with                fan_in  fan_out   std
-    weight     4x8    float32  **       normal(mean=0, std=0.02)       8        4  0.02
-    bias       4      float32  **.bias  constant(val=0)                               0
+    parameter  shape  rule     fills with                fan_in  fan_out   std
+    weight     4x8    **       normal(mean=0, std=0.02)       8        4  0.02
+    bias       4      **.bias  constant(val=0)                               0
+    dtype: float32
     """
 
     def __init__(
@@ -66,14 +80,20 @@ class Plan(Sequence[Row]):
         return len(self._rows)
 
     def __str__(self) -> str:
-        return "\n".join(text_table([_HEADINGS, *map(_cells, self._rows)], left=5))
+        columns = [*zip(_HEADINGS, *map(_cells, self._rows), strict=True)]
+        same = [one for one in columns if one[0] in _SAID_ONCE and len({*one[1:]}) == 1]
+        columns = [one for one in columns if one not in same]
+        names = [number for number, one in enumerate(columns) if one[0] in ("parameter", "rule")]
+        left, rows = 5 - len(same), [*zip(*columns, strict=True)]
+        lines = text_table(rows, left, most=_WIDTH, shorten=names)
+        return "\n".join([*lines, *(f"{heading}: {cell}" for heading, cell, *_ in same)])
 
     __repr__ = __str__
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     fan_in, fan_out = map(str, row.fans or ("", ""))
-    std = "" if row.law is None else f"{row.law.std:.4g}"
+    std = "" if row.std is None else f"{row.std:.4g}"
     name = row.name if row.shares == 1 else f"{row.name} ({row.shares} pieces)"
     name = name.replace("\0", "#")
     shape = "x".join(map(str, row.shape))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.models.assign import Assignment
 from torchinit.models.carry_out import allocate_here, attach, run_callables
@@ -337,7 +337,9 @@ def _inner(tensor: Any, what: str, form: BlockFormat) -> dict[str, Tensor]:
         raise ArgumentError(f"{what} has swizzled scales: initialise it before they are swizzled")
     block = getattr(data, "block_size", getattr(data, "_block_size", form.columns))
     if block != form.columns:
-        raise ArgumentError(f"{what} has blocks of {block} columns, and not {form.columns}")
+        raise ArgumentError(
+            f"{what} has blocks of {counted(block, 'column')}, and not {form.columns}"
+        )
     shape = tuple(data.shape)
     for part, wanted in (
         ("payload", form.payload_shape(shape)), ("scales", form.scales_shape(shape))

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, UntypedStorage
 
 from torchinit import functional
 from torchinit.dtypes import FLOAT8_DTYPES
+from torchinit.errors import counted
 from torchinit.fill.door import fill
 from torchinit.fill.route import FLOAT_NUMBERS, PLAIN_TYPES, is_native
 from torchinit.native import load
@@ -176,7 +177,7 @@ class FillByName(FillAtOnce):
         if len(self._unnamed) > _EXAMPLES:
             examples.append("…")
         warnings.warn(
-            f"{count} random fill{'s' * (count > 1)} inside patch_nn_init drew from torch's "
+            f"{counted(count, 'random fill')} inside patch_nn_init drew from torch's "
             "generators, because the tensor has no name in names_from, the call was given a "
             "generator, or torch fills such tensors: " + ", ".join(examples),
             stacklevel=stacklevel + 1,

@@ -26,7 +26,13 @@ class Box(NamedTuple):
 def check_box(shape: Sequence[int], box: Box) -> None:
     """Raises ArgumentError unless a tensor of this shape lies within the logical one."""
     global_shape, offset = box
-    if not len(global_shape) == len(offset) == len(shape) or any(
+    for name, given in (("global_shape", global_shape), ("offset", offset)):
+        if len(given) != len(shape):
+            raise ArgumentError(
+                f"{name}={shown(list(given))} must have one number for each of the {len(shape)} "
+                f"dimensions of a tensor of shape {tuple(shape)}"
+            )
+    if any(
         first < 0 or first + size > whole
         for first, size, whole in zip(offset, shape, global_shape, strict=True)
     ):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from torchinit.errors import ArgumentError, shown
+from torchinit.errors import ArgumentError, counted, shown
 from torchinit.fill import checks
 from torchinit.fill.route import PLAIN_TYPES
 from torchinit.native import load
@@ -38,7 +38,9 @@ def check_format(form: Any, scales: Any) -> None:
         raise TypeError(f"scales must be tensors, not {scales!r}")
     if isinstance(scales, tuple | list) and (len(scales) != 2 or not form.has_whole):
         needed = "a pair (of blocks, of the tensor)" if form.has_whole else "one tensor"
-        raise ArgumentError(f"scales of {form} must be {needed}, not {len(scales)} tensors")
+        raise ArgumentError(
+            f"scales of {form} must be {needed}, not {counted(len(scales), 'tensor')}"
+        )
 
 
 def check_served() -> None:

@@ -213,7 +213,9 @@ def check_values(weight: Weight) -> None:
     for part in weight.parts:
         values, is_finite = part.values, True
         if values.keeps:
-            raise ArgumentError(f"'keep' is no rule for a part of a weight in {weight.format}")
+            raise ArgumentError(
+                f"'keep' cannot be the rule of a part of a weight in {weight.format}"
+            )
         if values.draw is not None:
             bound = _bound_of(values)
             is_finite = bound is None or bound <= torch.finfo(torch.float32).max

@@ -64,6 +64,10 @@ class Moments(NamedTuple):
     infinities: int
     beyond: Tensor
 
+    def __repr__(self) -> str:
+        fields = self._asdict().items()
+        return f"Moments({', '.join(f'{name}={it}' for name, it in fields if name != 'beyond')})"
+
     @property
     def finite(self) -> int:
         """How many values are finite."""

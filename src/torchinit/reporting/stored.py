@@ -125,7 +125,7 @@ def _files(path: Path) -> tuple[list[Path], dict[str, str] | None, list[Unmeasur
             return files, index, []
         if path.suffix != SUFFIX:
             raise ArgumentError(
-                f"{said} is no checkpoint: expected a directory, a file {SUFFIX} or its index"
+                f"{said} is not a checkpoint: expected a directory, a {SUFFIX} file or its index"
             )
         return [path], None, []
     if not path.is_dir():
@@ -152,7 +152,7 @@ def _files(path: Path) -> tuple[list[Path], dict[str, str] | None, list[Unmeasur
     if not names:
         below = next((one for one in map(partial(_below, path), _DEEPER) if one), None)
         where = f": give {printable(below)}" if below else ""
-        raise ArgumentError(f"{said} is no checkpoint: it has no file {SUFFIX}{where}")
+        raise ArgumentError(f"{said} is not a checkpoint: it has no {SUFFIX} file{where}")
     check_inside(path / names[0], path)
     return [path / names[0]], None, []
 
@@ -175,13 +175,13 @@ def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
     """
     said = printable(index)
     if index.stat().st_size > LARGEST_JSON:
-        raise ArgumentError(f"{said} is no index: it has more than {LARGEST_JSON:,} bytes")
+        raise ArgumentError(f"{said} is not an index: it has more than {LARGEST_JSON:,} bytes")
     found = parse_json(index.read_bytes(), index)
     shards = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(one, str) for one in shards.values()):
         raise ArgumentError(
-            f"{said} is no index of shards: its weight_map must be an object that names the file "
-            "of each tensor"
+            f"{said} is not an index of shards: its weight_map must be an object that names the "
+            "file of each tensor"
         )
     if not shards:
         raise ArgumentError(f"{said} names no tensors: its weight_map is empty")
@@ -211,7 +211,7 @@ def _header(file: Path) -> list[_Entry]:
         opened.seek(8)
         header = parse_json(opened.read(length), f"the header of {printable(file)}")
     if not isinstance(header, dict):
-        raise ArgumentError(f"{said} cannot be read: its header is no object of JSON")
+        raise ArgumentError(f"{said} cannot be read: its header is not a JSON object")
     entries = [_entry(said, n, one) for n, one in header.items() if n != "__metadata__"]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     ends = [0, *(entry.end for entry in entries)]
@@ -240,8 +240,8 @@ def _sniff(start: bytes, length: int, size: int) -> str:
     if size < 8:
         return f"it has {size} bytes" if size else "it is empty"
     return (
-        f"it is no safetensors file, or cut off: its header would have {length:,} bytes, and the "
-        f"file has {size:,}"
+        f"it is not a safetensors file, or cut off: its header would have {length:,} bytes, and "
+        f"the file has {size:,}"
     )
 
 

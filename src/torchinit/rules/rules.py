@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import init as torch_init
 
 from torchinit import functional
-from torchinit.errors import ArgumentError, UnknownSchemeError
+from torchinit.errors import ArgumentError, UnknownSchemeError, counted
 from torchinit.rules.elementwise import Called
 from torchinit.rules.globs import glob_matcher, is_literal, is_slow, translate
 from torchinit.rules.scheme import Scheme
@@ -244,9 +244,13 @@ def check_unused(rules: Rules, used: Iterable[int], parameters: Places, buffers:
             hint = f" (nearest: {near})" if near else ""
         unmatched.append(repr(rule.title) + hint)
     said = [
-        f"{len(some)} of {len(rules.rules)} rules {what}: {'; '.join(some[:_SHOWN])}"
+        f"{len(some)} of {counted(len(rules.rules), 'rule')} {what[len(some) > 1]}: "
+        + "; ".join(some[:_SHOWN])
         + (f" and {len(some) - _SHOWN} more" if len(some) > _SHOWN else "")
-        for some, what in ((unmatched, "match no parameter"), (late, "come too late")) if some
+        for some, what in (
+            (unmatched, ("matches no parameter", "match no parameter")),
+            (late, ("comes too late", "come too late")),
+        ) if some
     ]  # fmt: skip
     if said:
         raise ArgumentError(f"{'. '.join(said)}. strict=False allows this, as for a pipeline stage")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Gauss-Legendre quadrature with five points, on [-1, 1].
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
@@ -35,8 +35,8 @@ class Law:
     kurtosis: float = 0.0
     low: float = -math.inf
     high: float = math.inf
-    density: Callable[[float], float] | None = None
-    mean_shift: float = 0.0
+    density: Callable[[float], float] | None = field(default=None, repr=False)
+    mean_shift: float = field(default=0.0, repr=False)
 
 
 def law_of_constant(value: float) -> Law:

@@ -50,7 +50,7 @@ def keys_of_names(seed: int) -> KeyOfName:
             state.update(name.encode())
         except UnicodeEncodeError:
             raise ArgumentError(
-                f"the name {name!r} is no Unicode text, so it has no key: rename the tensor"
+                f"the name {name!r} is not Unicode text, so it has no key: rename the tensor"
             ) from None
         return unpack(state.digest())[0]  # type: ignore[no-any-return]
 

@@ -247,7 +247,7 @@ def _run(
             is_ours = torch.initial_seed() == recorder.sentinel
             moved = is_ours and not torch.equal(begin, torch.get_rng_state())
     if not isinstance(model, nn.Module):
-        raise TypeError(f"build() must return a torch.nn.Module, not a {type(model).__name__}")
+        raise TypeError(f"build() must return a torch.nn.Module, not {type(model).__name__}")
     if moved:
         raise ArgumentError(
             "while the model was built, something drew from torch's generator without being "

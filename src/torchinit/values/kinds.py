@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from torchinit import functional
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.fill.door import fill
 from torchinit.fill.positional import PATTERNS
 from torchinit.orthogonal import fill_orthogonal
@@ -293,8 +293,8 @@ def converted(value: object, shape: Sequence[int], dtype: torch.dtype) -> Tensor
         beyond = _beyond(value, new)
         if beyond.any():
             raise ArgumentError(
-                f"a tensor of {value.dtype} has {int(beyond.sum()):,} values beyond the range of "
-                f"{dtype}, such as {value[beyond][0].item():.6g}: clamp them first"
+                f"a tensor of {value.dtype} has {counted(int(beyond.sum()), 'value')} beyond the "
+                f"range of {dtype}, such as {value[beyond][0].item():.6g}: clamp them first"
             )
     return new
 
