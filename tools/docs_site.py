@@ -16,11 +16,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
-# A picture and its version for dark pages. The site's own switch chooses by what follows #.
-PAIR = re.compile(
-    r'<picture>\s*<source [^>]*srcset="(?:docs/)?([^"]+)">\s*'
-    r'<img alt="([^"]*)" src="(?:docs/)?([^"]+)">\s*</picture>'
-)
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
 
@@ -51,12 +46,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
                 File.generated(config, f"{posixpath.dirname(place)}/{name}", content=picture)
             )
     return files
-
-
-def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Makes two pictures of one with a version for dark pages, as GitHub takes it: see PAIR."""
-    del page, config, files
-    return PAIR.sub(r'<img alt="\2" src="\3#only-light"><img alt="\2" src="\1#only-dark">', html)
 
 
 def as_page(path: Path) -> tuple[str, dict[str, bytes]]:

@@ -144,14 +144,3 @@ def test_faults_stop_the_build(tmp_path):
         "Aborted with 5 warnings",
     ):
         assert fault in said, said
-
-
-def test_pictures_are_there_for_light_and_for_dark(site, read):
-    for page, pictures in (("index", 1), ("report", 2), ("performance", 1)):
-        loaded = [url for url in read[site / f"{page}.html"].loaded if ".png" in url]
-        for theme, end in (("light", ".png"), ("dark", "-dark.png")):
-            chosen = [url for url in loaded if url.endswith(f"{end}#only-{theme}")]
-            assert len(chosen) == pictures, page
-        assert "<picture>" not in (site / f"{page}.html").read_text()
-    styles = [path.read_text() for path in site.rglob("*.css")]
-    assert any('img[src$="#only-dark"]' in text.replace("\\#", "#") for text in styles)
