@@ -49,7 +49,7 @@ def break_it(model: nn.Module) -> None:
 
 
 def main() -> None:
-    """Draws both."""
+    """Draws both, each for light and for dark pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=_FOLDER)
     folder = parser.parse_args().folder
@@ -58,6 +58,7 @@ def main() -> None:
     for name in ("report_llama", "report_broken"):
         report = torchinit.report_model(model, rules)
         report.save(folder / f"{name}.png")
+        report.save(folder / f"{name}-dark.png", dark=True)
         print(report)
         break_it(model)
 

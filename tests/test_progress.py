@@ -40,6 +40,9 @@ def test_few_bytes_are_not_worth_a_bar(monkeypatch):
     with progress("reading", 2**30):
         pass
     assert "reading" in terminal.getvalue()
+    with progress("measuring", 2**27, least=2**27):
+        pass
+    assert "measuring" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None])

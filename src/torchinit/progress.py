@@ -14,17 +14,20 @@ _STEP = 1 << 28  # bytes between two updates
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "B") -> Iterator[Callable[..., object]]:
+def progress(
+    title: str, total: int, unit: str = "B", *, least: int | None = None
+) -> Iterator[Callable[..., object]]:
     """Shows a bar around a block, and yields the function that moves it on.
 
     That function takes how much more is done and, optionally, a new title; any thread may call it.
 
     Args:
         title: what is being done.
-        total: how much there is to do. Fewer bytes than a gibibyte get no bar.
+        total: how much there is to do.
         unit: of the total.
+        least: fewer bytes get no bar; a gibibyte, unless they take long.
     """
-    if not _is_shown(total, unit):
+    if not _is_shown(total, unit, least):
         yield lambda _done, _title="": None
         return
     from tqdm import tqdm  # imported only where a bar is shown
@@ -58,6 +61,6 @@ def batches(title: str, tensors: Sequence[Tensor]) -> Iterator[slice]:
                 begin, size = end, 0
 
 
-def _is_shown(total: int, unit: str) -> bool:
-    is_long = unit != "B" or total >= _LEAST
+def _is_shown(total: int, unit: str, least: int | None = None) -> bool:
+    is_long = unit != "B" or total >= (_LEAST if least is None else least)
     return is_long and sys.stderr is not None and sys.stderr.isatty()

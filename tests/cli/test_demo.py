@@ -112,7 +112,7 @@ def test_bar_on_a_terminal(monkeypatch):
 
 
 FAILED = SimpleNamespace(
-    offenders=[Outlier("w", ["mean 1, 0 intended"], "mean 1")], false_alarm_rate=1e-6
+    outliers=[Outlier("w", ["mean 1, 0 intended"], "mean 1")], false_alarm_rate=1e-6
 )
 RESULT = demo.result_of(
     {"model": "m", "dtype": "float32", "device": "cpu", "seed": 0},

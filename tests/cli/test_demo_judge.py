@@ -41,7 +41,7 @@ def problems_of(name, tensor):
     """What is wrong with a tensor, if its values should be those of a fill."""
     model = Filled(name, tensor.shape, tensor.dtype)
     model.weight.data = tensor
-    found = judge_values(model, lambda: Filled(name, tensor.shape, tensor.dtype)).offenders
+    found = judge_values(model, lambda: Filled(name, tensor.shape, tensor.dtype)).outliers
     return [problem for offender in found for problem in offender.problems]
 
 
@@ -65,7 +65,7 @@ def test_constants_are_rounded_to_the_dtype():
     model = nn.Linear(2, 2, bias=False, dtype=torch.bfloat16)
     for value, is_right in ((0.1, True), (0.11, False)):
         nn.init.constant_(model.weight, value)
-        assert bool(torchinit.report_model(model, rules).offenders) is not is_right
+        assert bool(torchinit.report_model(model, rules).outliers) is not is_right
 
 
 def test_every_parameter_is_checked():
@@ -76,7 +76,7 @@ def test_every_parameter_is_checked():
     with torch.no_grad():
         model[1].bias[3] = math.nan
         model[0].weight.mul_(2)
-    failures = {one.name: one.problems for one in judge_values(model, build).offenders}
+    failures = {one.name: one.problems for one in judge_values(model, build).outliers}
     assert list(failures) == ["0.weight", "1.bias"]
     assert "1 of 64 values NaN" in failures["1.bias"]
 
@@ -85,10 +85,10 @@ def test_every_parameter_is_checked():
 def test_what_nothing_is_known_of_is_finite(value):
     rules = {"**": lambda tensor: tensor.fill_(1)}
     model = nn.Linear(5, 1, bias=False)
-    assert not torchinit.report_model(model, rules).offenders
+    assert not torchinit.report_model(model, rules).outliers
     with torch.no_grad():
         model.weight[0, 1] = value
-    assert torchinit.report_model(model, rules).offenders
+    assert torchinit.report_model(model, rules).outliers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -122,7 +122,7 @@ def test_a_uniform_of_the_right_mean_and_std_is_no_normal(dtype):
     model = nn.Linear(512, 512, bias=False)
     model.weight.data = tensor
     report = torchinit.report_model(model, {"**": torchinit.Normal(0.02)})
-    assert [one.problems for one in report.offenders] == [expected]
+    assert [one.problems for one in report.outliers] == [expected]
 
 
 def test_matrices_are_measured_where_they_are_to_be_orthogonal():
@@ -134,6 +134,6 @@ def test_matrices_are_measured_where_they_are_to_be_orthogonal():
         return Orthogonal(64, 64, bias=False)
 
     model = build()
-    assert not judge_values(model, build).offenders
+    assert not judge_values(model, build).outliers
     nn.init.normal_(model.weight, std=1 / 8)
-    assert any("orthogonality error" in one for one in judge_values(model, build).offenders[0][1])
+    assert any("orthogonality error" in one for one in judge_values(model, build).outliers[0][1])

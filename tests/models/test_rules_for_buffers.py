@@ -251,7 +251,7 @@ def test_a_report_takes_the_same_rules():
     rules = {"mask": torch.ones(2, 3), "**": Normal(0.1)}
     report = torchinit.report_model(init_model_(model, rules, seed=0), rules)
     assert [row.name for row in report] == ["weight"]
-    assert not report.offenders
+    assert not report.outliers
     with pytest.raises(ArgumentError, match="nothing"):
         torchinit.report_model(model, {"nothing": "zeros", **rules})
 

@@ -82,7 +82,7 @@ def test_what_is_right(case, scheme, tmp_path):
         if "seed" in options:
             options["formats"] = {"**.weight": CASES[case][1]}
         report = torchinit.report_model(path, **options)
-        assert report.offenders == []
+        assert report.outliers == []
         assert report.unmeasured == []
         assert {row.name for row in report} == {
             f"layers.{number}.{one}" for number in range(LAYERS) for one in ("weight", "bias")
@@ -110,7 +110,7 @@ def test_the_values_are_dequantised(tmp_path):
 def test_a_wrong_std(case, times, tmp_path):
     path = write(tmp_path / "a", case, Normal(0.02 * times))
     report = torchinit.report_model(path, rules_of(NORMAL))
-    assert [one.name for one in report.offenders] == [f"layers.{n}.weight" for n in range(LAYERS)]
+    assert [one.name for one in report.outliers] == [f"layers.{n}.weight" for n in range(LAYERS)]
 
 
 NUMBER = SHAPE[0] * SHAPE[1]
@@ -144,7 +144,7 @@ def test_codes_and_scales(case, name, code, said, tmp_path, capsys):
         "import torchinit\nrules = {'**.bias': 'zeros', '**': torchinit.Normal(0.02)}\n"
     )
     report = torchinit.report_model(path, rules_of(NORMAL))
-    (offender,) = report.offenders
+    (offender,) = report.outliers
     assert offender.name == "layers.1.weight"
     assert any(said in problem for problem in offender.problems), offender.problems
     assert main(["report", str(path), "--rules", str(tmp_path / "rules.py")]) == 1
@@ -167,13 +167,13 @@ def test_one_bit_is_found_with_the_seed(case, tmp_path):
             change(path, name, -1, before ^ 1)
         else:
             change(path, name, -1, one.view(-1)[-1].nextafter(torch.tensor(1.0)))
-        (offender,) = torchinit.report_model(path, rules, **known).offenders
+        (offender,) = torchinit.report_model(path, rules, **known).outliers
         assert offender.problems[0].startswith("1 of ")
         assert offender.problems[0].endswith(f" bytes of {what} are not those of the seed")
         save_file(tensors, path / "model.safetensors")
-    assert len(torchinit.report_model(path, rules, **known | {"seed": 4}).offenders) == LAYERS
+    assert len(torchinit.report_model(path, rules, **known | {"seed": 4}).outliers) == LAYERS
     other = FP8Blocks(8, 8) if form.packed else NVFP4()
-    found = torchinit.report_model(path, rules, seed=3, formats={"**.weight": other}).offenders
+    found = torchinit.report_model(path, rules, seed=3, formats={"**.weight": other}).outliers
     assert [one.problems for one in found] == [[f"it is not stored as {other}"]] * LAYERS
 
 
@@ -181,7 +181,7 @@ def test_the_factor_of_the_tensor_is_compared(tmp_path):
     path = write(tmp_path / "a", "ct-nvfp4-measured")
     found = torchinit.report_model(
         path, rules_of(NORMAL), seed=0, formats={"**.weight": NVFP4()}
-    ).offenders
+    ).outliers
     assert len(found) == LAYERS
     assert all("bytes of the factor of the whole tensor are not" in str(one) for one in found)
 
@@ -194,11 +194,11 @@ def test_the_command(tmp_path, capsys):
     )
     command = ["report", str(path), "--rules", str(rules), "--format", "**.weight=mxfp8"]
     assert main([*command, "--seed", "5"]) == 0
-    assert "no offenders" in capsys.readouterr().out
+    assert "no outliers" in capsys.readouterr().out
     assert main([*command, "--seed", "6"]) == 1
     assert "bytes of the scales are not those of the seed" in capsys.readouterr().out
     assert main(command) == 2
-    assert "seed=None and formats=" in capsys.readouterr().err
+    assert "--seed and --format go together" in capsys.readouterr().err
     command[-1] = "layers.{0,1}.weight=mxfp8"
     assert main([*command, "--seed", "5"]) == 2
     said = capsys.readouterr().out
@@ -248,9 +248,9 @@ def test_names_of_modelopt(tmp_path):
     )
     report = torchinit.report_model(path, {"**": Normal(0.5)})
     assert [(row.name, row.shape) for row in report] == [("x.weight", (64, 64))]
-    assert report.offenders == []
+    assert report.outliers == []
     known = {"seed": 0, "formats": {"x.weight": NVFP4()}}
-    assert torchinit.report_model(path, {"**": Normal(0.5)}, **known).offenders == []
+    assert torchinit.report_model(path, {"**": Normal(0.5)}, **known).outliers == []
     for number, other in enumerate((torch.empty(0), torch.ones(3))):
         tensors = load_file(path / "model.safetensors") | {"x.weight_scale_2": other}
         report = torchinit.report_model(stored(tmp_path / f"b{number}", tensors))
@@ -258,7 +258,7 @@ def test_names_of_modelopt(tmp_path):
         assert "'x.weight_scale_2' is not one factor but" in left.reason
     tensors["x.weight_scale_2"] = factor.half()
     path = stored(tmp_path / "c", tensors)
-    (found,) = torchinit.report_model(path, {"**": Normal(0.5)}, **known).offenders
+    (found,) = torchinit.report_model(path, {"**": Normal(0.5)}, **known).outliers
     assert "it is not stored as NVFP4()" in found.problems
 
 
@@ -302,5 +302,5 @@ def test_experts_are_not_compared(tmp_path):
     scales = torch.full((64, 2), 127, dtype=torch.uint8)
     path = stored(tmp_path / "a", {name: e4m3(64, 64), f"{name}_scale": scales})
     report = torchinit.report_model(path, {"**": Normal(1.0)}, seed=0, formats={"**": MXFP8()})
-    assert report.offenders == []
+    assert report.outliers == []
     assert [one.name for one in report.unmeasured] == [name]

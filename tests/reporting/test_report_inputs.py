@@ -14,6 +14,7 @@ import warm
 from torchinit.cli.main import main
 from torchinit.cli.user_code import read_rules
 from torchinit.errors import ArgumentError
+from torchinit.reporting.report import judge_values
 
 safetensors = pytest.importorskip("safetensors.torch", reason="comes with the extra report")
 
@@ -55,7 +56,7 @@ def test_a_checkpoint_is_the_model(tmp_path, shards, rules):
     expected = numbers(torchinit.report_model(model, rules))
     for name, found in numbers(report).items():
         assert str(found) == str(expected[name])
-    assert {offender.name for offender in report.offenders} == set(broken)
+    assert {offender.name for offender in report.outliers} == set(broken)
     if shards == 1:
         file = torchinit.report_model(str(path / "model.safetensors"), rules)
         assert str(numbers(file)) == str(numbers(report))
@@ -97,7 +98,7 @@ def test_buffers_in_a_checkpoint_have_no_rule(tmp_path):
     safetensors.save_file(tensors, tmp_path / "model.safetensors")
     report = torchinit.report_model(tmp_path, {"**": torchinit.Normal(1.0)})
     assert len(report) == 4
-    assert not report.offenders
+    assert not report.outliers
 
 
 def test_nothing_is_touched():
@@ -182,7 +183,7 @@ def test_the_command(tmp_path, capsys):
              for name, model in (("right", right), ("broken", broken))]  # fmt: skip
     picture = tmp_path / "report.png"
     assert main(["report", paths[0], "--rules", str(rules)]) == 0
-    assert "no offenders" in capsys.readouterr().out
+    assert "no outliers" in capsys.readouterr().out
     arguments = ["report", paths[1], "--against", paths[0], "-o", str(picture)]
     assert main(arguments) == 1
     out = capsys.readouterr().out
@@ -269,3 +270,26 @@ def test_unsigned_buffers_in_a_checkpoint(tmp_path, dtype):
     tensors = {"table": torch.tensor([1, 2, 3]).to(dtype)}
     safetensors.save_file(tensors, tmp_path / "model.safetensors")
     assert torchinit.report_model(tmp_path)[0].moments.high == 3
+
+
+def test_a_constructor_with_padding_rows_and_parts_of_its_own():
+    """Padding rows are left out; a mixture of distributions is not held against one of them."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 40, padding_idx=1)
+            self.gate = nn.Linear(40, 40)
+            with torch.no_grad():
+                self.gate.bias[:20].fill_(3)
+
+    report = torchinit.report_model(lambda: Model())
+    assert report.title == "Model"
+    assert [row.moments.numel for row in report] == [49 * 40, 40 * 40, 40]
+    intended = [row.intended and row.intended.words.partition("(")[0] for row in report]
+    assert intended == ["normal", "uniform", None]
+    assert report.outliers == []
+    wrong = torchinit.init_model_(torchinit.build_model(Model, seed=0), {"**": "zeros"}, seed=0)
+    assert [one.name for one in judge_values(wrong, Model).outliers] == [
+        "embed.weight", "gate.weight",
+    ]  # fmt: skip

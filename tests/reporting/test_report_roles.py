@@ -71,8 +71,31 @@ NAMES = {
     "blocks.5.mlp.fc2.weight": "down",
     "blocks.5.norm1.weight": "norm",
     "head.weight": "head",
-    "layer1.0.conv1.weight": "conv",
+    "conv1.weight": "conv",
+    "layer1.0.conv1.weight": "conv1",
+    "layer1.0.conv2.weight": "conv2",
+    "layer1.0.conv3.weight": "conv3",
+    "layer1.0.downsample.0.weight": "downsample",
     "layer1.0.bn1.weight": "norm",
+    "fc.weight": "head",
+    # ResNet of Transformers
+    "resnet.embedder.embedder.convolution.weight": "conv",
+    "resnet.encoder.stages.0.layers.1.layer.0.convolution.weight": "conv1",
+    "resnet.encoder.stages.0.layers.1.layer.2.convolution.weight": "conv3",
+    "resnet.encoder.stages.0.layers.0.shortcut.convolution.weight": "downsample",
+    "classifier.1.weight": "head",
+    # Mamba, Qwen3-Next, Whisper, RoBERTa's head
+    "backbone.layers.0.mixer.in_proj.weight": "in_proj",
+    "backbone.layers.0.mixer.out_proj.weight": "out_proj",
+    "backbone.layers.0.mixer.conv1d.weight": "conv",
+    "backbone.layers.0.mixer.A_log": "ssm",
+    "backbone.layers.0.mixer.dt_proj.weight": "ssm",
+    "backbone.layers.0.mixer.dt_proj.bias": "bias",
+    "model.layers.0.linear_attn.in_proj_qkvz.weight": "qkv",
+    "model.layers.0.linear_attn.out_proj.weight": "o",
+    "model.decoder.layers.0.encoder_attn.out_proj.weight": "o",
+    "model.encoder.conv1.weight": "conv",
+    "classifier.out_proj.weight": "head",
     # T5, torchtitan
     "encoder.block.0.layer.0.SelfAttention.q.weight": "q",
     "encoder.block.0.layer.0.SelfAttention.o.weight": "o",
@@ -109,6 +132,13 @@ def test_long_names_take_no_longer(part):
     assert depth_of(f"layers.{'9' * 5000}.{name}").depth == ()
 
 
+def test_what_vectors_and_convolutions_are():
+    assert role_of("backbone.layers.0.mixer.dt_bias", 1) == "ssm"
+    assert role_of("backbone.layers.0.mixer.D", 1) == "ssm"
+    assert role_of("features.0.weight", 4) == "conv"
+    assert role_of("features.0.weight", 2) == "other"
+
+
 def test_roles_of_torchs_own_encoder():
     layer = nn.TransformerEncoderLayer(8, 2, 16)
     found = {name: role_of(name, p.dim()) for name, p in layer.named_parameters()}
@@ -127,6 +157,7 @@ def test_roles_of_torchs_own_encoder():
                                              "encoder.block.*.layer.1.wo")),
         ("layers.².weight", Depth("", (), "layers.².weight", "layers.².weight")),
         ("head.weight", Depth("", (), "head.weight", "head.weight")),
+        ("classifier.1.weight", Depth("", (), "classifier.1.weight", "classifier.1.weight")),
     ],
 )  # fmt: skip
 def test_places(name, expected):

@@ -75,7 +75,7 @@ def test_an_index_that_is_right(tmp_path):
 def test_what_is_not_read_is_said_and_fails(tmp_path, index, name, reason, capsys):
     report = torchinit.report_model(two_shards(tmp_path, index))
     assert report.unmeasured == [(name, reason)]
-    assert not report.offenders
+    assert not report.outliers
     assert name not in [row.name for row in report]
     assert f"1 not measured:\n  {name}: {reason}" in str(report)
     assert main(["report", str(tmp_path)]) == 2
@@ -167,7 +167,7 @@ def test_unknown_dtypes_are_listed_and_the_rest_is_measured(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", [
     "F8_E4M3", "F8_E8M0", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "U64", "C64", "BOOL", "I8",
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:1 of 1 rules match nothing")
+@pytest.mark.filterwarnings("ignore:1 of 1 rules matches nothing")
 def test_what_torch_can_read_is_measured(tmp_path, dtype):
     write(tmp_path / "a.safetensors", {"a.weight": dtype})
     report = torchinit.report_model(tmp_path, {"**": torchinit.Normal(0.02)})
@@ -383,7 +383,7 @@ def test_hostile_names(tmp_path, name, capsys):
     rules = {"**": torchinit.Normal(0.02)}
     report = torchinit.report_model(tmp_path, rules)
     assert len(report) == 6
-    assert len(report.offenders) == 6
+    assert len(report.outliers) == 6
     assert_safe(str(report))
     report.save(tmp_path / "report.svg")
     assert_safe_picture(tmp_path / "report.svg")

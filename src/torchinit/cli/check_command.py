@@ -93,7 +93,7 @@ def _of_model(make: Callable[[], nn.Module]) -> tuple[str, int]:
     elif status == NOT_JUDGED:
         lines = [f"{begin}{len(look.rows)} of {look.total} cannot be judged", *table_of(look.rows)]
     else:
-        lines = [f"{begin}all {look.total} tensors have values"]
+        lines = [begin + _all_have_values(look.total)]
     return "\n".join(lines), status
 
 
@@ -104,7 +104,7 @@ def _of_checkpoint(folder: Path) -> tuple[str, int]:
     tensors = tensors_of(model)
     begin = f"{type(model).__name__}, from_pretrained: "
     total = count_of(tensors)
-    lines = [f"{begin}all {total} tensors have values"]
+    lines = [begin + _all_have_values(total)]
     if rows:
         lines = [f"{begin}{said_of(rows, total)}", *table_of(rows)]
     if missing:
@@ -116,6 +116,10 @@ def _of_checkpoint(folder: Path) -> tuple[str, int]:
             f"{first_names(unsaved)}"
         )
     return "\n".join(lines), _status(rows)
+
+
+def _all_have_values(total: int) -> str:
+    return "its only tensor has values" if total == 1 else f"all {total} tensors have values"
 
 
 def _status(rows: Sequence[Uninitialized]) -> int:

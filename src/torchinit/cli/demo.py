@@ -236,11 +236,11 @@ def result_of(
             for timing in timings
         },
         "checks": {
-            "passed": not any(report.offenders for report in judged.values()),
+            "passed": not any(report.outliers for report in judged.values()),
             "failures": {
-                way: [{"name": one.name, "problems": one.problems} for one in report.offenders]
+                way: [{"name": one.name, "problems": one.problems} for one in report.outliers]
                 for way, report in judged.items()
-                if report.offenders
+                if report.outliers
             },
             # The probability that a correct run fails a check, at most.
             "false_alarm_rate": sum(report.false_alarm_rate for report in judged.values()),

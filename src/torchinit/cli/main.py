@@ -80,6 +80,9 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
             picture=arguments.output,
             seed=arguments.seed,
             formats=arguments.formats,
+            dark=arguments.dark,
+            full=arguments.full,
+            as_json=arguments.json,
         )
     except SystemExit as exit_:  # from argparse, after --help or bad usage
         return printed.getvalue().rstrip(), int(exit_.code or 0)
@@ -194,7 +197,8 @@ def _parser() -> argparse.ArgumentParser:
         help="measure, check and draw every parameter of a checkpoint",
         description="Measures every parameter of a safetensors checkpoint, one at a time, and "
         "lists those with wrong values: by the rules, or without rules, compared with the same "
-        "parameter of other layers. Pictures need an extra: pip install 'torchinit[report]'.",
+        "parameter of other layers. Pictures need an extra: pip install 'torchinit[report]'. The "
+        "exit code is 1 if a parameter has wrong values, 2 if anything could not be judged.",
     )
     report.add_argument(
         "checkpoint",
@@ -216,6 +220,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "-o", "--output", metavar="report.png", help="the picture to write: .png, .pdf or .svg"
     )
+    report.add_argument(
+        "--dark", action="store_true", help="draw it bright on a transparent ground"
+    )
+    report.add_argument(
+        "--all",
+        dest="full",
+        action="store_true",
+        help="print a line for every parameter, not one for each role",
+    )
+    report.add_argument("--json", action="store_true", help="print one JSON object")
 
     check = commands.add_parser(
         "check-init",

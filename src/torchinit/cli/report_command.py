@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,9 @@ def run(
     picture: str | None,
     seed: int | None = None,
     formats: Sequence[tuple[str, str]] | None = None,
+    dark: bool = False,
+    full: bool = False,
+    as_json: bool = False,
 ) -> tuple[str, int]:
     """Reports a checkpoint.
 
@@ -34,10 +38,13 @@ def run(
         picture: the path of the picture to draw.
         seed: of low-precision weights to compare.
         formats: of these, by patterns.
+        dark: whether the picture is for a dark page.
+        full: whether every row is printed, and not one for each role.
+        as_json: whether to print one JSON object.
 
     Returns:
-        The table, and the exit code: 1 if a parameter has wrong values; else 2 if anything could
-        not be judged, as after any error.
+        The table or the object, and the exit code: 1 if a parameter has wrong values; else 2 if
+        anything could not be judged, as after any error.
     """
     try:
         if picture is not None:
@@ -45,14 +52,15 @@ def run(
         chosen = None if rules is None else read_rules(rules, lambda: _config(Path(path)))
         report = report_model(path, chosen, against=against, seed=seed, formats=formats_of(formats))
         if picture is not None:
-            report.save(picture)
+            report.save(picture, dark=dark)
     except (ArgumentError, TypeError, ImportError, OSError) as error:
         say(str(error))
         return "", NOT_JUDGED
-    if report.offenders:
-        return str(report), OUTLIERS
+    said = json.dumps(report.to_dict(), indent=2) if as_json else report.table(full=full)
+    if report.outliers:
+        return said, OUTLIERS
     unseen = [*report.unmeasured, *(report.against.unmeasured if report.against else ())]
-    return str(report), NOT_JUDGED if unseen else 0
+    return said, NOT_JUDGED if unseen else 0
 
 
 def _check_picture(picture: str) -> None:

@@ -133,8 +133,8 @@ def inputs_of(
     called: str = "model",
     seed: int | None = None,
     formats: Mapping[Any, BlockFormat] | None = None,
-) -> tuple[list[ReportInput], list[Unmeasured]]:
-    """What to measure, in the order of the model, and what of a checkpoint cannot be measured.
+) -> tuple[str, list[ReportInput], list[Unmeasured]]:
+    """A title, what to measure, in order, and what of a checkpoint cannot be measured.
 
     Args:
         model, rules, seed, formats: as ``report_model`` takes them.
@@ -152,12 +152,13 @@ def inputs_of(
             built = build_model(model, seed=0, device="meta")
             assignments = prepare(built, None, 0, device="cpu").assignments
             init_model_(built, seed=0, device="cpu")
-            return _by_assignments(_of_module(built), assignments), []
+            return type(built).__name__, _by_assignments(_of_module(built), assignments), []
         model = build_model(model, seed=0)
     unmeasured: list[Unmeasured] = []
     if isinstance(model, nn.Module):
-        parameters = _of_module(model)
+        title, parameters = type(model).__name__, _of_module(model)
     elif isinstance(model, str | Path):
+        title = Path(model).name or str(model)
         stored, unmeasured = read_checkpoint(Path(model))
         found = find_blocks(Path(model), stored)
         unmeasured += found.unmeasured
@@ -168,7 +169,7 @@ def inputs_of(
             f"{type(model).__name__}"
         )
     if rules is None:
-        return [_whole(one, None) for one in parameters], unmeasured
+        return title, [_whole(one, None) for one in parameters], unmeasured
     chosen, strict = Rules(rules), isinstance(model, nn.Module)
     named = [one.named for one in parameters if not one.is_buffer]
     buffers = gather(model).buffers if isinstance(model, nn.Module) else []  # rules may be for them
@@ -178,7 +179,7 @@ def inputs_of(
     if seed is not None and formats is not None:
         parameters, apart = _to_compare(parameters, assignments, seed, formats)
         unmeasured += apart
-    return _by_assignments(parameters, assignments), unmeasured
+    return title, _by_assignments(parameters, assignments), unmeasured
 
 
 def _to_compare(
@@ -258,7 +259,8 @@ def _warn_of_unused(rules: Rules, used: set[str]) -> None:
     unused = [rule.title for rule in rules.rules if rule.title not in used]
     if unused:
         warnings.warn(
-            f"{len(unused)} of {len(rules.rules)} rules match nothing in the checkpoint: "
+            f"{len(unused)} of {len(rules.rules)} rules match{'es' * (len(unused) == 1)} nothing "
+            f"in the checkpoint: "
             f"{first_names(unused)}. For a checkpoint, rules match the names in its files, and "
             "types of modules match nothing: another rule may have been used in their place. If "
             "so, report the model that from_pretrained loads",
@@ -271,14 +273,14 @@ def _check_here(parameters: Sequence[Named]) -> None:
     lazy = [one.name for one in parameters if is_lazy(one.tensor)]
     if lazy:
         raise ArgumentError(
-            f"{len(lazy)} parameters are lazy and have no shape yet: {first_names(lazy)}. Call "
-            "the model once before"
+            f"lazy parameters ({len(lazy)}) have no shape yet: {first_names(lazy)}. Call the model "
+            "once before"
         )
     meta = [one.name for one in parameters if one.tensor.is_meta]
     if meta:
         raise ArgumentError(
-            f"{len(meta)} of {len(parameters)} parameters are on the meta device, and have no "
-            f"values to report: {first_names(meta)}. Initialise the model first, as by "
+            f"parameters on the meta device ({len(meta)} of {len(parameters)}) have no values to "
+            f"report: {first_names(meta)}. Initialise the model first, as by "
             "torchinit.init_model_(model, seed=0)"
         )
     for one in parameters:
@@ -301,8 +303,12 @@ def _by_rule(parameter: _Parameter, assignment: Assignment) -> list[ReportInput]
     if assignment.draw is not None:
         return [_whole(parameter, _intended(DrawnValues(assignment.draw), shape))]
     first = parts[0].region
-    if len(parts) == 1 and first.shape == shape and not first.stacked:
-        return [_whole(parameter, _intended(parts[0].values, first.matrix_shape))]
+    if first.shape == shape and not first.stacked:
+        # What a constructor wrote over the first fill: padding rows are left out, and other parts
+        # leave a mixture of distributions.
+        is_one = len(parts) in (1, 1 + len(padding_rows(parameter.named)))
+        intended = _intended(parts[0].values, first.matrix_shape) if is_one else None
+        return [_whole(parameter, intended)]
     pieces: dict[str, list[Part]] = {}
     for part in parts:
         # Each matrix of a stack has a name of its own, with its number.

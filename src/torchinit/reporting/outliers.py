@@ -70,7 +70,7 @@ NumberedRow: TypeAlias = "tuple[int, ReportRow]"
 def find_outliers(rows: Sequence[ReportRow]) -> list[Outlier]:
     """The outliers, in the order of the model."""
     problems: list[list[Problem]] = []
-    siblings: dict[tuple[str, int, int], list[NumberedRow]] = defaultdict(list)
+    siblings: dict[tuple[str, tuple[int, ...]], list[NumberedRow]] = defaultdict(list)
     for number, row in enumerate(rows):
         problems.append([(fault, "codes") for fault in row.faults])
         problems[-1] += _not_finite(row)
@@ -80,7 +80,9 @@ def find_outliers(rows: Sequence[ReportRow]) -> list[Outlier]:
         if law is not None:
             problems[-1] += _by_law(row, law)
         elif row.place.depth:
-            siblings[row.place.pattern, row.fan_in, len(row.shape)].append((number, row))
+            # Both fans may decide a matrix's std; a vector has none.
+            shape = row.shape if len(row.shape) > 1 else ()
+            siblings[row.place.pattern, shape].append((number, row))
     for group in siblings.values():
         if len(group) >= _ENOUGH:
             for number, problem in _by_siblings(group):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,19 @@ from torchinit.reporting.inputs import ReportInput, inputs_by_constructor, input
 from torchinit.reporting.outliers import FALSE_ALARMS, Outlier, ReportResults, find_outliers
 from torchinit.reporting.rows import ReportRow, row_of
 from torchinit.reporting.stored import Unmeasured
-from torchinit.text_table import text_table
+from torchinit.reporting.tables import full_table, not_measured, table_by_role, verdict
 from torchinit.untrusted import printable
 
-WIDTH = 100  # of the table
-_HEADS = (
-    "parameter", "shape", "law", "mean", "std", "kurt", "min", "max", "zeros", "norm", "orth",
-)  # fmt: skip
+# Rows that a table shows one by one, as they fit on a screen.
+_FEW = 20
+# Bytes worth a bar: they take a second.
+_LONG = 1 << 27
 
 
 class ModelReport(Sequence[ReportRow]):
-    """Rows, one for each parameter or part of one, in the model's order. Printed, a table.
+    """Rows, one for each parameter or part of one, in the model's order.
+
+    Printed, a table by role; ``table(full=True)`` has a line for each row.
 
     Attributes:
         against: the report that this one is compared with; None without one.
@@ -61,35 +63,45 @@ class ModelReport(Sequence[ReportRow]):
         return len(self._results.rows)
 
     def __str__(self) -> str:
-        """The table, and below it the outliers; a stack's names stand below its own."""
-        rows, wrong = self._results.rows, {outlier.name for outlier in self.offenders}
-        cells = [_HEADS, *(_cells(row, row.name in wrong) for row in rows)]
-        heads, *found = text_table(cells, left=3, most=WIDTH)
-        lines, stack = [heads], ""
-        for row, line in zip(rows, found, strict=True):
-            if row.place.stack not in ("", stack):
-                lines.append(f"{printable(row.place.stack)}:")
-            stack = row.place.stack
-            lines.append(line)
-        return "\n".join([*lines, "", *self._verdict()])
+        return self.table()
 
     __repr__ = __str__
 
-    def _verdict(self) -> Iterator[str]:
-        """The outliers in words."""
-        count = f"{len(self)} parameters and parts"
-        odds = f"{1 / self.false_alarm_rate:,.0f}" if self else ""
-        rate = f" (a right model has any in one of {odds})" if self else ""
-        wrong = f"{len(self.offenders)} offenders of {count}{rate}:"
-        yield wrong if self.offenders else f"{count}, no offenders{rate}"
-        for outlier in self.offenders:
-            yield f"  {printable(outlier.name)}"
-            yield from (f"    {printable(problem)}" for problem in outlier.problems)
-        for report in (self, *([] if self.against is None else [self.against])):
-            if report.unmeasured:
-                of = "" if report is self else f" of {printable(report.title)}"
-                yield f"{len(report.unmeasured)}{of} not measured:"
-                yield from (f"  {printable(one)}" for one in report.unmeasured)
+    def table(self, *, full: bool = False) -> str:
+        """The table, and below it the outliers, each in full.
+
+        Args:
+            full: one line for each row; else one for each role, with the smallest and the largest
+                number of its rows, unless there are 20 rows or fewer.
+        """
+        rows, wrong = self._results.rows, {outlier.name for outlier in self.outliers}
+        table = full_table if full or len(rows) <= _FEW else table_by_role
+        lines = [*table(rows, wrong), "", *verdict(rows, self.outliers, self.false_alarm_rate)]
+        lines += not_measured(self.unmeasured)
+        if self.against is not None:
+            title = printable(self.against.title)
+            lines += not_measured(self.against.unmeasured, f" of {title}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, strings and numbers, for ``json.dumps``; see docs/report.md.
+
+        Numbers that are not finite are None, as JSON has none of them.
+
+        >>> import json, torchinit
+        >>> found = torchinit.report_model(torch.nn.LayerNorm(8)).to_dict()
+        >>> json.dumps(found["rows"][1]["name"]), found["outliers"]
+        ('"bias"', [])
+        """
+        return {
+            "title": self.title,
+            "values": sum(row.moments.numel for row in self),
+            "false_alarm_rate": self.false_alarm_rate,
+            "rows": [row.to_dict() for row in self],
+            "outliers": [{"name": one.name, "problems": one.problems} for one in self.outliers],
+            "unmeasured": [{"name": one.name, "reason": one.reason} for one in self.unmeasured],
+            "against": None if self.against is None else self.against.to_dict(),
+        }
 
     @property
     def title(self) -> str:
@@ -97,7 +109,7 @@ class ModelReport(Sequence[ReportRow]):
         return self._results.title
 
     @property
-    def offenders(self) -> Sequence[Outlier]:
+    def outliers(self) -> Sequence[Outlier]:
         """The outliers: parameters whose values are not as intended, or unlike their siblings'."""
         return self._results.outliers
 
@@ -106,11 +118,12 @@ class ModelReport(Sequence[ReportRow]):
         """The probability that a correct model has an outlier, at most: the sum over all tests."""
         return FALSE_ALARMS * len(self)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, dark: bool = False) -> None:
         """Draws the picture.
 
         Args:
             path: of the file; its suffix is the format: png, pdf, svg.
+            dark: draws bright on a transparent ground, for dark pages and slides.
 
         Raises:
             ImportError: without matplotlib, which the extra ``report`` installs.
@@ -120,7 +133,7 @@ class ModelReport(Sequence[ReportRow]):
         from torchinit.reporting.picture import save_picture
 
         with torch.device("cpu"):
-            save_picture(self._results, Path(path))
+            save_picture(self._results, Path(path), dark=dark)
 
 
 def report_model(
@@ -159,16 +172,17 @@ def report_model(
     >>> report = torchinit.report_model(model, rules)
     >>> [(row.name, row.role, str(row.law)) for row in report]
     [('weight', 'other', 'normal'), ('bias', 'bias', 'zeros')]
-    >>> report.offenders
+    >>> report.outliers
     []
     """
     with torch.device("cpu"), serial_if_forked():  # whatever the caller's default is
-        sources, unmeasured = inputs_of(model, rules, seed=seed, formats=formats)
-        others, their = ([], []) if against is None else inputs_of(against, None, "against")
+        title, sources, unmeasured = inputs_of(model, rules, seed=seed, formats=formats)
+        beside = None if against is None else inputs_of(against, None, "against")
         rows, other = _measured(sources), None
-        if against is not None:
-            other = ModelReport(_title(against), _measured(others), None, their)
-        return ModelReport(_title(model), rows, other, unmeasured)
+        if beside is not None:
+            name, others, their = beside
+            other = ModelReport(name, _measured(others), None, their)
+        return ModelReport(title, rows, other, unmeasured)
 
 
 def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelReport:
@@ -182,7 +196,7 @@ def judge_values(model: nn.Module, build: Callable[[], nn.Module]) -> ModelRepor
     """
     with torch.device("cpu"), serial_if_forked():
         sources = [_quick(source) for source in inputs_by_constructor(model, build)]
-        return ModelReport(_title(model), _measured(sources))
+        return ModelReport(type(model).__name__, _measured(sources))
 
 
 def _quick(source: ReportInput) -> ReportInput:
@@ -195,61 +209,10 @@ def _measured(sources: Sequence[ReportInput]) -> list[ReportRow]:
     sizes = [math.prod(source.shape) * source.dtype.itemsize for source in sources]
     rows = []
     with (
-        progress("measuring", sum(sizes)) as advance,
+        progress("measuring", sum(sizes), least=_LONG) as advance,
         ThreadPoolExecutor(torch.get_num_threads()) as threads,
     ):
         for source, size in zip(sources, sizes, strict=True):
             rows.append(row_of(source, threads))
             advance(size)
     return rows
-
-
-def _title(model: Any) -> str:
-    if isinstance(model, nn.Module):
-        return type(model).__name__
-    if callable(model):
-        return str(getattr(model, "__qualname__", type(model).__name__))
-    return Path(model).name or str(model)
-
-
-def _cells(row: ReportRow, is_wrong: bool) -> tuple[str, ...]:
-    moments = row.moments
-    name = row.name.removesuffix(".weight")
-    if row.place.depth:
-        rest = row.place.rest.removesuffix(".weight")
-        name = f"  {'.'.join(map(str, row.place.depth))}.{rest}".removesuffix(".")
-    if is_wrong:
-        name = f"!{name.removeprefix(' ')}"
-    return (
-        name, "x".join(map(str, row.shape)), str(row.law),
-        _short(moments.mean), _short(moments.std, 3), _kurtosis(moments.kurtosis),
-        _short(moments.low), _short(moments.high), _share(moments.zeros, moments.numel),
-        "" if row.spectral is None else f"{row.spectral:.2f}",
-        "" if row.orthogonality is None else _short(row.orthogonality, 1),
-    )  # fmt: skip
-
-
-def _kurtosis(value: float) -> str:
-    return "" if not value else f"{value:.2f}" if abs(value) < 100 else f"{value:.0e}"
-
-
-def _share(part: int, count: int) -> str:
-    if not part:
-        return ""
-    share = 100 * part / count
-    return f"{share:.0f}%" if share >= 1 else "<1%"
-
-
-def _short(value: float, digits: int = 2) -> str:
-    """A number in few characters."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if 1e-3 <= size < 10 ** (digits + 1):
-        places = max(digits - 1 - math.floor(math.log10(size)), 0)
-        text = f"{value:.{places}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +25,7 @@ class ReportRow:
         parameter: the name of the parameter.
         shape: of the logical tensor.
         dtype: of the values.
-        role: q, k, v, o, qkv, up, gate, gate_up, down, router, conv, embedding, head, norm, bias or
-            other; by the name.
+        role: what its name tells, such as q, up, conv1, norm or other; see docs/report.md.
         place: its depth in the model, by the name.
         fan_in: inputs of each output as torch counts them; 1 for a vector.
         law: the distribution that fits the values.
@@ -81,6 +81,27 @@ class ReportRow:
         if self.intended is None or self.intended.law is None:
             return None
         return self.intended.law.std * math.sqrt(self.fan_in)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row for ``json.dumps``; numbers that are not finite are None."""
+        moments, law = self.moments, None if self.intended is None else self.intended.law
+        numbers = {
+            "mean": moments.mean, "std": moments.std, "kurtosis": moments.kurtosis,
+            "min": moments.low, "max": moments.high, "gain": self.gain, "norm": self.spectral,
+            "orthogonality": self.orthogonality, "intended_mean": None if law is None else law.mean,
+            "intended_std": None if law is None else law.std, "intended_gain": self.intended_gain,
+        }  # fmt: skip
+        return {
+            "name": self.name, "parameter": self.parameter, "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."), "role": self.role,
+            "stack": self.place.stack, "depth": list(self.place.depth), "fan_in": self.fan_in,
+            "distribution": str(self.law),
+            "intended": None if self.intended is None else self.intended.words,
+            "values": moments.numel, "zeros": moments.zeros, "nans": moments.nans,
+            "infinities": moments.infinities,
+            **{key: one if one is not None and math.isfinite(one) else None
+               for key, one in numbers.items()},
+        }  # fmt: skip
 
     @property
     def resolution(self) -> float:
