@@ -24,6 +24,15 @@ _PARTS = 4  # of the operators, so that tests end together
 _each_part = pytest.mark.parametrize("part", range(_PARTS))
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors, by threads that wait for each other, took forty times as long on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def _samples(
     part: int, count: int, dtype: torch.dtype, *, grad: bool = False
 ) -> Iterator[tuple[Any, Any]]:
@@ -173,18 +182,17 @@ class _Everything(nn.Module):
 @_each_part
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("how", "dtype", "without"),
+    ("how", "dtype", "samples", "without"),
     [
-        ("used", torch.float32, set()),
-        ("used", torch.bfloat16, set()),
-        ("used", torch.complex64, {"linalg.pinv", "pinverse", "linalg.lstsq"}),
-        ("changed", torch.float32, set()),
-        ("derived", torch.float32, {"sparse.mm"}),
+        ("used", torch.bfloat16, 2, set()),
+        ("used", torch.complex64, 2, {"linalg.pinv", "pinverse", "linalg.lstsq"}),
+        ("changed", torch.float32, 5, set()),
+        ("derived", torch.float32, 3, {"sparse.mm"}),
     ],
-    ids=["float32", "bfloat16", "complex64", "changed", "derived"],
+    ids=["bfloat16", "complex64", "changed", "derived"],
 )
 def test_operators_on_what_waits_are_as_on_values(
-    how: str, dtype: torch.dtype, without: set[str], part: int
+    how: str, dtype: torch.dtype, samples: int, without: set[str], part: int
 ) -> None:
     """Every operator that torch has samples for, with arguments that follow from draws.
 
@@ -192,7 +200,7 @@ def test_operators_on_what_waits_are_as_on_values(
     """
     wrong: dict[str, str] = {}
     count = 0
-    for operator, sample in _samples(part, 5, dtype, grad=how == "derived"):
+    for operator, sample in _samples(part, samples, dtype, grad=how == "derived"):
         if operator.name in _NO_VALUES | without:
             continue
         for function in filter(None, (operator.op, operator.inplace_variant)):
@@ -217,5 +225,5 @@ def test_operators_on_what_waits_are_as_on_values(
                 # The strides of a gradient are nobody's business.
                 if found := _difference(*pair, strides=how != "derived"):
                     wrong.setdefault(operator.name, found)
-    assert count > 1500 / _PARTS * 0.7
+    assert count > 200 * samples / _PARTS
     assert wrong == {}
