@@ -27,16 +27,9 @@ ops = torch.ops.torchinit
 
 INF = math.inf
 ALPHA = 1e-6
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHUNKS, SIZE = 4, 2**17
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tests run beside each other: more threads than processors would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def examined(law, dtype, values=None, keys=None):

@@ -17,20 +17,13 @@ from conftest import long
 from torchinit import build_model
 from torchinit.tape import facts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Their values are what is in memory that nobody filled, or are drawn.
 _NO_VALUES = {"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided",
               "empty_permuted", "svd_lowrank", "pca_lowrank"}  # fmt: skip
 _PARTS = 4  # of the operators, so that tests end together
 _each_part = pytest.mark.parametrize("part", range(_PARTS))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors, by threads that wait for each other, took forty times as long on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _samples(
