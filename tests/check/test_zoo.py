@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("transformers")
 
@@ -16,14 +15,6 @@ from transformers_configs import read_details
 RESULTS = Path(__file__).parents[2] / "benchmarks/results/check-init.json.gz"
 RECORDED = {one["key"]: one for one in read_details(RESULTS)["results"]}
 AGAIN = "if that is right, run `python tools/check_zoo.py --out benchmarks/results/check-init"
-
-
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @long

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from conftest import long
 from torchinit.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INDEX = "model.safetensors.index.json"
 TEXT = st.text(st.characters(exclude_categories=()), max_size=6)  # lone surrogates too
 NAMES = st.one_of(
