@@ -77,7 +77,7 @@ def main() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     for layout in arguments.layouts:
-        found = torchinit.fingerprint(build(layout, arguments.seed, device))
+        found = torchinit.fingerprint(build(layout, arguments.seed, device), group=dist.group.WORLD)
         if dist.get_rank() == 0:
             print(f"{layout:8} on {dist.get_world_size()} x {device}: {found}", flush=True)
     dist.barrier()  # so that no thread still holds a tensor when Python ends

@@ -37,7 +37,9 @@ def test_stages_of_a_pipeline():
     for name in ("Llama", "GPT-2"):  # that ties the first stage's embedding to the last's head
         kind = KINDS[name]
         stage = stage_of(build_model(kind.build, seed=SEED), kind, half, identity)
-        assert fingerprint(stage) == fingerprint(build_model(kind.build, seed=SEED)), name
+        assert fingerprint(stage, group=dist.group.WORLD) == fingerprint(
+            build_model(kind.build, seed=SEED)
+        ), name
 
 
 def holding(tensor):
@@ -64,9 +66,11 @@ def test_placements():
 def test_ranks_that_differ_in_one_value_have_another():
     whole = torch.arange(12.0).view(3, 4)
     expected = fingerprint(holding(whole.clone()))
+    assert fingerprint(holding(whole), group=dist.group.WORLD) == expected
     if dist.get_rank() == 1:
         whole[2, 3] += 1
-    assert fingerprint(holding(whole)) != expected
+    assert (fingerprint(holding(whole)) != expected) is (dist.get_rank() == 1)
+    assert fingerprint(holding(whole), group=dist.group.WORLD) != expected
     mesh = DeviceMesh("cpu", list(range(dist.get_world_size())))
     drifted = DTensor.from_local(whole, mesh, [Replicate()], run_check=False)
     assert fingerprint(holding(drifted)) != expected
@@ -78,11 +82,23 @@ def test_an_error_of_one_rank_is_one_of_all():
     model = nn.Linear(3, 3, device="meta" if dist.get_rank() == 1 else "cpu")
     expected = "on the meta device" if dist.get_rank() == 1 else "rank 1 has an error"
     with pytest.raises(ArgumentError, match=expected):
-        fingerprint(model)
+        fingerprint(model, group=dist.group.WORLD)
     partial = DTensor.from_local(torch.ones(3), mesh, [Partial()], run_check=False)
     with pytest.raises(ArgumentError, match="is partial"):
         fingerprint(holding(partial))
     # A shard that one rank lacks, as after parameters were offloaded.
     shard = distribute_tensor(torch.arange(8.0), mesh, [Shard(0)])
     with pytest.raises(ArgumentError, match=r"the ranks have [46] of the 8 values of"):
-        fingerprint(holding(shard) if dist.get_rank() else nn.Module())
+        fingerprint(holding(shard) if dist.get_rank() else nn.Module(), group=dist.group.WORLD)
+
+
+@in_worlds(2, 4)
+def test_one_rank_alone():
+    """A plain model needs no other rank; a group is asked for by its ranks."""
+    expected = fingerprint(holding(torch.arange(12.0)))
+    some = dist.new_group([1])
+    if dist.get_rank() == 1:
+        assert fingerprint(holding(torch.arange(12.0)), group=some) == expected
+    else:
+        with pytest.raises(ArgumentError, match="group does not have this process"):
+            fingerprint(holding(torch.arange(12.0)), group=some)

@@ -251,24 +251,36 @@ def rank_of_world() -> int | None:
     return int(distributed.get_rank())
 
 
-def size_of_world() -> int:
-    """How many ranks there are; 1 without a process group."""
-    return 1 if rank_of_world() is None else int(sys.modules["torch.distributed"].get_world_size())
+def default_group() -> Any:
+    """The group of all ranks; None without one."""
+    return None if rank_of_world() is None else sys.modules["torch.distributed"].group.WORLD
 
 
-def sum_over_ranks(numbers: Sequence[int]) -> list[int]:
-    """The sums of what all ranks pass in, at each place; all of them must call this.
+def rank_and_size(group: Any) -> tuple[int, int]:
+    """This process's rank in a process group, and how many ranks it has.
+
+    Raises:
+        ArgumentError: if this process is not in it.
+    """
+    distributed = sys.modules["torch.distributed"]
+    rank = distributed.get_rank(group)
+    if rank < 0:
+        raise ArgumentError("group does not have this process: call it on the ranks of the group")
+    return rank, distributed.get_world_size(group)
+
+
+def sum_over_ranks(numbers: Sequence[int], group: Any) -> list[int]:
+    """The sums of what the ranks of a process group pass in; all of them must call this.
 
     Args:
         numbers: equally many on every rank; their sums must fit into an int64.
+        group: the process group.
     """
-    if size_of_world() == 1:
-        return list(numbers)
     distributed = sys.modules["torch.distributed"]
-    kinds = [pair.partition(":")[0] for pair in distributed.get_backend_config().split(",")]
+    kinds = [pair.partition(":")[0] for pair in distributed.get_backend_config(group).split(",")]
     device = "cpu" if "cpu" in kinds else kinds[0]  # nccl sums on GPUs alone
     summed = torch.tensor(numbers, dtype=torch.int64, device=device)
-    distributed.all_reduce(summed)
+    distributed.all_reduce(summed, group=group)
     return summed.tolist()
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,8 +23,9 @@ from torchinit.errors import ArgumentError
 from torchinit.frameworks.transformers import declared_ties
 from torchinit.placement.distributed import (
     check_placement,
-    rank_of_world,
-    size_of_world,
+    default_group,
+    is_dtensor,
+    rank_and_size,
     sum_over_ranks,
 )
 from torchinit.reporting.stored import read_checkpoint
@@ -57,7 +58,7 @@ class _Sum(NamedTuple):
     total: int
 
 
-def fingerprint(model: nn.Module | str | Path) -> str:
+def fingerprint(model: nn.Module | str | Path, *, group: Any = None) -> str:
     """A short string for all values of a model: models that differ in any bit have different ones.
 
     It depends on names, dtypes, shapes and values of the parameters and of the buffers that
@@ -66,8 +67,7 @@ def fingerprint(model: nn.Module | str | Path) -> str:
     its names, but for those that Transformers leaves out of checkpoints. The string is not made to
     withstand forgery.
 
-    With a process group, every rank must call it, and every rank gets the string of the model that
-    they have together: shards of DTensors, stages of a pipeline, or a model each. The ranks
+    Ranks that hold a model together must all call it, and all get the string of the whole. They
     communicate two sums of a few numbers a tensor. What several ranks have counts once; if they
     differ in it, the string is another. A tensor that is not a DTensor is taken for a whole one.
 
@@ -75,6 +75,10 @@ def fingerprint(model: nn.Module | str | Path) -> str:
         model: with values; or the path of a safetensors checkpoint, whose names are those in its
             files: that of ``save_pretrained`` has the fingerprint of the model, as long as it
             stores the model's tensors under their own names.
+
+        group: the process group of these ranks, such as ``torch.distributed.group.WORLD``, for
+            stages of a pipeline or for replicas to compare. None is all ranks if the model has
+            DTensors, and else this process alone.
 
     Returns:
         16 hexadecimal digits.
@@ -98,14 +102,16 @@ def fingerprint(model: nn.Module | str | Path) -> str:
             "model must be a torch.nn.Module or the path of a checkpoint, not "
             f"{type(model).__name__}"
         )
+    if group is None and any(map(is_dtensor, (*model.parameters(), *model.buffers()))):
+        group = default_group()
+    if group is None:
+        return _string(_of_model(model))
     failed, sums = None, {}
     try:
         sums = _of_model(model)
     except Exception as error:
-        if size_of_world() == 1:
-            raise
         failed = error  # the other ranks wait for this one
-    return _string(_of_all_ranks(sums, failed))
+    return _string(_of_all_ranks(sums, failed, group))
 
 
 def _of_model(model: nn.Module) -> dict[str, _Sum]:
@@ -183,14 +189,13 @@ def _string(sums: dict[str, _Sum]) -> str:
 # Ranks.
 
 
-def _of_all_ranks(mine: dict[str, _Sum], failed: Exception | None) -> dict[str, _Sum]:
+def _of_all_ranks(mine: dict[str, _Sum], failed: Exception | None, group: Any) -> dict[str, _Sum]:
     """The sums of all ranks. Ranks with the same tensors add up what they have place by place."""
-    if (size := size_of_world()) == 1:
-        return mine
-    rank = rank_of_world() or 0
+    rank, size = rank_and_size(group)
     same = [(one.key, one.source, one.numel) for one in mine.values()]
     about = _key(repr(same)), len(same), int(failed is not None)
-    everywhere = sum_over_ranks([*[0] * (3 * rank), *about, *[0] * (3 * (size - rank - 1))])
+    lower, higher = [0] * (3 * rank), [0] * (3 * (size - rank - 1))
+    everywhere = sum_over_ranks([*lower, *about, *higher], group)
     if failed is not None:
         raise failed
     if any(everywhere[2::3]):
@@ -206,7 +211,7 @@ def _of_all_ranks(mine: dict[str, _Sum], failed: Exception | None) -> dict[str, 
     for at, one in enumerate(mine.values(), place):
         once = same[at - place] if rank == first else (0, 0, 0)
         rows[at] = *once, one.held, one.total & (2**31 - 1), one.total >> 31
-    numbers = iter(sum_over_ranks(list(chain.from_iterable(rows))))
+    numbers = iter(sum_over_ranks(list(chain.from_iterable(rows)), group))
     found: dict[int, _Sum] = {}
     for key, source, numel, held, low, high in zip(*[numbers] * 6, strict=True):
         *_, before, total = found.get(key, (0, 0))
