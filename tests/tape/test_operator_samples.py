@@ -26,7 +26,7 @@ _each_part = pytest.mark.parametrize("part", range(_PARTS))
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small tensors, by threads that wait for each other, took forty times as long on busy cores."""
+    """On busy cores small tensors take forty times as long by threads that wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
