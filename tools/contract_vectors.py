@@ -74,7 +74,7 @@ NAMES = [
 ]  # fmt: skip
 N, U = torchinit.Normal, torchinit.Uniform
 MX, BLOCKS, FP4 = torchinit.MXFP8, torchinit.FP8Blocks, torchinit.NVFP4
-LAW = 6.5556 * 0.02
+AMAX = 6.5556 * 0.02  # NVFP4's, of a normal with this std
 # (scheme, distribution, parameters, format, scale dtype, amax, shape, offset, sizes)
 QUANTISED: list[tuple[Any, ...]] = [
     (N(0.02), "normal", (0, 0.02), MX(), "float8_e8m0fnu", 0, [3, 70], [0, 0], [3, 70]),
@@ -89,8 +89,8 @@ QUANTISED: list[tuple[Any, ...]] = [
     (N(0.02), "normal", (0, 0.02), BLOCKS(4, 8, "ue8m0"), "float8_e8m0fnu", 0,
      [9, 20], [3, 5], [5, 9]),
     (N(0.02), "normal", (0, 0.02), BLOCKS(4, 8, "ue8m0"), "float32", 0, [4, 16], [0, 0], [4, 16]),
-    (N(0.02), "normal", (0, 0.02), FP4(), "float8_e4m3fn", LAW, [3, 50], [0, 0], [3, 50]),
-    (N(0.02), "normal", (0, 0.02), FP4(16), "float8_e4m3fn", LAW, [20, 40], [15, 14], [3, 10]),
+    (N(0.02), "normal", (0, 0.02), FP4(), "float8_e4m3fn", AMAX, [3, 50], [0, 0], [3, 50]),
+    (N(0.02), "normal", (0, 0.02), FP4(16), "float8_e4m3fn", AMAX, [20, 40], [15, 14], [3, 10]),
     (N(0.02), "normal", (0, 0.02), FP4(amax=1e6), "float8_e4m3fn", 1e6, [2, 32], [0, 0], [2, 32]),
     (U(-1, 1.3), "uniform", (-1, 1.3), FP4(source=torch.bfloat16), "float8_e4m3fn", 1.3,
      [2, 32], [0, 0], [2, 32]),
@@ -118,12 +118,11 @@ def key_tensor(key: int) -> torch.Tensor:
 def coefficients() -> dict[str, list[str]]:
     """Those of csrc/math/coefficients.h, lowest power first."""
     text = (ROOT / "csrc" / "math" / "coefficients.h").read_text()
-    found = {}
-    for name, numbers in re.findall(r"struct (\w+) \{.*?c\[\] = \{(.*?)\};", text, re.DOTALL):
-        found[name] = [
-            float.fromhex(one).hex() for one in re.findall(r"-?0x1[.\da-f]*p[-+]\d+", numbers)
-        ]
-    return found
+    structs = re.findall(r"struct (\w+) \{.*?c\[\] = \{(.*?)\};", text, re.DOTALL)
+    number = re.compile(r"-?0x1[.\da-f]*p[-+]\d+")
+    return {
+        name: [float.fromhex(one).hex() for one in number.findall(body)] for name, body in structs
+    }
 
 
 def fills() -> Iterator[Case]:
@@ -249,17 +248,14 @@ def vectors() -> str:
             "quantised": list(quantised()),
         }  # fmt: skip
     lines = ['"$schema": "contract.schema.json"', f'"stream_version": {torchinit.STREAM_VERSION}']
-    lines.append(f'"coefficients": {{\n{_listed(coefficients())}\n}}')
+    listed = [f'"{name}": {json.dumps(values)}' for name, values in coefficients().items()]
+    lines.append('"coefficients": {\n' + ",\n".join(listed) + "\n}")
     texts = [
         f'"{name}": [\n' + ",\n".join(map(json.dumps, cases)) + "\n]"
         for name, cases in sections.items()
     ]
     lines.append('"vectors": {\n' + ",\n".join(texts) + "\n}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _listed(table: dict[str, list[str]]) -> str:
-    return ",\n".join(f'"{name}": {json.dumps(values)}' for name, values in table.items())
 
 
 if __name__ == "__main__":

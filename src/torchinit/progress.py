@@ -15,7 +15,7 @@ _STEP = 1 << 28  # bytes between two updates
 
 @contextmanager
 def progress(
-    title: str, total: int, unit: str = "B", *, least: int = _LEAST
+    title: str, total: int, unit: str = "B", *, least: int | None = None
 ) -> Iterator[Callable[..., object]]:
     """Shows a bar around a block, and yields the function that moves it on.
 
@@ -25,7 +25,7 @@ def progress(
         title: what is being done.
         total: how much there is to do.
         unit: of the total.
-        least: fewer bytes get no bar.
+        least: fewer bytes get no bar; None for a gibibyte.
     """
     if not _is_shown(total, unit, least):
         yield lambda _done, _title="": None
@@ -48,7 +48,7 @@ def progress(
 def batches(title: str, tensors: Sequence[Tensor]) -> Iterator[slice]:
     """Yields which tensors to fill together: all of them, or a few at a time under a bar."""
     total = sum(tensor.nbytes for tensor in tensors)
-    if not _is_shown(total, "B", _LEAST):
+    if not _is_shown(total, "B"):
         yield slice(0, len(tensors))
         return
     with progress(title, total) as advance:
@@ -61,6 +61,6 @@ def batches(title: str, tensors: Sequence[Tensor]) -> Iterator[slice]:
                 begin, size = end, 0
 
 
-def _is_shown(total: int, unit: str, least: int) -> bool:
-    is_long = unit != "B" or total >= least
+def _is_shown(total: int, unit: str, least: int | None = None) -> bool:
+    is_long = unit != "B" or total >= (_LEAST if least is None else least)
     return is_long and sys.stderr is not None and sys.stderr.isatty()
