@@ -94,10 +94,10 @@ def init_(
     (tensor([[ 1.1916, -1.1284, -0.1241],
             [ 0.5149, -0.2653, -1.1576]]), tensor([-0.5145,  0.4400]))
     """
-    if isinstance(bias, str):
-        if init is not None:
-            raise TypeError("bias must be a torch.Tensor, got str")
+    if init is None and not isinstance(bias, Tensor):
         bias, init = None, bias
+    elif isinstance(bias, str):
+        raise TypeError("bias must be a torch.Tensor, got str")
     scheme = SCHEMES.get(init or "")
     if init is None or scheme is None or not scheme.in_init:
         raise UnknownSchemeError(
