@@ -41,7 +41,7 @@ test-rest: $(STAMP)
 FALLBACK_TESTS := $(addprefix tests/,rules patch models/test_init_model.py test_functional.py fill/test_batch.py \
   project/test_structure.py test_errors.py contract/test_bounds.py schemes/test_schemes.py test_orthogonal.py project/test_recipes_doc.py \
   distributed/test_sharded_functions.py distributed/test_rank_errors.py distributed/test_same_generator.py cli/test_demo.py \
-  checkpoint/test_checkpoint_values.py reporting/test_report_offenders.py)
+  checkpoint/test_checkpoint_values.py reporting/test_report_outliers.py)
 # `ORDER=1`, or any other number, shuffles the tests; CI does.
 SHUFFLED := $(if $(ORDER),--random-order-bucket=global --random-order-seed=$(ORDER))
 tests: $(STAMP)

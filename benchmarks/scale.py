@@ -44,51 +44,22 @@ from torchinit.cli.demo import forget
 SEED, DTYPE, ROUNDS = 0, torch.bfloat16, 2
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek-v3": ("DeepseekV3", {}),
-    "llama-405b": (
-        "Llama",
-        {
-            "hidden_size": 16384,
-            "intermediate_size": 53248,
-            "num_hidden_layers": 126,
-            "num_attention_heads": 128,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-        },
-    ),
-    "mixtral-8x22b": (
-        "Mixtral",
-        {
-            "hidden_size": 6144,
-            "intermediate_size": 16384,
-            "num_hidden_layers": 56,
-            "num_attention_heads": 48,
-            "num_key_value_heads": 8,
-            "vocab_size": 32768,
-        },
-    ),
-    "tiny": (
-        "DeepseekV3",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "moe_intermediate_size": 32,
-            "num_hidden_layers": 3,
-            "first_k_dense_replace": 1,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "n_routed_experts": 8,
-            "n_group": 2,
-            "topk_group": 1,
-            "num_experts_per_tok": 2,
-            "q_lora_rank": 24,
-            "kv_lora_rank": 16,
-            "qk_nope_head_dim": 16,
-            "qk_rope_head_dim": 8,
-            "v_head_dim": 16,
-            "vocab_size": 256,
-        },
-    ),
-}
+    "llama-405b": ("Llama", {
+        "hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126,
+        "num_attention_heads": 128, "num_key_value_heads": 8, "vocab_size": 128256,
+    }),
+    "mixtral-8x22b": ("Mixtral", {
+        "hidden_size": 6144, "intermediate_size": 16384, "num_hidden_layers": 56,
+        "num_attention_heads": 48, "num_key_value_heads": 8, "vocab_size": 32768,
+    }),
+    "tiny": ("DeepseekV3", {
+        "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32,
+        "num_hidden_layers": 3, "first_k_dense_replace": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
+        "num_experts_per_tok": 2, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8, "v_head_dim": 16, "vocab_size": 256,
+    }),
+}  # fmt: skip
 # The dimension of a weight that tensor parallelism cuts.
 TP = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "q_b_proj", "kv_b_proj"), 0),
@@ -149,12 +120,6 @@ def experts_of(model: nn.Module) -> list[nn.Module]:
     return [each for each in model.modules() if "gate_up_proj" in each._parameters]
 
 
-def along_rows(parameter: nn.Parameter) -> Shard:
-    """For more ranks than experts: each rank has some rows of every expert."""
-    del parameter
-    return Shard(1)
-
-
 def shard(model: nn.Module, case: Case) -> nn.Module:
     """Tensor and expert parallelism, then fully_shard of experts, layers and the rest."""
     shards = case.ranks // (case.replicas * case.tp)
@@ -179,7 +144,8 @@ def shard(model: nn.Module, case: Case) -> nn.Module:
             fully_shard(
                 module,
                 mesh=spread["replicas", "rows"] if case.replicas > 1 else spread["rows"],
-                shard_placement_fn=(along_rows if rows > count else None),
+                # With more ranks than experts, each has some rows of every expert.
+                shard_placement_fn=(lambda _: Shard(1)) if rows > count else None,
             )
     for layer in model.get_submodule("model.layers").children():
         fully_shard(layer, mesh=data)
@@ -233,17 +199,12 @@ def measure(case: Case, check: bool) -> dict[str, Any]:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = resident("VmRSS")
         filled = spent(partial(torchinit.init_model_, model, seed=SEED, device="cpu", dtype=DTYPE))
-        rounds.append(
-            {
-                "built": built - begin,
-                "sharded": sharded - built,
-                "zeroed": zeroed.seconds,
-                "filled": filled.seconds,
-                "user": filled.user,
-                "others": min(zeroed.others, filled.others),
-                "beside": resident("VmHWM") - before - held(model),
-            }
-        )
+        rounds.append({
+            "built": built - begin, "sharded": sharded - built, "zeroed": zeroed.seconds,
+            "filled": filled.seconds, "user": filled.user,
+            "others": min(zeroed.others, filled.others),
+            "beside": resident("VmHWM") - before - held(model),
+        })  # fmt: skip
         if len(rounds) < ROUNDS:
             del model
             forget(torch.device("cpu"))
@@ -312,13 +273,9 @@ def row_alone(
     length = local_of(parameter).shape[-1]
     box = torch.empty([1] * len(row) + [length], dtype=DTYPE)
     torchinit.init_shard_(
-        box,
-        torchinit.Normal(std),
-        global_shape=tuple(parameter.shape),
-        offset=tuple(place),
-        seed=SEED,
-        name=name,
-    )
+        box, torchinit.Normal(std), global_shape=tuple(parameter.shape), offset=tuple(place),
+        seed=SEED, name=name,
+    )  # fmt: skip
     return box.flatten()
 
 
@@ -331,13 +288,8 @@ def rows_of(local: Tensor) -> Iterator[tuple[int, ...]]:
 def in_new_process(case: Case) -> dict[str, Any]:
     """The measurements of a case, by a process of its own."""
     options = [f"--{name}={getattr(case, name)}" for name in ("replicas", "tp", "ep")]
-    child = subprocess.run(
-        [sys.executable, __file__, *map(str, case[:3]), *options, "--check", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(child.stdout)
+    command = [sys.executable, __file__, *map(str, case[:3]), *options, "--check", "--json"]
+    found: dict[str, Any] = json.loads(subprocess.check_output(command))
     return found
 
 
@@ -352,19 +304,12 @@ def row(found: dict[str, Any]) -> list[str]:
     case = Case(*(found[name] for name in Case._fields))
     busy = "~" if found["others"] > 0.15 else ""
     return [
-        f"{case.model}, {found['parameters'] / 1e9:.1f} G",
-        f"{case.ranks:,}",
-        case.mesh(),
-        f"{case.rank:,}",
-        f"{found['shards'] / 1e9:.2f}",
-        f"{found['built']:.1f}",
-        f"{found['sharded']:.1f}",
-        f"{busy}{found['zeroed']:.2f}",
-        f"{busy}{found['filled']:.2f}",
-        f"{found['user']:.2f}",
-        f"{found['beside'] / 1e6:,.0f}",
+        f"{case.model}, {found['parameters'] / 1e9:.1f} G", f"{case.ranks:,}", case.mesh(),
+        f"{case.rank:,}", f"{found['shards'] / 1e9:.2f}", f"{found['built']:.1f}",
+        f"{found['sharded']:.1f}", f"{busy}{found['zeroed']:.2f}", f"{busy}{found['filled']:.2f}",
+        f"{found['user']:.2f}", f"{found['beside'] / 1e6:,.0f}",
         f"{found['checked'] / 1e6:.1f} M" if found["checked"] else "-",
-    ]
+    ]  # fmt: skip
 
 
 def page(rows: list[dict[str, Any]]) -> str:

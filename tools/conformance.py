@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -35,6 +36,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.multiprocessing.spawn import spawn
 
 SEED, NAME, OTHER = 1234, "layers.1.weight", "layers.0.weight"
 MATRIX, KERNEL, LARGE = (46, 33), (12, 6, 3, 5), (311, 1009)
@@ -247,11 +249,11 @@ def _local(subject: Subject, shape: tuple[int, ...], mesh: DeviceMesh, placement
     return subject.seeded(tensor).to_local()  # type: ignore[attr-defined,no-any-return]
 
 
-def run_rank(specs: list[str], rank: int, count: int, folder: Path) -> None:
+def run_rank(rank: int, specs: list[str], count: int, folder: Path) -> None:
     """One rank of a world: writes what differs on it."""
-    dist.init_process_group(
-        "gloo", f"file://{folder}/store", timedelta(seconds=SECONDS), world_size=count, rank=rank
-    )
+    warnings.filterwarnings("ignore", "DTensor random operators")
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", store, timedelta(seconds=SECONDS), count, rank)
     found = [faults(as_dtensors(Subject(spec))) for spec in specs]
     (folder / str(rank)).write_text(json.dumps(found))
     dist.barrier()
@@ -265,25 +267,18 @@ def in_world(specs: list[str], count: int) -> list[str]:
     has a world of its own.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, *specs, "--world", folder, "--ranks", str(count)]
-        with (Path(folder) / "said").open("w+") as said:
-            ranks = [
-                subprocess.Popen([*command, "--rank", str(rank)], stderr=said)
-                for rank in range(count)
-            ]
-            try:
-                codes = [rank.wait(SECONDS) for rank in ranks]
-            except subprocess.TimeoutExpired:
-                codes = [rank.poll() or 1 for rank in ranks]
-            finally:
-                for one in ranks:
-                    one.kill()
-            if any(codes):
-                if len(specs) > 1:
-                    return [cell for spec in specs for cell in in_world([spec], count)]
-                said.seek(0)
-                print(said.read(), file=sys.stderr)
-                return [f"the ranks end with {codes}"]
+        ranks = spawn(run_rank, (specs, count, Path(folder)), count, join=False)
+        late = threading.Timer(SECONDS, lambda: [one.kill() for one in ranks.processes])
+        late.start()
+        try:
+            while not ranks.join():
+                pass
+        except Exception as error:
+            if len(specs) > 1:
+                return [cell for spec in specs for cell in in_world([spec], count)]
+            return [str(error).strip().rpartition("\n")[2]]
+        finally:
+            late.cancel()
         found = [json.loads((Path(folder) / str(rank)).read_text()) for rank in range(count)]
     return [cell_of([*chain(*of_ranks)]) for of_ranks in zip(*found, strict=True)]
 
@@ -330,13 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--ranks", type=int, default=4, help="processes that share a DTensor (4)")
     parser.add_argument("--values", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--world", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore", "DTensor random operators")
-    if given.world:
-        run_rank(given.functions, given.rank, given.ranks, given.world)
-        return 0
     try:
         subjects = [Subject(spec) for spec in given.functions]
     except (ImportError, AttributeError, ValueError) as error:

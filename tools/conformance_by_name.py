@@ -6,6 +6,7 @@ python tools/conformance.py tools/conformance_by_name.py:normal_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -14,38 +15,16 @@ from torchinit import Normal, Orthogonal, init_model_, init_shard_
 from torchinit.rules.scheme import Scheme
 
 
-def normal_(
-    tensor: Tensor,
-    *,
-    seed: int,
-    name: str,
-    global_shape: Sequence[int] | None = None,
-    offset: Sequence[int] | None = None,
-) -> None:
-    """A tensor, a shard of one, or a DTensor."""
-    _fill(tensor, Normal(1.0), seed, name, global_shape, offset)
-
-
-def orthogonal_(
-    tensor: Tensor,
-    *,
-    seed: int,
-    name: str,
-    global_shape: Sequence[int] | None = None,
-    offset: Sequence[int] | None = None,
-) -> None:
-    """A tensor, a shard of one, or a DTensor."""
-    _fill(tensor, Orthogonal(), seed, name, global_shape, offset)
-
-
 def _fill(
-    tensor: Tensor,
     scheme: Scheme,
+    tensor: Tensor,
+    *,
     seed: int,
     name: str,
-    global_shape: Sequence[int] | None,
-    offset: Sequence[int] | None,
+    global_shape: Sequence[int] | None = None,
+    offset: Sequence[int] | None = None,
 ) -> None:
+    """Fills a tensor, a shard of one, or a DTensor."""
     if isinstance(tensor, DTensor):
         *parents, leaf = name.split(".")
         model = module = nn.Module()
@@ -58,3 +37,6 @@ def _fill(
     shape = tensor.shape if global_shape is None else global_shape
     at = [0] * len(shape) if offset is None else offset
     init_shard_(tensor, scheme, global_shape=shape, offset=at, seed=seed, name=name)
+
+
+normal_, orthogonal_ = partial(_fill, Normal(1.0)), partial(_fill, Orthogonal())

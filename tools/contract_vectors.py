@@ -72,27 +72,24 @@ NAMES = [
     (0, "a.weight", None), (0, "a.weight", 0), (0, "a", 1), (1, "a.weight", None), (-1, "a", None),
     (2**64 - 1, "a", None), (2**63, "", None), (0, "layers.10.größe", 12), (7, "", 3),
 ]  # fmt: skip
-N, U = torchinit.Normal, torchinit.Uniform
 MX, BLOCKS, FP4 = torchinit.MXFP8, torchinit.FP8Blocks, torchinit.NVFP4
-LAW = 6.5556 * 0.02
-# (scheme, distribution, parameters, format, scale dtype, amax, shape, offset, sizes)
+AMAX = 6.5556 * 0.02  # NVFP4's, of a normal with this std
+# (distribution, parameters, format, scale dtype, amax, shape, offset, sizes)
 QUANTISED: list[tuple[Any, ...]] = [
-    (N(0.02), "normal", (0, 0.02), MX(), "float8_e8m0fnu", 0, [3, 70], [0, 0], [3, 70]),
-    (N(0.02), "normal", (0, 0.02), MX("floor"), "float8_e8m0fnu", 0, [9, 80], [4, 30], [2, 40]),
-    (N(0.02), "normal", (0, 0.02), MX(source=torch.bfloat16), "float8_e8m0fnu", 0,
-     [2, 64], [0, 0], [2, 64]),
-    (N(1e-39), "normal", (0, 1e-39), MX(), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
-    (N(5e-43), "normal", (0, 5e-43), MX(), "float8_e8m0fnu", 0, [1, 32], [0, 0], [1, 32]),
-    (N(3e37), "normal", (0, 3e37), MX(), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
-    (U(-1, 1.3), "uniform", (-1, 1.3), BLOCKS(4, 8), "float32", 0, [9, 20], [3, 5], [5, 9]),
-    (N(1e-39), "normal", (0, 1e-39), BLOCKS(4, 8), "float32", 0, [4, 8], [0, 0], [4, 8]),
-    (N(0.02), "normal", (0, 0.02), BLOCKS(4, 8, "ue8m0"), "float8_e8m0fnu", 0,
-     [9, 20], [3, 5], [5, 9]),
-    (N(0.02), "normal", (0, 0.02), BLOCKS(4, 8, "ue8m0"), "float32", 0, [4, 16], [0, 0], [4, 16]),
-    (N(0.02), "normal", (0, 0.02), FP4(), "float8_e4m3fn", LAW, [3, 50], [0, 0], [3, 50]),
-    (N(0.02), "normal", (0, 0.02), FP4(16), "float8_e4m3fn", LAW, [20, 40], [15, 14], [3, 10]),
-    (N(0.02), "normal", (0, 0.02), FP4(amax=1e6), "float8_e4m3fn", 1e6, [2, 32], [0, 0], [2, 32]),
-    (U(-1, 1.3), "uniform", (-1, 1.3), FP4(source=torch.bfloat16), "float8_e4m3fn", 1.3,
+    ("normal", (0, 0.02), MX(), "float8_e8m0fnu", 0, [3, 70], [0, 0], [3, 70]),
+    ("normal", (0, 0.02), MX("floor"), "float8_e8m0fnu", 0, [9, 80], [4, 30], [2, 40]),
+    ("normal", (0, 0.02), MX(source=torch.bfloat16), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
+    ("normal", (0, 1e-39), MX(), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
+    ("normal", (0, 5e-43), MX(), "float8_e8m0fnu", 0, [1, 32], [0, 0], [1, 32]),
+    ("normal", (0, 3e37), MX(), "float8_e8m0fnu", 0, [2, 64], [0, 0], [2, 64]),
+    ("uniform", (-1, 1.3), BLOCKS(4, 8), "float32", 0, [9, 20], [3, 5], [5, 9]),
+    ("normal", (0, 1e-39), BLOCKS(4, 8), "float32", 0, [4, 8], [0, 0], [4, 8]),
+    ("normal", (0, 0.02), BLOCKS(4, 8, "ue8m0"), "float8_e8m0fnu", 0, [9, 20], [3, 5], [5, 9]),
+    ("normal", (0, 0.02), BLOCKS(4, 8, "ue8m0"), "float32", 0, [4, 16], [0, 0], [4, 16]),
+    ("normal", (0, 0.02), FP4(), "float8_e4m3fn", AMAX, [3, 50], [0, 0], [3, 50]),
+    ("normal", (0, 0.02), FP4(16), "float8_e4m3fn", AMAX, [20, 40], [15, 14], [3, 10]),
+    ("normal", (0, 0.02), FP4(amax=1e6), "float8_e4m3fn", 1e6, [2, 32], [0, 0], [2, 32]),
+    ("uniform", (-1, 1.3), FP4(source=torch.bfloat16), "float8_e4m3fn", 1.3,
      [2, 32], [0, 0], [2, 32]),
 ]  # fmt: skip
 
@@ -118,12 +115,11 @@ def key_tensor(key: int) -> torch.Tensor:
 def coefficients() -> dict[str, list[str]]:
     """Those of csrc/math/coefficients.h, lowest power first."""
     text = (ROOT / "csrc" / "math" / "coefficients.h").read_text()
-    found = {}
-    for name, numbers in re.findall(r"struct (\w+) \{.*?c\[\] = \{(.*?)\};", text, re.DOTALL):
-        found[name] = [
-            float.fromhex(one).hex() for one in re.findall(r"-?0x1[.\da-f]*p[-+]\d+", numbers)
-        ]
-    return found
+    structs = re.findall(r"struct (\w+) \{.*?c\[\] = \{(.*?)\};", text, re.DOTALL)
+    number = re.compile(r"-?0x1[.\da-f]*p[-+]\d+")
+    return {
+        name: [float.fromhex(one).hex() for one in number.findall(body)] for name, body in structs
+    }
 
 
 def fills() -> Iterator[Case]:
@@ -199,7 +195,10 @@ def matrix(
 
 def quantised() -> Iterator[Case]:
     """Payload and scales."""
-    for scheme, kind, parameters, form, scale_dtype, amax, shape, offset, sizes in QUANTISED:
+    for kind, parameters, form, scale_dtype, amax, shape, offset, sizes in QUANTISED:
+        scheme = (
+            torchinit.Uniform(*parameters) if kind == "uniform" else torchinit.Normal(parameters[1])
+        )
         payload = torch.empty(form.payload_shape(sizes), dtype=form.payload_dtypes[0])
         blocks = form.blocks_of(offset, sizes)[1]
         scales = torch.empty(blocks, dtype=getattr(torch, scale_dtype))
@@ -249,17 +248,14 @@ def vectors() -> str:
             "quantised": list(quantised()),
         }  # fmt: skip
     lines = ['"$schema": "contract.schema.json"', f'"stream_version": {torchinit.STREAM_VERSION}']
-    lines.append(f'"coefficients": {{\n{_listed(coefficients())}\n}}')
+    listed = [f'"{name}": {json.dumps(values)}' for name, values in coefficients().items()]
+    lines.append('"coefficients": {\n' + ",\n".join(listed) + "\n}")
     texts = [
         f'"{name}": [\n' + ",\n".join(map(json.dumps, cases)) + "\n]"
         for name, cases in sections.items()
     ]
     lines.append('"vectors": {\n' + ",\n".join(texts) + "\n}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _listed(table: dict[str, list[str]]) -> str:
-    return ",\n".join(f'"{name}": {json.dumps(values)}' for name, values in table.items())
 
 
 if __name__ == "__main__":

@@ -18,15 +18,12 @@ if TYPE_CHECKING:
     from torchinit.reporting.rows import ReportRow
 
 
-def _is_command() -> bool:
-    """Whether this is the process of the ``torchinit`` command, before it has imported torch."""
-    started = sys.orig_argv[-len(sys.argv) :][:1]  # the script, or the module after -m
-    return "torch" not in sys.modules and [Path(each).stem for each in started] == [__name__]
+# All of it comes with ``import torchinit``, the operators too. Only the process of the command puts
+# it off until it has read its arguments: --help does not wait for torch.
+_started = sys.orig_argv[-len(sys.argv) :][:1]  # the script, or the module after -m
+_is_put_off = "torch" not in sys.modules and [Path(each).stem for each in _started] == [__name__]
 
-
-# All of it comes with ``import torchinit``, the operators too. Only the command puts it off until
-# it has read its arguments: --help does not wait for torch.
-if TYPE_CHECKING or not _is_command():
+if TYPE_CHECKING or not _is_put_off:
     from torchinit import functional, init, recipes
     from torchinit.check.check_init import check_init, find_uninitialized
     from torchinit.check.marked_memory import marked_memory
@@ -107,16 +104,14 @@ _LATER = {
 if not TYPE_CHECKING:  # which would take any name then
 
     def __getattr__(name: str) -> object:
-        if name in _LATER:
-            found: object = getattr(import_module(_LATER[name]), name)
-            globals()[name] = found
-            return found
-        if "__all__" in globals():
+        if _is_put_off:
+            import_module("torch")
+            return getattr(reload(sys.modules[__name__]), name)
+        if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name in ("functional", "init", "recipes"):  # by the imports of what is imported above
-            return import_module(f"{__name__}.{name}")
-        import_module("torch")
-        return getattr(reload(sys.modules[__name__]), name)
+        found: object = getattr(import_module(_LATER[name]), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

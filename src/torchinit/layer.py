@@ -94,11 +94,11 @@ def init_(
     (tensor([[ 1.1916, -1.1284, -0.1241],
             [ 0.5149, -0.2653, -1.1576]]), tensor([-0.5145,  0.4400]))
     """
-    if init is None and isinstance(bias, str):
+    if init is None and not isinstance(bias, Tensor):
         bias, init = None, bias
     elif isinstance(bias, str):
         raise TypeError("bias must be a torch.Tensor, got str")
-    scheme = None if init is None else SCHEMES.get(init)
+    scheme = SCHEMES.get(init or "")
     if init is None or scheme is None or not scheme.in_init:
         raise UnknownSchemeError(
             f"init={init!r} is not implemented, choose one of {', '.join(INIT_SCHEMES)}"

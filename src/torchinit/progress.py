@@ -25,7 +25,7 @@ def progress(
         title: what is being done.
         total: how much there is to do.
         unit: of the total.
-        least: fewer bytes get no bar; a gibibyte, unless they take long.
+        least: fewer bytes get no bar; None for a gibibyte.
     """
     if not _is_shown(total, unit, least):
         yield lambda _done, _title="": None

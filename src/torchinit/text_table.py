@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torchinit.untrusted import printable
 
@@ -45,23 +45,20 @@ def text_table(
     while excess > 0 and (long := [i for i in shorten if widths[i] > _LEAST]):
         widths[max(long, key=widths.__getitem__)] -= 1
         excess -= 1
-    lines = [range(len(widths))]
+    lines: Sequence[Sequence[int]] = [range(len(widths))]
     if excess > 0:
-        widths, lines = whole, [*_lines(whole, room)]
+        widths, lines = whole, _lines(whole, room)
 
-    def text_of(row: Sequence[str], numbers: Sequence[int]) -> str:
-        begin = " " * (indent + 2 * (numbers[0] > 0))
-        return (
-            begin
-            + "  ".join(
-                shortened(row[i], widths[i]).ljust(widths[i])
-                if i < left
-                else row[i].rjust(widths[i])
-                for i in numbers
-            ).rstrip()
-        )
+    def cell(row: Sequence[str], i: int) -> str:
+        if i < left:
+            return shortened(row[i], widths[i]).ljust(widths[i])
+        return row[i].rjust(widths[i])
 
-    return ["\n".join(text_of(row, numbers) for numbers in lines) for row in rows]
+    def line(row: Sequence[str], columns: Sequence[int]) -> str:
+        begin = " " * (indent + 2 * (columns[0] > 0))
+        return begin + "  ".join(cell(row, i) for i in columns).rstrip()
+
+    return ["\n".join(line(row, columns) for columns in lines) for row in rows]
 
 
 def _width(most: int | None) -> float:
@@ -71,17 +68,16 @@ def _width(most: int | None) -> float:
     return math.inf if most is None else most
 
 
-def _lines(widths: Sequence[int], room: float) -> Iterator[range]:
+def _lines(widths: Sequence[int], room: float) -> list[list[int]]:
     """The columns of each line: the first alone, and as many others as fit, two spaces in."""
-    yield range(1)
-    first, taken = 1, 0
+    lines, taken = [[0]], room
     for number, width in enumerate(widths[1:], 1):
         taken += 2 + width
-        if taken > room and number > first:
-            yield range(first, number)
-            first, taken = number, 2 + width
-    if len(widths) > 1:
-        yield range(first, len(widths))
+        if taken > room:
+            lines.append([])
+            taken = 2 + width
+        lines[-1].append(number)
+    return lines
 
 
 def shortened(text: str, width: int) -> str:

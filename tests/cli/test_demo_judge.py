@@ -42,7 +42,7 @@ def problems_of(name, tensor):
     model = Filled(name, tensor.shape, tensor.dtype)
     model.weight.data = tensor
     found = judge_values(model, lambda: Filled(name, tensor.shape, tensor.dtype)).outliers
-    return [problem for offender in found for problem in offender.problems]
+    return [problem for outlier in found for problem in outlier.problems]
 
 
 @pytest.mark.parametrize("dtype", FLOATING_DTYPES)

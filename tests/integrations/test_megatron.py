@@ -119,7 +119,7 @@ def test_wrappers_of_megatron_and_a_tied_head(monkeypatch):
 def test_what_is_refused_leaves_the_model_as_it_is(monkeypatch):
     ranks(monkeypatch, (1, 2))
     model = nn.ModuleDict({"a": Layer((4, 6), 0, 2), "b": Layer((4, 6), 1, 2)})
-    with pytest.raises(ArgumentError, match=r"no rule matches 2 parameters: a.bias, b.bias"):
+    with pytest.raises(ArgumentError, match=r"no rule matches 2 of 4 parameters: a.bias, b.bias"):
         megatron.init_model_(model, {"**.weight": "ones"}, seed=0)
     with pytest.raises(ArgumentError, match="match no parameter: 'c'"):
         megatron.init_model_(model, {"c": "ones", **RULES}, seed=0, strict=True)

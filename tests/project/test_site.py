@@ -111,17 +111,11 @@ def test_every_page_has_the_version(site):
     assert f"torchinit {torchinit.__version__}" in (site / "sharded.html").read_text()
 
 
-def test_pictures_of_the_dark_scheme(tmp_path):
-    copied = copy_tree(tmp_path)
-    pictures = copied / "docs" / "pictures"
-    shutil.copy(pictures / "report_llama.png", pictures / "models-dark.png")
-    code, said = build(copied, copied / "site")
-    assert code == 0, said
-    for page in ("index.html", "performance.html"):
-        text = (copied / "site" / page).read_text()
-        assert "pictures/models.png#only-light" in text
-        assert "pictures/models-dark.png#only-dark" in text
-    assert "#only-" not in (copied / "site" / "report.html").read_text()
+def test_pictures_of_the_dark_scheme(site):
+    for page, name in (("index", "models"), ("performance", "models"), ("report", "report_broken")):
+        text = (site / f"{page}.html").read_text()
+        assert f"pictures/{name}.png#only-light" in text
+        assert f"pictures/{name}-dark.png#only-dark" in text
 
 
 def test_examples_are_shown_as_code(site):
@@ -137,17 +131,11 @@ def break_once(root, name, old, new):
     path.write_text(text.replace(old, new))
 
 
-def copy_tree(folder):
-    """A copy of what the site is built from."""
-    for name in ("docs", "src", "tools", "examples", "benchmarks/results"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
-    for path in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml", ROOT / "LICENSE"):
-        shutil.copy(path, folder)
-    return folder
-
-
 def test_faults_stop_the_build(tmp_path):
-    copy_tree(tmp_path)
+    for name in ("docs", "src", "tools", "examples", "benchmarks/results"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so"))
+    for path in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml", ROOT / "LICENSE"):
+        shutil.copy(path, tmp_path)
     break_once(
         tmp_path, "docs/words.md", "# Words\n", "# Words\n\n[a](none.md) [b](models.md#no)\n"
     )

@@ -144,9 +144,9 @@ def test_codes_and_scales(case, name, code, said, tmp_path, capsys):
         "import torchinit\nrules = {'**.bias': 'zeros', '**': torchinit.Normal(0.02)}\n"
     )
     report = torchinit.report_model(path, rules_of(NORMAL))
-    (offender,) = report.outliers
-    assert offender.name == "layers.1.weight"
-    assert any(said in problem for problem in offender.problems), offender.problems
+    (outlier,) = report.outliers
+    assert outlier.name == "layers.1.weight"
+    assert any(said in problem for problem in outlier.problems), outlier.problems
     assert main(["report", str(path), "--rules", str(tmp_path / "rules.py")]) == 1
     assert said in capsys.readouterr().out
 
@@ -167,9 +167,9 @@ def test_one_bit_is_found_with_the_seed(case, tmp_path):
             change(path, name, -1, before ^ 1)
         else:
             change(path, name, -1, one.view(-1)[-1].nextafter(torch.tensor(1.0)))
-        (offender,) = torchinit.report_model(path, rules, **known).outliers
-        assert offender.problems[0].startswith("1 of ")
-        assert offender.problems[0].endswith(f" bytes of {what} are not those of the seed")
+        (outlier,) = torchinit.report_model(path, rules, **known).outliers
+        assert outlier.problems[0].startswith("1 of ")
+        assert outlier.problems[0].endswith(f" bytes of {what} are not those of the seed")
         save_file(tensors, path / "model.safetensors")
     assert len(torchinit.report_model(path, rules, **known | {"seed": 4}).outliers) == LAYERS
     other = FP8Blocks(8, 8) if form.packed else NVFP4()

@@ -56,7 +56,7 @@ def test_a_checkpoint_is_the_model(tmp_path, shards, rules):
     expected = numbers(torchinit.report_model(model, rules))
     for name, found in numbers(report).items():
         assert str(found) == str(expected[name])
-    assert {offender.name for offender in report.outliers} == set(broken)
+    assert {outlier.name for outlier in report.outliers} == set(broken)
     if shards == 1:
         file = torchinit.report_model(str(path / "model.safetensors"), rules)
         assert str(numbers(file)) == str(numbers(report))

@@ -157,7 +157,7 @@ def test_the_longest_names_lie_within_the_picture():
     assert len(axes["key"].texts) == 6
     for text in axes["key"].texts:
         assert text.get_window_extent(renderer).x1 <= made.bbox.width
-        assert re.fullmatch(r"\d  a_long_name.*…a?_?.*_\d(\.bias)?  not 0", text.get_text())
+        assert re.fullmatch(r"\d  a_long….*_\d(\.bias)?  not 0", text.get_text())
 
 
 @pytest.mark.parametrize("length", [5, 40, 70, 400])

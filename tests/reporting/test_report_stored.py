@@ -167,7 +167,7 @@ def test_unknown_dtypes_are_listed_and_the_rest_is_measured(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", [
     "F8_E4M3", "F8_E8M0", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "U64", "C64", "BOOL", "I8",
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:1 of 1 rules matches nothing")
+@pytest.mark.filterwarnings("ignore:1 of 1 rule matches nothing")
 def test_what_torch_can_read_is_measured(tmp_path, dtype):
     write(tmp_path / "a.safetensors", {"a.weight": dtype})
     report = torchinit.report_model(tmp_path, {"**": torchinit.Normal(0.02)})

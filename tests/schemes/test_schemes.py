@@ -293,6 +293,8 @@ def test_without_a_bias_the_scheme_may_come_second():
     assert init_(weight, init="ones")[0].sum() == 15
     with pytest.raises(UnknownSchemeError, match="init='orthogonl' is not implemented"):
         init_(weight, "orthogonl")
+    with pytest.raises(UnknownSchemeError, match="init=3 is not implemented"):
+        init_(weight, 3)
     with pytest.raises(UnknownSchemeError, match="init=None is not implemented"):
         init_(weight, torch.empty(5))
     with pytest.raises(TypeError, match=r"bias must be a torch.Tensor, got str"):

@@ -73,17 +73,7 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
             return check_command.run(arguments.target)
         if arguments.command == "fingerprint":
             return fingerprint_command.run(arguments.checkpoint)
-        return report_command.run(
-            arguments.checkpoint,
-            rules=arguments.rules,
-            against=arguments.against,
-            picture=arguments.output,
-            seed=arguments.seed,
-            formats=arguments.formats,
-            dark=arguments.dark,
-            full=arguments.full,
-            as_json=arguments.json,
-        )
+        return report_command.run(arguments)
     except SystemExit as exit_:  # from argparse, after --help or bad usage
         return printed.getvalue().rstrip(), int(exit_.code or 0)
 

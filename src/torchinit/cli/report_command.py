@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,45 +18,34 @@ from torchinit.reporting.report import report_model
 OUTLIERS, NOT_JUDGED = 1, 2  # exit codes
 
 
-def run(
-    path: str,
-    *,
-    rules: str | None,
-    against: str | None,
-    picture: str | None,
-    seed: int | None = None,
-    formats: Sequence[tuple[str, str]] | None = None,
-    dark: bool = False,
-    full: bool = False,
-    as_json: bool = False,
-) -> tuple[str, int]:
-    """Reports a checkpoint.
+def run(arguments: Namespace) -> tuple[str, int]:
+    """The table or the JSON object of a checkpoint, and the exit code.
 
-    Args:
-        path, against: of checkpoints.
-        rules: the path of a rules file.
-        picture: the path of the picture to draw.
-        seed: of low-precision weights to compare.
-        formats: of these, by patterns.
-        dark: whether the picture is for a dark page.
-        full: whether every row is printed, and not one for each role.
-        as_json: whether to print one JSON object.
-
-    Returns:
-        The table or the object, and the exit code: 1 if a parameter has wrong values; else 2 if
-        anything could not be judged, as after any error.
+    1 if a parameter has wrong values; else 2 if anything could not be judged, as after any error.
     """
+    path, picture = arguments.checkpoint, arguments.output
     try:
         if picture is not None:
             _check_picture(picture)
-        chosen = None if rules is None else read_rules(rules, lambda: _config(Path(path)))
-        report = report_model(path, chosen, against=against, seed=seed, formats=formats_of(formats))
+        rules = None
+        if arguments.rules is not None:
+            rules = read_rules(arguments.rules, lambda: _config(Path(path)))
+        report = report_model(
+            path,
+            rules,
+            against=arguments.against,
+            seed=arguments.seed,
+            formats=formats_of(arguments.formats),
+        )
         if picture is not None:
-            report.save(picture, dark=dark)
+            report.save(picture, dark=arguments.dark)
     except (ArgumentError, TypeError, ImportError, OSError) as error:
         say(str(error))
         return "", NOT_JUDGED
-    said = json.dumps(report.to_dict(), indent=2) if as_json else report.table(full=full)
+    if arguments.json:
+        said = json.dumps(report.to_dict(), indent=2)
+    else:
+        said = report.table(full=arguments.full)
     if report.outliers:
         return said, OUTLIERS
     unseen = [*report.unmeasured, *(report.against.unmeasured if report.against else ())]

@@ -58,8 +58,9 @@ def init_model_(
             "is on NVMe": not held.numel() and parameter.ds_numel,
             "is held a second time": getattr(parameter, "ds_secondary_tensor", None) is not None,
         }
-        for reason in (reason for reason, holds in reasons.items() if holds):
-            raise ArgumentError(f"parameter {named.name!r} {reason}, so its range is not filled")
+        for reason, holds in reasons.items():
+            if holds:
+                raise ArgumentError(f"parameter {named.name!r} {reason}: its range is not filled")
         first = distributed.get_rank(parameter.ds_process_group) * held.numel()
         count = max(0, min(held.numel(), parameter.ds_numel - first))  # the rest is padding
         first = min(first, parameter.ds_numel)

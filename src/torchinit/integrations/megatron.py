@@ -10,7 +10,7 @@ from torch import nn
 
 from torchinit.errors import ArgumentError
 from torchinit.integrations.shards import LocalShard, cut, fill, whole
-from torchinit.streams.canonical import Named, Rename, gather, places_of
+from torchinit.streams.canonical import Named, Rename, gather, places_of, renamer
 
 # What layers have whose outputs, or tokens, are divided.
 _BY_ROWS = ("output_size_per_partition", "num_embeddings_per_partition")
@@ -64,7 +64,7 @@ def init_model_(
         model = model.module  # type: ignore[assignment]
     modules = {prefix[:-1]: module for prefix, module in places_of(model)}
     first = ranks.get_expert_model_parallel_rank()
-    change = (lambda name: rename.get(name, name)) if isinstance(rename, Mapping) else rename or str
+    change = renamer(rename) or str
     shards: list[LocalShard] = []
     for named in gather(model, lambda name: change(_global_name(name, modules, first))).parameters:
         dim, parts = _division(named)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from torchinit.errors import ArgumentError
-from torchinit.models.assign import agree, padding_rows
+from torchinit.models.assign import agree, check_matched, padding_rows
 from torchinit.models.init_shard import init_shard_
 from torchinit.rules.composed import By
 from torchinit.rules.rules import Places, Rules, check_unused
 from torchinit.rules.scheme import Target
 from torchinit.rules.structured import Keep
 from torchinit.streams.canonical import Named
-from torchinit.untrusted import first_names
 from torchinit.values.region import Region
 
 
@@ -76,8 +75,7 @@ def fill(
     chosen, used = Rules(rules), set[int]()
     numbers = [agree(one.named, chosen, used) for one in shards]
     missing = [one.named.name for one, n in zip(shards, numbers, strict=True) if n < 0]
-    if missing := list(dict.fromkeys(missing)):
-        raise ArgumentError(f"no rule matches {len(missing)} parameters: {first_names(missing)}")
+    check_matched([*dict.fromkeys(missing)], len({one.named.name for one in shards}))
     if strict:
         everywhere = Places((s.name, s.owner) for one in shards for s in one.named.slots)
         check_unused(chosen, used | {*numbers}, everywhere, Places(()))

@@ -156,12 +156,7 @@ def assign(
         is_plain = tensor.is_meta and not pads
         one = (named, dtype_, draw, is_plain, (), pads, titles[number])
         assignments.append(new_tuple(Assignment, one))
-    if unmatched:
-        raise ArgumentError(
-            f"no rule matches {len(unmatched)} of {counted(len(parameters), 'parameter')}: "
-            f"{first_names(unmatched)}. Add rules, use 'keep' to leave values unchanged, "
-            "or end the rules with '**'"
-        )
+    check_matched(unmatched, len(parameters))
     for how, places in owns.items():
         assert own is not None
         found = own([named for _, named in places], dtype, how)
@@ -268,6 +263,16 @@ def _check_part_names(assignments: Sequence[Assignment]) -> None:
                     "values: rename the parts of Blocks"
                 )
             placed.add((part, offset))
+
+
+def check_matched(unmatched: Sequence[str], count: int) -> None:
+    """Raises ArgumentError if any of so many parameters has no rule."""
+    if unmatched:
+        raise ArgumentError(
+            f"no rule matches {len(unmatched)} of {counted(count, 'parameter')}: "
+            f"{first_names(unmatched)}. Add rules, use 'keep' to leave values unchanged, "
+            "or end the rules with '**'"
+        )
 
 
 def agree(named: Named, rules: Rules, used: set[int]) -> int:

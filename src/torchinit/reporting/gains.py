@@ -44,11 +44,6 @@ class Point(NamedTuple):
     other: float | None
     number: int
 
-    @property
-    def role(self) -> str:
-        """Of the row."""
-        return self.row.role
-
 
 def draw_gains(
     results: ReportResults, gain: Any, foot: Any, numbers: dict[str, int], style: Style
@@ -69,7 +64,7 @@ def draw_gains(
     width = min(axis.apart, _DASH / layer)
     size = min(1.0, max(_SMALLEST, 1.05 * apart / MARKER))
     for role in ROLES:
-        alike = [point for point in points if point.role == role]
+        alike = [point for point in points if point.row.role == role]
         fine = [point for point in alike if point.row.name not in numbers]
         varied = [point for point in fine if point.axes is gain]
         if axis.layers > _DENSE:
@@ -226,7 +221,7 @@ def _draw_outlier(point: Point, size: float, width: float, style: Style) -> None
         if intended is not None:
             _draw_intended(axes, [point], width, red)
             axes.plot([point.x] * 2, [point.y, intended], color=red, lw=0.6, ls=":", zorder=3)
-    axes.plot(point.x, point.y, zorder=6, gid="outlier", **style.marker(point.role, size, red))
+    axes.plot(point.x, point.y, zorder=6, gid="outlier", **style.marker(point.row.role, size, red))
 
 
 def _draw_other(gain: Any, role: str, points: Sequence[Point], size: float, style: Style) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchinit.dtypes import ALL_DTYPES
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, counted
 from torchinit.frameworks.transformers import conv1d_weights, is_conv1d
 from torchinit.models.assign import Assignment, assign, padding_rows
 from torchinit.models.build_model import build_model
@@ -259,9 +259,9 @@ def _warn_of_unused(rules: Rules, used: set[str]) -> None:
     unused = [rule.title for rule in rules.rules if rule.title not in used]
     if unused:
         warnings.warn(
-            f"{len(unused)} of {len(rules.rules)} rules match{'es' * (len(unused) == 1)} nothing "
-            f"in the checkpoint: "
-            f"{first_names(unused)}. For a checkpoint, rules match the names in its files, and "
+            f"{len(unused)} of {counted(len(rules.rules), 'rule')} "
+            f"match{'es' * (len(unused) == 1)} nothing in the checkpoint: {first_names(unused)}. "
+            "For a checkpoint, rules match the names in its files, and "
             "types of modules match nothing: another rule may have been used in their place. If "
             "so, report the model that from_pretrained loads",
             stacklevel=4,

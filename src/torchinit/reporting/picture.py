@@ -5,10 +5,11 @@ Only matplotlib's Figure is used: the caller's ``pyplot``, backend and settings 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchinit.errors import counted
 from torchinit.reporting.gains import draw_gains
 from torchinit.reporting.goodness_of_fit import SIGMAS
 from torchinit.reporting.outliers import Outlier, ReportResults
@@ -20,6 +21,7 @@ from torchinit.reporting.tails import (
     distributions,
     draw_survival,
 )
+from torchinit.text_table import shortened
 from torchinit.untrusted import printable
 
 # In points: width, margins, and heights from the top to the bottom.
@@ -27,6 +29,7 @@ _WIDTH, _LEFT, _RIGHT = 518.0, 46.0, 8.0
 _TOP, _LEGEND_LINE, _GAIN, _GAP, _FOOT, _BELOW, _KEY_LINE = 32.0, 11.0, 184.0, 7.0, 38.0, 31.0, 9.5
 _TAILS, _BETWEEN = 112.0, 48.0
 _ROOM = _WIDTH - _LEFT - _RIGHT
+_LETTERS, _SMALL = 7.0, 6.5  # of the legend, of the outliers
 # Standard errors, relative to the std, whose bars are longer than markers.
 _VISIBLE = 0.06
 # Outliers that have numbers, as the table names all; characters of their names.
@@ -58,12 +61,11 @@ def draw(results: ReportResults, figure: Any, style: Style = LIGHT) -> None:
     FigureCanvasAgg(figure)  # measures texts
     signs = _signs(results, style)
     key = _key(results.outliers)
-    most = _columns(figure, list(signs), _ROOM, 24.0, 7.0)
-    lines = -(-len(signs) // most)
+    lines = -(-len(signs) // _columns(figure, signs, 24.0, _LETTERS))
     columns = -(-len(signs) // lines)
     legend = _LEGEND_LINE * lines + 8
     below = _BELOW + 10 * (len({row.place.stack for row in results.rows if row.place.depth}) > 1)
-    key_columns = _columns(figure, key, _ROOM, 10.0, 6.5)
+    key_columns = _columns(figure, key, 10.0, _SMALL)
     under = _KEY_LINE * -(-len(key) // key_columns) + 8 if key else 0.0
     height = _TOP + legend + _GAIN + _GAP + _FOOT + below + under
     figure.set_size_inches(_WIDTH / 72, height / 72)
@@ -83,9 +85,10 @@ def draw(results: ReportResults, figure: Any, style: Style = LIGHT) -> None:
     draw_gains(results, gain, foot, numbers, style)
     draw_survival(results, tails, style)
     area = axes("legend", _LEFT, height - _TOP - legend + 8, _ROOM, legend - 8)
-    _fill_legend(area, signs, columns, lines, style)
+    _write(area, [*signs], columns, signs=[*signs.values()], fontsize=_LETTERS, color=style.ink)
     if key:
-        _fill_key(axes("key", _LEFT, 4, _ROOM, under - 8), key, key_columns, style)
+        area = axes("key", _LEFT, 4, _ROOM, under - 8)
+        _write(area, key, key_columns, fontsize=_SMALL, color=style.outlier)
     _write_title(results, figure, height, style)
 
 
@@ -97,12 +100,10 @@ def _write_title(results: ReportResults, figure: Any, height: float, style: Styl
     size = min(10.0, 10.0 * _ROOM / _width(figure, title, 10.0, "bold"))
     if size < 6:
         title, size = f"{title[: int(len(title) * size / 6) - 1]}…", 6.0
-    count, total = len(results.rows), sum(row.moments.numel for row in results.rows)
-    wrong = len(results.outliers)
-    said = (
-        f"{count:,} parameter{'s' * (count != 1)}, {_count(total)} value{'s' * (total != 1)}, "
-        f"{wrong or 'no'} outlier{'s' * (wrong != 1)}"
-    )
+    total = sum(row.moments.numel for row in results.rows)
+    wrong = counted(len(results.outliers), "outlier") if results.outliers else "no outliers"
+    values = f"{_count(total)} value{'s' * (total != 1)}"
+    said = f"{counted(len(results.rows), 'parameter')}, {values}, {wrong}"
     at = _LEFT / _WIDTH
     figure.text(
         at, 1 - 10 / height, title, fontsize=size, fontweight="bold", va="center",
@@ -126,10 +127,10 @@ def _width(figure: Any, text: str, size: float, weight: str = "normal") -> float
     return max(float(width), 1.0)
 
 
-def _columns(figure: Any, texts: Sequence[str], room: float, more: float, size: float) -> int:
-    """How many columns of texts there are room for, each with so many points more."""
-    widest = max((_width(figure, text, size) for text in texts), default=room)
-    return max(min(int(room // (widest + more)), len(texts)), 1)
+def _columns(figure: Any, texts: Collection[str], more: float, size: float) -> int:
+    """How many columns of texts there is room for, each with so many points more."""
+    widest = max((_width(figure, text, size) for text in texts), default=_ROOM)
+    return max(min(int(_ROOM // (widest + more)), len(texts)), 1)
 
 
 def _signs(results: ReportResults, style: Style) -> dict[str, dict[str, Any]]:
@@ -147,62 +148,36 @@ def _signs(results: ReportResults, style: Style) -> dict[str, dict[str, Any]]:
     if any(SIGMAS * row.moments.std_error > _VISIBLE for row in results.rows):
         signs["±5 SE"] = {"ls": "", "marker": "|", "mec": style.soft, "ms": 8, "mew": 1.0}
     if results.outliers:
-        signs["outlier"] = {**style.marker("q", 1.0, style.outlier)}
+        signs["outlier"] = style.marker("q", 1.0, style.outlier)
     signs["normal"] = {**line, "ls": NORMAL_DASHES, "color": style.ink}
     if len(distributions(results.rows)) > 1:
         signs["other intended"] = {**line, "ls": OTHER_DASHES, "color": style.ink}
     return signs
 
 
-def _fill_legend(
-    area: Any, signs: dict[str, dict[str, Any]], columns: int, lines: int, style: Style
-) -> None:
-    """Draws signs and their names, row by row, in columns of one width."""
-    area.set_axis_off()
-    area.set(xlim=(0, columns), ylim=(lines, 0))
-    points = _ROOM / columns
-    for number, (name, how) in enumerate(signs.items()):
-        x, y = number % columns, number // columns + 0.5
-        area.plot([x, x + 6 / points, x + 12 / points], [y] * 3, markevery=[1], **how)
-        area.annotate(
-            name,
-            (x, y),
-            (16, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-            color=style.ink,
-        )
-
-
 def _key(outliers: Sequence[Outlier]) -> list[str]:
     """The numbered outliers, in words; the last line says how many more there are."""
     texts = [
-        f"{number}  {_shortened(printable(one.name).removesuffix('.weight'))}  {one.short}"
+        f"{number}  {shortened(printable(one.name).removesuffix('.weight'), _NAME)}  {one.short}"
         for number, one in enumerate(outliers[:_NUMBERED], 1)
     ]
     more = len(outliers) - _NUMBERED
     return [*texts, f"and {more} more"] if more > 0 else texts
 
 
-def _shortened(name: str) -> str:
-    """A name without its middle, if it is too long."""
-    half = _NAME // 2
-    return name if len(name) <= _NAME else f"{name[: half - 1]}…{name[-half:]}"
-
-
-def _fill_key(area: Any, key: Sequence[str], columns: int, style: Style) -> None:
-    """Writes the outliers below the picture, column by column."""
-    lines = -(-len(key) // columns)
+def _write(
+    area: Any, texts: Sequence[str], columns: int, signs: Sequence[dict[str, Any]] = (), **how: Any
+) -> None:
+    """Writes texts in columns of one width, column by column; with signs beside them, by rows."""
+    lines, points = -(-len(texts) // columns), _ROOM / columns
     area.set_axis_off()
     area.set(xlim=(0, columns), ylim=(lines, 0))
-    for number, text in enumerate(key):
-        area.text(
-            number // lines,
-            number % lines + 0.5,
-            text,
-            va="center",
-            fontsize=6.5,
-            color=style.outlier,
-            parse_math=False,
-        )
+    for number, text in enumerate(texts):
+        x, y = number // lines, number % lines + 0.5
+        if signs:
+            x, y = number % columns, number // columns + 0.5
+            area.plot([x, x + 6 / points, x + 12 / points], [y] * 3, markevery=[1], **signs[number])
+        area.annotate(
+            text, (x, y), (16 * bool(signs), 0), textcoords="offset points", va="center",
+            annotation_clip=False, parse_math=False, **how,
+        )  # fmt: skip

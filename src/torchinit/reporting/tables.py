@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from torchinit.errors import counted
 from torchinit.reporting.outliers import Outlier
 from torchinit.reporting.roles import ROLES
 from torchinit.reporting.rows import ReportRow
@@ -73,14 +74,14 @@ def verdict(
     rows: Sequence[ReportRow], outliers: Sequence[Outlier], false_alarm_rate: float
 ) -> Iterator[str]:
     """The outliers in words."""
-    count = f"{len(rows):,} parameter{'s' * (len(rows) != 1)}"
+    count = counted(len(rows), "parameter")
     if any(row.name != row.parameter for row in rows):
         count += " and parts"
     rate = f" (false alarm: 1 in {1 / false_alarm_rate:,.0f} correct models)" if rows else ""
     if not outliers:
         yield f"{count}, no outliers{rate}"
         return
-    yield f"{len(outliers)} outlier{'s' * (len(outliers) != 1)} among {count}{rate}:"
+    yield f"{counted(len(outliers), 'outlier')} among {count}{rate}:"
     for outlier in outliers:
         yield f"  {printable(outlier.name)}"
         yield from (f"    {printable(problem)}" for problem in outlier.problems)

@@ -31,7 +31,8 @@ def draw_survival(results: ReportResults, axes: Any, style: Style) -> None:
         smallest = min(smallest, other)
     for row in results.rows:
         if row.name in wrong and row.moments.std > 0:
-            _draw_curve(axes, [row], color=style.outlier, lw=0.9, zorder=5)
+            count = _draw_curve(axes, [row], color=style.outlier, lw=0.9, zorder=5)
+            smallest = min(smallest, 1 / count)
     for number, survival in enumerate(distributions(results.rows)):
         axes.plot(
             grid(), survival.where(survival > 0, math.nan), color=style.ink, lw=0.9, zorder=6,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from itertools import product
 from operator import mul
 
 import torch
@@ -58,18 +59,15 @@ def _sum_of_box(
     size = view.shape
     matrix = view.reshape(math.prod(size[:cut]), math.prod(size[cut:]))
 
-    def sum_of(rows: range, columns: range) -> int:
+    def sum_of_task(task: tuple[range, range]) -> int:
+        rows, columns = task
         of_rows = _mixed(_positions(rows, size[:cut], offset[:cut], shape[:cut]) - 2**62).tolist()
         at = _positions(columns, size[cut:], offset[cut:], shape[cut:])
         return _sum_of_rows(matrix[:, columns.start : columns.stop], rows, of_rows, at)
 
     step = max(_TASK // min(max(matrix.shape[1], 1), _MOST), 1)
-    tasks = [
-        (rows, columns)
-        for columns in _ranges(matrix.shape[1], _MOST)
-        for rows in _ranges(len(matrix), step)
-    ]
-    return sum(threads.map(lambda task: sum_of(*task), tasks))
+    tasks = product(_ranges(len(matrix), step), _ranges(matrix.shape[1], _MOST))
+    return sum(threads.map(sum_of_task, tasks))
 
 
 def _sum_of_rows(matrix: Tensor, rows: range, of_rows: Sequence[int], columns: Tensor) -> int:

@@ -167,7 +167,7 @@ def gather(model: nn.Module, rename: Rename = None) -> Gathered:
     Raises:
         ArgumentError: if two have the same name otherwise, or rename returns no name.
     """
-    change = _renamer(rename)
+    change = renamer(rename)
     wrappers, root = _unwrap(model)
     found, buffers = _find(root)
     for wrapper, name in wrappers:
@@ -338,7 +338,7 @@ def _renamed(named: Named, change: Callable[[str], str]) -> Named:
     return named._replace(name=name, ties=slots if named.ties else ())
 
 
-def _renamer(rename: Rename) -> Callable[[str], str] | None:
+def renamer(rename: Rename) -> Callable[[str], str] | None:
     """A rename as a function that checks its results; None if there is nothing to rename."""
     if rename is None:
         return None

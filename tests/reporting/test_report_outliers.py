@@ -21,7 +21,7 @@ BY = pytest.mark.parametrize("rules", [RULES, None], ids=["rules", "siblings"])
 
 
 def names(report) -> list[str]:
-    return [offender.name for offender in report.outliers]
+    return [outlier.name for outlier in report.outliers]
 
 
 def number_in(words: str) -> float:
