@@ -153,6 +153,17 @@ def shard(model: nn.Module, case: Case) -> nn.Module:
     return model
 
 
+def sharded(model: nn.Module, case: Case) -> nn.Module:
+    """As ``shard``, with an error that says what to do about an uneven cut."""
+    try:
+        return shard(model, case)
+    except NotImplementedError as error:  # fully_shard cuts dimension 1 evenly only
+        raise SystemExit(
+            f"torch cannot shard {case.model} over this mesh ({error}): divide experts with --ep, "
+            "or take fewer ranks, more --tp or more --replicas"
+        ) from None
+
+
 class Spent(NamedTuple):
     """Seconds that a call took, those of its own threads, and how many cores others used."""
 
@@ -191,8 +202,8 @@ def measure(case: Case, check: bool) -> dict[str, Any]:
         begin = perf_counter()
         model = build(case.model)
         built = perf_counter()
-        shard(model, case)
-        sharded = perf_counter()
+        sharded(model, case)
+        cut = perf_counter()
         shapes = [local_of(parameter).shape for parameter in model.parameters()]
         zeroed = spent(partial(zeros, shapes))
         forget(torch.device("cpu"))
@@ -200,7 +211,7 @@ def measure(case: Case, check: bool) -> dict[str, Any]:
         before = resident("VmRSS")
         filled = spent(partial(torchinit.init_model_, model, seed=SEED, device="cpu", dtype=DTYPE))
         rounds.append({
-            "built": built - begin, "sharded": sharded - built, "zeroed": zeroed.seconds,
+            "built": built - begin, "sharded": cut - built, "zeroed": zeroed.seconds,
             "filled": filled.seconds, "user": filled.user,
             "others": min(zeroed.others, filled.others),
             "beside": resident("VmHWM") - before - held(model),
@@ -366,6 +377,8 @@ def main() -> None:
     else:
         for name, value in zip(HEADER, row(found), strict=True):
             print(f"{name.replace('`', ''):22} {value}")
+        if found["checked"]:
+            print(f"all {found['checked']:,} values compared are those of the full tensors")
 
 
 if __name__ == "__main__":

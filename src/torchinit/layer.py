@@ -97,7 +97,7 @@ def init_(
     if init is None and not isinstance(bias, Tensor):
         bias, init = None, bias
     elif isinstance(bias, str):
-        raise TypeError("bias must be a torch.Tensor, got str")
+        raise TypeError(f"bias must be a tensor, not {bias!r}: write init_(weight, bias, init)")
     scheme = SCHEMES.get(init or "")
     if init is None or scheme is None or not scheme.in_init:
         raise UnknownSchemeError(

@@ -26,6 +26,8 @@ from torchinit.dtypes import FLOATING_DTYPES
         ["demo", "--device", "cuda:99"],
         ["demo", "--seed", "-1"],
         ["demo", "--seed", "x"],
+        ["report", "x", "--dark"],
+        ["report", "x", "--all", "--json"],
         ["demo", "x"],
         ["checkpoint"],
         ["checkpoint", "config.json", "--seed", "1", "out", "more"],

@@ -65,6 +65,10 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
             return _demo(arguments)
         if arguments.command == "report" and (arguments.seed is None) != (not arguments.formats):
             arguments.refuse("--seed and --format go together: give both, or neither")
+        if arguments.command == "report" and arguments.dark and not arguments.output:
+            arguments.refuse("--dark is for the picture: give --output too")
+        if arguments.command == "report" and arguments.full and arguments.json:
+            arguments.refuse("--all is for the table, and --json has every parameter: give one")
         with _importing():
             from torchinit.cli import check_command, fingerprint_command, info, report_command
         if arguments.command == "info":
