@@ -297,5 +297,5 @@ def test_without_a_bias_the_scheme_may_come_second():
         init_(weight, 3)
     with pytest.raises(UnknownSchemeError, match="init=None is not implemented"):
         init_(weight, torch.empty(5))
-    with pytest.raises(TypeError, match="bias must be a tensor, not .zeros.: write init_"):
+    with pytest.raises(TypeError, match=r"bias must be a tensor, not .zeros.: write init_"):
         init_(weight, "zeros", "ones")
