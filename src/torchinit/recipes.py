@@ -12,6 +12,7 @@ in papers, but in no library's code, are in docs/recipes.md.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -176,11 +177,15 @@ def _norms_one(recipe: str, config: Any) -> Recipe:
 
 def _biases_zero(scheme: Scheme) -> Scheme:
     """A scheme for weights that leaves biases, if there are any, 0."""
+    return by(_BiasesZero(scheme))
 
-    def zero_if_a_bias(p: Target) -> Scheme:
-        return _ZERO if p.name.rsplit(".", 1)[-1] == "bias" else scheme
 
-    return by(zero_if_a_bias)
+@dataclass(frozen=True)
+class _BiasesZero:  # not a function in a function, which cannot be pickled
+    weights: Scheme
+
+    def __call__(self, p: Target) -> Scheme:
+        return _ZERO if p.name.rsplit(".", 1)[-1] == "bias" else self.weights
 
 
 def _std(recipe: str, config: Any) -> float:
