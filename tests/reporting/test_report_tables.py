@@ -122,6 +122,9 @@ def test_other_processes_can_be_sent_a_report(rule):
     sent = pickle.loads(pickle.dumps(report))
     assert str(sent) == str(report)
     assert sent.to_dict() == report.to_dict()
+    assert list(sent) == list(report)
+    assert len({*sent, *report}) == 2
+    assert list(sent) != list(torchinit.report_model(nn.Linear(40, 30)))
     laws = [None if one[0].intended is None else one[0].intended.law for one in (report, sent)]
     if laws[0] is not None and laws[0].density is not None:
         assert laws[0].density(0.01) == laws[1].density(0.01) > 0

@@ -62,9 +62,9 @@ def fingerprint(model: nn.Module | str | Path) -> str:
 
     It depends on names, dtypes, shapes and values of the parameters and of the buffers that
     checkpoints have, and on nothing else: not on the device, on strides, or on how the model is
-    sharded. Empty tensors do not count. Names are canonical (docs/streams.md, section 7). A tied tensor counts under each of
-    its names, but for those that Transformers leaves out of checkpoints. The string is not made to
-    withstand forgery.
+    sharded. Empty tensors do not count. Names are canonical (docs/streams.md, section 7). A tied
+    tensor counts under each of its names, but for those that Transformers leaves out of
+    checkpoints. The string is not made to withstand forgery.
 
     With a process group, every rank must call it, and every rank gets the string of the model that
     they have together: shards of DTensors, stages of a pipeline, or a model each. The ranks

@@ -36,7 +36,7 @@ class Law:
     kurtosis: float = 0.0
     low: float = -math.inf
     high: float = math.inf
-    density: Callable[[float], float] | None = field(default=None, repr=False)
+    density: Callable[[float], float] | None = field(default=None, repr=False, compare=False)
     mean_shift: float = field(default=0.0, repr=False)
 
 
