@@ -270,6 +270,14 @@ def test_a_config_without_an_attribute_is_named(recipe, config, missing):
         getattr(recipes, recipe)(SimpleNamespace(**config))
 
 
+@pytest.mark.parametrize(
+    ("value", "error"), [("4", TypeError), (-1, ArgumentError), (math.nan, ArgumentError)]
+)
+def test_a_config_with_other_than_numbers_is_told_so(value, error):
+    with pytest.raises(error, match=rf"config\.n_layer='?{value}'? must be a"):
+        recipes.gpt2(SimpleNamespace(initializer_range=0.02, n_layer=value))
+
+
 @pytest.mark.parametrize("name", recipes.__all__)
 def test_other_processes_can_be_sent_a_recipe(name):
     numbers = {"n_layer": 4, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2}
