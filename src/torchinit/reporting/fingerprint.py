@@ -94,13 +94,13 @@ def fingerprint(model: nn.Module | str | Path) -> str:
     """
     if isinstance(model, str | Path):
         return _string(_of_checkpoint(Path(model)))
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model must be a torch.nn.Module or the path of a checkpoint, not "
-            f"{type(model).__name__}"
-        )
     failed, sums = None, {}
     try:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                "model must be a torch.nn.Module or the path of a checkpoint, not "
+                f"{type(model).__name__}"
+            )
         sums = _of_model(model)
     except Exception as error:
         if size_of_world() == 1:
