@@ -111,7 +111,8 @@ def fingerprint(model: nn.Module | str | Path) -> str:
 
 def _of_model(model: nn.Module) -> dict[str, _Sum]:
     """The sums of this process, by the names of tensors."""
-    found, sums = gather(model), {}
+    found = gather(model)
+    sums: dict[str, _Sum] = {}
     ties = dict(declared_ties(model, may_be_inside=True))
     with _threads() as threads:
         for named in (*found.parameters, *filter(_is_saved, found.buffers)):
