@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -267,6 +268,26 @@ def test_a_config_without_an_attribute_is_named(recipe, config, missing):
         match=rf"recipes\.{recipe} needs config\.{missing}, which a SimpleNamespace does not have",
     ):
         getattr(recipes, recipe)(SimpleNamespace(**config))
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("4", TypeError), (-1, ArgumentError), (math.nan, ArgumentError)]
+)
+def test_a_config_with_other_than_numbers_is_told_so(value, error):
+    with pytest.raises(error, match=rf"config\.n_layer='?{value}'? must be a"):
+        recipes.gpt2(SimpleNamespace(initializer_range=0.02, n_layer=value))
+
+
+@pytest.mark.parametrize("name", recipes.__all__)
+def test_other_processes_can_be_sent_a_recipe(name):
+    numbers = {"n_layer": 4, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2}
+    config = SimpleNamespace(initializer_range=0.02, initializer_factor=1.0, **numbers)
+    rules = getattr(recipes, name)(config)
+    sent = pickle.loads(pickle.dumps(rules))
+    models = [nn.Sequential(nn.Linear(8, 4)) for _ in range(2)]
+    for model, chosen in zip(models, (rules, sent), strict=True):
+        torchinit.init_model_(model, chosen, seed=0, strict=False)
+    assert torchinit.fingerprint(models[0]) == torchinit.fingerprint(models[1])
 
 
 def test_a_rule_put_first_wins():

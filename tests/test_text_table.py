@@ -65,3 +65,14 @@ def test_a_terminal_is_as_wide_as_it_is(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     expected = LINES[columns if columns < 100 else None][1:]
     assert "\n".join(text_table(ROWS, left=2, most=60)) == expected
+
+
+@pytest.mark.parametrize("stream", ["written only", "closed"])
+def test_standard_output_may_be_any_object_that_writes(stream, monkeypatch):
+    if stream == "closed":
+        output = io.StringIO()
+        output.close()
+    else:
+        output = object()
+    monkeypatch.setattr(sys, "stdout", output)
+    assert "\n".join(text_table(ROWS, left=2)) == LINES[None].strip("\n")

@@ -61,15 +61,19 @@ class Subject:
         if not separator:
             raise ValueError(f"{spec!r} must be module:function or file.py:function")
         if source.endswith(".py"):
-            found = importlib.util.spec_from_file_location(Path(source).stem, source)
+            # Not by its stem, which may be the name of a module; dataclasses look for their module.
+            found = importlib.util.spec_from_file_location(f"under test {source}", source)
             if found is None or found.loader is None or not Path(source).is_file():
                 raise ValueError(f"{spec!r}: there is no file {source}")
-            module = importlib.util.module_from_spec(found)
+            module = sys.modules[found.name] = importlib.util.module_from_spec(found)
             found.loader.exec_module(module)
         else:
             module = importlib.import_module(source)
         self.function: Callable[..., Any] = getattr(module, name)
         self.accepts = set(inspect.signature(self.function).parameters)
+        left = int(self.seeded(torch.full(MATRIX, torch.nan)).isnan().sum())
+        if left:  # what is not written never differs
+            raise ValueError(f"{spec} leaves {left} of {MATRIX[0] * MATRIX[1]} values unwritten")
 
     @property
     def takes_boxes(self) -> bool:
@@ -326,9 +330,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, default=4, help="processes that share a DTensor (4)")
     parser.add_argument("--values", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.ranks < 1:
+        parser.error(f"--ranks={given.ranks} must be positive")
     try:
         subjects = [Subject(spec) for spec in given.functions]
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     if given.values:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from torchinit.untrusted import is_terminal
+
 _LEAST = 1 << 30  # bytes of work that are worth a bar
 _STEP = 1 << 28  # bytes between two updates
 
@@ -63,4 +65,4 @@ def batches(title: str, tensors: Sequence[Tensor]) -> Iterator[slice]:
 
 def _is_shown(total: int, unit: str, least: int | None = None) -> bool:
     is_long = unit != "B" or total >= (_LEAST if least is None else least)
-    return is_long and sys.stderr is not None and sys.stderr.isatty()
+    return is_long and is_terminal(sys.stderr)

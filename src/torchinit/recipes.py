@@ -12,14 +12,16 @@ in papers, but in no library's code, are in docs/recipes.md.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from torchinit.errors import ArgumentError
+from torchinit.errors import ArgumentError, shown
 from torchinit.functional import trunc_normal_
 from torchinit.rules.composed import SchemeLike, by
 from torchinit.rules.elementwise import Constant, Normal
 from torchinit.rules.scheme import Scheme, Target
+from torchinit.schemes.distributions import as_float
 
 __all__ = ["bert", "gpt2", "llama", "mixtral", "t5", "vit"]
 
@@ -176,11 +178,15 @@ def _norms_one(recipe: str, config: Any) -> Recipe:
 
 def _biases_zero(scheme: Scheme) -> Scheme:
     """A scheme for weights that leaves biases, if there are any, 0."""
+    return by(_BiasesZero(scheme))
 
-    def zero_if_a_bias(p: Target) -> Scheme:
-        return _ZERO if p.name.rsplit(".", 1)[-1] == "bias" else scheme
 
-    return by(zero_if_a_bias)
+@dataclass(frozen=True)
+class _BiasesZero:  # not a function in a function, which cannot be pickled
+    weights: Scheme
+
+    def __call__(self, p: Target) -> Scheme:
+        return _ZERO if p.name.rsplit(".", 1)[-1] == "bias" else self.weights
 
 
 def _std(recipe: str, config: Any) -> float:
@@ -188,10 +194,15 @@ def _std(recipe: str, config: Any) -> float:
     return _get(recipe, config, "initializer_range") or 0.02
 
 
-def _get(recipe: str, config: Any, name: str) -> Any:
+def _get(recipe: str, config: Any, name: str) -> float:
+    """A number of a config; 0 for None."""
     try:
-        return getattr(config, name)
+        value = getattr(config, name)
     except AttributeError:
         raise ArgumentError(
             f"recipes.{recipe} needs config.{name}, which a {type(config).__name__} does not have"
         ) from None
+    number = 0.0 if value is None else as_float(f"config.{name}", value)
+    if not 0 <= number < math.inf:
+        raise ArgumentError(f"config.{name}={shown(value)} must be a finite number, not negative")
+    return number

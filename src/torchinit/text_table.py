@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from torchinit.untrusted import printable
+from torchinit.untrusted import is_terminal, printable
 
 _LEAST = 16  # characters that a column keeps of which some are left out
 _START = 6  # of them from the start of the cell
@@ -63,7 +63,7 @@ def text_table(
 
 def _width(most: int | None) -> float:
     """Characters in a line: those of the terminal, if standard output is one."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         return shutil.get_terminal_size().columns
     return math.inf if most is None else most
 

@@ -1,4 +1,4 @@
-"""Text and JSON whose origin is unknown: names of tensors, headers, indices, configs."""
+"""What is not ours: names of tensors, headers, indices, configs, and streams to write to."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def printable(text: object) -> str:
     if said.isprintable():
         return said
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a standard stream is a terminal: it may be None, closed, or any object that writes.
+
+    >>> is_terminal(None), is_terminal(object())
+    (False, False)
+    """
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
 
 
 def first_names(names: Sequence[str]) -> str:

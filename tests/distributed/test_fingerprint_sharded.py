@@ -83,6 +83,8 @@ def test_an_error_of_one_rank_is_one_of_all():
     expected = "on the meta device" if dist.get_rank() == 1 else "rank 1 has an error"
     with pytest.raises(ArgumentError, match=expected):
         fingerprint(model, group=dist.group.WORLD)
+    with pytest.raises((TypeError, ArgumentError), match=r"not NoneType|rank 1 has an error"):
+        fingerprint(None if dist.get_rank() == 1 else nn.Linear(3, 3), group=dist.group.WORLD)
     partial = DTensor.from_local(torch.ones(3), mesh, [Partial()], run_check=False)
     with pytest.raises(ArgumentError, match="is partial"):
         fingerprint(holding(partial))

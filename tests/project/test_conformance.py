@@ -193,10 +193,41 @@ def test_exit_codes(cells, code, monkeypatch, capsys):
     assert "| a " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("spec", ["torch.nn.init", "no_module:f", "torch.nn.init:f", "no.py:f"])
+@pytest.mark.parametrize(
+    "spec", ["torch.nn.init", "no_module:f", "torch.nn.init:f", "no.py:f", "torch:nn"]
+)
 def test_functions_that_cannot_be_loaded(spec, capsys):
     assert conformance.main([spec]) == 2
     assert capsys.readouterr().err
+
+
+def test_functions_that_cannot_be_run(tmp_path, capsys):
+    path = tmp_path / "torch.py"
+    path.write_text("""
+from __future__ import annotations
+import dataclasses
+
+@dataclasses.dataclass
+class Half:
+    share: int = 2
+
+def half_(tensor):
+    tensor[: len(tensor) // Half().share].normal_()
+
+def other(tensor):
+    return tensor.clone().normal_()
+""")
+    for name, left in (("half_", 759), ("other", 1518)):
+        assert conformance.main([f"{path}:{name}"]) == 2
+        assert f"{name} leaves {left} of 1518 values unwritten" in capsys.readouterr().err
+    path.write_text("def half_(")
+    assert conformance.main([f"{path}:half_"]) == 2
+    assert "SyntaxError" in capsys.readouterr().err
+
+
+def test_no_ranks():
+    with pytest.raises(SystemExit, match="2"):
+        conformance.main(["torch.nn.init:normal_", "--ranks=0"])
 
 
 def test_variables_without_a_value(capsys):

@@ -181,3 +181,19 @@ def test_errors(tmp_path):
         of(a=torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))
     with pytest.raises(ArgumentError, match="cannot be read"):
         of(a=torch.eye(3).to_sparse())
+    with pytest.raises(ArgumentError, match="there are no values"):
+        torchinit.fingerprint(torch.jit.freeze(torch.jit.script(nn.Linear(3, 3).eval())))
+
+
+def test_names_that_are_no_unicode_or_given_twice():
+    built = nn.Linear(3, 3)
+    built._parameters["\ud800"] = nn.Parameter(torch.ones(3))
+    before = torchinit.fingerprint(built)
+    built._parameters["\ud801"] = built._parameters.pop("\ud800")
+    assert torchinit.fingerprint(built) != before
+    built._orig_mod = nn.Module()  # as of torch.compile, whose names leave it out
+    built._orig_mod.register_buffer("weight", torch.ones(3))
+    with pytest.raises(ArgumentError, match="a parameter and a buffer are named 'weight'"):
+        torchinit.fingerprint(built)
+    built._orig_mod.weight = built.weight  # now one tensor by two paths
+    assert torchinit.fingerprint(built)

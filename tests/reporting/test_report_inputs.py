@@ -8,6 +8,7 @@ import pytest
 import torch
 from report_models import RULES, break_four, llama
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import torchinit
 import warm
@@ -293,3 +294,12 @@ def test_a_constructor_with_padding_rows_and_parts_of_its_own():
     assert [one.name for one in judge_values(wrong, Model).outliers] == [
         "embed.weight", "gate.weight",
     ]  # fmt: skip
+
+
+def test_modes_see_nothing_of_it(tmp_path):
+    model = llama(4)
+    expected = numbers(torchinit.report_model(model, RULES))
+    with FakeTensorMode():
+        report = torchinit.report_model(model)
+        report.save(tmp_path / "report.svg")
+        assert str(numbers(torchinit.report_model(model, RULES))) == str(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from contextlib import nullcontext
 
 import pytest
@@ -103,6 +104,30 @@ def test_a_report_as_json():
         "max": 0, "gain": 0, "norm": 0, "orthogonality": 0, "intended_mean": 0.0,
         "intended_std": 0.02, "intended_gain": pytest.approx(0.16),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        torchinit.Normal(0.1),
+        torchinit.Uniform(-1.0, 1.0),
+        torchinit.TruncNormal(0.1),
+        torchinit.Orthogonal(),
+        "zeros",
+        "keep",
+    ],  # fmt: skip,
+)
+def test_other_processes_can_be_sent_a_report(rule):
+    report = torchinit.report_model(nn.Linear(40, 30), {"weight": rule, "bias": "zeros"})
+    sent = pickle.loads(pickle.dumps(report))
+    assert str(sent) == str(report)
+    assert sent.to_dict() == report.to_dict()
+    assert list(sent) == list(report)
+    assert len({*sent, *report}) == 2
+    assert list(sent) != list(torchinit.report_model(nn.Linear(40, 30)))
+    laws = [None if one[0].intended is None else one[0].intended.law for one in (report, sent)]
+    if laws[0] is not None and laws[0].density is not None:
+        assert laws[0].density(0.01) == laws[1].density(0.01) > 0
 
 
 def test_the_commands_options(tmp_path, capsys):

@@ -9,7 +9,9 @@ from torch import distributed, nn
 
 from torchinit.errors import ArgumentError
 from torchinit.integrations.shards import LocalShard, fill, whole
-from torchinit.streams.canonical import Rename, gather
+from torchinit.models.inspect_model import local_parameters
+from torchinit.placement.distributed import local_memory
+from torchinit.streams.canonical import Rename
 
 
 def init_model_(
@@ -46,7 +48,8 @@ def init_model_(
         engine, *_ = deepspeed.initialize(model=model, config=config)
     """
     shards = []
-    for named in gather(model, rename).parameters:
+    memory_of = lambda tensor: getattr(tensor, "ds_tensor", local_memory(tensor))  # noqa: E731
+    for named in local_parameters(model, rename, memory_of):
         held = getattr(named.tensor, "ds_tensor", None)
         if held is None:
             shards.append(whole(named))

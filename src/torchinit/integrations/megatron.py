@@ -10,7 +10,9 @@ from torch import nn
 
 from torchinit.errors import ArgumentError
 from torchinit.integrations.shards import LocalShard, cut, fill, whole
-from torchinit.streams.canonical import Named, Rename, gather, places_of, renamer
+from torchinit.models.inspect_model import local_parameters
+from torchinit.placement.distributed import local_memory
+from torchinit.streams.canonical import Named, Rename, places_of, renamer
 
 # What layers have whose outputs, or tokens, are divided.
 _BY_ROWS = ("output_size_per_partition", "num_embeddings_per_partition")
@@ -66,7 +68,8 @@ def init_model_(
     first = ranks.get_expert_model_parallel_rank()
     change = renamer(rename) or str
     shards: list[LocalShard] = []
-    for named in gather(model, lambda name: change(_global_name(name, modules, first))).parameters:
+    full_name = lambda name: change(_global_name(name, modules, first))  # noqa: E731
+    for named in local_parameters(model, full_name, local_memory):
         dim, parts = _division(named)
         if dim is None:
             shards.append(whole(named))

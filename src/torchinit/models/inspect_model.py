@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -67,11 +67,8 @@ def inspect_model(
     Raises:
         ArgumentError, TypeError: as ``init_model_``.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     check_dtype(dtype)
-    reshard_all(model)
-    gathered = gather(model, rename)
+    gathered = _gathered(model, rename)
     placed = survey([named.tensor for named in gathered.parameters])
     all_parameters, shared = _joined(gathered.parameters, placed.memories)
     parameters, buffers = all_parameters, gathered.buffers
@@ -86,6 +83,32 @@ def inspect_model(
     declared = dict(declared_ties(model, may_be_inside=bool(placed.devices)))
     ties = _broken_ties(declared, gathered, all_parameters)
     return Inspected(parameters, buffers, all_parameters, gathered.buffers, ties, final)
+
+
+def local_parameters(
+    model: nn.Module, rename: Rename, memory_of: Callable[[Any], Tensor]
+) -> list[Named]:
+    """The parameters of a model whose shards are plain tensors, checked as ``inspect_model`` does.
+
+    Args:
+        model, rename: as for ``init_model_``.
+        memory_of: returns what this rank holds of a parameter.
+
+    Raises:
+        ArgumentError, TypeError: as ``init_model_``.
+    """
+    parameters = _gathered(model, rename).parameters
+    _check_kinds(parameters, survey([named.tensor for named in parameters]))
+    joined, shared = _joined(parameters, [memory_of(named.tensor) for named in parameters])
+    _check_apart(shared, joined)
+    return joined
+
+
+def _gathered(model: nn.Module, rename: Rename) -> Gathered:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    reshard_all(model)
+    return gather(model, rename)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:

@@ -63,9 +63,9 @@ def fingerprint(model: nn.Module | str | Path, *, group: Any = None) -> str:
 
     It depends on names, dtypes, shapes and values of the parameters and of the buffers that
     checkpoints have, and on nothing else: not on the device, on strides, or on how the model is
-    sharded. Names are canonical (docs/streams.md, section 7). A tied tensor counts under each of
-    its names, but for those that Transformers leaves out of checkpoints. The string is not made to
-    withstand forgery.
+    sharded. Empty tensors do not count. Names are canonical (docs/streams.md, section 7). A tied
+    tensor counts under each of its names, but for those that Transformers leaves out of
+    checkpoints. The string is not made to withstand forgery.
 
     Ranks that hold a model together must all call it, and all get the string of the whole. They
     communicate two sums of a few numbers a tensor. What several ranks have counts once; if they
@@ -85,7 +85,8 @@ def fingerprint(model: nn.Module | str | Path, *, group: Any = None) -> str:
 
     Raises:
         ArgumentError: for tensors without values (on the meta device, lazy, partitioned by ZeRO),
-            partial or flat shards, values that cannot be read as bits; for a path without a
+            partial or flat shards, values that cannot be read as bits; for none at all, as in what
+            ``torch.jit.freeze`` returns; for a path without a
             checkpoint or with a damaged one; on every rank if one of them raises.
         TypeError: for any other argument.
         OSError: for files that cannot be read.
@@ -97,26 +98,27 @@ def fingerprint(model: nn.Module | str | Path, *, group: Any = None) -> str:
     """
     if isinstance(model, str | Path):
         return _string(_of_checkpoint(Path(model)))
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model must be a torch.nn.Module or the path of a checkpoint, not "
-            f"{type(model).__name__}"
-        )
-    if group is None and any(map(is_dtensor, (*model.parameters(), *model.buffers()))):
-        group = default_group()
-    if group is None:
-        return _string(_of_model(model))
     failed, sums = None, {}
     try:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                "model must be a torch.nn.Module or the path of a checkpoint, not "
+                f"{type(model).__name__}"
+            )
+        if group is None and any(map(is_dtensor, (*model.parameters(), *model.buffers()))):
+            group = default_group()
         sums = _of_model(model)
     except Exception as error:
+        if group is None:
+            raise
         failed = error  # the other ranks wait for this one
-    return _string(_of_all_ranks(sums, failed, group))
+    return _string(sums if group is None else _of_all_ranks(sums, failed, group))
 
 
 def _of_model(model: nn.Module) -> dict[str, _Sum]:
     """The sums of this process, by the names of tensors."""
-    found, sums = gather(model), {}
+    found = gather(model)
+    sums: dict[str, _Sum] = {}
     ties = dict(declared_ties(model, may_be_inside=True))
     with _threads() as threads:
         for named in (*found.parameters, *filter(_is_saved, found.buffers)):
@@ -131,11 +133,14 @@ def _of_model(model: nn.Module) -> dict[str, _Sum]:
                     name = named.name + part.suffix
                     raise ArgumentError(f"{name!r} has no values to read: {_LACKS[part.lacks]}")
                 total, held = sum_of(part, part.memory, threads)
-                for slot in named.slots:
-                    key = _key_of(slot.name, part)
-                    source = _key_of(ties[slot.name], part) if slot.name in ties else 0
+                names = {slot.name + part.suffix: slot.name for slot in named.slots}
+                if twice := names.keys() & sums.keys():
+                    raise ArgumentError(f"a parameter and a buffer are named {min(twice)!r}")
+                for full, name in names.items():
+                    key = _key_of(name, part)
+                    source = _key_of(ties[name], part) if name in ties else 0
                     numel = math.prod(part.shape)
-                    sums[slot.name + part.suffix] = _Sum(key, source, numel, held, total)
+                    sums[full] = _Sum(key, source, numel, held, total)
     return sums
 
 
@@ -170,6 +175,8 @@ def _threads() -> Iterator[Executor]:
 
 def _string(sums: dict[str, _Sum]) -> str:
     """Checks that nothing is missing, and hashes what is there."""
+    if not sums:
+        raise ArgumentError("there are no values: no parameter, and no buffer of checkpoints")
     lacking = [name for name, one in sums.items() if not one.held or one.held % one.numel]
     if lacking:
         one = sums[lacking[0]]
@@ -222,4 +229,9 @@ def _of_all_ranks(mine: dict[str, _Sum], failed: Exception | None, group: Any) -
 
 def _key(text: str) -> int:
     """63 bits for a text, which an int64 holds."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return (
+        int.from_bytes(
+            blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+        )
+        >> 1
+    )

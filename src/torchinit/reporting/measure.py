@@ -64,6 +64,14 @@ class Moments(NamedTuple):
     infinities: int
     beyond: Tensor
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return self[:-1] == other[:-1] and torch.equal(self.beyond, other.beyond)
+
+    def __hash__(self) -> int:
+        return hash(self[:-1])
+
     def __repr__(self) -> str:
         fields = self._asdict().items()
         return f"Moments({', '.join(f'{name}={it}' for name, it in fields if name != 'beyond')})"

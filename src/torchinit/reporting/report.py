@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchinit.check.tensors_of import plainly
 from torchinit.native.kernels import serial_if_forked
 from torchinit.progress import progress
 from torchinit.quantised.formats import BlockFormat
@@ -54,7 +55,9 @@ class ModelReport(Sequence[ReportRow]):
         self.against = against
         self.unmeasured = unmeasured
         other = None if against is None else against._results
-        self._results: ReportResults = ReportResults(title, list(rows), find_outliers(rows), other)
+        with plainly():
+            outliers = find_outliers(rows)
+        self._results: ReportResults = ReportResults(title, list(rows), outliers, other)
 
     def __getitem__(self, index: int) -> ReportRow:  # type: ignore[override]
         return self._results.rows[index]
@@ -132,7 +135,7 @@ class ModelReport(Sequence[ReportRow]):
         """
         from torchinit.reporting.picture import save_picture
 
-        with torch.device("cpu"):
+        with plainly():
             save_picture(self._results, Path(path), dark=dark)
 
 
@@ -209,6 +212,7 @@ def _measured(sources: Sequence[ReportInput]) -> list[ReportRow]:
     sizes = [math.prod(source.shape) * source.dtype.itemsize for source in sources]
     rows = []
     with (
+        plainly(),
         progress("measuring", sum(sizes), least=_LONG) as advance,
         ThreadPoolExecutor(torch.get_num_threads()) as threads,
     ):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -152,18 +153,23 @@ def _uniform_law(a: float, b: float) -> Law:
         kurtosis=1.8,
         low=a,
         high=math.nextafter(b, -math.inf),
-        density=lambda x: 1 / (b - a) if a <= x < b else 0.0,
+        density=partial(_uniform_density, a, b),
         mean_shift=(b - a) / 4,
     )
+
+
+def _uniform_density(a: float, b: float, x: float) -> float:
+    return 1 / (b - a) if a <= x < b else 0.0
 
 
 def _normal_law(mean: float, std: float) -> Law:
     if std == 0:
         return law_of_constant(mean)
-    scale = 1 / (std * math.sqrt(2 * math.pi))
-    return Law(
-        mean, std, kurtosis=3.0, density=lambda x: scale * math.exp(-(((x - mean) / std) ** 2) / 2)
-    )
+    return Law(mean, std, kurtosis=3.0, density=partial(_normal_density, mean, std))
+
+
+def _normal_density(mean: float, std: float, x: float) -> float:
+    return math.exp(-(((x - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
 
 
 class DistributionRow(NamedTuple):

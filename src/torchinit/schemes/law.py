@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 # Gauss-Legendre quadrature with five points, on [-1, 1].
 _NODES = (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
@@ -24,7 +25,7 @@ class Law:
         mean, std: of the values; a std of 0 means that all values are equal.
         kurtosis: fourth central moment over std^4; 3 for a normal.
         low, high: bounds that no value exceeds.
-        density: the probability density; None if all values are equal.
+        density: the probability density, which can be pickled; None if all values are equal.
         mean_shift: how far rounding alone may shift the mean, in units of the dtype's eps. Only
             uniform fills by torch need it, whose values are multiples of eps / 2 of the width,
             rounded down.
@@ -35,7 +36,7 @@ class Law:
     kurtosis: float = 0.0
     low: float = -math.inf
     high: float = math.inf
-    density: Callable[[float], float] | None = field(default=None, repr=False)
+    density: Callable[[float], float] | None = field(default=None, repr=False, compare=False)
     mean_shift: float = field(default=0.0, repr=False)
 
 
@@ -53,23 +54,23 @@ def law_of_orthogonal(rows: int, columns: int, gain: float) -> Law:
     n, radius = max(rows, columns, 1), abs(gain)
     if radius == 0:
         return law_of_constant(0.0)
-    log_scale = math.lgamma(n / 2) - math.lgamma((n - 1) / 2) if n > 1 else 0.0
-
-    def density(x: float) -> float:
-        rest = 1 - (x / radius) ** 2
-        if rest <= 0:
-            return 0.0
-        power = (n - 3) / 2 * math.log(rest)
-        return math.exp(log_scale + power) / (math.sqrt(math.pi) * radius)
-
     return Law(
         mean=0.0,
         std=radius / math.sqrt(n),
         kurtosis=3 * n / (n + 2),
         low=-radius,
         high=radius,
-        density=density if n > 1 else None,
+        density=partial(_orthogonal_density, n, radius) if n > 1 else None,
     )
+
+
+def _orthogonal_density(n: int, radius: float, x: float) -> float:
+    rest = 1 - (x / radius) ** 2
+    if rest <= 0:
+        return 0.0
+    log_scale = math.lgamma(n / 2) - math.lgamma((n - 1) / 2)
+    power = (n - 3) / 2 * math.log(rest)
+    return math.exp(log_scale + power) / (math.sqrt(math.pi) * radius)
 
 
 def truncated_std(cut: float) -> float:
@@ -90,13 +91,10 @@ def law_of_truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
     reach = 2 * _REACH / (peak + math.sqrt(peak**2 + 2 * _REACH))
     start, stop = max(low, -peak - reach), min(high, peak + reach)
 
-    def relative(z: float) -> float:
-        return math.exp((peak - z) * (peak + z) / 2)
-
     # Centred on a point in the interval, so that narrow and remote intervals keep their digits.
     origin = min(max(0.0, start), stop)
     points = [
-        (x, weight * relative(origin + x))
+        (x, weight * _relative(peak, origin + x))
         for x, weight in quadrature(start - origin, stop - origin, _CELLS)
     ]
     mass = math.fsum(weight for _, weight in points)
@@ -109,8 +107,19 @@ def law_of_truncated_normal(mean: float, std: float, a: float, b: float) -> Law:
         kurtosis=fourth / variance**2,
         low=a,
         high=b,
-        density=lambda x: relative((x - mean) / std) / (mass * std) if a <= x <= b else 0.0,
+        density=partial(_truncated_density, mean, std, a, b, peak, mass),
     )
+
+
+def _relative(peak: float, z: float) -> float:
+    """The density of N(0, 1), relative to that at the peak."""
+    return math.exp((peak - z) * (peak + z) / 2)
+
+
+def _truncated_density(
+    mean: float, std: float, a: float, b: float, peak: float, mass: float, x: float
+) -> float:
+    return _relative(peak, (x - mean) / std) / (mass * std) if a <= x <= b else 0.0
 
 
 def quadrature(start: float, stop: float, cells: int = 1) -> Iterator[tuple[float, float]]:
