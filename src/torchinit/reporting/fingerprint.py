@@ -75,7 +75,6 @@ def fingerprint(model: nn.Module | str | Path, *, group: Any = None) -> str:
         model: with values; or the path of a safetensors checkpoint, whose names are those in its
             files: that of ``save_pretrained`` has the fingerprint of the model, as long as it
             stores the model's tensors under their own names.
-
         group: the process group of these ranks, such as ``torch.distributed.group.WORLD``, for
             stages of a pipeline or for replicas to compare. None is all ranks if the model has
             DTensors, and else this process alone.
@@ -86,8 +85,8 @@ def fingerprint(model: nn.Module | str | Path, *, group: Any = None) -> str:
     Raises:
         ArgumentError: for tensors without values (on the meta device, lazy, partitioned by ZeRO),
             partial or flat shards, values that cannot be read as bits; for none at all, as in what
-            ``torch.jit.freeze`` returns; for a path without a
-            checkpoint or with a damaged one; on every rank if one of them raises.
+            ``torch.jit.freeze`` returns; for a path without a checkpoint or with a damaged one; on
+            every rank if one of them raises.
         TypeError: for any other argument.
         OSError: for files that cannot be read.
 
@@ -229,9 +228,5 @@ def _of_all_ranks(mine: dict[str, _Sum], failed: Exception | None, group: Any) -
 
 def _key(text: str) -> int:
     """63 bits for a text, which an int64 holds."""
-    return (
-        int.from_bytes(
-            blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-        )
-        >> 1
-    )
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
