@@ -153,7 +153,7 @@ def shard(model: nn.Module, case: Case) -> nn.Module:
     return model
 
 
-def sharded(model: nn.Module, case: Case) -> nn.Module:
+def shard_or_exit(model: nn.Module, case: Case) -> nn.Module:
     """As ``shard``, with an error that says what to do about an uneven cut."""
     try:
         return shard(model, case)
@@ -202,8 +202,8 @@ def measure(case: Case, check: bool) -> dict[str, Any]:
         begin = perf_counter()
         model = build(case.model)
         built = perf_counter()
-        sharded(model, case)
-        cut = perf_counter()
+        shard_or_exit(model, case)
+        sharded = perf_counter()
         shapes = [local_of(parameter).shape for parameter in model.parameters()]
         zeroed = spent(partial(zeros, shapes))
         forget(torch.device("cpu"))
@@ -211,7 +211,7 @@ def measure(case: Case, check: bool) -> dict[str, Any]:
         before = resident("VmRSS")
         filled = spent(partial(torchinit.init_model_, model, seed=SEED, device="cpu", dtype=DTYPE))
         rounds.append({
-            "built": built - begin, "sharded": cut - built, "zeroed": zeroed.seconds,
+            "built": built - begin, "sharded": sharded - built, "zeroed": zeroed.seconds,
             "filled": filled.seconds, "user": filled.user,
             "others": min(zeroed.others, filled.others),
             "beside": resident("VmHWM") - before - held(model),

@@ -58,3 +58,14 @@ def test_what_is_no_model_or_has_no_shape(fill):
         fill({})
     with pytest.raises(ArgumentError, match="parameter 'weight' is lazy"):
         fill(nn.LazyLinear(3))
+
+
+def test_a_function_of_a_parameter_is_asked_once_for_each():
+    asked = []
+
+    def scheme(p):
+        asked.append(p.name)
+        return torchinit.Normal(0.02)
+
+    deepspeed.init_model_(nn.Linear(4, 4), {"**": torchinit.by(scheme)}, seed=0)
+    assert asked == ["weight", "bias"]

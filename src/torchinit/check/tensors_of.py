@@ -19,7 +19,7 @@ from torchinit.native import kernels
 from torchinit.native.torch_private import FakeTensor, is_wrapped, unseen
 from torchinit.placement.distributed import is_dtensor, local_of, read_sharded
 from torchinit.placement.mesh import ShardPiece
-from torchinit.streams.canonical import Named, gather, new_tuple, places_of
+from torchinit.streams.canonical import Named, gather, is_saved, new_tuple, places_of
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOLDERS = (Tensor, list, tuple, dict)
@@ -89,8 +89,7 @@ def tensors_of(model: nn.Module) -> list[Held]:
         for named in parameters:
             add(_names_of(named), "parameter", named.tensor)
         for named in buffers:
-            unsaved = getattr(named.module, "_non_persistent_buffers_set", ())
-            kind = "buffer, not saved" if named.attribute in unsaved else "buffer"
+            kind = "buffer" if is_saved(named) else "buffer, not saved"
             add(_names_of(named), kind, named.tensor)
         seen: set[int] = set()
         taken: set[str] = set()

@@ -63,21 +63,15 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
             return _checkpoint(arguments)
         if arguments.command == "demo":
             return _demo(arguments)
-        if arguments.command == "report" and (arguments.seed is None) != (not arguments.formats):
-            arguments.refuse("--seed and --format go together: give both, or neither")
-        if arguments.command == "report" and arguments.dark and not arguments.output:
-            arguments.refuse("--dark is for the picture: give --output too")
-        if arguments.command == "report" and arguments.full and arguments.json:
-            arguments.refuse("--all is for the table, and --json has every parameter: give one")
+        if arguments.command == "report":
+            return _report(arguments)
         with _importing():
-            from torchinit.cli import check_command, fingerprint_command, info, report_command
+            from torchinit.cli import check_command, fingerprint_command, info
         if arguments.command == "info":
             return info.run(as_json=arguments.json), 0
         if arguments.command == "check-init":
             return check_command.run(arguments.target)
-        if arguments.command == "fingerprint":
-            return fingerprint_command.run(arguments.checkpoint)
-        return report_command.run(arguments)
+        return fingerprint_command.run(arguments.checkpoint)
     except SystemExit as exit_:  # from argparse, after --help or bad usage
         return printed.getvalue().rstrip(), int(exit_.code or 0)
 
@@ -269,6 +263,18 @@ def _checkpoint(arguments: argparse.Namespace) -> tuple[str, int]:
     with _importing():
         from torchinit.cli import checkpoint_command
     return checkpoint_command.run(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> tuple[str, int]:
+    if (arguments.seed is None) != (not arguments.formats):
+        arguments.refuse("--seed and --format go together: give both, or neither")
+    if arguments.dark and not arguments.output:
+        arguments.refuse("--dark is for the picture: give --output too")
+    if arguments.full and arguments.json:
+        arguments.refuse("--all is for the table, and --json has every parameter: give one")
+    with _importing():
+        from torchinit.cli import report_command
+    return report_command.run(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[str, int]:

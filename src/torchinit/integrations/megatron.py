@@ -11,7 +11,6 @@ from torch import nn
 from torchinit.errors import ArgumentError
 from torchinit.integrations.shards import LocalShard, cut, fill, whole
 from torchinit.models.inspect_model import local_parameters
-from torchinit.placement.distributed import local_memory
 from torchinit.streams.canonical import Named, Rename, places_of, renamer
 
 # What layers have whose outputs, or tokens, are divided.
@@ -69,7 +68,7 @@ def init_model_(
     change = renamer(rename) or str
     shards: list[LocalShard] = []
     full_name = lambda name: change(_global_name(name, modules, first))  # noqa: E731
-    for named in local_parameters(model, full_name, local_memory):
+    for named in local_parameters(model, full_name):
         dim, parts = _division(named)
         if dim is None:
             shards.append(whole(named))

@@ -10,7 +10,6 @@ from torch import nn
 from torchinit.dtypes import ALL_DTYPES
 from torchinit.integrations.shards import LocalShard, cut, fill, whole
 from torchinit.models.inspect_model import local_parameters
-from torchinit.placement.distributed import local_memory
 from torchinit.rules.elementwise import Uniform
 from torchinit.streams.canonical import Named
 
@@ -60,7 +59,7 @@ def init_dummy_weights_(
     >>> bool(layer.weight.abs().max() <= 1e-3), layer.weight_scale.tolist()
     (True, [1.0, 1.0, 1.0, 1.0])
     """
-    parameters = local_parameters(model, None, local_memory)
+    parameters = local_parameters(model)
     left = [one.name for one in parameters if _is_left(one)]
     shards = [part for one in parameters if not _is_left(one) for part in _shards(one)]
     fill(shards, {"**": Uniform(low, high)}, seed, strict=False)

@@ -79,14 +79,18 @@ def fill(
     if strict:
         everywhere = Places((s.name, s.owner) for one in shards for s in one.named.slots)
         check_unused(chosen, used | {*numbers}, everywhere, Places(()))
+    schemes = []
+    for one, number in zip(shards, numbers, strict=True):
+        scheme = chosen.rules[number].scheme
+        if isinstance(scheme, By):
+            name, shape = one.named.name, tuple(one.global_shape)
+            target = Target(name, shape, one.tensor.dtype, one.named.owner)
+            scheme = scheme.scheme(Region(name, shape), target)
+        schemes.append(scheme)
     for is_real in (False, True):  # first on the meta device, which checks
-        for one, number in zip(shards, numbers, strict=True):
+        for one, scheme in zip(shards, schemes, strict=True):
             name, shape = one.named.name, tuple(one.global_shape)
             tensor = one.tensor.detach() if is_real else one.tensor.detach().to("meta")
-            scheme = chosen.rules[number].scheme
-            if isinstance(scheme, By):
-                target = Target(name, shape, tensor.dtype, one.named.owner)
-                scheme = scheme.scheme(Region(name, shape), target)
             init_shard_(tensor, scheme, global_shape=shape, offset=one.offset, seed=seed, name=name)
             for row in () if isinstance(scheme, Keep) else padding_rows(one.named):
                 _row(tensor, one, row).zero_()

@@ -13,7 +13,13 @@ from torchinit.errors import ArgumentError, counted
 from torchinit.frameworks.offload import offloaded, partitioned
 from torchinit.frameworks.transformers import declared_ties
 from torchinit.native.torch_private import storage_number
-from torchinit.placement.distributed import Survey, check_placement, reshard_all, survey
+from torchinit.placement.distributed import (
+    Survey,
+    check_placement,
+    local_memory,
+    reshard_all,
+    survey,
+)
 from torchinit.placement.overlap import overlapping
 from torchinit.rules.globs import glob_matcher
 from torchinit.streams.canonical import Gathered, Named, Rename, gather
@@ -86,7 +92,9 @@ def inspect_model(
 
 
 def local_parameters(
-    model: nn.Module, rename: Rename, memory_of: Callable[[Any], Tensor]
+    model: nn.Module,
+    rename: Rename = None,
+    memory_of: Callable[[Any], Tensor] = local_memory,
 ) -> list[Named]:
     """The parameters of a model whose shards are plain tensors, checked as ``inspect_model`` does.
 

@@ -30,7 +30,7 @@ from torchinit.placement.distributed import (
 )
 from torchinit.reporting.stored import read_checkpoint
 from torchinit.reporting.weighted_sum import PRIME, sum_of
-from torchinit.streams.canonical import Named, gather
+from torchinit.streams.canonical import gather, is_saved
 from torchinit.untrusted import first_names, printable
 
 _LACKS = {
@@ -120,7 +120,7 @@ def _of_model(model: nn.Module) -> dict[str, _Sum]:
     sums: dict[str, _Sum] = {}
     ties = dict(declared_ties(model, may_be_inside=True))
     with _threads() as threads:
-        for named in (*found.parameters, *filter(_is_saved, found.buffers)):
+        for named in (*found.parameters, *filter(is_saved, found.buffers)):
             tensor = named.tensor
             check_placement(tensor)
             if tensor.is_nested:
@@ -145,10 +145,6 @@ def _of_model(model: nn.Module) -> dict[str, _Sum]:
 
 def _key_of(name: str, part: PlainPart) -> int:
     return _key(f"{name}{part.suffix}\0{part.dtype}\0{part.shape}")
-
-
-def _is_saved(buffer: Named) -> bool:
-    return buffer.attribute not in getattr(buffer.module, "_non_persistent_buffers_set", ())
 
 
 def _of_checkpoint(path: Path) -> dict[str, _Sum]:

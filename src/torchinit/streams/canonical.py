@@ -111,6 +111,11 @@ class Named(NamedTuple):
         return self.ties or (Slot(self.name, self.module, self.attribute, self.owner),)
 
 
+def is_saved(buffer: Named) -> bool:
+    """Whether a ``state_dict`` has a buffer."""
+    return buffer.attribute not in getattr(buffer.module, "_non_persistent_buffers_set", ())
+
+
 def places_of(model: nn.Module) -> list[ModuleAt]:
     """All modules of a model with their prefixes, parents first; shared ones more than once."""
     wrappers, root = _unwrap(model)
